@@ -1,0 +1,68 @@
+"""One character, one token. `<pad>` is 0, `<bos>` 1, `<eos>` 2; characters follow in the order of their code points."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from src.config import UserError
+
+SPECIAL = ("<pad>", "<bos>", "<eos>")
+PAD, BOS, EOS = range(3)
+
+
+class CharTokenizer:
+    """A fixed list of characters behind the special tokens.
+
+    tokens: the whole vocabulary in order.  `unknown`: the id of `<unk>`, or None where an unknown character is an error.
+    """
+
+    def __init__(self, tokens: list[str]):
+        self.tokens = list(tokens)
+        self.ids = {token: i for i, token in enumerate(self.tokens)}
+        self.unknown = self.ids.get("<unk>")
+        highest = max((ord(t) for t in self.tokens if len(t) == 1), default=0)
+        self._table = np.full(highest + 2, -1 if self.unknown is None else self.unknown, dtype=np.int32)  # the last entry stands for all beyond
+        for token, i in self.ids.items():
+            if len(token) == 1:
+                self._table[ord(token)] = i
+
+    @classmethod
+    def build(cls, corpus, extra_tokens=SPECIAL) -> CharTokenizer:
+        """A tokenizer of the distinct characters in `corpus` (a string or an iterable of them), after the extra tokens."""
+        extra = list(extra_tokens)
+        if tuple(extra[:3]) != SPECIAL:
+            raise ValueError(f"extra_tokens: got {extra}, must begin with {list(SPECIAL)}")
+        characters = set(corpus) if isinstance(corpus, str) else {c for text in corpus for c in text}
+        return cls(extra + sorted(characters))
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def encode(self, text: str) -> np.ndarray:
+        """Ids (len(text),) int32. Raises UserError naming an unknown character and its position."""
+        points = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
+        ids = self._table[np.minimum(points, len(self._table) - 1)]
+        if self.unknown is None and len(ids) and ids.min() < 0:
+            at = int(np.argmax(ids < 0))
+            raise UserError(f"character {text[at]!r} at position {at} is not in the vocabulary, allowed: {''.join(t for t in self.tokens if len(t) == 1)!r}")
+        return ids
+
+    def decode(self, ids) -> str:
+        """Text of ids; `<pad>` and `<bos>` are dropped and `<eos>` ends it."""
+        text = []
+        for i in ids:
+            if int(i) == EOS:
+                break
+            if int(i) not in (PAD, BOS):
+                text.append(self.tokens[int(i)])
+        return "".join(text)
+
+    def save(self, path) -> None:
+        Path(path).write_text(json.dumps(self.tokens, ensure_ascii=False), encoding="utf-8")
+
+    @classmethod
+    def load(cls, path) -> CharTokenizer:
+        return cls(json.loads(Path(path).read_text(encoding="utf-8")))
