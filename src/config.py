@@ -22,13 +22,15 @@ class UserError(ValueError):
     """The user's input is wrong. The message is one line: what, what was got, what is allowed, what to do. Exit code 2."""
 
 
-def option(default, help, *, least=None, most=None, above=None, choices=None, shorthand=None):
+def option(default, help, *, least=None, most=None, above=None, choices=None, shorthand=None, paths=False):
     """A dataclass field that is a flag.
 
     least, above, most: bounds (>=, >, <=) of a number.  choices: the allowed strings.  shorthand: {flag: value}, further flags
-    that set this one (`--rope` for `--pos rope`).  A default of type tuple makes a list flag, which takes commas or spaces.
+    that set this one (`--rope` for `--pos rope`).  paths: the flag may name several paths; the field holds the first.
+    A field of type tuple[...] is a list flag, which takes commas or spaces.
     """
-    metadata = {"help": help, "least": least, "most": most, "above": above, "choices": choices, "shorthand": shorthand or {}}
+    metadata = {"help": help, "least": least, "most": most, "above": above, "choices": choices, "shorthand": shorthand or {},
+                "paths": paths}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -100,7 +102,7 @@ class ControlConfig:
     """control"""
 
     preset: str = option("auto", "small (default on a CPU), base (default on CUDA), or a name from `list --presets`")
-    out_dir: str = option("", "run directory; default runs/<timestamp>")
+    out_dir: str = option("", "run directory; default runs/<timestamp>", paths=True)
     overwrite: bool = option(False, "replace an existing run in --out_dir")
     eval_only: bool = option(False, "evaluate the checkpoints of --out_dir, print JSON")
     vis_only: bool = option(False, "redraw the figures of --out_dir; several directories are overlaid into --figures")

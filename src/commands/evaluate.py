@@ -1,0 +1,74 @@
+"""`--eval_only --out_dir R`: evaluate a run's best and last checkpoints on val and test; JSON on stdout and in eval-<timestamp>.json."""
+
+from __future__ import annotations
+
+import json
+import time
+
+from src.cli import first_look, read_request
+from src.commands.train import build_data, one_out_dir
+from src.config import UserError
+
+CHANGEABLE = ("eval_lengths", "test_size", "batch_size", "device", "precision", "threads")
+
+
+def main(argv: list[str]) -> int:
+    from src.runs import build_model, make_setup, open_run, override
+    from src.utils import checkpoint, env
+    from src.utils.distributed import World
+    from src.utils.results import evaluate_splits, length_curve
+    from src.utils.rundir import seal, write_json
+
+    run = open_run(one_out_dir(first_look(argv)))
+    request = read_request(argv, run.task_class, run.model_class)
+    changes = allowed_changes(request, run)
+    run = override(run, changes)
+    device = env.resolve_device(run.args.device)
+    setup = make_setup(run.args, {}, run.task_class, run.model_class, run.config["preset"], device)
+    task, tokenizer, loaders, task_meta = build_data(setup)
+    model = build_model(setup, tokenizer, task, device)
+    found = {}
+    for name, path in (("best", run.run_dir.best), ("last", run.run_dir.ckpt)):
+        if not path.exists():
+            continue
+        payload = checkpoint.load(path, device)
+        if payload["vocab"] != tokenizer.tokens:
+            raise UserError(f"{path}: its vocabulary is not that of this data; the text has changed since training, give the same --data_path")
+        model.load_state_dict(payload["model"])
+        result = evaluate_splits(model, loaders, task_meta, setup.args, device, World())
+        curve = length_curve(model, loaders, task_meta, setup.args, tokenizer, device, result["test"], World())
+        found[name] = {"step": payload["step"], **result, "length_curve": curve}
+    if not found:
+        raise UserError(f"{run.run_dir.path}: no checkpoint yet; train it further with --resume")
+    changed = {k: list(v) if isinstance(v, tuple) else v for k, v in changes.items()}
+    document = {"task": task_name(run), "model": model_name(run), "changed": changed, "precision": setup.args.precision, "data": task_meta["data"], **found}
+    write_json(run.run_dir.path / f"eval-{time.strftime('%Y%m%d-%H%M%S')}.json", seal(document))
+    print(json.dumps(document, indent=1, allow_nan=False))
+    return 0
+
+
+def allowed_changes(request, run) -> dict:
+    """The flags that change evaluation; UserError for any other that differs from the stored run."""
+    if request.control.overwrite:
+        raise UserError("--eval_only and --overwrite contradict each other; give one")
+    changes = {}
+    for name, value in request.explicit.items():
+        if name in CHANGEABLE:
+            changes[name] = value
+        elif value != getattr(run.args, name) and value != run.config["explicit"].get(name):
+            raise UserError(f"--{name}: got {value}, but the run has {getattr(run.args, name)}; with --eval_only only {', '.join(CHANGEABLE)} may change")
+    if "batch_size" in changes:
+        changes["batch_chars"] = 0
+    return changes
+
+
+def task_name(run) -> str:
+    from src.utils.results import public_args
+
+    return public_args(run.args)["task"]
+
+
+def model_name(run) -> str:
+    from src.utils.results import public_args
+
+    return public_args(run.args)["model"]

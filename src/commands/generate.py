@@ -1,0 +1,109 @@
+"""`benchmark.py generate --out_dir R`: text from a run's checkpoint.
+
+    python benchmark.py generate --out_dir runs/<timestamp> --prompt "ROMEO:" --max_new_tokens 200
+    python benchmark.py generate runs/<timestamp> --prompt "12+34=" --greedy
+    python benchmark.py generate runs/<timestamp>            (a terminal: asks for prompts until an empty line or Ctrl-D)
+
+Answer tasks stop at <eos>. Only the continuation goes to stdout.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+
+from src.cli import Parser, add_flags, read_flags
+from src.config import UserError, option
+
+
+@dataclass(frozen=True)
+class GenerateConfig:
+    """generation"""
+
+    prompt: str = option("", "text to continue; without it, stdin is read: interactively on a terminal, else whole")
+    max_new_tokens: int = option(0, "most characters to write; 0 = 200, or what a learned position table has room for", least=0, most=1_000_000)
+    temperature: float = option(0.8, "softmax temperature; 0 is greedy", least=0.0, most=100.0)
+    top_k: int = option(0, "sample among the k likeliest characters; 0 = all", least=0)
+    top_p: float = option(1.0, "sample among the likeliest characters whose probability reaches p", above=0.0, most=1.0)
+    greedy: bool = option(False, "always the likeliest character")
+    weights: str = option("best", "best: lowest validation loss; last: end of training", choices=("best", "last"))
+    seed: int = option(0, "seed of sampling", least=0, most=2**31 - 1)
+    device: str = option("auto", "auto, cpu, cuda or cuda:N")
+    out_dir: str = option("", "the run's directory", paths=True)
+
+
+def main(argv: list[str]) -> int:
+    parser = Parser(prog="benchmark.py generate", description=__doc__)
+    parser.add_argument("run", nargs="?", help="the run's directory (or --out_dir)")
+    add_flags(parser, GenerateConfig, "flags")
+    if {"-h", "--help"} & set(argv):
+        parser.print_help()
+        return 0
+    namespace = parser.parse_strict(argv)
+    given = [*([namespace.run] if namespace.run else []), *namespace.__dict__.pop("out_dir", [])]
+    has_prompt = hasattr(namespace, "prompt")
+    config = GenerateConfig(**read_flags(namespace, [GenerateConfig]))
+    if len(given) != 1:
+        raise UserError(f"generate: got {len(given)} run directories, allowed: exactly one, as `generate R` or `generate --out_dir R`")
+    model, tokenizer, device = load(given[0], config)
+    if has_prompt:
+        write(model, tokenizer, device, config, config.prompt)
+    elif sys.stdin.isatty():
+        converse(model, tokenizer, device, config)
+    else:
+        write(model, tokenizer, device, config, sys.stdin.read().rstrip("\n"))
+    return 0
+
+
+def load(out_dir: str, config: GenerateConfig):
+    """The model with its trained weights, its tokenizer and its device; sizes come from the run's config.json and vocab."""
+    from src.runs import build_model, open_run
+    from src.utils import checkpoint, env
+    from src.utils.tokenizer import CharTokenizer
+
+    run = open_run(out_dir)
+    device = env.resolve_device(config.device)
+    path = run.run_dir.best if config.weights == "best" else run.run_dir.ckpt
+    if not path.exists():
+        raise UserError(f"{path}: no such checkpoint; train the run further with --resume")
+    payload = checkpoint.load(path, device)
+    tokenizer = CharTokenizer(payload["vocab"])
+    task = run.task_class(run.args)
+    model = build_model(run, tokenizer, task, device)
+    model.load_state_dict(payload["model"])
+    return model.eval(), tokenizer, device
+
+
+def write(model, tokenizer, device, config: GenerateConfig, prompt: str) -> None:
+    """Print the continuation of one prompt."""
+    import numpy as np
+    import torch
+
+    from src.utils.tokenizer import BOS, EOS
+
+    ids = np.insert(tokenizer.encode(prompt).astype(np.int64), 0, BOS)
+    new_tokens = config.max_new_tokens or min(200, model.max_len - len(ids) + 1 if model.max_len is not None else 200)
+    if new_tokens < 1:
+        raise UserError(f"--prompt: got {len(ids) - 1} characters, allowed: at most {model.max_len - 1}, what the learned position table has room for")
+    generator = torch.Generator(device=device).manual_seed(config.seed)
+    try:
+        new = model.generate(torch.from_numpy(ids)[None].to(device), new_tokens, temperature=0.0 if config.greedy else config.temperature,
+                             top_k=config.top_k or None, top_p=config.top_p if config.top_p < 1 else None, stop_id=EOS, generator=generator)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    print(tokenizer.decode(new[0].tolist()))
+
+
+def converse(model, tokenizer, device, config: GenerateConfig) -> None:
+    """Prompts from a terminal until an empty line or its end; a wrong one is answered with its error."""
+    while True:
+        try:
+            prompt = input("prompt> ")
+        except EOFError:
+            return
+        if not prompt:
+            return
+        try:
+            write(model, tokenizer, device, config, prompt)
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)

@@ -1,0 +1,119 @@
+"""`benchmark.py list`: what there is to choose from, a line each, without importing torch.
+
+    python benchmark.py list                    tasks, models, presets, backends
+    python benchmark.py list --presets
+    python benchmark.py list --task needle      its docstring, flags, floors and three instances
+    python benchmark.py list --model gru        its docstring and flags (imports torch)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import sys
+
+from dataset import TASKS
+from dataset.base import Task
+from src import registry
+from src.cli import Parser, add_flags
+from src.config import own_config, resolve
+from src.models import MODELS
+from src.presets import PRESETS
+
+
+def main(argv: list[str]) -> int:
+    parser = Parser(prog="benchmark.py list", description=__doc__)
+    parser.add_argument("--task", help="show one task whole")
+    parser.add_argument("--model", help="show one model whole")
+    parser.add_argument("--presets", action="store_true", help="presets only")
+    if {"-h", "--help"} & set(argv):
+        parser.print_help()
+        return 0
+    args = parser.parse_strict(argv)
+    if args.task:
+        show_task(args.task)
+    if args.model:
+        show_model(args.model)
+    if not args.task and not args.model:
+        if not args.presets:
+            show_entries("tasks", TASKS)
+            show_entries("models", MODELS)
+        show_presets()
+        if not args.presets:
+            show_backends()
+    return 0
+
+
+def show_entries(title: str, entries: dict[str, registry.Entry]) -> None:
+    print(f"{title}:")
+    for name, entry in entries.items():
+        missing = entry.missing()
+        needs = "" if not entry.needs else f"  [needs {', '.join(entry.needs)}: {'not installed: ' + ', '.join(missing) if missing else 'installed'}]"
+        print(f"  {name:<18}{entry.summary}  ({entry.source}){needs}")
+    print()
+
+
+def show_presets() -> None:
+    print("presets:")
+    for name, preset in PRESETS.items():
+        print(f"  {name:<18}{preset.summary}  ({preset.source})")
+    print()
+
+
+def show_backends() -> None:
+    from src.ops.backends import describe
+
+    print("backends (installed, not tried):")
+    for line in describe():
+        print(f"  {line}")
+
+
+def show_task(name: str) -> None:
+    """The docstring, flags, floors and three instances of a task."""
+    task_class = registry.find("task", TASKS, name, (Task,))
+    print(inspect.getdoc(sys.modules[task_class.__module__]) or inspect.getdoc(task_class) or name)
+    show_own_flags("task", task_class)
+    args = resolve(task_class)
+    print("\ndefault run on a CPU (--preset small): " + " ".join(f"--{k} {v}" for k, v in task_class.small.items()))
+    task = task_class(args)
+    if task.kind == "language":
+        show_language(task)
+        return
+    from dataset.base import draw_heldout, stream
+
+    length = None if task.lengths is None else task.lengths[1]
+    print(f"\nfloors: uniform = 1/{len(task.alphabet)} a character, unigram (the most common training character at that answer position)")
+    print(f"primary metric: {task.primary}\n\nthree instances{'' if length is None else f' of length {length}'}, prompt | answer:")
+    for e in draw_heldout(task, "test", 3, length, stream(task, "instances", 0))[0]:
+        answer = e.answer or " ".join(f"{at}:{c}" for at, c in e.labels or ())
+        print(f"  {e.prompt}|{answer}")
+
+
+def show_language(task) -> None:
+    text = task.text("test")
+    print(f"\nsource: {task.source}, SHA-256 {task.digest}")
+    print(f"primary metric: {task.primary}; floors: uniform = 1/{len(task.alphabet)}, unigram (the most common training character)")
+    print("\nthree windows:")
+    for at in (0, len(text) // 3, 2 * len(text) // 3):
+        print(f"  {text[at:at + 100]!r}")
+
+
+def show_model(name: str) -> None:
+    def bases():
+        from src.models.base import ARModel, Mixer
+
+        return Mixer, ARModel
+
+    model_class = registry.find("model", MODELS, name, bases)
+    print(inspect.getdoc(sys.modules[model_class.__module__]) or name)
+    show_own_flags("model", model_class)
+
+
+def show_own_flags(kind: str, cls) -> None:
+    config = own_config(cls)
+    if config is None or not dataclasses.fields(config):
+        print(f"\nflags of its own: none (the shared ones: --help --{kind} ...)")
+        return
+    parser = Parser(add_help=False, usage=" ")
+    add_flags(parser, config, "flags of its own")
+    print("\n" + parser.format_help().split("\n\n", 1)[-1].strip("\n"))

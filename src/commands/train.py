@@ -1,0 +1,241 @@
+"""`benchmark.py [train]`: train, evaluate on val and test, sample, plot. --resume, --eval_only and --vis_only act on an existing run."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from src.cli import first_look, parser_for
+from src.config import UserError
+
+
+def main(argv: list[str]) -> int:
+    seen = first_look(argv)
+    if seen.help:
+        return print_help(seen)
+    if seen.vis_only:
+        from src.commands import visualize
+
+        return visualize.main(argv)
+    if seen.eval_only:
+        from src.commands import evaluate
+
+        return evaluate.main(argv)
+    from src.utils import distributed
+
+    world = distributed.join()
+    try:
+        return resume(argv, seen, world) if seen.resume else start(argv, world)
+    finally:
+        distributed.leave()
+
+
+def print_help(seen) -> int:
+    """Help of the chosen task and model; their files (and torch, for a model) are imported only when they are named."""
+    from src.runs import find_model, find_task
+
+    task_class = find_task(seen.task) if seen.task else None
+    model_class = find_model(seen.model) if seen.model else None
+    defaults = None
+    if task_class is not None:
+        from src.presets import settings
+
+        defaults = settings(seen.preset or "small", task_class, "cpu")[1]
+    parser_for(task_class, model_class, defaults).print_help()
+    return 0
+
+
+def start(argv: list[str], world) -> int:
+    """A new run: everything that can be wrong is found before the first file is written."""
+    began = time.perf_counter()
+    from src.runs import build_model, plan
+    from src.utils import env
+    from src.utils.rundir import RunDir, seal, write_json
+
+    setup, request = plan(argv, world.local_rank)
+    if len(request.out_dirs) > 1:
+        raise UserError(f"--out_dir: got {len(request.out_dirs)} folders, allowed: one (several only with --vis_only)")
+    if request.control.figures:
+        raise UserError("--figures: only goes with --vis_only")
+    device = env.resolve_device(setup.args.device)
+    backends = check_backends(setup.args, device)
+    if request.control.out_dir:
+        RunDir.check(request.control.out_dir, request.control.overwrite)
+    reporter = make_reporter(request.control, world)
+    announce(reporter, setup, backends)
+    if "n_head" in setup.explicit and not setup.model_class.has_heads:
+        reporter.say(f"notice: --n_head is ignored, {setup.model_class.__name__} has no heads")
+    task, tokenizer, loaders, task_meta = build_data(setup)
+    check_batches(setup.args, task, loaders)
+    model = build_model(setup, tokenizer, task, device)
+    run_dir = create_run_dir(request, world)
+    try:
+        if world.is_main:
+            write_json(run_dir.config, seal(setup.config()))
+            write_json(run_dir.env, environment(setup, device, backends, task_meta))
+            tokenizer.save(run_dir.vocab)
+        reporter = make_reporter(request.control, world, run_dir)
+        return finish(setup, model, loaders, task_meta, device, run_dir, world, reporter, began, None)
+    finally:
+        run_dir.release()
+
+
+def resume(argv: list[str], seen, world) -> int:
+    """Continue a run from its last checkpoint; a finished one is verified and left alone."""
+    began = time.perf_counter()
+    from src.cli import read_request
+    from src.runs import Setup, build_model, open_run, set_threads
+    from src.utils import checkpoint, env
+    from src.utils.rundir import write_json
+
+    run = open_run(one_out_dir(seen))
+    request = read_request(argv, run.task_class, run.model_class)
+    same_as_stored(request, run)
+    reporter = make_reporter(request.control, world)
+    if run.run_dir.finished:
+        verify(run.run_dir)
+        reporter.say("this run is finished; its metrics and checkpoints are verified and intact")
+        print(run.run_dir.path)
+        return 0
+    set_threads(run.args.threads)
+    device = env.resolve_device(run.args.device)
+    setup = Setup(run.args, run.config["explicit"], run.task_class, run.model_class, run.config["preset"], run.config["precision_reason"], {})
+    if world.is_main:
+        run.run_dir.acquire()
+    try:
+        task, tokenizer, loaders, task_meta = build_data(setup)
+        model = build_model(setup, tokenizer, task, device)
+        payload = checkpoint.load(run.run_dir.ckpt, device) if run.run_dir.ckpt.exists() else None
+        if world.is_main:
+            run.run_dir.clean()
+            if not run.run_dir.env.exists():
+                write_json(run.run_dir.env, environment(setup, device, check_backends(setup.args, device), task_meta))
+            tokenizer.save(run.run_dir.vocab)
+            run.run_dir.truncate_log(payload["step"] if payload else 0)
+        reporter = make_reporter(request.control, world, run.run_dir)
+        reporter.say(f"resuming {run.run_dir.path} at step {payload['step'] if payload else 0}")
+        return finish(setup, model, loaders, task_meta, device, run.run_dir, world, reporter, began, payload)
+    finally:
+        run.run_dir.release()
+
+
+def finish(setup, model, loaders, task_meta, device, run_dir, world, reporter, began, payload) -> int:
+    """Train, evaluate, sample, plot; the exit code."""
+    from src.utils import results, training, viz
+    from src.utils.rundir import seal, write_atomic, write_json
+    from src.utils.schema import validate
+
+    try:
+        fit = training.fit(model, loaders, task_meta, setup.args, device, run_dir, world, reporter, payload)
+        reporter.close()
+        reporter.say("evaluating the best and the last weights ...")
+        document, samples = results.final_metrics(fit, setup, world, time.perf_counter() - began)
+    except (training.Interrupted, KeyboardInterrupt):
+        reporter.close()
+        if world.is_main:
+            print(f"interrupted; continue with: python benchmark.py --resume --out_dir {run_dir.path}", file=sys.stderr)
+        return 130
+    if world.is_main:
+        write_atomic(run_dir.samples, samples.encode())
+        document = seal(document)
+        validate(document)
+        viz.draw_all(document, run_dir.figures)
+        write_json(run_dir.metrics, document)  # last, because it marks the run as finished
+        if not reporter.quiet:
+            print(results.summary(document))
+        print(run_dir.path)
+    return 3 if document["status"] == "diverged" else 0
+
+
+def build_data(setup):
+    from dataset.common import build_loaders, parse_lengths
+
+    task = setup.task_class(setup.args)
+    parse_lengths(task, setup.args.eval_lengths)
+    return (task, *build_loaders(task, setup.args))
+
+
+def check_batches(args, task, loaders) -> None:
+    """UserError for a batch that holds no sequence, or a run without end."""
+    from src.utils.training import total_steps
+
+    if args.batch_chars and args.batch_chars < task.max_tokens():
+        raise UserError(f"--batch_chars: got {args.batch_chars}, allowed: at least the longest sequence, {task.max_tokens()} characters")
+    total_steps(args, loaders["train"])
+
+
+def environment(setup, device, backends: dict, task_meta) -> dict:
+    """The content of env.json: the machine, the choices made on it, and which data this is."""
+    from src.utils import env
+
+    collected = env.collect(setup.args, device, (setup.args.precision, setup.precision_reason), backends)
+    return {**collected, "data": {k: task_meta["data"][k] for k in ("digest", "source")}}
+
+
+def check_backends(args, device) -> dict:
+    from src.ops.backends import choices
+
+    return choices(args, device)
+
+
+def create_run_dir(request, world):
+    """Rank 0 creates and locks the directory; the others learn its path, or its error."""
+    from src.utils.rundir import RunDir
+
+    made = error = None
+    if world.is_main:
+        try:
+            made = RunDir.create(request.control.out_dir, overwrite=request.control.overwrite)
+            made.acquire()
+        except UserError as caught:
+            error = str(caught)
+    path, error = world.share((None if made is None else str(made.path), error))
+    if error:
+        raise UserError(error)
+    return made or RunDir(path)
+
+
+def make_reporter(control, world, run_dir=None):
+    from src.utils.reporter import Reporter
+
+    log = control.log if run_dir is not None and world.is_main else "none"
+    return Reporter(control.quiet or not world.is_main, log, run_dir and run_dir.path / "tensorboard")
+
+
+def announce(reporter, setup, backends) -> None:
+    """The resolved values, in one short paragraph."""
+    from src.config import to_dict
+
+    shown = {k: v for k, v in to_dict(setup.args).items() if v not in ("", [])}
+    reporter.say(f"preset {setup.preset}: " + " ".join(f"{k}={v}" for k, v in shown.items()))
+    reporter.say(f"precision {setup.args.precision}: {setup.precision_reason}; " + "; ".join(f"{op}: {c['backend']} ({c['reason']})" for op, c in backends.items()))
+
+
+def one_out_dir(seen) -> str:
+    if len(seen.out_dir) != 1:
+        raise UserError(f"--out_dir: got {len(seen.out_dir)} folders, allowed: exactly one, that of an existing run")
+    return seen.out_dir[0]
+
+
+def same_as_stored(request, run) -> None:
+    """UserError where a flag typed beside --resume differs from the stored run."""
+    if request.control.overwrite:
+        raise UserError("--resume and --overwrite contradict each other; give one")
+    if request.control.preset not in ("auto", run.config["preset"]):
+        raise UserError(f"--preset: got '{request.control.preset}', but this run was started with '{run.config['preset']}'; --resume changes nothing")
+    stored = run.config["args"]
+    for name, value in request.explicit.items():
+        value = list(value) if isinstance(value, tuple) else value
+        if value not in (stored[name], run.config["explicit"].get(name)):
+            raise UserError(f"--{name}: got {value}, but this run was started with {stored[name]}; --resume changes nothing, leave the flag out")
+
+
+def verify(run_dir) -> None:
+    """UserError where a finished run's files are not what was written."""
+    from src.utils import checkpoint
+    from src.utils.rundir import open_sealed
+
+    document = open_sealed(run_dir.metrics)
+    for path in (run_dir.ckpt, *([run_dir.best] if document["best_step"] is not None else [])):
+        checkpoint.load(path, "cpu")
+

@@ -1,0 +1,34 @@
+"""Named layers of settings, between the defaults and what the user types. `list --presets` prints this table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from src.config import SMALL, UserError, suggest
+
+
+@dataclass(frozen=True)
+class Preset:
+    """summary: a line for `list`.  settings: flag values.  task: the task that the preset fixes, "" for any."""
+
+    summary: str
+    source: str
+    settings: dict = field(default_factory=dict)
+    task: str = ""
+
+
+PRESETS = {
+    "small": Preset("default on a CPU: minutes on two cores, per task so that it learns (`list --task NAME`)", "this project"),
+    "base": Preset("default on CUDA: 6 layers of 384, 512 characters, 5 epochs", "this project"),
+}
+
+
+def settings(name: str, task_class, device_type: str) -> tuple[str, dict]:
+    """(resolved name, flag values) of a preset for a task; UserError for an unknown name."""
+    if name == "auto":
+        name = "base" if device_type == "cuda" else "small"
+    if name not in PRESETS:
+        raise UserError(f"--preset: unknown preset '{name}', allowed: {', '.join(PRESETS)}{suggest(name, PRESETS)}")
+    if name == "small":
+        return name, {**SMALL, **task_class.small}
+    return name, dict(PRESETS[name].settings)

@@ -1,0 +1,145 @@
+"""From a command line, or from a run directory, to everything a command works with: args, task, model, tokenizer, loaders.
+
+A new run is planned by `plan` (nothing on disk changes); an existing one is opened by `open_run`, whose task, model and sizes come
+from its config.json alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from dataset import TASKS
+from dataset.base import Task
+from src import presets, registry
+from src.cli import Request, first_look, read_request
+from src.config import UserError, resolve, to_dict
+from src.models import MODELS
+from src.utils import env
+from src.utils.rundir import RunDir, open_sealed
+
+
+@dataclass
+class Setup:
+    """args: the frozen run configuration.  explicit: what was typed.  reasons: why precision and preset are what they are."""
+
+    args: object
+    explicit: dict
+    task_class: type
+    model_class: type
+    preset: str
+    precision_reason: str
+    requested: dict  # values as typed or defaulted before `auto` was resolved
+
+    def config(self) -> dict:
+        """What config.json stores."""
+        return {"schema": 1, "args": to_dict(self.args), "explicit": {k: list(v) if isinstance(v, tuple) else v for k, v in self.explicit.items()},
+                "preset": self.preset, "precision_reason": self.precision_reason,
+                "files": {k: file_digest(getattr(self.args, k)) for k in ("task", "model") if registry.is_path(getattr(self.args, k))}}
+
+
+def file_digest(path) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def find_task(name: str):
+    return registry.find("task", TASKS, name, (Task,))
+
+
+def find_model(name: str):
+    return registry.find("model", MODELS, name, _model_bases)
+
+
+def _model_bases():
+    from src.models.base import ARModel, Mixer
+
+    return Mixer, ARModel
+
+
+def plan(argv: list[str], local_rank: int = 0) -> tuple[Setup, Request]:
+    """Read a command line for a new run. Raises UserError; writes nothing."""
+    seen = first_look(argv)
+    task_name, model_name = seen.task or "needle", seen.model or "transformer"
+    task_class, model_class = find_task(task_name), find_model(model_name)
+    request = read_request(argv, task_class, model_class)
+    given = dict(request.explicit)
+    for name, value in (("task", task_name), ("model", model_name)):
+        given[name] = str(Path(value).resolve()) if registry.is_path(value) else value
+    device = env.resolve_device(given.get("device", "auto"))
+    if device.type == "cuda" and local_rank:
+        device = env.resolve_device(f"cuda:{local_rank}")
+    preset, layer = presets.settings(request.control.preset, task_class, device.type)
+    args = resolve(task_class, model_class, preset=layer, **given)
+    return make_setup(args, given, task_class, model_class, preset, device), request
+
+
+def make_setup(args, explicit, task_class, model_class, preset, device) -> Setup:
+    """Resolve `auto` values and check what several flags say together."""
+    requested = to_dict(args)
+    precision, reason = env.resolve_precision(args.precision, device)
+    pos = model_class.default_pos if args.pos == "auto" else args.pos
+    args = dataclasses.replace(args, device=str(device), precision=precision, pos=pos, threads=set_threads(args.threads))
+    check_together(args, explicit, task_class)
+    return Setup(args, explicit, task_class, model_class, preset, reason, requested)
+
+
+def set_threads(threads: int) -> int:
+    import torch
+
+    if threads:
+        torch.set_num_threads(threads)
+    return torch.get_num_threads()
+
+
+def check_together(args, explicit: dict, task_class) -> None:
+    """UserError for flags that contradict each other."""
+    if args.min_lr > args.lr:
+        raise UserError(f"--min_lr: got {args.min_lr}, allowed: at most --lr {args.lr}")
+    if args.micro_batch_size and not args.batch_chars and args.micro_batch_size > args.batch_size:
+        raise UserError(f"--micro_batch_size: got {args.micro_batch_size}, allowed: at most --batch_size {args.batch_size}")
+    if args.data_path and task_class.kind != "language":
+        raise UserError(f"--data_path: got '{args.data_path}', but task {task_class.__name__} makes its own data; leave it out")
+    if "batch_size" in explicit and explicit.get("batch_chars"):
+        raise UserError("--batch_size and --batch_chars contradict each other; give one")
+
+
+def build_model(setup_or_run, tokenizer, task, device):
+    """The model of a run, freshly initialised from its seed, on its device."""
+    import torch
+
+    from dataset.common import DECODE_SLACK
+    from src.models.base import build
+
+    torch.manual_seed(setup_or_run.args.seed)
+    max_len = task.max_tokens() + (0 if task.kind == "language" else DECODE_SLACK)
+    return build(setup_or_run.model_class, len(tokenizer), setup_or_run.args, max_len).to(device)
+
+
+@dataclass
+class StoredRun:
+    """An existing run directory, verified: its configuration and classes."""
+
+    run_dir: RunDir
+    args: object
+    task_class: type
+    model_class: type
+    config: dict
+
+
+def open_run(out_dir: str) -> StoredRun:
+    """Open a run by path or bare name; UserError for a missing, edited or foreign one."""
+    run_dir = RunDir.open(out_dir)
+    config = open_sealed(run_dir.config)
+    stored = config["args"]
+    for kind, digest in config["files"].items():
+        if not Path(stored[kind]).is_file() or file_digest(stored[kind]) != digest:
+            raise UserError(f"{run_dir.path}: the {kind} file '{stored[kind]}' of this run is missing or has changed since; restore it, or train anew")
+    task_class, model_class = find_task(stored["task"]), find_model(stored["model"])
+    return StoredRun(run_dir, resolve(task_class, model_class, preset={}, **stored), task_class, model_class, config)
+
+
+def override(run: StoredRun, changes: dict) -> StoredRun:
+    """The same run with some flags changed (typed and checked already)."""
+    return dataclasses.replace(run, args=dataclasses.replace(run.args, **changes))

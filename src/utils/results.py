@@ -1,0 +1,177 @@
+"""From a finished training to `metrics.json` (schema: src/utils/schema.py), `samples.txt` and `figures/`."""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+
+import torch
+
+from dataset.common import length_loader, parse_lengths
+from src import registry
+from src.config import to_dict
+from src.models.base import state_bytes
+from src.utils import checkpoint, stats
+from src.utils.env import peak_memory_mib
+from src.utils.evaluation import evaluate, floors, language_samples, samples_text, scaled, teacher_forced
+from src.utils.metrics import bpc, finite, perplexity
+from src.utils.schema import SCHEMA_VERSION
+
+CURVE_POINTS = 1_000  # training losses kept in metrics.json; longer runs are averaged in equal blocks
+
+
+def evaluate_splits(model, loaders, task_meta, args, device, world) -> dict:
+    """{"val": R, "test": R} of the weights that the model holds; language adds heldout_loss to test."""
+    results = {split: evaluate(model, loaders[split], device, args, task_meta, world=world) for split in ("val", "test")}
+    if "heldout" in loaders:
+        results["test"]["heldout_loss"] = teacher_forced(model, loaders["heldout"], device, args, world=world).loss
+    return results
+
+
+def evaluate_both(model, run_dir, progress, loaders, task_meta, args, device, world) -> tuple[dict, dict]:
+    """Results by split of the best and the last weights, {"best": R, "last": R}. The model ends with the best weights.
+
+    Last weights are None after a divergence; best weights are None where no validation came first.
+    """
+    last = None if progress.diverged_at is not None else evaluate_splits(model, loaders, task_meta, args, device, world)
+    best = None
+    if progress.best_step is not None:
+        best = last if last is not None and progress.best_step == progress.step else None
+        if best is None:
+            model.load_state_dict(checkpoint.load(run_dir.best, device)["model"])
+            best = evaluate_splits(model, loaders, task_meta, args, device, world)
+    return tuple({"best": best and best[split], "last": last and last[split]} for split in ("val", "test"))
+
+
+def length_curve(model, loaders, task_meta, args, tokenizer, device, final_test, world) -> list[dict]:
+    """The primary metric at the training maximum and at every --eval_lengths; a learned table past its end is "undefined"."""
+    task = task_meta["task"]
+    if task.lengths is None or final_test is None:
+        return []
+    rows = [_length_row(task, task.lengths[1], True, final_test)]
+    for length in parse_lengths(task, args.eval_lengths):
+        loader = length_loader(task, tokenizer, args, length)
+        tokens = int(loader.dataset.tokens.max())
+        if model.max_len is not None and tokens > model.max_len:
+            why = f"{tokens} tokens, beyond the learned position table of {model.max_len}"
+            rows.append({"length": length, "in_distribution": False, "count": len(loader.dataset), "value": None, "ci": None, "token_acc": None,
+                         "loss": None, "undefined": why})
+            continue
+        rows.append(_length_row(task, length, length <= task.lengths[1], evaluate(model, loader, device, args, task_meta, world=world)))
+    return sorted(rows, key=lambda r: r["length"])
+
+
+def _length_row(task, length: int, inside: bool, result: dict) -> dict:
+    value = result[task.primary]
+    count = result["n_scored"] if task.primary == "token_acc" else result["n_examples"]
+    return {"length": length, "in_distribution": inside, "count": count, "value": value, "ci": list(stats.wilson(value * count, count)),
+            "token_acc": result["token_acc"], "loss": result["loss"], "undefined": None}
+
+
+@torch.inference_mode()
+def decode_state(model, task, device) -> dict:
+    """Bytes of the live decoding state after the longest sequence of the task, for one row."""
+    tokens = task.max_tokens()
+    if model.max_len is not None:
+        tokens = min(tokens, model.max_len)
+    training = model.training
+    model.eval()
+    _, state = model.prefill(torch.ones(1, tokens, dtype=torch.long, device=device), model.init_state(1, tokens))
+    model.train(training)
+    return {"cache": getattr(model, "mixer_class", type(model)).cache_kind(), "tokens": tokens, "bytes": state_bytes(state)}
+
+
+def parameters(model) -> dict:
+    """Trainable parameters, and those of embeddings (a tied head counts once, as embedding)."""
+    embedding = {id(p): p.numel() for m in model.modules() if isinstance(m, torch.nn.Embedding) for p in m.parameters()}
+    return {"total": sum(p.numel() for p in model.parameters()), "embedding": sum(embedding.values())}
+
+
+def curves(log: list[dict], steps: int, eval_every: int) -> dict:
+    """loss_curve, ppl_curve, grad_norm statistics and final_train (the mean over the last interval between validations)."""
+    train = [r for r in log if "loss" in r]
+    block = -(-len(train) // CURVE_POINTS) or 1
+    blocks = [train[i:i + block] for i in range(0, len(train), block)]
+    loss = {"train": [[b[-1]["step"], sum(r["loss"] for r in b) / len(b)] for b in blocks],
+            "val": [[r["step"], r["val_loss"]] for r in log if "val_loss" in r]}
+    ppl = {k: [[s, finite(perplexity(v))] for s, v in points] for k, points in loss.items()}
+    norms = [r["grad_norm"] for r in train if r["grad_norm"] is not None]
+    tail = [r for r in train if r["step"] > steps - eval_every] or train[-1:]
+    weight = sum(r["trained"] for r in tail)
+    final = sum(r["loss"] * r["trained"] for r in tail) / weight if weight else None
+    return {"loss_curve": loss, "ppl_curve": ppl,
+            "grad_norm": {"median": statistics.median(norms) if norms else None, "max": max(norms) if norms else None,
+                          "clipped_share": sum(r["clipped"] for r in train) / len(train) if train else None},
+            "final_train": {"loss": final, "bpc": None if final is None else bpc(final), "ppl": None if final is None else finite(perplexity(final))}}
+
+
+def public_args(args) -> dict:
+    """Arguments without paths: a file's stem stands for it, and --data_path is left to `machine`."""
+    values = to_dict(args)
+    for kind in ("task", "model"):
+        values[kind] = Path(values[kind]).stem if registry.is_path(values[kind]) else values[kind]
+    del values["data_path"]
+    return values
+
+
+def final_metrics(fit, setup, world, started_seconds: float) -> tuple[dict, str]:
+    """(metrics.json's document before it is sealed, samples.txt's text). Every rank calls it; rank 0 writes."""
+    model, args, task_meta, device, progress = fit.model, fit.args, fit.task_meta, fit.device, fit.progress
+    task, tokenizer = task_meta["task"], task_meta["tokenizer"]
+    val, test = evaluate_both(model, fit.run_dir, progress, fit.loaders, task_meta, args, device, world)
+    diverged = progress.diverged_at is not None
+    examples = getattr(fit.loaders["test"].dataset, "examples", [])
+    floor_values, ceiling = floors(task_meta, examples), task.ceiling(examples)
+    shown = public_args(args)
+    final = None if diverged else test["best"]
+    log = fit.run_dir.read_log()
+    document = {
+        "schema": SCHEMA_VERSION, "status": "diverged" if diverged else "done", "task": shown["task"], "model": shown["model"], "kind": task.kind,
+        "primary": task.primary, "args": shown, "data": task_meta["data"], "parameters": parameters(model), "decode_state": decode_state(model, task, device),
+        "steps": progress.step, "best_step": progress.best_step, "diverged_at": progress.diverged_at, "chars_seen": progress.chars_seen,
+        "examples_seen": progress.examples_seen, **curves(log, progress.step, fit.eval_every), "val": val, "test": test, "final_test": final,
+        "floors": floor_values, "baselines": task.baselines(task_meta["floor_train"], examples), "ceiling": ceiling,
+        # A run that diverged is a result: it scores the highest floor.
+        "scaled": 0.0 if final is None else scaled(final[task.primary], floor_values, ceiling),
+        "length_curve": length_curve(model, fit.loaders, task_meta, args, tokenizer, device, final, world),
+    }
+    document["machine"] = {"train_seconds": progress.seconds, "chars_per_second": progress.chars_seen / max(1e-9, progress.seconds),
+                           "step_seconds_median": statistics.median(r["seconds"] for r in log if "seconds" in r) if log else None,
+                           "command_seconds": started_seconds, "peak_memory_mib": peak_memory_mib(device), "out_dir": str(fit.run_dir.path),
+                           "data_path": args.data_path, "device": str(device)}
+    if task.kind == "language":
+        samples = language_samples(model, task_meta, device, args.seed)
+    else:
+        samples = samples_text(model, examples[:8], task_meta, device)
+    return document, samples
+
+
+def summary(document: dict) -> str:
+    """The lines that a run prints at its end."""
+    name, final = document["primary"], document["final_test"]
+    parts = []
+    if final is None:
+        parts.append(f"diverged at step {document['diverged_at']}; the run scores its floor")
+    else:
+        low, high = final["intervals"].get(name, (None, None))
+        interval = "" if low is None else f" [{low:.3f}, {high:.3f}]"
+        others = [f"{k} {v:.4g}" for k, v in final.items() if isinstance(v, float) and k != name and k in (*_extra(final), "loss", "token_acc")]
+        parts.append(f"test {name} {final[name]:.4f}{interval}   {'   '.join(others)}")
+    floor_text = "  ".join(f"{k} {v['primary']:.3g}" for k, v in document["floors"].items())
+    base_text = "  ".join(f"{k} {v:.3g}" for k, v in document["baselines"].items())
+    parts.append(f"scaled {document['scaled']:.3f}   floors: {floor_text}" + (f"   baselines: {base_text}" if base_text else ""))
+    for row in document["length_curve"]:
+        if not row["in_distribution"]:
+            parts.append(f"length {row['length']}: " + (f"undefined ({row['undefined']})" if row["value"] is None else f"{row['value']:.4f}"))
+    for split, names in document["data"]["left_out"].items():
+        if names:
+            parts.append(f"left out of {split}, too few distinct examples: {', '.join(names)}")
+    n, machine = document["parameters"], document["machine"]
+    parts.append(f"{n['total']:,} parameters ({n['embedding']:,} of them embedding)   {document['steps']} steps   {document['chars_seen']:,} characters   "
+                 f"{machine['train_seconds']:.0f} s training, {machine['command_seconds']:.0f} s in all")
+    return "\n".join(parts)
+
+
+def _extra(result: dict) -> list[str]:
+    known = {"loss", "bpc", "ppl", "token_acc", "exact_match", "n_examples", "n_scored", "intervals", "slices"}
+    return [k for k in result if k not in known]

@@ -1,0 +1,35 @@
+"""Shared fixtures: two threads at most, small sizes, and runs in temporary folders."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+TINY = ["--context_len", "24", "--d_model", "16", "--n_layer", "1", "--n_head", "2", "--max_steps", "12", "--batch_chars", "512", "--val_size", "20", "--test_size",
+        "30", "--warmup_steps", "2", "--threads", "1", "--precision", "fp32", "--quiet"]
+
+
+def bench(*arguments, cwd=None, env=None, timeout=240, **kwargs):
+    """Run `benchmark.py` in a process of its own; returns it with returncode, stdout and stderr."""
+    return subprocess.run([sys.executable, str(ROOT / "benchmark.py"), *map(str, arguments)], capture_output=True, text=True, cwd=cwd or ROOT,
+                          env={**os.environ, **(env or {})}, timeout=timeout, **kwargs)
+
+
+@pytest.fixture
+def main(capsys, monkeypatch, tmp_path):
+    """Call `benchmark.main` in this process, inside a temporary folder: (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+    import benchmark
+
+    def call(*arguments):
+        code = benchmark.main(list(map(str, arguments)))
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
