@@ -1,0 +1,92 @@
+"""Continue the sequence in which every term is the sum of the two before it.
+
+    '85,63:' -> '148,211,359,570,929'
+    '30,4:' -> '34,38,72,110,182'
+    '7,1:' -> '8,9,17,26,43'
+
+Why: additions in a chain, each of them on numbers that the model wrote itself, so that one slip spoils the rest.
+Alphabet: digits, `,` and `:`. The two start values are uniform over 0 .. --max_start, independently. Length counts the terms of
+the answer; it is not in the prompt, so all training examples have --n_terms of them.
+
+Scored: `term_acc` (primary: the share of the expected terms that stand, exactly, at their place between the commas) and
+`exact_match`. Key: the prompt; (--max_start + 1)^2 keys in all, about a tenth of them in each held-out split. Floors: uniform,
+unigram. Prior use: none that we know of; the task is this project's own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from dataset.base import Example, Slice, Task
+from src.config import option
+
+
+@dataclass(frozen=True)
+class FibonacciConfig:
+    """fibonacci"""
+
+    n_terms: int = option(5, "terms to write", least=1, most=1_000)
+    max_start: int = option(99, "largest start value", least=0, most=10**9)
+
+
+class Fibonacci(Task):
+    """`3,5:` -> `8,13,21,34,55`. meta, one entry per answer character: term (1-based; a comma belongs to the term it ends), digits of that term."""
+
+    Config = FibonacciConfig
+    primary = "term_acc"
+    score_metrics: ClassVar = {"term_acc": "higher"}
+    slices = (Slice("term", "index of the term", level="char"), Slice("digits", "digits of the term", level="char"))
+    alphabet = "".join(sorted("0123456789,:"))
+    # About 1,000 keys belong to each held-out split at the default --max_start.
+    small: ClassVar = {"d_model": 128, "max_steps": 1500, "val_size": 400, "test_size": 800}
+    base: ClassVar = {"train_size": 0, "max_steps": 3125, "val_size": 400, "test_size": 800}
+
+    @property
+    def lengths(self) -> tuple[int, int]:
+        return self.args.n_terms, self.args.n_terms
+
+    def example(self, rng: np.random.Generator, length: int | None) -> Example:
+        return self.examples(rng, 1, length)[0]
+
+    def examples(self, rng: np.random.Generator, n: int, length: int | None) -> list[Example]:
+        starts = rng.integers(0, self.args.max_start + 1, size=(n, 2)).tolist()
+        return [self._instance(a, b, length or self.args.n_terms) for a, b in starts]
+
+    @staticmethod
+    def _instance(a: int, b: int, n_terms: int) -> Example:
+        terms = [str(term) for term in sequence(a, b, n_terms)]
+        widths = [len(term) + 1 for term in terms]
+        widths[-1] -= 1  # no comma after the last
+        index = tuple(i for i, width in enumerate(widths, 1) for _ in range(width))
+        digits = tuple(len(term) for term, width in zip(terms, widths, strict=True) for _ in range(width))
+        return Example(f"{a},{b}:", ",".join(terms), meta={"term": index, "digits": digits})
+
+    def solve(self, prompt: str) -> str:
+        a, b = map(int, prompt[:-1].split(","))
+        return ",".join(map(str, sequence(a, b, self.args.n_terms)))
+
+    def n_keys(self) -> int:
+        return (self.args.max_start + 1) ** 2
+
+    def max_chars(self, length: int | None = None) -> int:
+        largest = self._instance(self.args.max_start, self.args.max_start, length or self.args.n_terms)
+        return len(largest.prompt) + len(largest.answer)
+
+    def score(self, prompt: str, answer: str, gold: str, meta: dict) -> dict[str, float]:
+        expected, got = gold.split(","), answer.split(",")
+        return {"term_acc": sum(a == b for a, b in zip(expected, got, strict=False)) / len(expected)}
+
+
+def sequence(a: int, b: int, n_terms: int) -> list[int]:
+    """The n_terms terms that follow a, b."""
+    terms = []
+    for _ in range(n_terms):
+        a, b = b, a + b
+        terms.append(b)
+    return terms
+
+
+build_loaders = Fibonacci.build_loaders
