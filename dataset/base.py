@@ -70,6 +70,7 @@ class Task:
     Config: ClassVar[type | None] = None
     kind = "answer"  # answer | labels | language
     small: ClassVar[dict] = {}  # this task's layer over src.config.SMALL: a default run that learns in minutes on two cores
+    base: ClassVar[dict] = {}  # its layer under --preset base, where the shared sizes do not fit it
     primary = "exact_match"  # the headline metric: 0..1, higher is better
     aliases: ClassVar[dict] = {}  # a task's own name for a metric that evaluation gives: {"hit_rate": "exact_match"}
     score_metrics: ClassVar[dict] = {}  # what `score` returns: name -> "higher" or "lower" is better

@@ -121,6 +121,11 @@ SMALL = {
 }
 
 
+def small_layer(task_class) -> dict:
+    """The flag values of --preset small for a task."""
+    return {**SMALL, **getattr(task_class, "small", {})}
+
+
 def suggest(name: str, allowed: typing.Iterable[str]) -> str:
     """`; did you mean 'x'?` for the nearest allowed name, else an empty string."""
     close = difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.5)
@@ -195,7 +200,7 @@ def resolve(task_class, model_class=None, *, preset: dict | None = None, **given
     Used by the commands, and by tests and scripts: `args = resolve(Needle, needle_len=2)`.
     """
     if preset is None:
-        preset = {**SMALL, **getattr(task_class, "small", {})}
+        preset = small_layer(task_class)
     parts = config_parts(task_class, model_class)
     known = {f.name for part in parts for f in dataclasses.fields(part)}
     for name in (*preset, *given):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from src.config import SMALL, UserError, suggest
+from src.config import UserError, small_layer, suggest
 
 
 @dataclass(frozen=True)
@@ -30,5 +30,5 @@ def settings(name: str, task_class, device_type: str) -> tuple[str, dict]:
     if name not in PRESETS:
         raise UserError(f"--preset: unknown preset '{name}', allowed: {', '.join(PRESETS)}{suggest(name, PRESETS)}")
     if name == "small":
-        return name, {**SMALL, **task_class.small}
-    return name, dict(PRESETS[name].settings)
+        return name, small_layer(task_class)
+    return name, {**(task_class.base if name == "base" else {}), **PRESETS[name].settings}
