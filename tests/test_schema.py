@@ -1,0 +1,216 @@
+"""The schema takes good metrics and names the path of what is wrong in bad ones.  Run: python -m pytest tests/test_schema.py"""
+
+import copy
+import json
+import math
+
+import numpy as np
+import pytest
+
+from src.utils import stats
+from src.utils.rundir import seal
+from src.utils.schema import SCHEMA_VERSION, curve_digest, validate
+
+TEST_SIZE = 2_000
+
+
+def good_metrics(task="needle", model="gru", kind="answer", seed=0, reach=140.0, steps=600, lengths=(64, 128, 256), diverged_at=None) -> dict:
+    """Metrics of a run that never was, complete and consistent: accuracy falls with distance over about `reach` characters.
+
+    test_viz draws from it, so its numbers look like those of a real run.
+    """
+    rng = np.random.default_rng([seed, 11])
+    steps = diverged_at or steps
+    val = [[s, 3.3 * math.exp(-s / 150) + 0.08 + 0.02 * float(rng.random())] for s in range(60, steps + 1, 60)]
+    train = [[s, 3.5 * math.exp(-s / 150) + 0.06 + 0.15 * float(rng.random())] for s in range(10, steps + 1, 10)]
+    best_step = min(val, key=lambda p: p[1])[0] if val else None
+    result = _result(rng, kind, reach) if best_step else None
+    last = None if diverged_at else result
+    test = {"best": result, "last": last}
+    if kind == "language":
+        test = {which: r and {**r, "heldout_loss": 1.9} for which, r in test.items()}
+    primary = "token_acc" if kind == "language" else "hit_rate"
+    final = None if diverged_at else test["best"]
+    return seal({
+        "schema": SCHEMA_VERSION, "status": "diverged" if diverged_at else "done", "task": task, "model": model, "kind": kind, "primary": primary,
+        "args": {"task": task, "model": model, "lr": 3e-3, "context_len": 64, "eval_lengths": ["2x", "4x"]},
+        "data": {"digest": "5be1c7f0d2", "source": "canonical" if kind == "language" else None, "train_examples": 0, "val_examples": 1_000,
+                 "test_examples": TEST_SIZE, "left_out": {"val": [], "test": ["1 digit"]}, "vocab_size": 66, "unknown_rate": None},
+        "parameters": {"total": 84_600, "embedding": 5_440}, "decode_state": {"cache": "own", "tokens": 80, "bytes": 1_024},
+        "steps": steps, "best_step": best_step, "diverged_at": diverged_at, "chars_seen": 4_096 * steps, "examples_seen": 64 * steps,
+        "loss_curve": {"train": train, "val": val},
+        "ppl_curve": {part: [[s, math.exp(v)] for s, v in points] for part, points in (("train", train), ("val", val))},
+        "grad_norm": {"median": 0.8, "max": 4.2, "clipped_share": 0.3}, "final_train": {"loss": 0.1, "bpc": 0.144, "ppl": 1.105},
+        "val": {"best": result, "last": last}, "test": test, "final_test": final,
+        "floors": {"uniform": {"primary": 6e-7, "token_acc": 0.027}, "unigram": {"primary": 0.0, "token_acc": 0.041},
+                   "query-blind": {"primary": 0.06, "token_acc": None}},
+        "baselines": {"copy the last needle": 0.21}, "ceiling": 1.0, "scaled": 0.0 if final is None else (final[primary] - 0.06) / 0.94,
+        "length_curve": [] if final is None else [_length_row(n, n == lengths[0], reach) for n in lengths],
+        "machine": {"train_seconds": 41.3, "out_dir": "runs/x"},
+    })
+
+
+def _result(rng, kind: str, reach: float) -> dict:
+    gaps = rng.integers(4, 512, TEST_SIZE * 5)
+    right = (rng.random(TEST_SIZE * 5) < 0.04 + 0.95 / (1 + (gaps / reach) ** 2)).astype(float)
+    hit = right[:TEST_SIZE]
+    depth = rng.integers(0, 101, TEST_SIZE)
+    kinds = rng.choice(["random", "repeat", "words"], TEST_SIZE, p=[0.5, 0.1, 0.4])
+    cut = {
+        "gap": ("gap", "distance from evidence to answer (characters)", "char", "token_acc", "log2", stats.binned(right, gaps, "log2")),
+        "gap_linear": ("gap", "distance from evidence to answer (characters)", "char", "token_acc", "linear", stats.binned(right, gaps, "linear")),
+        "depth": ("depth", "depth of the needle (% of the haystack)", "example", "hit_rate", "linear", stats.binned(hit, depth, "linear")),
+        "haystack": ("haystack", "kind of haystack", "example", "hit_rate", "category", stats.binned(hit, kinds)),
+    }
+    slices = {name: dict(zip(("of", "label", "level", "metric", "scale", "bins"), parts, strict=True)) for name, parts in cut.items()}
+    result = {"loss": 0.4, "bpc": 0.4 / math.log(2), "ppl": math.exp(0.4), "token_acc": float(right.mean()),
+              "exact_match": None if kind == "language" else float(hit.mean()),
+              "n_examples": TEST_SIZE, "n_scored": TEST_SIZE * 5, "intervals": {"token_acc": list(stats.wilson(right.sum(), TEST_SIZE * 5))}, "slices": slices}
+    return result if kind == "language" else {**result, "hit_rate": result["exact_match"]}
+
+
+def _length_row(length: int, inside: bool, reach: float) -> dict:
+    if length > 200:
+        return {"length": length, "in_distribution": False, "count": TEST_SIZE, "value": None, "ci": None, "token_acc": None, "loss": None,
+                "undefined": "beyond the learned position table of 210"}
+    value = 1 / (1 + (length / reach) ** 3)
+    return {"length": length, "in_distribution": inside, "count": TEST_SIZE, "value": value, "ci": list(stats.wilson(value * TEST_SIZE, TEST_SIZE)),
+            "token_acc": value, "loss": 0.3, "undefined": None}
+
+
+@pytest.mark.parametrize("kind", ["answer", "language"])
+def test_good_metrics_pass(kind):
+    validate(good_metrics(kind=kind))
+
+
+def test_good_metrics_pass_after_a_trip_through_a_file():
+    validate(json.loads(json.dumps(good_metrics())))
+
+
+@pytest.mark.parametrize("step", [1, 45, 200])
+def test_a_diverged_run_passes_with_or_without_a_validation_before(step):
+    metrics = good_metrics(diverged_at=step)
+    assert (metrics["val"]["best"] is None) == (step < 60)
+    validate(metrics)
+
+
+def put(*keys_and_value):
+    """A change of metrics: put("a", "b", 3) sets metrics["a"]["b"] = 3."""
+    *keys, last, value = keys_and_value
+
+    def change(metrics):
+        for key in keys:
+            metrics = metrics[key]
+        metrics[last] = value
+
+    return change
+
+
+def drop(*keys):
+    def change(metrics):
+        for key in keys[:-1]:
+            metrics = metrics[key]
+        del metrics[keys[-1]]
+
+    return change
+
+
+GAP = ("test", "best", "slices", "gap")
+BROKEN = {  # path of the error -> what breaks
+    "schema: got 2, allowed: 1": put("schema", 2),
+    "status: got 'finished', allowed: done or diverged": put("status", "finished"),
+    "kind: got 'image'": put("kind", "image"),
+    "sha256: got 'abc', allowed: 64 hexadecimal digits": put("sha256", "abc"),
+    "machine.sha256: missing": drop("machine", "sha256"),
+    "machine.seconds: got nan": put("machine", "seconds", math.nan),
+    "machine: got [], allowed: an object": put("machine", []),
+    "note: unknown key": put("note", "a second opinion"),
+    "ceiling: missing": drop("ceiling"),
+    "ceiling: got True, allowed: a finite number": put("ceiling", True),
+    "scaled: got inf": put("scaled", math.inf),
+    "steps: got 1.5, allowed: a whole number": put("steps", 1.5),
+    "steps: got -1": put("steps", -1),
+    "best_step: got '60', allowed: a whole number >= 0 or null": put("best_step", "60"),
+    "args.lr: got nan": put("args", "lr", math.nan),
+    "data.digest: missing": drop("data", "digest"),
+    "data.left_out.test[0]: got 3, allowed: text": put("data", "left_out", "test", [3]),
+    "data.unknown_rate: got 1.5, allowed: a number from 0 to 1 or null": put("data", "unknown_rate", 1.5),
+    "decode_state.cache: got 'kv', allowed: own or replay": put("decode_state", "cache", "kv"),
+    "parameters.head: unknown key, allowed: total, embedding": put("parameters", "head", 3),
+    "loss_curve.val[2]: got [180, None], allowed: [step, finite number]": put("loss_curve", "val", 2, [180, None]),
+    "loss_curve.train[0]: got [10, nan]": put("loss_curve", "train", 0, [10, math.nan]),
+    "loss_curve.train: got {}, allowed: a list": put("loss_curve", "train", {}),
+    "loss_curve.train: steps must rise": put("loss_curve", "train", 1, [10, 2.0]),
+    "ppl_curve.val: its steps differ": put("ppl_curve", "val", []),
+    "diverged_at: got 30, but status is done": put("diverged_at", 30),
+    "floors.uniform.token_acc: missing": drop("floors", "uniform", "token_acc"),
+    "floors.uniform.primary: got None, allowed: a finite number": put("floors", "uniform", "primary", None),
+    "baselines.n-gram: got '1.7'": put("baselines", "n-gram", "1.7"),
+    "length_curve[1].ci: got [0.9, 0.1], allowed: [lo, hi] with lo <= hi or null": put("length_curve", 1, "ci", [0.9, 0.1]),
+    "length_curve[0].in_distribution: got 1, allowed: true or false": put("length_curve", 0, "in_distribution", 1),
+    "val.best.loss: got None": put("val", "best", "loss", None),
+    "val.best.exact_match: got 1.2, allowed: a number from 0 to 1 or null": put("val", "best", "exact_match", 1.2),
+    "val.last.n_scored: missing": drop("val", "last", "n_scored"),
+    "val.last.mae: got [1], allowed: a finite number or null": put("val", "last", "mae", [1]),
+    "val.best.hit_rate: missing, but it is the primary metric": drop("val", "best", "hit_rate"),
+    "val.best.heldout_loss: unknown key": put("val", "best", "heldout_loss", 1.9),
+    "val.best.intervals.mae: there is no such number": put("val", "best", "intervals", "mae", [0.1, 0.2]),
+    "test.best.slices.gap.level: got 'token', allowed: example or char": put(*GAP, "level", "token"),
+    "test.best.slices.gap.bins: missing": drop(*GAP, "bins"),
+    "test.best.slices.gap.bins[3].ci: got [0.5], allowed: [lo, hi]": put(*GAP, "bins", 3, "ci", [0.5]),
+    "test.best.slices.gap.bins[3].ci: got [0.5, nan]": put(*GAP, "bins", 3, "ci", [0.5, math.nan]),
+    "test.best.slices.gap.bins[2].count: got 10.0": put(*GAP, "bins", 2, "count", 10.0),
+    "test.best.slices.gap.bins[0].name: unknown key, allowed: lo, hi, value, count, ci": put(*GAP, "bins", 0, "name", "near"),
+    "test.best.slices.gap.bins[1]: lo 99 is above hi": put(*GAP, "bins", 1, "lo", 99),
+    "test.best.slices.gap.bins[0].name: missing": put(*GAP, "scale", "category"),
+    "test.best.slices.haystack.bins[0].lo: missing": put("test", "best", "slices", "haystack", "scale", "linear"),
+    "final_test: differs from test.best": put("final_test", "loss", 0.3),
+}
+
+
+@pytest.mark.parametrize("message", BROKEN)
+def test_broken_metrics_are_refused_by_path(message):
+    metrics = copy.deepcopy(good_metrics())
+    BROKEN[message](metrics)
+    with pytest.raises(ValueError) as error:  # noqa: PT011 (the whole beginning is compared below)
+        validate(metrics)
+    assert str(error.value).startswith(message)
+
+
+def test_language_results_on_test_need_the_heldout_loss():
+    metrics = good_metrics(kind="language")
+    del metrics["test"]["best"]["heldout_loss"]
+    with pytest.raises(ValueError, match=r"^test\.best\.heldout_loss: missing"):
+        validate({**metrics, "final_test": metrics["test"]["best"]})
+
+
+def test_a_diverged_run_has_no_final_result():
+    metrics = good_metrics(diverged_at=200)
+    with pytest.raises(ValueError, match=r"^final_test: must be null"):
+        validate({**metrics, "final_test": metrics["test"]["best"]})
+
+
+@pytest.mark.parametrize("value", [None, [], "metrics", 3])
+def test_something_else_than_a_dict_is_refused(value):
+    with pytest.raises(ValueError, match=r"^metrics: got"):
+        validate(value)
+
+
+def test_perplexity_may_overflow_where_the_loss_does_not():
+    metrics = good_metrics()
+    metrics["ppl_curve"]["train"][0][1] = None
+    metrics["final_train"]["ppl"] = None
+    validate(metrics)
+
+
+def test_numpy_numbers_are_refused_before_they_reach_json():
+    with pytest.raises(ValueError, match=r"^steps: got"):
+        validate({**good_metrics(), "steps": np.int64(3)})
+
+
+def test_curve_digest_follows_the_curves_alone():
+    metrics = good_metrics()
+    assert curve_digest(metrics) == curve_digest({**metrics, "machine": {}, "model": "lstm"})
+    changed = copy.deepcopy(metrics)
+    changed["loss_curve"]["val"][0][1] += 1e-15
+    assert curve_digest(changed) != curve_digest(metrics)
