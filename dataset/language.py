@@ -28,7 +28,10 @@ class LanguageTask(Task):
     primary = "token_acc"
     train_all = True
     lengths = None
-    slices: ClassVar[tuple] = (Slice("position", "position in the window (characters)", level="char"),)
+    slices: ClassVar[tuple] = (
+        Slice("position", "position in the window (characters)", level="char", bins="log2", metric="loss"),
+        Slice("position", "position in the window (characters)", level="char", bins="log2"),
+    )
 
     def __init__(self, args):
         super().__init__(args)

@@ -24,7 +24,8 @@ from dataset.language import LanguageTask
 class TinyShakespeare(LanguageTask):
     """The text behind --data_path, in the cache, or fetched; `source` says which."""
 
-    small: ClassVar = {"context_len": 128, "val_size": 200, "test_size": 0, "d_model": 128, "max_steps": 800, "batch_chars": 4096}
+    # embed_std: torch's own scale, with which the field's public CPU recipe ends at its published loss; 0.02 ends 0.1 nats lower.
+    small: ClassVar[dict] = {"context_len": 128, "val_size": 200, "test_size": 0, "d_model": 128, "max_steps": 800, "batch_chars": 4096, "embed_std": 1.0}
 
     def corpus(self) -> Corpus:
         return tiny_shakespeare(self.args.data_path)
