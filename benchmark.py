@@ -11,8 +11,10 @@ import importlib
 import os
 import sys
 
+from dataset import TASKS
 from src.cli import report_error
 from src.config import UserError, suggest
+from src.models import MODELS
 
 COMMANDS = ("train", "list", "generate")
 
@@ -22,12 +24,15 @@ def main(argv: list[str]) -> int:
     command, rest = ("train", argv) if not argv or argv[0].startswith("-") else (argv[0], argv[1:])
     try:
         if command not in COMMANDS:
-            raise UserError(f"unknown command '{command}', allowed: {', '.join(COMMANDS)}{suggest(command, COMMANDS)}")
+            raise UserError(f"unknown command '{command}', allowed: {', '.join(COMMANDS)}{meant(command)}")
         return importlib.import_module(f"src.commands.{command}").main(rest)
     except UserError as error:
         if int(os.environ.get("RANK", "0")) == 0:
             report_error(error)
         return 2
+    except BrokenPipeError:  # `benchmark.py list | head`: the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except OSError as error:
         if error.errno is None:
             raise
@@ -36,6 +41,24 @@ def main(argv: list[str]) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        report_error(RuntimeError("out of memory; lower --batch_size, --batch_chars, --context_len or --d_model, or give a --micro_batch_size"))
+        return 1
+
+
+def meant(command: str) -> str:
+    """The end of a message: the command that was probably meant, also where a task's or a model's name stands alone."""
+    for flag, names in (("--task", TASKS), ("--model", MODELS)):
+        if command in names:
+            return f"; did you mean '{flag} {command}'?"
+    return suggest(command, COMMANDS) or "; flags begin with --, see --help"
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    # torch has a class of its own for CUDA only; its CPU allocator raises a plain RuntimeError.
+    return isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error)
 
 
 if __name__ == "__main__":

@@ -45,12 +45,14 @@ class Slice:
     level: "example" (counts examples, value = the primary metric) or "char" (counts characters, value = their accuracy).
     bins: "each" distinct value, "linear" (ten equal bins), "log2", or "auto" (each up to 24 distinct values, else linear).
     label: the axis label, with its unit.
+    metric: "" for the score, "loss" for nats a character (level "char" only).
     """
 
     of: str
     label: str
     level: str = "example"
     bins: str = "auto"
+    metric: str = ""
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ class Task:
     base: ClassVar[dict] = {}  # its layer under --preset base, where the shared sizes do not fit it
     primary = "exact_match"  # the headline metric: 0..1, higher is better
     aliases: ClassVar[dict] = {}  # a task's own name for a metric that evaluation gives: {"hit_rate": "exact_match"}
-    score_metrics: ClassVar[dict] = {}  # what `score` returns: name -> "higher" or "lower" is better
+    score_metrics: ClassVar[dict] = {}  # what `score` returns: name -> "higher" (then in 0..1) or "lower" is better
     slices: ClassVar[tuple] = ()
     score_among: str = ""  # where not empty, predictions are the argmax among these characters (dyck --mode lm)
     train_all = False  # every written character is trained, whatever --loss_on says (dyck --mode lm, language)

@@ -10,6 +10,8 @@ Every order is a pure function of (seed, epoch), and fresh data of (seed, batch 
 from __future__ import annotations
 
 import hashlib
+import itertools
+from collections import Counter
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -167,12 +169,15 @@ def _place_labels(data: ExampleDataset, rows, y, gaps):
 class LengthBatches(Sampler):
     """Batches of row numbers, each of one length where there are enough; what is left over is pooled, nearest lengths together.
 
-    The order is a pure function of (seed, epoch). `set_epoch(epoch, start)` chooses the epoch and skips its first batches.
+    The order is a pure function of (seed, epoch). `set_epoch(epoch, start)` chooses the epoch and skips its first batches; iterating
+    again without it goes on with the next epoch.
     """
 
     def __init__(self, dataset: ExampleDataset, batch_size: int, batch_chars: int, seed: int):
-        self.groups = [np.flatnonzero(dataset.task_lengths == n) for n in np.unique(dataset.task_lengths)]
-        self.sizes = [max(1, batch_chars // int(dataset.tokens[g].max())) if batch_chars else batch_size for g in self.groups]
+        # Longest first: a pooled batch takes the size of its longest rows, so that padding never carries it over batch_chars.
+        self.groups = [np.flatnonzero(dataset.task_lengths == n) for n in np.unique(dataset.task_lengths)[::-1]]
+        tokens = dataset.tokens
+        self.sizes = [max(1, batch_chars // int(tokens[g].max())) if batch_chars else batch_size for g in self.groups]
         self.seed = seed
         self.set_epoch(0)
 
@@ -181,34 +186,37 @@ class LengthBatches(Sampler):
 
     def _plan(self) -> list[np.ndarray]:
         rng = np.random.default_rng([self.seed, self.epoch, 1])
-        whole, rest, rest_size = [], [], []
+        batches, rest = [], []
         for group, size in zip(self.groups, self.sizes, strict=True):
             order = rng.permutation(group)
             cut = len(order) // size * size
-            whole += np.split(order[:cut], cut // size) if cut else []
+            batches += np.split(order[:cut], cut // size) if cut else []
             rest.append(order[cut:])
-            rest_size += [size] * (len(order) - cut)
         rest = np.concatenate(rest)
-        while len(rest):
-            size = rest_size[0]
-            whole.append(rest[:size])
-            rest, rest_size = rest[size:], rest_size[size:]
-        return [whole[i] for i in rng.permutation(len(whole))]
+        batches += [rest[a:b] for a, b in self._pooled()]
+        return [batches[i] for i in rng.permutation(len(batches))]
+
+    def _pooled(self) -> list[tuple[int, int]]:
+        """(start, end) of each batch among the rows that fill no batch of their own length."""
+        sizes = [size for group, size in zip(self.groups, self.sizes, strict=True) for _ in range(len(group) % size)]
+        cuts = [0]
+        while cuts[-1] < len(sizes):
+            cuts.append(min(cuts[-1] + sizes[cuts[-1]], len(sizes)))
+        return list(itertools.pairwise(cuts))
 
     def __iter__(self):
         yield from self._plan()[self.start:]
+        self.set_epoch(self.epoch + 1)
 
     def __len__(self) -> int:
-        full = [(len(g) // s, len(g) % s, s) for g, s in zip(self.groups, self.sizes, strict=True)]
-        sizes = [s for _, left, s in full for _ in range(left)]
-        n, at = sum(f for f, _, _ in full), 0
-        while at < len(sizes):
-            at, n = at + sizes[at], n + 1
-        return n
+        return sum(len(g) // s for g, s in zip(self.groups, self.sizes, strict=True)) + len(self._pooled())
 
 
 class FreshBatches(IterableDataset):
-    """Endless training batches that never repeat: batch i is a pure function of (task, seed, i)."""
+    """Endless training batches that never repeat: batch i is a pure function of (task, seed, i).
+
+    Iterating again without `set_epoch` goes on behind the last batch.
+    """
 
     def __init__(self, task: Task, tokenizer: CharTokenizer, args):
         self.task, self.tokenizer, self.args = task, tokenizer, args
@@ -234,10 +242,9 @@ class FreshBatches(IterableDataset):
         return max(1, self.args.batch_chars // self._tokens[length])
 
     def __iter__(self):
-        i = self.start
         while True:
-            yield self.batch(i)
-            i += 1
+            self.start += 1  # iterating again goes on behind the last batch
+            yield self.batch(self.start - 1)
 
 
 def draw_length(task: Task, train_lengths: str, rng) -> int | None:
@@ -283,7 +290,10 @@ def collate_windows(picked) -> Batch:
 
 
 class WindowBatches(Sampler):
-    """Batches of windows at random offsets: an epoch is `n_windows` of them, drawn anew from (seed, epoch)."""
+    """Batches of windows at random offsets: an epoch is `n_windows` of them, drawn anew from (seed, epoch).
+
+    Iterating again without `set_epoch` goes on with the next epoch.
+    """
 
     def __init__(self, dataset: WindowDataset, n_windows: int, context_len: int, batch_size: int, seed: int):
         self.dataset, self.n_windows, self.context_len, self.batch_size, self.seed = dataset, n_windows, context_len, batch_size, seed
@@ -299,6 +309,7 @@ class WindowBatches(Sampler):
         rows = np.arange(self.n_windows)
         for at in range(self.start * self.batch_size, self.n_windows, self.batch_size):
             yield rows[at:at + self.batch_size]
+        self.set_epoch(self.epoch + 1)
 
     def __len__(self) -> int:
         return -(-self.n_windows // self.batch_size)
@@ -372,8 +383,8 @@ def draw_train_set(task: Task, n: int, train_lengths: str, seed: int):
     rng = stream(task, "train", seed)
     drawn = sorted((draw_length(task, train_lengths, rng) for _ in range(n)), key=lambda v: -1 if v is None else v)
     examples: list[Example] = []
-    for length in dict.fromkeys(drawn):
-        examples += draw_train(task, drawn.count(length), length, rng)
+    for length, count in Counter(drawn).items():  # in the order of `drawn`
+        examples += draw_train(task, count, length, rng)
     return examples, drawn
 
 

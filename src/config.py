@@ -117,7 +117,7 @@ SHARED = (DataConfig, ModelConfig, TrainConfig, MachineConfig)
 # The layer under every task's own `small`: what a laptop's two cores train in a minute or two. Dataclass defaults are `base`.
 SMALL = {
     "context_len": 64, "train_size": 0, "d_model": 64, "n_layer": 2, "n_head": 4, "dropout": 0.0, "lr": 3e-3, "min_lr": 3e-5,
-    "warmup_steps": 50, "max_steps": 600, "batch_chars": 4096, "embed_std": 1.0,
+    "warmup_steps": 50, "max_steps": 1500, "batch_chars": 4096, "embed_std": 0.3,
 }
 
 

@@ -6,8 +6,10 @@ from its config.json alone.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
+import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +33,6 @@ class Setup:
     model_class: type
     preset: str
     precision_reason: str
-    requested: dict  # values as typed or defaulted before `auto` was resolved
 
     def config(self) -> dict:
         """What config.json stores."""
@@ -64,9 +65,7 @@ def plan(argv: list[str], local_rank: int = 0) -> tuple[Setup, Request]:
     task_name, model_name = seen.task or "needle", seen.model or "transformer"
     task_class, model_class = find_task(task_name), find_model(model_name)
     request = read_request(argv, task_class, model_class)
-    given = dict(request.explicit)
-    for name, value in (("task", task_name), ("model", model_name)):
-        given[name] = str(Path(value).resolve()) if registry.is_path(value) else value
+    given = {"task": task_name, "model": model_name, **request.explicit}
     device = env.resolve_device(given.get("device", "auto"))
     if device.type == "cuda" and local_rank:
         device = env.resolve_device(f"cuda:{local_rank}")
@@ -77,12 +76,11 @@ def plan(argv: list[str], local_rank: int = 0) -> tuple[Setup, Request]:
 
 def make_setup(args, explicit, task_class, model_class, preset, device) -> Setup:
     """Resolve `auto` values and check what several flags say together."""
-    requested = to_dict(args)
     precision, reason = env.resolve_precision(args.precision, device)
     pos = model_class.default_pos if args.pos == "auto" else args.pos
     args = dataclasses.replace(args, device=str(device), precision=precision, pos=pos, threads=set_threads(args.threads))
     check_together(args, explicit, task_class)
-    return Setup(args, explicit, task_class, model_class, preset, reason, requested)
+    return Setup(args, explicit, task_class, model_class, preset, reason)
 
 
 def set_threads(threads: int) -> int:
@@ -103,6 +101,8 @@ def check_together(args, explicit: dict, task_class) -> None:
         raise UserError(f"--data_path: got '{args.data_path}', but task {task_class.__name__} makes its own data; leave it out")
     if "batch_size" in explicit and explicit.get("batch_chars"):
         raise UserError("--batch_size and --batch_chars contradict each other; give one")
+    if "epochs" in explicit and not args.max_steps and not args.train_size and task_class.kind != "language":
+        raise UserError(f"--epochs: got {args.epochs}, but fresh data (--train_size 0) has no epochs; give --max_steps, or a --train_size")
 
 
 def build_model(setup_or_run, tokenizer, task, device):
@@ -112,9 +112,48 @@ def build_model(setup_or_run, tokenizer, task, device):
     from dataset.common import DECODE_SLACK
     from src.models.base import build
 
-    torch.manual_seed(setup_or_run.args.seed)
+    args = setup_or_run.args
+    torch.manual_seed(args.seed)
     max_len = task.max_tokens() + (0 if task.kind == "language" else DECODE_SLACK)
-    return build(setup_or_run.model_class, len(tokenizer), setup_or_run.args, max_len).to(device)
+    with blaming("model", args.model):
+        return build(setup_or_run.model_class, len(tokenizer), args, max_len).to(device)
+
+
+def try_own_model(name: str, model, tokenizer, loader, device) -> None:
+    """UserError where a model of the user's own file fails on its first batch, or gives another shape than it must."""
+    import torch
+
+    if not registry.is_path(name):
+        return
+    x = next(iter(loader)).x[:2].to(device)
+    with blaming("model", name), torch.no_grad():
+        model.eval()
+        if hasattr(model, "blocks"):
+            h = torch.zeros(*x.shape, model.embed.embedding_dim, device=device)
+            check_shape(name, "mixer", model.blocks[0].mixer(h), h.shape)
+        check_shape(name, "model", model(x), (*x.shape, len(tokenizer)))
+
+
+def check_shape(name: str, what: str, got, wanted) -> None:
+    shape = tuple(got.shape) if hasattr(got, "shape") else type(got).__name__
+    if shape != tuple(wanted):
+        raise UserError(f"--model: the forward of the {what} in '{name}' returns {shape}, allowed: a tensor of shape {tuple(wanted)}")
+
+
+@contextlib.contextmanager
+def blaming(kind: str, name: str):
+    """What a user's own file raises becomes a UserError of one line, with the file's line; a registered name changes nothing."""
+    try:
+        yield
+    except (UserError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        if not registry.is_path(name):
+            raise
+        frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == name]
+        where = f", line {frames[-1].lineno}, in {frames[-1].name}" if frames else ""
+        text = (str(error).splitlines() or [""])[0]
+        raise UserError(f"--{kind}: '{name}'{where}: {type(error).__name__}: {text}") from error
 
 
 @dataclass
@@ -126,6 +165,18 @@ class StoredRun:
     task_class: type
     model_class: type
     config: dict
+
+
+def load_checkpoint(run: StoredRun, path, device) -> dict:
+    """The payload of one of a run's checkpoints; UserError when it is missing, damaged, or another run's."""
+    from src.utils import checkpoint
+
+    payload = checkpoint.load(path, device)
+    if payload["args"] != run.config["args"]:
+        name = next((k for k in run.config["args"] if payload["args"].get(k) != run.config["args"][k]), "args")
+        raise UserError(f"'{path}' belongs to another run (--{name} was {payload['args'].get(name)!r} there, here {run.config['args'].get(name)!r}); "
+                        "restore the right file, or train again with --overwrite")
+    return payload
 
 
 def open_run(out_dir: str) -> StoredRun:

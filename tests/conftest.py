@@ -11,8 +11,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 os.environ.setdefault("MPLBACKEND", "Agg")
 
-TINY = ["--context_len", "24", "--d_model", "16", "--n_layer", "1", "--n_head", "2", "--max_steps", "12", "--batch_chars", "512", "--val_size", "20", "--test_size",
-        "30", "--warmup_steps", "2", "--threads", "1", "--precision", "fp32", "--quiet"]
+TINY = ["--context_len", "24", "--d_model", "16", "--n_layer", "1", "--n_head", "2", "--max_steps", "12", "--batch_chars", "512", "--val_size", "20",
+        "--test_size", "30", "--warmup_steps", "2", "--threads", "1", "--precision", "fp32", "--quiet"]
 
 
 def bench(*arguments, cwd=None, env=None, timeout=240, **kwargs):

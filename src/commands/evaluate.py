@@ -6,15 +6,15 @@ import json
 import time
 
 from src.cli import first_look, read_request
-from src.commands.train import build_data, one_out_dir
+from src.commands.train import build_data, is_stored, one_out_dir
 from src.config import UserError
 
 CHANGEABLE = ("eval_lengths", "test_size", "batch_size", "device", "precision", "threads")
 
 
 def main(argv: list[str]) -> int:
-    from src.runs import build_model, make_setup, open_run, override
-    from src.utils import checkpoint, env
+    from src.runs import build_model, load_checkpoint, make_setup, open_run, override
+    from src.utils import env
     from src.utils.distributed import World
     from src.utils.results import evaluate_splits, length_curve
     from src.utils.rundir import seal, write_json
@@ -31,9 +31,9 @@ def main(argv: list[str]) -> int:
     for name, path in (("best", run.run_dir.best), ("last", run.run_dir.ckpt)):
         if not path.exists():
             continue
-        payload = checkpoint.load(path, device)
+        payload = load_checkpoint(run, path, device)
         if payload["vocab"] != tokenizer.tokens:
-            raise UserError(f"{path}: its vocabulary is not that of this data; the text has changed since training, give the same --data_path")
+            raise UserError(f"{path}: its vocabulary is not that of this data; the text or the task has changed since training, restore it")
         model.load_state_dict(payload["model"])
         result = evaluate_splits(model, loaders, task_meta, setup.args, device, World())
         curve = length_curve(model, loaders, task_meta, setup.args, tokenizer, device, result["test"], World())
@@ -55,7 +55,7 @@ def allowed_changes(request, run) -> dict:
     for name, value in request.explicit.items():
         if name in CHANGEABLE:
             changes[name] = value
-        elif value != getattr(run.args, name) and value != run.config["explicit"].get(name):
+        elif not is_stored(name, value, run):
             raise UserError(f"--{name}: got {value}, but the run has {getattr(run.args, name)}; with --eval_only only {', '.join(CHANGEABLE)} may change")
     if "batch_size" in changes:
         changes["batch_chars"] = 0

@@ -43,6 +43,9 @@ def main(argv: list[str]) -> int:
     given = [*([namespace.run] if namespace.run else []), *namespace.__dict__.pop("out_dir", [])]
     has_prompt = hasattr(namespace, "prompt")
     config = GenerateConfig(**read_flags(namespace, [GenerateConfig]))
+    unused = [f"--{name}" for name in ("temperature", "top_k", "top_p") if hasattr(namespace, name)]
+    if config.greedy and unused:
+        raise UserError(f"--greedy and {unused[0]} contradict each other; give one")
     if len(given) != 1:
         raise UserError(f"generate: got {len(given)} run directories, allowed: exactly one, as `generate R` or `generate --out_dir R`")
     model, tokenizer, device = load(given[0], config)
@@ -51,14 +54,22 @@ def main(argv: list[str]) -> int:
     elif sys.stdin.isatty():
         converse(model, tokenizer, device, config)
     else:
-        write(model, tokenizer, device, config, sys.stdin.read().rstrip("\n"))
+        write(model, tokenizer, device, config, read_stdin())
     return 0
+
+
+def read_stdin() -> str:
+    """All of stdin but the line break that `echo` adds; UserError when it is no text."""
+    try:
+        return sys.stdin.read().removesuffix("\n")
+    except UnicodeDecodeError as error:
+        raise UserError(f"stdin: not text in {error.encoding} (byte {error.start}), allowed: the prompt as text; or give it with --prompt") from None
 
 
 def load(out_dir: str, config: GenerateConfig):
     """The model with its trained weights, its tokenizer and its device; sizes come from the run's config.json and vocab."""
-    from src.runs import build_model, open_run
-    from src.utils import checkpoint, env
+    from src.runs import build_model, load_checkpoint, open_run
+    from src.utils import env
     from src.utils.tokenizer import CharTokenizer
 
     run = open_run(out_dir)
@@ -66,7 +77,7 @@ def load(out_dir: str, config: GenerateConfig):
     path = run.run_dir.best if config.weights == "best" else run.run_dir.ckpt
     if not path.exists():
         raise UserError(f"{path}: no such checkpoint; train the run further with --resume")
-    payload = checkpoint.load(path, device)
+    payload = load_checkpoint(run, path, device)
     tokenizer = CharTokenizer(payload["vocab"])
     task = run.task_class(run.args)
     model = build_model(run, tokenizer, task, device)
@@ -81,7 +92,10 @@ def write(model, tokenizer, device, config: GenerateConfig, prompt: str) -> None
 
     from src.utils.tokenizer import BOS, EOS
 
-    ids = np.insert(tokenizer.encode(prompt).astype(np.int64), 0, BOS)
+    try:
+        ids = np.insert(tokenizer.encode(prompt).astype(np.int64), 0, BOS)
+    except UnicodeEncodeError as error:  # bytes that were no UTF-8 arrive as lone surrogates
+        raise UserError(f"--prompt: character {error.start} is no text in UTF-8, allowed: the characters of the run's vocab.json") from None
     new_tokens = config.max_new_tokens or min(200, model.max_len - len(ids) + 1 if model.max_len is not None else 200)
     if new_tokens < 1:
         raise UserError(f"--prompt: got {len(ids) - 1} characters, allowed: at most {model.max_len - 1}, what the learned position table has room for")
@@ -96,10 +110,14 @@ def write(model, tokenizer, device, config: GenerateConfig, prompt: str) -> None
 
 def converse(model, tokenizer, device, config: GenerateConfig) -> None:
     """Prompts from a terminal until an empty line or its end; a wrong one is answered with its error."""
+    print("a prompt a line; an empty one ends", file=sys.stderr)
     while True:
+        if not sys.stdout.isatty():  # stdout is for the continuations; `input` would write its prompt there
+            print("prompt> ", end="", file=sys.stderr, flush=True)
         try:
-            prompt = input("prompt> ")
+            prompt = input("prompt> " if sys.stdout.isatty() else "")
         except EOFError:
+            print(file=sys.stderr)
             return
         if not prompt:
             return

@@ -72,7 +72,7 @@ def show_task(name: str) -> None:
     """The docstring, flags, floors and three instances of a task."""
     task_class = registry.find("task", TASKS, name, (Task,))
     print(inspect.getdoc(sys.modules[task_class.__module__]) or inspect.getdoc(task_class) or name)
-    show_own_flags("task", task_class)
+    show_own_flags("task", task_class, name)
     args = resolve(task_class)
     print("\ndefault run on a CPU (--preset small): " + " ".join(f"--{k} {v}" for k, v in task_class.small.items()))
     task = task_class(args)
@@ -106,13 +106,13 @@ def show_model(name: str) -> None:
 
     model_class = registry.find("model", MODELS, name, bases)
     print(inspect.getdoc(sys.modules[model_class.__module__]) or name)
-    show_own_flags("model", model_class)
+    show_own_flags("model", model_class, name)
 
 
-def show_own_flags(kind: str, cls) -> None:
+def show_own_flags(kind: str, cls, name: str) -> None:
     config = own_config(cls)
     if config is None or not dataclasses.fields(config):
-        print(f"\nflags of its own: none (the shared ones: --help --{kind} ...)")
+        print(f"\nflags of its own: none (the shared ones: --help --{kind} {name})")
         return
     parser = Parser(add_help=False, usage=" ")
     add_flags(parser, config, "flags of its own")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 
 from src.cli import first_look, parser_for
 from src.config import UserError
+
+SHORT_LENGTHS = 8
 
 
 def main(argv: list[str]) -> int:
@@ -36,19 +39,20 @@ def print_help(seen) -> int:
 
     task_class = find_task(seen.task) if seen.task else None
     model_class = find_model(seen.model) if seen.model else None
-    defaults = None
+    defaults, note = None, ""
     if task_class is not None:
         from src.presets import settings
 
-        defaults = settings(seen.preset or "small", task_class, "cpu")[1]
-    parser_for(task_class, model_class, defaults).print_help()
+        name, defaults = settings(seen.preset or "small", task_class, "cpu")
+        note = f"Defaults in brackets are those of --preset {name} for this task."
+    parser_for(task_class, model_class, defaults, note).print_help()
     return 0
 
 
 def start(argv: list[str], world) -> int:
     """A new run: everything that can be wrong is found before the first file is written."""
     began = time.perf_counter()
-    from src.runs import build_model, plan
+    from src.runs import build_model, plan, try_own_model
     from src.utils import env
     from src.utils.rundir import RunDir, seal, write_json
 
@@ -59,15 +63,12 @@ def start(argv: list[str], world) -> int:
         raise UserError("--figures: only goes with --vis_only")
     device = env.resolve_device(setup.args.device)
     backends = check_backends(setup.args, device)
-    if request.control.out_dir:
-        RunDir.check(request.control.out_dir, request.control.overwrite)
-    reporter = make_reporter(request.control, world)
-    announce(reporter, setup, backends)
-    if "n_head" in setup.explicit and not setup.model_class.has_heads:
-        reporter.say(f"notice: --n_head is ignored, {setup.model_class.__name__} has no heads")
+    RunDir.check(request.control.out_dir, request.control.overwrite)
     task, tokenizer, loaders, task_meta = build_data(setup)
     check_batches(setup.args, task, loaders)
+    check_lengths(setup.args, task, tokenizer)
     model = build_model(setup, tokenizer, task, device)
+    try_own_model(setup.args.model, model, tokenizer, loaders["val"], device)
     run_dir = create_run_dir(request, world)
     try:
         if world.is_main:
@@ -75,6 +76,7 @@ def start(argv: list[str], world) -> int:
             write_json(run_dir.env, environment(setup, device, backends, task_meta))
             tokenizer.save(run_dir.vocab)
         reporter = make_reporter(request.control, world, run_dir)
+        announce(reporter, setup, backends)
         return finish(setup, model, loaders, task_meta, device, run_dir, world, reporter, began, None)
     finally:
         run_dir.release()
@@ -84,8 +86,8 @@ def resume(argv: list[str], seen, world) -> int:
     """Continue a run from its last checkpoint; a finished one is verified and left alone."""
     began = time.perf_counter()
     from src.cli import read_request
-    from src.runs import Setup, build_model, open_run, set_threads
-    from src.utils import checkpoint, env
+    from src.runs import Setup, build_model, load_checkpoint, open_run, set_threads
+    from src.utils import env
     from src.utils.rundir import write_json
 
     run = open_run(one_out_dir(seen))
@@ -93,19 +95,20 @@ def resume(argv: list[str], seen, world) -> int:
     same_as_stored(request, run)
     reporter = make_reporter(request.control, world)
     if run.run_dir.finished:
-        verify(run.run_dir)
+        verify(run)
         reporter.say("this run is finished; its metrics and checkpoints are verified and intact")
         print(run.run_dir.path)
         return 0
     set_threads(run.args.threads)
     device = env.resolve_device(run.args.device)
-    setup = Setup(run.args, run.config["explicit"], run.task_class, run.model_class, run.config["preset"], run.config["precision_reason"], {})
+    setup = Setup(run.args, run.config["explicit"], run.task_class, run.model_class, run.config["preset"], run.config["precision_reason"])
     if world.is_main:
         run.run_dir.acquire()
     try:
         task, tokenizer, loaders, task_meta = build_data(setup)
         model = build_model(setup, tokenizer, task, device)
-        payload = checkpoint.load(run.run_dir.ckpt, device) if run.run_dir.ckpt.exists() else None
+        payload = load_checkpoint(run, run.run_dir.ckpt, device) if run.run_dir.ckpt.exists() else None
+        check_same_data(run.run_dir, task_meta)
         if world.is_main:
             run.run_dir.clean()
             if not run.run_dir.env.exists():
@@ -130,17 +133,18 @@ def finish(setup, model, loaders, task_meta, device, run_dir, world, reporter, b
         reporter.close()
         reporter.say("evaluating the best and the last weights ...")
         document, samples = results.final_metrics(fit, setup, world, time.perf_counter() - began)
+        if world.is_main:
+            write_atomic(run_dir.samples, samples.encode())
+            document = seal(document)
+            validate(document)
+            viz.draw_all(document, run_dir.figures)
+            write_json(run_dir.metrics, document)  # last, because it marks the run as finished
     except (training.Interrupted, KeyboardInterrupt):
         reporter.close()
         if world.is_main:
-            print(f"interrupted; continue with: python benchmark.py --resume --out_dir {run_dir.path}", file=sys.stderr)
+            print(f"interrupted; continue with: python {shlex.quote(sys.argv[0])} --resume --out_dir {shlex.quote(str(run_dir.path))}", file=sys.stderr)
         return 130
     if world.is_main:
-        write_atomic(run_dir.samples, samples.encode())
-        document = seal(document)
-        validate(document)
-        viz.draw_all(document, run_dir.figures)
-        write_json(run_dir.metrics, document)  # last, because it marks the run as finished
         if not reporter.quiet:
             print(results.summary(document))
         print(run_dir.path)
@@ -149,10 +153,12 @@ def finish(setup, model, loaders, task_meta, device, run_dir, world, reporter, b
 
 def build_data(setup):
     from dataset.common import build_loaders, parse_lengths
+    from src.runs import blaming
 
-    task = setup.task_class(setup.args)
-    parse_lengths(task, setup.args.eval_lengths)
-    return (task, *build_loaders(task, setup.args))
+    with blaming("task", setup.args.task):
+        task = setup.task_class(setup.args)
+        parse_lengths(task, setup.args.eval_lengths)
+        return (task, *build_loaders(task, setup.args))
 
 
 def check_batches(args, task, loaders) -> None:
@@ -162,6 +168,20 @@ def check_batches(args, task, loaders) -> None:
     if args.batch_chars and args.batch_chars < task.max_tokens():
         raise UserError(f"--batch_chars: got {args.batch_chars}, allowed: at least the longest sequence, {task.max_tokens()} characters")
     total_steps(args, loaders["train"])
+
+
+def check_lengths(args, task, tokenizer) -> None:
+    """UserError for a training or --eval_lengths length at which the task has too few examples; found now, not at the end of the run."""
+    from dataset.base import draw_train, stream
+    from dataset.common import length_loader, parse_lengths
+    from src.runs import blaming
+
+    with blaming("task", args.task):
+        for length in parse_lengths(task, args.eval_lengths):
+            length_loader(task, tokenizer, args, length)
+        low, high = task.lengths or (1, 0)
+        for length in range(low, min(high, low + SHORT_LENGTHS) + 1):  # longer ones have more keys than can all be held out
+            draw_train(task, 1, length, stream(task, "lengths", args.seed))
 
 
 def environment(setup, device, backends: dict, task_meta) -> dict:
@@ -208,13 +228,16 @@ def announce(reporter, setup, backends) -> None:
 
     shown = {k: v for k, v in to_dict(setup.args).items() if v not in ("", [])}
     reporter.say(f"preset {setup.preset}: " + " ".join(f"{k}={v}" for k, v in shown.items()))
-    reporter.say(f"precision {setup.args.precision}: {setup.precision_reason}; " + "; ".join(f"{op}: {c['backend']} ({c['reason']})" for op, c in backends.items()))
+    kernels = "".join(f"; {op}: {c['backend']} ({c['reason']})" for op, c in backends.items())
+    reporter.say(f"precision {setup.args.precision}: {setup.precision_reason}{kernels}")
+    if "n_head" in setup.explicit and not setup.model_class.has_heads:
+        reporter.say(f"notice: --n_head is ignored, {setup.model_class.__name__} has no heads")
 
 
 def one_out_dir(seen) -> str:
-    if len(seen.out_dir) != 1:
+    if len(seen.out_dir) > 1:
         raise UserError(f"--out_dir: got {len(seen.out_dir)} folders, allowed: exactly one, that of an existing run")
-    return seen.out_dir[0]
+    return seen.out_dir[0] if seen.out_dir else ""  # opening nothing is an error that names the latest run
 
 
 def same_as_stored(request, run) -> None:
@@ -223,19 +246,37 @@ def same_as_stored(request, run) -> None:
         raise UserError("--resume and --overwrite contradict each other; give one")
     if request.control.preset not in ("auto", run.config["preset"]):
         raise UserError(f"--preset: got '{request.control.preset}', but this run was started with '{run.config['preset']}'; --resume changes nothing")
-    stored = run.config["args"]
+    if request.control.figures:
+        raise UserError("--figures: only goes with --vis_only")
     for name, value in request.explicit.items():
-        value = list(value) if isinstance(value, tuple) else value
-        if value not in (stored[name], run.config["explicit"].get(name)):
-            raise UserError(f"--{name}: got {value}, but this run was started with {stored[name]}; --resume changes nothing, leave the flag out")
+        if not is_stored(name, value, run):
+            raise UserError(f"--{name}: got {value}, but this run was started with {run.config['args'][name]}; --resume changes nothing, leave the flag out")
 
 
-def verify(run_dir) -> None:
+def is_stored(name: str, value, run) -> bool:
+    """Whether a flag's value is the one that the run was started with, as it was typed or as it was resolved."""
+    value = list(value) if isinstance(value, tuple) else value
+    typed = run.config["explicit"].get(name, "auto")  # nobody typed it: `auto` would have given the same
+    return value in (run.config["args"][name], typed)
+
+
+def check_same_data(run_dir, task_meta) -> None:
+    """UserError where a run would go on with other data than it began with: a text that changed, or a task's code."""
+    from src.utils.rundir import read_json
+
+    if run_dir.env.exists():
+        then, now = read_json(run_dir.env)["data"]["digest"], task_meta["data"]["digest"]
+        if then != now:
+            raise UserError(f"--out_dir: the data of '{run_dir.path}' has changed since it was started (SHA-256 {then[:12]}..., now {now[:12]}...); "
+                            "restore the text or the task's file, or train anew with --overwrite")
+
+
+def verify(run) -> None:
     """UserError where a finished run's files are not what was written."""
-    from src.utils import checkpoint
+    from src.runs import load_checkpoint
     from src.utils.rundir import open_sealed
 
-    document = open_sealed(run_dir.metrics)
-    for path in (run_dir.ckpt, *([run_dir.best] if document["best_step"] is not None else [])):
-        checkpoint.load(path, "cpu")
+    document = open_sealed(run.run_dir.metrics)
+    for path in (run.run_dir.ckpt, *([run.run_dir.best] if document["best_step"] is not None else [])):
+        load_checkpoint(run, path, "cpu")
 

@@ -38,6 +38,10 @@ class Mixer(nn.Module):
     default_pos = "none"
     has_heads = False
 
+    def __init__(self, args=None):
+        """A layer without parameters needs no __init__ of its own."""
+        super().__init__()
+
     def forward(self, x):
         raise NotImplementedError(f"{type(self).__name__} must define forward(self, x): (B, T, D) -> (B, T, D)")
 
@@ -141,9 +145,12 @@ class ARModel(nn.Module):
 
         temperature 0 is greedy.  top_k: only the k likeliest.  top_p: the smallest set whose probability reaches p.
         Rows are filled with stop_id after their first stop_id, and decoding ends when every row has one.
-        Raises ValueError for a temperature below 0, top_k below 1, top_p outside (0, 1], or more tokens than a position table holds.
+        Raises ValueError for an empty prompt, a temperature below 0, top_k below 1, top_p outside (0, 1], or more tokens than a position
+        table holds.
         """
         check_sampling(temperature, top_k, top_p)
+        if prompt_ids.dim() != 2 or 0 in prompt_ids.shape:
+            raise ValueError(f"prompt_ids: got shape {tuple(prompt_ids.shape)}, allowed: (B, T) with at least one token, <bos>")
         total = prompt_ids.shape[1] + max_new_tokens
         if self.max_len is not None and total - 1 > self.max_len:
             raise ValueError(f"{prompt_ids.shape[1]} prompt tokens and {max_new_tokens} new ones exceed the learned position table of {self.max_len}; "
@@ -152,12 +159,19 @@ class ARModel(nn.Module):
             return prompt_ids[:, :0]
         training = self.training
         self.eval()
-        logits, state = self.prefill(prompt_ids, self.init_state(len(prompt_ids), total))
+        try:
+            return self._continue(prompt_ids, max_new_tokens, stop_id, lambda logits: sample(logits, temperature, top_k, top_p, generator))
+        finally:
+            self.train(training)
+
+    def _continue(self, prompt_ids, max_new_tokens: int, stop_id: int | None, draw):
+        """The loop of `generate`; draw: logits (B, C) -> ids (B,)."""
+        logits, state = self.prefill(prompt_ids, self.init_state(len(prompt_ids), prompt_ids.shape[1] + max_new_tokens))
         logits = logits[:, -1]
         done = torch.zeros(len(prompt_ids), dtype=torch.bool, device=prompt_ids.device)
         new = []
         for i in range(max_new_tokens):
-            ids = sample(logits, temperature, top_k, top_p, generator)
+            ids = draw(logits)
             if stop_id is not None:
                 ids = torch.where(done, stop_id, ids)
                 done |= ids == stop_id
@@ -165,7 +179,6 @@ class ARModel(nn.Module):
             if i + 1 == max_new_tokens or (stop_id is not None and bool(done.all())):
                 break
             logits, state = self.step(ids, state)
-        self.train(training)
         return torch.stack(new, dim=1)
 
 
@@ -259,8 +272,19 @@ class Backbone(ARModel):
         self.blocks = nn.ModuleList(Block(mixer_class(args), args) for _ in range(args.n_layer))
         self.norm = nn.LayerNorm(args.d_model, bias=args.bias)
         self.head = nn.Linear(args.d_model, vocab_size, bias=False)
+        self.head_scale = 1.0
         if args.tie_weights:
             self.head.weight = self.embed.weight
+            # Raffel et al. 2020 (T5): embeddings of std 1 as a head give logits of std sqrt(D), a first loss of tens of nats.
+            self.head_scale = args.d_model ** -0.5
+
+    def cache_kind(self) -> str:
+        """That of the mixer: the backbone's own step only hands the token through."""
+        return self.mixer_class.cache_kind()
+
+    def _logits(self, h):
+        """Logits (..., C) of final hidden states (..., D)."""
+        return self.head(h if self.head_scale == 1.0 else h * self.head_scale)
 
     def _embed(self, x, start: int):
         """Embeddings of ids (B, T) that stand at positions start .. start + T - 1: (B, T, D)."""
@@ -284,11 +308,11 @@ class Backbone(ARModel):
     def forward(self, x, attn_mask=None):
         if attn_mask is not None and not is_right_padded(attn_mask):
             raise ValueError("attn_mask: padding must stand on the right; group prompts by length instead of padding them on the left")
-        return self.head(self.hidden(x))
+        return self._logits(self.hidden(x))
 
     def logits_at(self, x, index=None):
         h = self.hidden(x).flatten(0, 1)
-        return self.head(h if index is None else h[index])
+        return self._logits(h if index is None else h[index])
 
     def init_state(self, batch_size: int, max_len: int) -> State:
         return (0, tuple(block.mixer.init_state(batch_size, max_len) for block in self.blocks))
@@ -300,7 +324,7 @@ class Backbone(ARModel):
         for block, s in zip(self.blocks, states, strict=True):
             h, s = block.prefill(h, s)
             new.append(s)
-        return self.head(self.norm(h)), (position + x.shape[1], tuple(new))
+        return self._logits(self.norm(h)), (position + x.shape[1], tuple(new))
 
     def step(self, ids, state: State):
         position, states = state
@@ -309,7 +333,7 @@ class Backbone(ARModel):
         for block, s in zip(self.blocks, states, strict=True):
             h, s = block.step(h, s)
             new.append(s)
-        return self.head(self.norm(h)), (position + 1, tuple(new))
+        return self._logits(self.norm(h)), (position + 1, tuple(new))
 
 
 def is_right_padded(mask) -> bool:
@@ -323,6 +347,15 @@ def sinusoid(start: int, end: int, width: int, device):
     rate = torch.exp(torch.arange(half, device=device) * (-math.log(10_000.0) / half))
     angle = torch.arange(start, end, device=device)[:, None] * rate
     return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)[:, :width]
+
+
+def max_len_of(args) -> int:
+    """Tokens of a learned position table when only `args` is known: `args.max_tokens` where it exists, else context_len + 256.
+
+    The training command knows the task and passes `task.max_tokens` to `build`; `build_model(vocab_size, args)` of the model files uses
+    this. 256 leaves room for the query, the answer, <bos> and <eos> of every task here.
+    """
+    return getattr(args, "max_tokens", None) or args.context_len + 256
 
 
 def build(model_class, vocab_size: int, args, max_len: int) -> ARModel:

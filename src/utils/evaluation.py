@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -14,16 +15,26 @@ from dataset.base import stream
 from dataset.common import DECODE_SLACK
 from src.utils import stats
 from src.utils.distributed import World
+from src.utils.env import resolve_precision
 from src.utils.metrics import Scored, rows_all_correct
 from src.utils.tokenizer import BOS, EOS
 
 DECODE_ROWS = 256  # prompts decoded together
+NO_CHARACTER = "\N{REPLACEMENT CHARACTER}"  # a model that writes <pad> or <bos> in its answer is wrong there
 
 
-def autocast(device: torch.device, precision: str):
-    """The autocast context of a precision ("fp32" gives none)."""
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
-    return torch.autocast(device.type, dtype=dtype, enabled=precision != "fp32")
+def autocast(device, precision: str):
+    """The autocast context of a precision; fp32 gives none, auto what the command would choose for the device."""
+    device = torch.device(device)
+    if precision == "auto":
+        precision = _automatic_precision(str(device))
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
+
+
+@lru_cache
+def _automatic_precision(device: str) -> str:
+    return resolve_precision("auto", torch.device(device))[0]
 
 
 @torch.inference_mode()
@@ -76,7 +87,7 @@ def decode(model, examples, tokenizer, device) -> list[str]:
                 limit = min(limit, model.max_len - length)
             ids = model.generate(x, limit, temperature=0.0, stop_id=EOS).cpu().numpy()
             for i, row in zip(rows, ids, strict=True):
-                answers[i] = tokenizer.decode(row)[:len(examples[i].answer) + DECODE_SLACK]
+                answers[i] = tokenizer.decode(row, special=NO_CHARACTER)[:len(examples[i].answer) + DECODE_SLACK]
     return answers
 
 
@@ -115,8 +126,8 @@ def evaluate(model, loader, device, args, task_meta=None, save_samples=None, wor
 
 
 def is_share(task, name: str) -> bool:
-    """Whether a metric is a mean of values in 0..1, so that a Wilson interval means something."""
-    return name in ("token_acc", "exact_match") or (task is not None and (name == task.primary or name in task.aliases or name in getattr(task, "shares", ())))
+    """Whether a metric is a mean of values in 0..1, so that a Wilson interval means something: all "higher is better" ones are."""
+    return name in ("token_acc", "exact_match") or (task is not None and (name in (task.primary, *task.aliases) or task.score_metrics.get(name) == "higher"))
 
 
 def generation_scores(model, examples, task_meta, device) -> dict[str, np.ndarray]:
@@ -135,12 +146,13 @@ def slices(task, dataset, scored: Scored, per_example: dict) -> dict:
     """The task's curves: value, count and interval a bin."""
     found = {}
     for spec in task.slices:
-        forms = [(spec.of, "log2"), (f"{spec.of}_linear", "linear")] if spec.of == "gap" else [(spec.of, spec.bins)]
+        name = f"{spec.of}_{spec.metric}" if spec.metric else spec.of
+        forms = [(name, "log2"), (f"{name}_linear", "linear")] if spec.of == "gap" else [(name, spec.bins)]
         xs, values, metric = _slice_items(task, dataset, spec, scored, per_example)
         if not len(xs):
             continue
         for name, bins in forms:
-            binned = stats.binned(values, xs, bins)
+            binned = stats.binned(values, xs, bins, interval="mean" if metric == "loss" else "wilson")
             scale = "category" if "name" in binned[0] else "log2" if bins == "log2" else "linear"
             found[name] = {"of": spec.of, "label": spec.label, "level": spec.level, "metric": metric, "scale": scale, "bins": binned}
     return found
@@ -163,6 +175,8 @@ def _slice_items(task, dataset, spec, scored: Scored, per_example):
         per_row = [dataset.examples[i].meta[spec.of] for i in range(len(dataset))]
         keep = scored.ordinal < np.array([len(v) for v in per_row])[scored.row]
         xs = np.array([per_row[r][o] if k else 0 for r, o, k in zip(scored.row, scored.ordinal, keep, strict=True)])
+    if spec.metric == "loss":
+        return np.asarray(xs)[keep], scored.nll[keep], "loss"
     return np.asarray(xs)[keep], scored.correct[keep].astype(float), "token_acc"
 
 

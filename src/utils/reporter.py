@@ -27,8 +27,8 @@ class Reporter:
                 if row[name] is not None:
                     self.writer.add_scalar(f"train/{name}", row[name], row["step"])
         if self.started is None:
-            self.started, self.first, self.chars = time.perf_counter(), row["step"], 0
-        self.chars += row["chars"]
+            self.started, self.first, self.chars, self.seconds = time.perf_counter(), row["step"], 0, 0.0
+        self.chars, self.seconds = self.chars + row["chars"], self.seconds + row["seconds"]
         if self.quiet or not self.on_terminal:
             return
         if self.bar is None:
@@ -39,7 +39,7 @@ class Reporter:
         self.bar.update(1)
 
     def _rate(self) -> float:
-        return self.chars / max(1e-9, time.perf_counter() - self.started)
+        return self.chars / max(1e-9, self.seconds)  # of training: validations are not counted
 
     def validation(self, row: dict, steps: int, better: bool) -> None:
         if self.writer is not None:

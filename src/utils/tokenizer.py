@@ -50,14 +50,13 @@ class CharTokenizer:
             raise UserError(f"character {text[at]!r} at position {at} is not in the vocabulary, allowed: {''.join(t for t in self.tokens if len(t) == 1)!r}")
         return ids
 
-    def decode(self, ids) -> str:
-        """Text of ids; `<pad>` and `<bos>` are dropped and `<eos>` ends it."""
+    def decode(self, ids, special: str = "") -> str:
+        """Text of ids; `<eos>` ends it, and `special` stands for `<pad>` and `<bos>`."""
         text = []
         for i in ids:
             if int(i) == EOS:
                 break
-            if int(i) not in (PAD, BOS):
-                text.append(self.tokens[int(i)])
+            text.append(special if int(i) in (PAD, BOS) else self.tokens[int(i)])
         return "".join(text)
 
     def save(self, path) -> None:

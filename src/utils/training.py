@@ -8,6 +8,7 @@ The pieces that the owner's scripts use are public and stand alone: `train_one_e
 
 from __future__ import annotations
 
+import itertools
 import math
 import signal
 import time
@@ -22,7 +23,8 @@ from src.utils.distributed import World
 from src.utils.evaluation import autocast, evaluate, teacher_forced
 from src.utils.metrics import bpc, finite, perplexity
 
-__all__ = ["Diverged", "Interrupted", "Progress", "evaluate", "fit", "make_optimizer", "make_scaler", "make_scheduler", "total_steps", "train_one_epoch", "train_step"]
+__all__ = ["Diverged", "Fit", "Interrupted", "Progress", "evaluate", "fit", "make_optimizer", "make_scaler", "make_scheduler", "total_steps",
+           "train_one_epoch", "train_step"]
 
 CHECKPOINT_SECONDS = 30.0
 
@@ -46,7 +48,7 @@ def make_optimizer(model, args, device):
 
 
 def make_scheduler(optimizer, args, steps: int):
-    """Linear warm-up over warmup_steps, then a cosine from lr to min_lr at the last of `steps`."""
+    """Linear warm-up over warmup_steps, then a cosine from lr that arrives at min_lr when `steps` steps are done."""
 
     def factor(step: int) -> float:
         if step < args.warmup_steps:
@@ -73,7 +75,7 @@ def total_steps(args, loader) -> int:
 
 
 def train_step(model, batch, optimizer, scheduler, scaler, device, args, world: World | None = None) -> dict:
-    """One optimiser step on one batch. Returns loss (nats per trained character, unsmoothed when label_smoothing is 0), grad_norm, clipped, lr.
+    """One optimiser step on one batch. Returns loss (nats per trained character, never smoothed), grad_norm, clipped, lr.
 
     The summed loss is divided by the trained characters of the whole batch, so micro-batches and ranks of unequal size
     weigh by what they hold. Raises Diverged before anything is updated.
@@ -86,10 +88,10 @@ def train_step(model, batch, optimizer, scheduler, scaler, device, args, world: 
     for part in _micro_batches(batch, world, args.micro_batch_size):
         count = part.n_trained
         with autocast(device, args.precision):
-            loss, _ = model.loss_fn(part.to(device), label_smoothing=args.label_smoothing)
+            loss, aux = model.loss_fn(part.to(device), label_smoothing=args.label_smoothing)
         share = loss if count == total else loss * (count / total)
         scaler.scale(share).backward()
-        loss_sum += share.detach()
+        loss_sum += _unsmoothed(aux) * (count / total) if args.label_smoothing else share.detach()
     world.sum_gradients(model.parameters())
     scaler.unscale_(optimizer)
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), args.grad_clip or math.inf)
@@ -97,11 +99,17 @@ def train_step(model, batch, optimizer, scheduler, scaler, device, args, world: 
     loss_value = world.sum([loss_value], device)[0]
     if not math.isfinite(loss_value):
         raise Diverged(f"the loss is {loss_value}")
+    if not math.isfinite(norm_value) and not scaler.is_enabled():  # an overflow in fp16 is the scaler's business: it skips the step
+        raise Diverged(f"the norm of the gradient is {norm_value}")
     lr = optimizer.param_groups[0]["lr"]
     scaler.step(optimizer)
     scaler.update()
     scheduler.step()
     return {"loss": loss_value, "grad_norm": finite(norm_value), "clipped": bool(args.grad_clip and norm_value > args.grad_clip), "lr": lr}
+
+
+def _unsmoothed(aux) -> torch.Tensor:
+    return torch.nn.functional.cross_entropy(aux["logits"].detach().float(), aux["target"])
 
 
 def _micro_batches(batch, world: World, size: int):
@@ -121,11 +129,13 @@ def _micro_batches(batch, world: World, size: int):
 def train_one_epoch(model, loader, opt, sched, scaler, device, args, world: World | None = None, on_step=None) -> dict:
     """Train on every batch of a loader. Returns logs: loss (mean nats per trained character), ppl, bpc, steps, chars.
 
-    on_step(row, batch) is called after each step and may raise to stop.
+    Fresh data (--train_size 0) has no end: there an epoch is args.max_steps batches.  The next call goes on with the loader's next
+    epoch.  on_step(row, batch) is called after each step and may raise to stop.  Raises Diverged for a loss that is not finite.
     """
     model.train()
     loss_sum = count = steps = chars = 0
-    for batch in loader:
+    endless = isinstance(getattr(loader, "dataset", None), FreshBatches)
+    for batch in itertools.islice(loader, total_steps(args, loader) if endless else None):
         row = train_step(model, batch, opt, sched, scaler, device, args, world)
         loss_sum, count = loss_sum + row["loss"] * batch.n_trained, count + batch.n_trained
         steps, chars = steps + 1, chars + batch.n_chars

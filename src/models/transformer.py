@@ -1,0 +1,196 @@
+"""Multi-head causal attention: with the shared backbone, the decoder-only transformer (pre-norm, GELU MLP).
+
+Vaswani et al. 2017, arXiv:1706.03762; pre-norm and GELU as in Radford et al. 2019 (GPT-2). Each part is that of a stock
+`nn.TransformerEncoderLayer(norm_first=True, activation="gelu")` under a causal mask, initialisation included; `to_stock` and
+`from_stock` carry the weights across. Positions: `learned` (default), `sinusoidal` or `none` from the backbone; `rope` (Su et al.
+2021, arXiv:2104.09864, section 3.4) and `alibi` (Press et al. 2022, arXiv:2108.12409, section 3) here.
+
+Cost a token O(D^2 + T D); decoding state 2 T D numbers a layer and sequence.   python benchmark.py --model transformer --pos rope
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from src.config import UserError
+from src.models.base import Backbone, Mixer, State, build, max_len_of
+from src.ops.attention import attention
+from src.ops.backends import parse_backend
+
+ROPE_BASE = 10_000.0
+
+
+class Attention(Mixer):
+    """Causal multi-head attention. State: (keys and values (2, B, H, max_len, K), tokens so far)."""
+
+    positions = ("rope", "alibi")
+    default_pos = "learned"
+    has_heads = True
+
+    def __init__(self, args):
+        super().__init__()
+        check_heads(args.d_model, args.n_head, args.pos)
+        self.n_head = args.n_head
+        self.head_size = args.d_model // args.n_head
+        self.dropout = args.dropout
+        self.backend = parse_backend(args.backend, "attention")
+        self.pos = args.pos
+        self.qkv = nn.Linear(args.d_model, 3 * args.d_model, bias=args.bias)
+        self.out = nn.Linear(args.d_model, args.d_model, bias=args.bias)
+        nn.init.xavier_uniform_(self.qkv.weight)  # as nn.MultiheadAttention: one map, zero biases
+        for linear in (self.qkv, self.out):
+            if args.bias:
+                nn.init.zeros_(linear.bias)
+        if self.pos == "alibi":
+            self.register_buffer("slopes", alibi_slopes(self.n_head), persistent=False)
+
+    def forward(self, x):
+        q, k, v = self._project(x, 0)
+        return self._attend(q, k, v)
+
+    def init_state(self, batch_size: int, max_len: int) -> State:
+        """An empty cache in the dtype that keys and values will have: autocast's where it is on, else the weights'."""
+        weight = self.qkv.weight
+        device_type = weight.device.type
+        dtype = torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else weight.dtype
+        return torch.empty(2, batch_size, self.n_head, max_len, self.head_size, dtype=dtype, device=weight.device), 0
+
+    def prefill(self, x, state: State):
+        cache, start = state
+        q, k, v = self._project(x, start)
+        end = start + x.shape[1]
+        keys, values = self._room(cache, end)
+        keys[:, :, start:] = k
+        values[:, :, start:] = v
+        if start:
+            k, v = keys, values
+        return self._attend(q, k, v), (cache, end)
+
+    def step(self, x, state: State):
+        cache, start = state
+        q, k, v = self._project(x[:, None], start)
+        keys, values = self._room(cache, start + 1)
+        keys.select(2, start).copy_(k.squeeze(2))
+        values.select(2, start).copy_(v.squeeze(2))
+        return self._attend(q, keys, values).squeeze(1), (cache, start + 1)
+
+    def _project(self, x, start: int):
+        """Queries, keys and values (B, H, T, K) of x (B, T, D), which stands at positions start .. start + T - 1."""
+        B, T, _ = x.shape
+        qkv = self.qkv(x)
+        if self.pos == "rope":
+            qk, v = qkv.split([2 * self.n_head * self.head_size, self.n_head * self.head_size], dim=-1)
+            qk = rotate(qk.view(B, T, 2 * self.n_head, self.head_size), start)
+            q, k = qk.transpose(1, 2).chunk(2, dim=1)
+            return q, k, v.view(B, T, self.n_head, self.head_size).transpose(1, 2)
+        # Of the layouts tried, chunks have the cheapest backward: one concatenation of contiguous rows.
+        return tuple(part.view(B, T, self.n_head, self.head_size).transpose(1, 2) for part in qkv.chunk(3, dim=-1))
+
+    def _attend(self, q, k, v):
+        """Mixed values (B, S, D) of queries (B, H, S, K) over keys and values (B, H, T, K)."""
+        bias = alibi_bias(self.slopes, q.shape[2], k.shape[2]) if self.pos == "alibi" else None
+        y = attention(q, k, v, bias=bias, dropout_p=self.dropout, training=self.training, backend=self.backend)
+        return self.out(y.transpose(1, 2).flatten(2))
+
+    @staticmethod
+    def _room(cache, end: int):
+        """Views of the first `end` keys and values of a cache: (B, H, end, K) each."""
+        if end > cache.shape[3]:
+            raise ValueError(f"{end} tokens do not fit a cache for {cache.shape[3]}; give init_state a larger max_len")
+        return cache.narrow(3, 0, end).unbind(0)
+
+
+def check_heads(d_model: int, n_head: int, pos: str) -> None:
+    """Raise UserError unless the heads divide the width and, for rope, have an even size."""
+    def fits(h):
+        return d_model % h == 0 and (pos != "rope" or d_model // h % 2 == 0)
+
+    if fits(n_head):
+        return
+    allowed = [h for h in range(1, d_model + 1) if fits(h)]
+    if not allowed:
+        raise UserError(f"--pos rope: got --d_model {d_model}, allowed: an even --d_model, because rope turns pairs of a head's channels")
+    nearest = min(allowed, key=lambda h: (abs(h - n_head), h))
+    need = f"a divisor of --d_model {d_model}" + (" that leaves an even head size for rope" if pos == "rope" else "")
+    raise UserError(f"--n_head: got {n_head}, allowed: {need}; try --n_head {nearest}")
+
+
+def rotate(x, start: int):
+    """Rotary embedding of x (B, T, ..., H, K) at positions start .. start + T - 1: neighbouring channels (2i, 2i+1) turn by
+    position x 10000^(-2i/K). Su et al. 2021, equation 34. In float32; the result has x's dtype."""
+    T, K = x.shape[1], x.shape[-1]
+    rate = ROPE_BASE ** (torch.arange(0, K, 2, device=x.device, dtype=torch.float32) / -K)
+    angle = torch.arange(start, start + T, device=x.device, dtype=torch.float32)[:, None] * rate  # (T, K / 2)
+    angle = angle.view(T, *[1] * (x.dim() - 3), K // 2)
+    cos, sin = angle.cos(), angle.sin()
+    even, odd = x.float().unflatten(-1, (K // 2, 2)).unbind(-1)
+    return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2).to(x.dtype)
+
+
+def alibi_slopes(n_head: int):
+    """One slope a head (H,): 2^(-8/n), 2^(-16/n), ... for a power of two n; else those of the power below, then every second
+    one of the next power's. Press et al. 2022, section 3, and their released code for other counts."""
+    def powers(n):
+        return [2.0 ** (-8.0 * i / n) for i in range(1, n + 1)]
+
+    below = 2 ** int(math.log2(n_head))
+    return torch.tensor((powers(below) + powers(2 * below)[::2])[:n_head])
+
+
+def alibi_bias(slopes, queries: int, keys: int):
+    """-slope x distance for the last `queries` of `keys` positions: (H, queries, keys) float32. Later keys are masked elsewhere."""
+    at = torch.arange(keys, device=slopes.device)
+    distance = at[keys - queries:, None] - at
+    return -slopes[:, None, None] * distance
+
+
+def build_model(vocab_size: int, args) -> Backbone:
+    """The transformer of a run configuration."""
+    return build(Attention, vocab_size, args, max_len_of(args))
+
+
+STOCK_NAMES = {
+    "norm1": "norm1", "mixer.qkv": "self_attn.in_proj_", "mixer.out": "self_attn.out_proj", "norm2": "norm2", "mlp.up": "linear1", "mlp.down": "linear2",
+}
+
+
+def _stock_pairs(model: Backbone) -> list[tuple[str, torch.Tensor]]:
+    """(name in the stock encoder, our parameter) for all of the blocks and the final norm; ValueError where no stock layer exists."""
+    if not isinstance(model, Backbone) or model.mixer_class is not Attention:
+        raise ValueError(f"model: got {type(model).__name__}, allowed: the backbone around Attention")
+    if model.pos in ("rope", "alibi"):
+        raise ValueError(f"pos: got '{model.pos}', allowed: learned, sinusoidal, none; the stock layer has no positions inside attention")
+    if model.blocks[0].mlp is None:
+        raise ValueError("dim_ffn: got 0, allowed: >= 1; the stock layer always has an MLP")
+    pairs = [(f"norm.{name}", p) for name, p in model.norm.named_parameters()]
+    for i, block in enumerate(model.blocks):
+        for ours, stock in STOCK_NAMES.items():
+            joint = "" if stock.endswith("_") else "."  # the fused map is a bare parameter there, not a module
+            pairs += [(f"layers.{i}.{stock}{joint}{name}", p) for name, p in block.get_submodule(ours).named_parameters()]
+    return pairs
+
+
+def to_stock(model: Backbone) -> dict[str, torch.Tensor]:
+    """State of `nn.TransformerEncoder(nn.TransformerEncoderLayer(d, h, ffn, dropout, "gelu", batch_first=True, norm_first=True), n,
+    norm=nn.LayerNorm(d))` that gives the same hidden states from the same embeddings under a causal mask. Copies."""
+    return {name: p.detach().clone() for name, p in _stock_pairs(model)}
+
+
+def from_stock(state: dict[str, torch.Tensor], model: Backbone) -> Backbone:
+    """Load the stock encoder's state into the blocks and the final norm of `model` (embeddings and head stay); returns `model`.
+
+    Raises ValueError where a name is missing, unknown, or has another shape.
+    """
+    pairs = dict(_stock_pairs(model))
+    if pairs.keys() != state.keys():
+        raise ValueError(f"state: missing {sorted(pairs.keys() - state.keys()) or 'none'}, unknown {sorted(state.keys() - pairs.keys()) or 'none'}")
+    for name, p in pairs.items():
+        if p.shape != state[name].shape:
+            raise ValueError(f"state: {name} has shape {tuple(state[name].shape)}, allowed: {tuple(p.shape)}")
+    with torch.no_grad():
+        for name, p in pairs.items():
+            p.copy_(state[name])
+    return model

@@ -1,0 +1,154 @@
+"""Causal attention: both backends against the float64 reference, the choice between them, and `--backend`.
+
+    python -m pytest tests/test_attention.py
+"""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import ROOT
+
+from src.config import UserError, resolve
+from src.ops import backends
+from src.ops.attention import COMPUTE, attention, choose_backend
+from src.ops.attention.reference import attention_reference
+
+LENGTHS = (1, 7, 63, 64, 65, 257)
+SHAPES = [(t, t) for t in LENGTHS] + [(1, 7), (1, 64), (1, 257), (5, 64), (64, 65), (7, 257)]  # (queries, keys)
+
+
+class NoTask:
+    """A task without flags, enough for `resolve`."""
+
+    Config = None
+
+
+def inputs(queries, keys, dtype=torch.float32, heads=2, size=8, scale=1.0):
+    """q, k, v with batch 2 and a gradient for the output; a stream of their own."""
+    g = torch.Generator().manual_seed(1000 * queries + keys)
+    q, k, v, out = (scale * torch.randn(2, heads, n, size, generator=g) for n in (queries, keys, keys, queries))
+    return [t.to(dtype).requires_grad_() for t in (q, k, v)], out.to(dtype)
+
+
+def with_gradients(function, tensors, out_gradient):
+    """Output and gradients of all inputs, as float64."""
+    out = function(*tensors)
+    return [t.detach().double() for t in (out, *torch.autograd.grad(out, tensors, out_gradient.to(out.dtype)))]
+
+
+@pytest.mark.parametrize("bias", [False, True], ids=["plain", "bias"])
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda s: f"S{s[0]}-T{s[1]}")
+@pytest.mark.parametrize("backend", COMPUTE)
+def test_backend_matches_the_reference_and_its_gradients(backend, shape, bias):
+    """float32 sums of up to 257 terms of order 1: 2e-5 absolute."""
+    tensors, g = inputs(*shape)
+    b = -torch.rand(2, *shape, generator=torch.Generator().manual_seed(3)) * 4 if bias else None
+    got = with_gradients(lambda q, k, v: attention(q, k, v, bias=b, backend=backend), tensors, g)
+    want = with_gradients(lambda q, k, v: attention_reference(q, k, v, b), tensors, g)
+    for one, other in zip(got, want, strict=True):
+        torch.testing.assert_close(one, other, atol=2e-5, rtol=2e-5)
+
+
+def test_reference_is_a_masked_softmax():
+    """The loops against one line of matrices, so that the definition is not only compared with itself."""
+    (q, k, v), _ = inputs(5, 9, torch.float64)
+    scores = (q @ k.transpose(2, 3)) / 8**0.5
+    later = torch.arange(9) > torch.arange(4, 9)[:, None]
+    want = scores.masked_fill(later, -torch.inf).softmax(-1) @ v
+    torch.testing.assert_close(attention_reference(q, k, v), want)
+
+
+def test_comparison_with_the_reference_sees_a_mask_that_is_off_by_one():
+    (q, k, v), _ = inputs(7, 7)
+    later = torch.ones(7, 7).triu(2) > 0  # sees one key too many
+    leaky = (q @ k.transpose(2, 3) / 8**0.5).masked_fill(later, -torch.inf).softmax(-1) @ v
+    assert (leaky.double() - attention_reference(q, k, v)).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("keys", [64, 1024])
+@pytest.mark.parametrize("backend", COMPUTE)
+def test_large_scores_keep_their_precision_under_bf16_autocast(backend, keys):
+    """Scores to 60 would, rounded to bf16, be off by up to 1/8. What is left is the rounding of weights and of the output, at most
+    a quarter of that error; 64 and 1,024 keys are the two sides of the switch to torch's bf16 kernel."""
+    (q, k, v), _ = inputs(64, keys, torch.bfloat16, scale=3.0)
+    want = attention_reference(q, k, v).detach()
+    later = torch.ones(64, keys).triu(keys - 63) > 0
+    with torch.no_grad():
+        rounded = (q @ k.transpose(2, 3) / 8**0.5).float().masked_fill(later, -torch.inf).softmax(-1).bfloat16() @ v
+        with torch.autocast("cpu", torch.bfloat16):
+            got = attention(q, k, v, backend=backend)
+    assert got.dtype == torch.bfloat16
+    assert (got.double() - want).norm() < 0.25 * (rounded.double() - want).norm()
+
+
+@pytest.mark.parametrize("backend", COMPUTE)
+def test_dropout_acts_in_training_only_and_keeps_the_mean(backend):
+    (q, k, _), _ = inputs(64, 64)
+    v = torch.ones(2, 2, 64, 8)
+    torch.manual_seed(0)
+    dropped = attention(q, k, v, dropout_p=0.5, backend=backend)
+    assert dropped.std() > 0.05
+    assert abs(dropped.mean().item() - 1) < 0.05  # 256 rows, each the sum of up to 64 weights: 0.05 is over three standard errors
+    torch.testing.assert_close(attention(q, k, v, dropout_p=0.5, training=False, backend=backend), v)
+
+
+def test_wrong_shapes_and_unknown_backend_are_value_errors():
+    (q, k, v), _ = inputs(3, 5)
+    with pytest.raises(ValueError, match="0 < S <= T"):
+        attention(k, q, q)
+    with pytest.raises(ValueError, match="allowed: q"):
+        attention(q, k, v[:, :, :4])
+    with pytest.raises(ValueError, match="allowed: auto, sdpa, explicit"):
+        attention(q, k, v, backend="flash")
+
+
+def test_choice_has_a_reason_and_follows_device_and_dropout():
+    assert choose_backend("cpu", 64)[0] == "sdpa"
+    assert choose_backend("cpu", 64, dropout_p=0.1)[0] == "explicit"
+    assert choose_backend("cuda", 64, dropout_p=0.1)[0] == "sdpa"
+    assert all(len(choose_backend(d, 64, dropout_p=p)[1]) > 20 for d in ("cpu", "cuda") for p in (0, 0.1))
+
+
+@pytest.mark.parametrize(("text", "name"), [("auto", "auto"), ("sdpa", "sdpa"), ("explicit", "explicit"), ("attention=sdpa", "sdpa"),
+                                            (" attention = explicit ", "explicit"), ("attention=auto", "auto")])
+def test_backend_flag_is_read(text, name):
+    assert backends.parse_backend(text, "attention") == name
+
+
+@pytest.mark.parametrize(("text", "told"), [
+    ("sdpaa", "did you mean 'sdpa'"), ("attention=flash", "allowed: auto, explicit, sdpa"), ("atention=sdpa", "did you mean 'attention'"),
+    ("sdpa,attention=sdpa", "op=NAME"), ("attention=sdpa,attention=explicit", "twice"), ("", "unknown backend ''"), ("attention=", "unknown backend ''"),
+])
+def test_backend_flag_that_means_nothing_is_a_user_error(text, told):
+    with pytest.raises(UserError, match=told):
+        backends.parse_backend(text, "attention")
+
+
+def test_named_backend_that_cannot_run_is_an_error_not_another_one():
+    with pytest.raises(UserError, match="cannot run here, allowed: auto, explicit"):
+        backends.parse_backend("sdpa", "attention", ("explicit",))
+
+
+def test_bare_name_goes_to_the_ops_that_have_it(monkeypatch):
+    monkeypatch.setitem(backends.OPS, "scan", ("eager",))
+    assert backends.parse_backend("eager", "scan") == "eager"
+    assert backends.parse_backend("eager", "attention") == "auto"
+    assert backends.parse_backend("attention=sdpa,scan=eager", "scan") == "eager"
+
+
+def test_choices_name_every_op_with_a_reason():
+    automatic = backends.choices(resolve(NoTask, dropout=0.1), torch.device("cpu"))
+    assert automatic.keys() == backends.OPS.keys()
+    assert automatic["attention"]["backend"] == "explicit"
+    assert backends.choices(resolve(NoTask, backend="sdpa", dropout=0.1), "cuda:0") == {"attention": {"backend": "sdpa", "reason": "named by --backend"}}
+
+
+def test_every_backend_has_a_function_and_a_line_and_listing_needs_no_torch():
+    assert set(COMPUTE) == set(backends.OPS["attention"])
+    code = "import sys; from src.ops.backends import describe; print(*describe(), sep='\\n'); assert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["attention=explicit", "attention=sdpa"]
+    assert all(len(line.split()) > 3 for line in done.stdout.splitlines())
