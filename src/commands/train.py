@@ -93,18 +93,16 @@ def resume(argv: list[str], seen, world) -> int:
     run = open_run(one_out_dir(seen))
     request = read_request(argv, run.task_class, run.model_class)
     same_as_stored(request, run)
-    reporter = make_reporter(request.control, world)
     if run.run_dir.finished:
-        verify(run)
-        reporter.say("this run is finished; its metrics and checkpoints are verified and intact")
-        print(run.run_dir.path)
-        return 0
+        return report_finished(run, make_reporter(request.control, world), world)
     set_threads(run.args.threads)
     device = env.resolve_device(run.args.device)
     setup = Setup(run.args, run.config["explicit"], run.task_class, run.model_class, run.config["preset"], run.config["precision_reason"])
     if world.is_main:
         run.run_dir.acquire()
     try:
+        if world.share(run.run_dir.finished):  # by another process, between the first look and the lock
+            return report_finished(run, make_reporter(request.control, world), world)
         task, tokenizer, loaders, task_meta = build_data(setup)
         model = build_model(setup, tokenizer, task, device)
         payload = load_checkpoint(run, run.run_dir.ckpt, device) if run.run_dir.ckpt.exists() else None
@@ -120,6 +118,15 @@ def resume(argv: list[str], seen, world) -> int:
         return finish(setup, model, loaders, task_meta, device, run.run_dir, world, reporter, began, payload)
     finally:
         run.run_dir.release()
+
+
+def report_finished(run, reporter, world) -> int:
+    """Verify a finished run and say so."""
+    verify(run)
+    reporter.say("this run is finished; its metrics and checkpoints are verified and intact")
+    if world.is_main:
+        print(run.run_dir.path)
+    return 0
 
 
 def finish(setup, model, loaders, task_meta, device, run_dir, world, reporter, began, payload) -> int:

@@ -253,9 +253,9 @@ def _unigram_primary(task, common, hits, unigram_token, examples) -> float:
 
 
 def scaled(primary: float, floor_values: dict, ceiling: float) -> float:
-    """(primary - highest floor) / (ceiling - highest floor): 0 is chance, 1 is perfect."""
+    """(primary - highest floor) / (ceiling - highest floor): 0 is chance, 1 is perfect; 0 where a floor already is the ceiling."""
     highest = max(f["primary"] for f in floor_values.values())
-    return (primary - highest) / (ceiling - highest)
+    return (primary - highest) / (ceiling - highest) if ceiling > highest else 0.0
 
 
 def samples_text(model, examples, task_meta, device) -> str:

@@ -65,7 +65,7 @@ def _length_row(task, length: int, inside: bool, result: dict) -> dict:
     value = result[task.primary]
     count = result["n_scored"] if task.primary == "token_acc" else result["n_examples"]
     return {"length": length, "in_distribution": inside, "count": count, "value": value, "ci": list(stats.wilson(value * count, count)),
-            "token_acc": result["token_acc"], "loss": result["loss"], "undefined": None}
+            "token_acc": result["token_acc"], "loss": finite(result["loss"]), "undefined": None}
 
 
 @torch.inference_mode()
@@ -159,7 +159,7 @@ def summary(document: dict) -> str:
         parts.append(f"test {name} {final[name]:.4f}{interval}   {'   '.join(others)}")
     floor_text = "  ".join(f"{k} {v['primary']:.3g}" for k, v in document["floors"].items())
     base_text = "  ".join(f"{k} {v:.3g}" for k, v in document["baselines"].items())
-    parts.append(f"scaled {document['scaled']:.3f}   floors: {floor_text}" + (f"   baselines: {base_text}" if base_text else ""))
+    parts.append(f"scaled {round(document['scaled'], 3) + 0.0:.3f}   floors: {floor_text}" + (f"   baselines: {base_text}" if base_text else ""))
     for row in document["length_curve"]:
         if not row["in_distribution"]:
             parts.append(f"length {row['length']}: " + (f"undefined ({row['undefined']})" if row["value"] is None else f"{row['value']:.4f}"))
