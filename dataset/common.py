@@ -19,6 +19,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
 from dataset.base import Example, Task, check_train_size, draw_heldout, draw_train, stream
+from dataset.language import epoch_windows, windows_consecutive, windows_random
 from src.config import UserError
 from src.utils.tokenizer import BOS, EOS, PAD, CharTokenizer
 
@@ -304,8 +305,7 @@ class WindowBatches(Sampler):
 
     def __iter__(self):
         rng = np.random.default_rng([self.seed, self.epoch, 2])
-        offsets = rng.integers(0, len(self.dataset.ids) - self.context_len + 1, size=self.n_windows)
-        self.dataset.spans = np.stack([offsets, offsets + self.context_len], axis=1)
+        self.dataset.spans = windows_random(self.dataset.ids, self.n_windows, self.context_len, rng)
         rows = np.arange(self.n_windows)
         for at in range(self.start * self.batch_size, self.n_windows, self.batch_size):
             yield rows[at:at + self.batch_size]
@@ -389,15 +389,13 @@ def draw_train_set(task: Task, n: int, train_lengths: str, seed: int):
 
 
 def _language_loaders(task, args):
-    from dataset.language import windows_consecutive
-
     tokenizer = CharTokenizer.build(task.alphabet)
     ids = {split: tokenizer.encode(task.text(split)) for split in ("train", "val", "test")}
     ids["heldout"] = tokenizer.encode(task.heldout_text())
     n = args.context_len
     train = WindowDataset(ids["train"], [(0, n)])
     rows = max(1, args.batch_chars // n) if args.batch_chars else args.batch_size
-    plan = WindowBatches(train, args.train_size or -(-len(ids["train"]) // n), n, rows, args.seed)
+    plan = WindowBatches(train, args.train_size or epoch_windows(len(ids["train"]), n), n, rows, args.seed)
     loaders = {"train": _loader(train, plan, collate_windows)}
     for split, size in (("val", args.val_size), ("test", args.test_size), ("heldout", 0)):
         spans = windows_consecutive(len(ids[split]), n)

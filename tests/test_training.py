@@ -449,8 +449,8 @@ def test_what_the_training_loop_adds_to_a_bare_step(tmp_path):
     """Median step of the loop (batch, log line and progress included) against forward, backward, clipping and AdamW alone, turn by turn."""
     text = tmp_path / "text.txt"
     text.write_text("It is the east, and Juliet is the sun. " * 3_000)
-    args = resolve(TinyShakespeare, Attention, data_path=str(text), context_len=64, d_model=128, n_layer=4, n_head=4, batch_size=12, max_steps=400, lr=1e-3,
-                   dropout=0.0, precision="fp32", pos="learned", val_size=1, eval_every=400)
+    args = resolve(TinyShakespeare, Attention, data_path=str(text), context_len=64, d_model=128, n_layer=4, n_head=4, batch_size=12, max_steps=200, lr=1e-3,
+                   dropout=0.0, precision="fp32", pos="learned", val_size=1, eval_every=200)
     tokenizer, loaders, task_meta = TinyShakespeare.build_loaders(args)
     model, bare = (build(Attention, len(tokenizer), args, 65) for _ in range(2))
     job = Timed(bare, model, loaders, task_meta, args, CPU, RunDir.create(tmp_path / "r"), World(), Reporter(quiet=True))

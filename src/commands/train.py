@@ -63,7 +63,7 @@ def start(argv: list[str], world) -> int:
         raise UserError("--figures: only goes with --vis_only")
     device = env.resolve_device(setup.args.device)
     backends = check_backends(setup.args, device)
-    RunDir.check(request.control.out_dir, request.control.overwrite)
+    on_main(world, lambda: RunDir.check(request.control.out_dir, request.control.overwrite))
     task, tokenizer, loaders, task_meta = build_data(setup)
     check_batches(setup.args, task, loaders)
     check_lengths(setup.args, task, tokenizer)
@@ -76,7 +76,7 @@ def start(argv: list[str], world) -> int:
             write_json(run_dir.env, environment(setup, device, backends, task_meta))
             tokenizer.save(run_dir.vocab)
         reporter = make_reporter(request.control, world, run_dir)
-        announce(reporter, setup, backends)
+        announce(reporter, setup, backends, task_meta["data"])
         return finish(setup, model, loaders, task_meta, device, run_dir, world, reporter, began, None)
     finally:
         run_dir.release()
@@ -98,8 +98,7 @@ def resume(argv: list[str], seen, world) -> int:
     set_threads(run.args.threads)
     device = env.resolve_device(run.args.device)
     setup = Setup(run.args, run.config["explicit"], run.task_class, run.model_class, run.config["preset"], run.config["precision_reason"])
-    if world.is_main:
-        run.run_dir.acquire()
+    on_main(world, run.run_dir.acquire)
     try:
         if world.share(run.run_dir.finished):  # by another process, between the first look and the lock
             return report_finished(run, make_reporter(request.control, world), world)
@@ -206,20 +205,31 @@ def check_backends(args, device) -> dict:
 
 
 def create_run_dir(request, world):
-    """Rank 0 creates and locks the directory; the others learn its path, or its error."""
+    """Rank 0 creates and locks the directory; the others learn its path."""
     from src.utils.rundir import RunDir
 
-    made = error = None
+    def create():
+        made = RunDir.create(request.control.out_dir, overwrite=request.control.overwrite)
+        made.acquire()
+        return made
+
+    made = on_main(world, create)
+    path = world.share(made and str(made.path))
+    return made or RunDir(path)
+
+
+def on_main(world, action):
+    """Do something on rank 0 alone and return its result there; its UserError is raised on every rank, so that none waits for another."""
+    result = error = None
     if world.is_main:
         try:
-            made = RunDir.create(request.control.out_dir, overwrite=request.control.overwrite)
-            made.acquire()
+            result = action()
         except UserError as caught:
             error = str(caught)
-    path, error = world.share((None if made is None else str(made.path), error))
+    error = world.share(error)
     if error:
         raise UserError(error)
-    return made or RunDir(path)
+    return result
 
 
 def make_reporter(control, world, run_dir=None):
@@ -229,7 +239,7 @@ def make_reporter(control, world, run_dir=None):
     return Reporter(control.quiet or not world.is_main, log, run_dir and run_dir.path / "tensorboard")
 
 
-def announce(reporter, setup, backends) -> None:
+def announce(reporter, setup, backends, data) -> None:
     """The resolved values, in one short paragraph."""
     from src.config import to_dict
 
@@ -237,6 +247,8 @@ def announce(reporter, setup, backends) -> None:
     reporter.say(f"preset {setup.preset}: " + " ".join(f"{k}={v}" for k, v in shown.items()))
     kernels = "".join(f"; {op}: {c['backend']} ({c['reason']})" for op, c in backends.items())
     reporter.say(f"precision {setup.args.precision}: {setup.precision_reason}{kernels}")
+    if data["source"]:
+        reporter.say(f"text: {data['source']}, SHA-256 {data['digest']}; evaluated over consecutive windows, each starting without memory")
     if "n_head" in setup.explicit and not setup.model_class.has_heads:
         reporter.say(f"notice: --n_head is ignored, {setup.model_class.__name__} has no heads")
 

@@ -25,6 +25,7 @@ from pathlib import Path
 
 from src.config import UserError
 from src.utils.rundir import write_atomic
+from src.utils.stats import wilson
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")
 MARKERS = "osD^vPX*"
@@ -311,14 +312,22 @@ def _slice_of_mapping(mapping) -> dict:
     if not isinstance(mapping, dict) or not mapping:
         raise ValueError(f"distance2acc: got {mapping!r:.60}, allowed: {{distance: accuracy}} with at least one entry, or a slice of a result")
     try:
-        pairs = sorted((float(distance), float(value)) for distance, value in mapping.items())
+        pairs = sorted((float(distance), *_value_and_count(value)) for distance, value in mapping.items())
     except (TypeError, ValueError):
         raise ValueError(f"distance2acc: got {mapping!r:.60}, allowed: numbers as distances and as accuracies") from None
-    for distance, value in pairs:
+    for distance, value, _ in pairs:
         if not (math.isfinite(distance) and 0 <= value <= 1):
             raise ValueError(f"distance2acc: got accuracy {value:g} at distance {distance:g}, allowed: 0 .. 1 at a finite distance")
-    bins = [{"lo": d, "hi": d, "value": v, "count": None, "ci": None} for d, v in pairs]
+    bins = [{"lo": d, "hi": d, "value": v, "count": n, "ci": None if n is None else list(wilson(v * n, n))} for d, v, n in pairs]
     return {"of": "gap", "label": "distance (characters)", "level": "char", "metric": "accuracy", "scale": "linear", "bins": bins}
+
+
+def _value_and_count(value) -> tuple[float, int | None]:
+    """An accuracy, alone or with its count as `hit_rate_by_gap` gives it."""
+    if isinstance(value, tuple):
+        accuracy, count = value
+        return float(accuracy), int(count)
+    return float(value), None
 
 
 @_styled
