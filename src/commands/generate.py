@@ -68,12 +68,13 @@ def read_stdin() -> str:
 
 def load(out_dir: str, config: GenerateConfig):
     """The model with its trained weights, its tokenizer and its device; sizes come from the run's config.json and vocab."""
-    from src.runs import build_model, load_checkpoint, open_run
+    from src.runs import build_model, load_checkpoint, open_run, set_threads
     from src.utils import env
     from src.utils.tokenizer import CharTokenizer
 
     run = open_run(out_dir)
     device = env.resolve_device(config.device)
+    set_threads(1)  # one row's products are too small to share: two threads took three times as long
     path = run.run_dir.best if config.weights == "best" else run.run_dir.ckpt
     if not path.exists():
         raise UserError(f"{path}: no such checkpoint; train the run further with --resume")
