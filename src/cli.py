@@ -108,7 +108,6 @@ class Request:
     explicit: dict
     control: ControlConfig
     out_dirs: list[str]
-    argv: list[str]
 
 
 def first_look(argv: list[str]) -> argparse.Namespace:
@@ -149,9 +148,9 @@ def parser_for(task_class=None, model_class=None, defaults: dict | None = None, 
     return parser
 
 
-def read_request(argv: list[str], task_class, model_class, defaults: dict | None = None) -> Request:
+def read_request(argv: list[str], task_class, model_class) -> Request:
     """The second reading: all flags, typed and checked."""
-    parser = parser_for(task_class, model_class, defaults)
+    parser = parser_for(task_class, model_class)
     parser.scope = "for this task and model"
     namespace = parser.parse_strict(argv)
     out_dirs = namespace.__dict__.pop("out_dir", [])
@@ -163,7 +162,7 @@ def read_request(argv: list[str], task_class, model_class, defaults: dict | None
         if explicit.get(name) and (name == "data_path" or is_path(explicit[name])):
             explicit[name] = str(Path(explicit[name]).resolve())
     control = ControlConfig(**read_flags(namespace, [ControlConfig]), **({"out_dir": out_dirs[0]} if out_dirs else {}))
-    return Request(explicit, control, out_dirs, list(argv))
+    return Request(explicit, control, out_dirs)
 
 
 def report_error(error: Exception) -> None:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from src.config import UserError, small_layer, suggest
 
 
 @dataclass(frozen=True)
 class Preset:
-    """summary: a line for `list`.  settings: flag values.  task: the task that the preset fixes, "" for any."""
+    """A line of `list`."""
 
     summary: str
     source: str
-    settings: dict = field(default_factory=dict)
-    task: str = ""
 
 
 PRESETS = {
@@ -29,6 +27,4 @@ def settings(name: str, task_class, device_type: str) -> tuple[str, dict]:
         name = "base" if device_type == "cuda" else "small"
     if name not in PRESETS:
         raise UserError(f"--preset: unknown preset '{name}', allowed: {', '.join(PRESETS)}{suggest(name, PRESETS)}")
-    if name == "small":
-        return name, small_layer(task_class)
-    return name, {**(task_class.base if name == "base" else {}), **PRESETS[name].settings}
+    return name, small_layer(task_class) if name == "small" else dict(task_class.base)

@@ -16,7 +16,7 @@ def main(argv: list[str]) -> int:
     from src.runs import build_model, load_checkpoint, make_setup, open_run, override
     from src.utils import env
     from src.utils.distributed import World
-    from src.utils.results import evaluate_splits, length_curve
+    from src.utils.results import evaluate_splits, length_curve, public_args
     from src.utils.rundir import seal, write_json
 
     run = open_run(one_out_dir(first_look(argv)))
@@ -41,7 +41,8 @@ def main(argv: list[str]) -> int:
     if not found:
         raise UserError(f"{run.run_dir.path}: no checkpoint yet; train it further with --resume")
     changed = {k: list(v) if isinstance(v, tuple) else v for k, v in changes.items()}
-    document = {"task": task_name(run), "model": model_name(run), "changed": changed, "precision": setup.args.precision, "data": task_meta["data"], **found}
+    shown = public_args(run.args)
+    document = {"task": shown["task"], "model": shown["model"], "changed": changed, "precision": setup.args.precision, "data": task_meta["data"], **found}
     write_json(run.run_dir.path / f"eval-{time.strftime('%Y%m%d-%H%M%S')}.json", seal(document))
     print(json.dumps(document, indent=1, allow_nan=False))
     return 0
@@ -60,15 +61,3 @@ def allowed_changes(request, run) -> dict:
     if "batch_size" in changes:
         changes["batch_chars"] = 0
     return changes
-
-
-def task_name(run) -> str:
-    from src.utils.results import public_args
-
-    return public_args(run.args)["task"]
-
-
-def model_name(run) -> str:
-    from src.utils.results import public_args
-
-    return public_args(run.args)["model"]

@@ -88,21 +88,20 @@ def load(out_dir: str, config: GenerateConfig):
 
 def write(model, tokenizer, device, config: GenerateConfig, prompt: str) -> None:
     """Print the continuation of one prompt."""
-    import numpy as np
     import torch
 
-    from src.utils.tokenizer import BOS, EOS
+    from src.utils.tokenizer import EOS
 
     try:
-        ids = np.insert(tokenizer.encode(prompt).astype(np.int64), 0, BOS)
+        ids = torch.from_numpy(tokenizer.encode_prompt(prompt)).to(device)
     except UnicodeEncodeError as error:  # bytes that were no UTF-8 arrive as lone surrogates
         raise UserError(f"--prompt: character {error.start} is no text in UTF-8, allowed: the characters of the run's vocab.json") from None
-    new_tokens = config.max_new_tokens or min(200, model.max_len - len(ids) + 1 if model.max_len is not None else 200)
+    new_tokens = config.max_new_tokens or min(200, model.max_len - len(prompt) if model.max_len is not None else 200)
     if new_tokens < 1:
-        raise UserError(f"--prompt: got {len(ids) - 1} characters, allowed: at most {model.max_len - 1}, what the learned position table has room for")
+        raise UserError(f"--prompt: got {len(prompt)} characters, allowed: at most {model.max_len - 1}, what the learned position table has room for")
     generator = torch.Generator(device=device).manual_seed(config.seed)
     try:
-        new = model.generate(torch.from_numpy(ids)[None].to(device), new_tokens, temperature=0.0 if config.greedy else config.temperature,
+        new = model.generate(ids, new_tokens, temperature=0.0 if config.greedy else config.temperature,
                              top_k=config.top_k or None, top_p=config.top_p if config.top_p < 1 else None, stop_id=EOS, generator=generator)
     except ValueError as error:
         raise UserError(str(error)) from error

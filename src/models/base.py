@@ -20,7 +20,6 @@ from torch import nn
 from src.config import UserError
 
 State = tuple
-IGNORE = -100  # y where nothing is trained
 
 
 class Mixer(nn.Module):

@@ -72,10 +72,14 @@ def join() -> World:
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         return World()
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    if torch.cuda.is_available():
+        torch.cuda.set_device(local_rank)  # nccl works on the current device
     if not dist.is_initialized():
-        # Rank 0 writes figures and decodes alone; the others wait for it longer than the default half hour on a slow machine.
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=datetime.timedelta(hours=4))
-    return World(dist.get_rank(), size, int(os.environ.get("LOCAL_RANK", "0")))
+        # Gloo beside nccl: objects and --device cpu travel over the CPU. Rank 0 writes figures alone, and on a slow machine the others
+        # wait for it longer than the default half hour.
+        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=datetime.timedelta(hours=4))
+    return World(dist.get_rank(), size, local_rank)
 
 
 def leave() -> None:

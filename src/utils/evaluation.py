@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from functools import lru_cache
+from itertools import takewhile
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from src.utils import stats
 from src.utils.distributed import World
 from src.utils.env import resolve_precision
 from src.utils.metrics import Scored, rows_all_correct
-from src.utils.tokenizer import BOS, EOS
+from src.utils.tokenizer import EOS
 
 DECODE_ROWS = 256  # prompts decoded together
 NO_CHARACTER = "\N{REPLACEMENT CHARACTER}"  # a model that writes <pad> or <bos> in its answer is wrong there
@@ -80,8 +81,7 @@ def decode(model, examples, tokenizer, device) -> list[str]:
     for length, members in sorted(groups.items()):
         for at in range(0, len(members), DECODE_ROWS):
             rows = members[at:at + DECODE_ROWS]
-            prompts = np.concatenate([tokenizer.encode(examples[i].prompt) for i in rows]).reshape(len(rows), length)
-            x = torch.from_numpy(np.insert(prompts.astype(np.int64), 0, BOS, axis=1)).to(device)
+            x = torch.from_numpy(np.concatenate([tokenizer.encode_prompt(examples[i].prompt) for i in rows])).to(device)
             limit = max(len(examples[i].answer) for i in rows) + DECODE_SLACK
             if model.max_len is not None:
                 limit = min(limit, model.max_len - length)
@@ -248,7 +248,7 @@ def _unigram_primary(task, common, hits, unigram_token, examples) -> float:
         return unigram_token
     if kind == "exact_match":
         return float(np.mean([all(h) for h in hits]))
-    answer = "".join(common).split("\0")[0] if "" not in common else "".join(common[:common.index("")])
+    answer = "".join(takewhile(bool, common))  # up to the first position where <eos> is the most common
     return float(score_answers(task, examples, [answer] * len(examples))[task.primary].mean())
 
 
@@ -279,7 +279,7 @@ def write_samples(path, model, examples, task_meta, device) -> None:
 def _label_samples(model, examples, tokenizer, device) -> str:
     blocks = []
     for e in examples:
-        x = torch.from_numpy(np.insert(tokenizer.encode(e.prompt).astype(np.int64), 0, BOS))[None].to(device)
+        x = torch.from_numpy(tokenizer.encode_prompt(e.prompt)).to(device)
         guess = model(x)[0].argmax(-1).tolist()
         expected = "".join(c for _, c in e.labels)
         got = "".join(tokenizer.tokens[guess[p + 1]] if guess[p + 1] > 2 else "·" for p, _ in e.labels)
@@ -292,17 +292,16 @@ def language_samples(model, task_meta, device, seed: int, prompt_chars: int = 64
     """Five continuations of test text at temperature 0.8: prompt, the text's own continuation, the model's."""
     task, tokenizer = task_meta["task"], task_meta["tokenizer"]
     text = task.text("test")
-    if model.max_len is not None:
-        new_chars = min(new_chars, max(1, model.max_len - prompt_chars))
     prompt_chars = min(prompt_chars, max(1, task.args.context_len // 2))
+    if model.max_len is not None:
+        new_chars = min(new_chars, model.max_len - prompt_chars)
     rng = stream(task, "samples", seed)
     generator = torch.Generator(device=device).manual_seed(seed)
     blocks = []
     for start in rng.integers(0, max(1, len(text) - prompt_chars - new_chars), size=5):
         prompt, expected = text[start:start + prompt_chars], text[start + prompt_chars:start + prompt_chars + new_chars]
-        x = torch.from_numpy(np.insert(tokenizer.encode(prompt).astype(np.int64), 0, BOS))[None].to(device)
-        room = new_chars if model.max_len is None else min(new_chars, model.max_len - x.shape[1] + 1)
-        ids = model.generate(x, room, temperature=0.8, generator=generator)
+        x = torch.from_numpy(tokenizer.encode_prompt(prompt)).to(device)
+        ids = model.generate(x, new_chars, temperature=0.8, generator=generator)
         blocks.append(f"prompt\n{prompt}\n--- expected\n{expected}\n--- got (temperature 0.8)\n{tokenizer.decode(ids[0])}")
     return ("\n" + "=" * 80 + "\n").join(blocks) + "\n"
 

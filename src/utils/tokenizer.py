@@ -50,6 +50,10 @@ class CharTokenizer:
             raise UserError(f"character {text[at]!r} at position {at} is not in the vocabulary, allowed: {''.join(t for t in self.tokens if len(t) == 1)!r}")
         return ids
 
+    def encode_prompt(self, text: str) -> np.ndarray:
+        """`<bos>` and the ids of a text: (1, len(text) + 1) int64, one row that a model can continue."""
+        return np.insert(self.encode(text).astype(np.int64), 0, BOS)[None]
+
     def decode(self, ids, special: str = "") -> str:
         """Text of ids; `<eos>` ends it, and `special` stands for `<pad>` and `<bos>`."""
         text = []
