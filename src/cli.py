@@ -1,6 +1,6 @@
 """The command line as data: dataclass fields -> argparse -> typed values; one line and exit code 2 for anything wrong.
 
-Two readings. The first only looks for --task, --model, --preset and the directory flags; they decide which classes are loaded
+Two readings. The first only looks for --task, --model, --layers, --preset and the directory flags; they decide which classes are loaded
 and whether a stored configuration is used. The second knows exactly the flags of that task and model, so an unknown one is an
 error with a suggestion, and `--help` shows what applies.
 """
@@ -115,11 +115,13 @@ def first_look(argv: list[str]) -> argparse.Namespace:
     parser = Parser(add_help=False)
     for name in ("--task", "--model", "--preset"):
         parser.add_argument(name, default=None)
-    parser.add_argument("--out_dir", nargs="+", action="extend", default=[])
+    for name in ("--out_dir", "--layers"):
+        parser.add_argument(name, nargs="+", action="extend", default=[])
     for name in ("--eval_only", "--vis_only", "--resume"):
         parser.add_argument(name, nargs="?", const="true", default="false")
     parser.add_argument("-h", "--help", action="store_true")
     seen, _ = parser.parse_known_args(argv)
+    seen.layers = tuple(name for words in seen.layers for name in words.replace(",", " ").split())
     for name in ("eval_only", "vis_only", "resume"):
         value = getattr(seen, name).lower()
         if value not in ("true", "1", "false", "0"):

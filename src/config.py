@@ -59,7 +59,12 @@ class ModelConfig:
     n_layer: int = option(6, "number of blocks", least=1)
     n_head: int = option(6, "heads of a mixer that has them", least=1)
     dropout: float = option(0.1, "dropout probability", least=0.0, most=0.95)
-    dim_ffn: int = option(-1, "hidden width of the block's MLP; 0 = no MLP, -1 = 4 x d_model", least=-1)
+    dim_ffn: int = option(-1, "hidden width of the block's MLP; 0 = no MLP, -1 = as the layer was published (4 x d_model or none)", least=-1)
+    norm: str = option("auto", "norm of the backbone; auto = as the layer was published", choices=("auto", "layer", "rms"))
+    short_conv: int = option(-1, "width of a causal convolution on q, k, v, or on the layer's input; 0 = off, -1 = as published", least=-1, most=64)
+    fair: bool = option(False, "the same norm (rms), MLP (4 x d_model) and short convolution (4) for every layer, instead of the published ones")
+    match_params: str = option("", "solve d_model and dim_ffn for this many parameters (250000, 250k, 1M), or for those of a model named here")
+    match_state: int = option(0, "solve d_model for this many bytes of decoding state at the task's longest sequence, batch 1; 0 = off", least=0)
     pos: str = option("auto", "position encoding; auto = learned for transformer, none for recurrent layers",
                       choices=("auto", "learned", "sinusoidal", "none", "rope", "alibi"), shorthand={"--rope": "rope"})
     embed_std: float = option(1.0, "standard deviation of the initial embeddings", above=0.0, most=100.0)
@@ -94,6 +99,7 @@ class MachineConfig:
     compile: bool = option(False, "torch.compile the model")
     backend: str = option("auto", "kernels: auto, NAME for all ops that have it, or op=NAME,...")
     seed: int = option(1337, "seed of initialisation, data and order", least=0, most=2**31 - 1)
+    allow_noncausal: bool = option(False, "train a layer that the causality check caught seeing the future; every figure then says so")
     eval_every: int = option(0, "steps between validations; 0 = a tenth of the run", least=0)
 
 
@@ -111,6 +117,9 @@ class ControlConfig:
     quiet: bool = option(False, "no progress, only the run directory")
     log: str = option("none", "also log to tensorboard", choices=("none", "tensorboard"))
 
+
+# What --fair gives every layer: `ffn_ratio` is the MLP's hidden width in multiples of d_model.
+FAIR = {"norm": "rms", "ffn_ratio": 4, "short_conv": 4}
 
 SHARED = (DataConfig, ModelConfig, TrainConfig, MachineConfig)
 

@@ -17,7 +17,7 @@ from dataset import TASKS
 from dataset.base import Task
 from src import presets, registry
 from src.cli import Request, first_look, read_request
-from src.config import UserError, resolve, to_dict
+from src.config import UserError, own_config, resolve, to_dict
 from src.models import MODELS
 from src.utils import env
 from src.utils.rundir import RunDir, open_sealed
@@ -49,8 +49,10 @@ def find_task(name: str):
     return registry.find("task", TASKS, name, (Task,))
 
 
-def find_model(name: str):
-    return registry.find("model", MODELS, name, _model_bases)
+def find_model(name: str, layers: tuple[str, ...] = ()):
+    """The class behind --model, for a hybrid that of its --layers."""
+    found = registry.find("model", MODELS, name, _model_bases)
+    return found.of(tuple(layers)) if layers and hasattr(found, "of") else found
 
 
 def _model_bases():
@@ -63,7 +65,7 @@ def plan(argv: list[str], local_rank: int = 0) -> tuple[Setup, Request]:
     """Read a command line for a new run. Raises UserError; writes nothing."""
     seen = first_look(argv)
     task_name, model_name = seen.task or "needle", seen.model or "transformer"
-    task_class, model_class = find_task(task_name), find_model(model_name)
+    task_class, model_class = find_task(task_name), find_model(model_name, seen.layers)
     request = read_request(argv, task_class, model_class)
     given = {"task": task_name, "model": model_name, **request.explicit}
     device = env.resolve_device(given.get("device", "auto"))
@@ -75,10 +77,9 @@ def plan(argv: list[str], local_rank: int = 0) -> tuple[Setup, Request]:
 
 
 def make_setup(args, explicit, task_class, model_class, preset, device) -> Setup:
-    """Resolve `auto` values and check what several flags say together."""
+    """Resolve the machine's `auto` values and check what several flags say together; the model's follow in `settle_model`."""
     precision, reason = env.resolve_precision(args.precision, device)
-    pos = model_class.default_pos if args.pos == "auto" else args.pos
-    args = dataclasses.replace(args, device=str(device), precision=precision, pos=pos, threads=set_threads(args.threads))
+    args = dataclasses.replace(args, device=str(device), precision=precision, threads=set_threads(args.threads))
     check_together(args, explicit, task_class)
     return Setup(args, explicit, task_class, model_class, preset, reason)
 
@@ -105,18 +106,49 @@ def check_together(args, explicit: dict, task_class) -> None:
         raise UserError(f"--epochs: got {args.epochs}, but fresh data (--train_size 0) has no epochs; give --max_steps, or a --train_size")
 
 
+def table_size(task) -> int:
+    """Tokens of a learned position table: the task's longest sequence, and for an answer the slack that decoding may use."""
+    from dataset.common import DECODE_SLACK
+
+    return task.max_tokens() + (0 if task.kind == "language" else DECODE_SLACK)
+
+
+def settle_model(setup: Setup, tokenizer, task) -> tuple[Setup, list[str]]:
+    """The setup with the model's `auto` values resolved and --match_params / --match_state solved, and lines that say what was solved."""
+    from src.models.base import settle
+    from src.models.match import decode_state, match, parameters, read_target
+
+    args, size = setup.args, (len(tokenizer), table_size(task))
+    lines = []
+    if args.match_params or args.match_state:
+        def named(name: str) -> int:
+            model_class = find_model(name)
+            return parameters(model_class, _args_for(setup, model_class, name), *size)
+
+        with blaming("model", args.model):
+            target = read_target(args.match_params, named) if args.match_params else 0
+            args, lines = match(setup.model_class, args, setup.explicit, lambda a: parameters(setup.model_class, a, *size),
+                                lambda a: decode_state(setup.model_class, a, *size, task.max_tokens()), target, args.match_state)
+    return dataclasses.replace(setup, args=settle(setup.model_class, args)), lines
+
+
+def _args_for(setup: Setup, model_class, name: str):
+    """The shared flags of this run, with another model and its own flags at their defaults."""
+    own = {f.name for c in (own_config(setup.model_class),) if c is not None for f in dataclasses.fields(c)}
+    shared = {k: v for k, v in to_dict(setup.args).items() if k not in own}
+    return resolve(setup.task_class, model_class, preset={}, **{**shared, "model": name})
+
+
 def build_model(setup_or_run, tokenizer, task, device):
     """The model of a run, freshly initialised from its seed, on its device."""
     import torch
 
-    from dataset.common import DECODE_SLACK
     from src.models.base import build
 
     args = setup_or_run.args
     torch.manual_seed(args.seed)
-    max_len = task.max_tokens() + (0 if task.kind == "language" else DECODE_SLACK)
     with blaming("model", args.model):
-        return build(setup_or_run.model_class, len(tokenizer), args, max_len).to(device)
+        return build(setup_or_run.model_class, len(tokenizer), args, table_size(task)).to(device)
 
 
 def try_own_model(name: str, model, tokenizer, loader, device) -> None:
@@ -187,7 +219,7 @@ def open_run(out_dir: str) -> StoredRun:
     for kind, digest in config["files"].items():
         if not Path(stored[kind]).is_file() or file_digest(stored[kind]) != digest:
             raise UserError(f"{run_dir.path}: the {kind} file '{stored[kind]}' of this run is missing or has changed since; restore it, or train anew")
-    task_class, model_class = find_task(stored["task"]), find_model(stored["model"])
+    task_class, model_class = find_task(stored["task"]), find_model(stored["model"], stored.get("layers", ()))
     return StoredRun(run_dir, resolve(task_class, model_class, preset={}, **stored), task_class, model_class, config)
 
 

@@ -120,6 +120,13 @@ def step_gap(model, length=37, cuts=(5,)):
     return (torch.cat(parts, dim=1) - want).abs().max().item()
 
 
+def variants():
+    """(model, flags): what changes a block's or a layer's form and must decode as it trains."""
+    shared = [{"fair": True}, {"norm": "rms"}, {"short_conv": 3}]
+    windows = [{"window": w, "pos": pos} for w in (1, 5) for pos in POSITIONS] + [{"window": 5, "short_conv": 3, "pos": "rope"}]
+    return [(name, given) for name in MODELS for given in shared] + [("transformer", given) for given in windows]
+
+
 # --- the parallel form -----------------------------------------------------------------------------------------------------
 
 
@@ -278,6 +285,15 @@ def test_prefill_and_step_match_forward(name, pos, cuts):
     assert step_gap(make(name, pos=pos), cuts=cuts) <= 1e-5
 
 
+@pytest.mark.parametrize(("name", "given"), variants(), ids=str)
+def test_variants_are_causal_and_decode_as_they_train(name, given):
+    """Cuts inside and beyond a window of 5, which its ring has to join."""
+    model = make(name, **given)
+    assert causality_leak(model) <= 1e-6
+    for cuts in ((), (3,), (9, 20, 33), (37,)):
+        assert step_gap(model, cuts=cuts) <= 1e-5
+
+
 @pytest.mark.parametrize("cuts", [(), (5,), (5, 20)], ids=str)
 @pytest.mark.parametrize("model_class", [_Bare, _BareModel, _WholeModel])
 def test_models_of_a_user_decode_by_replay_or_by_their_own_step(model_class, cuts):
@@ -292,7 +308,7 @@ def test_step_test_fails_for_a_layer_whose_step_forgets():
 
 @pytest.mark.parametrize("name", MODELS)
 def test_registry_layers_decode_by_their_own_step(name):
-    assert make(name).cache_kind() == MODELS[name].load().cache_kind() == "own"
+    assert make(name).cache_kind() == "own"
 
 
 @pytest.mark.parametrize(("name", "pos"), FITS)
@@ -499,7 +515,8 @@ def test_initialisation_of_a_layer_survives_the_backbone():
 def test_build_model_needs_only_the_configuration(module, name):
     args = arguments(MODELS[name].load(), model=name, pos="learned", context_len=40)
     model = importlib.import_module(f"src.models.{module}").build_model(C, args)
-    assert model.mixer_class is MODELS[name].load()
+    loaded = MODELS[name].load()
+    assert set(model.mixer_classes) == set(getattr(loaded, "layers", (loaded,)))
     assert model.max_len == max_len_of(args) == 296
     assert max_len_of(types.SimpleNamespace(context_len=40, max_tokens=57)) == 57
 

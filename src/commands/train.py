@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 import sys
 import time
 
+from src import registry
 from src.cli import first_look, parser_for
 from src.config import UserError
 
@@ -38,7 +40,7 @@ def print_help(seen) -> int:
     from src.runs import find_model, find_task
 
     task_class = find_task(seen.task) if seen.task else None
-    model_class = find_model(seen.model) if seen.model else None
+    model_class = find_model(seen.model, seen.layers) if seen.model else None
     defaults, note = None, ""
     if task_class is not None:
         from src.presets import settings
@@ -52,7 +54,7 @@ def print_help(seen) -> int:
 def start(argv: list[str], world) -> int:
     """A new run: everything that can be wrong is found before the first file is written."""
     began = time.perf_counter()
-    from src.runs import build_model, plan, try_own_model
+    from src.runs import build_model, plan, settle_model, try_own_model
     from src.utils import env
     from src.utils.rundir import RunDir, seal, write_json
 
@@ -62,13 +64,15 @@ def start(argv: list[str], world) -> int:
     if request.control.figures:
         raise UserError("--figures: only goes with --vis_only")
     device = env.resolve_device(setup.args.device)
-    backends = check_backends(setup.args, device)
     on_main(world, lambda: RunDir.check(request.control.out_dir, request.control.overwrite))
     task, tokenizer, loaders, task_meta = build_data(setup)
     check_batches(setup.args, task, loaders)
     check_lengths(setup.args, task, tokenizer)
+    setup, matched = settle_model(setup, tokenizer, task)
+    backends = check_backends(setup, device)
     model = build_model(setup, tokenizer, task, device)
     try_own_model(setup.args.model, model, tokenizer, loaders["val"], device)
+    setup, warnings = admit(setup, model, tokenizer, device)
     run_dir = create_run_dir(request, world)
     try:
         if world.is_main:
@@ -76,7 +80,7 @@ def start(argv: list[str], world) -> int:
             write_json(run_dir.env, environment(setup, device, backends, task_meta))
             tokenizer.save(run_dir.vocab)
         reporter = make_reporter(request.control, world, run_dir)
-        announce(reporter, setup, backends, task_meta["data"])
+        announce(reporter, setup, backends, task_meta["data"], [*matched, *warnings])
         return finish(setup, model, loaders, task_meta, device, run_dir, world, reporter, began, None)
     finally:
         run_dir.release()
@@ -109,7 +113,7 @@ def resume(argv: list[str], seen, world) -> int:
         if world.is_main:
             run.run_dir.clean()
             if not run.run_dir.env.exists():
-                write_json(run.run_dir.env, environment(setup, device, check_backends(setup.args, device), task_meta))
+                write_json(run.run_dir.env, environment(setup, device, check_backends(setup, device), task_meta))
             tokenizer.save(run.run_dir.vocab)
             run.run_dir.truncate_log(payload["step"] if payload else 0)
         reporter = make_reporter(request.control, world, run.run_dir)
@@ -198,10 +202,34 @@ def environment(setup, device, backends: dict, task_meta) -> dict:
     return {**collected, "data": {k: task_meta["data"][k] for k in ("digest", "source")}}
 
 
-def check_backends(args, device) -> dict:
+def check_backends(setup, device) -> dict:
+    """Which backend computes each op of the model and why; UserError where --backend names what cannot run here."""
+    from src.models.base import ops_of
     from src.ops.backends import choices
 
-    return choices(args, device)
+    return choices(ops_of(setup.model_class, setup.args), setup.args, device)
+
+
+def admit(setup, model, tokenizer, device) -> tuple:
+    """(setup, lines to print) after a quick look at a layer of the user's own file: does it see the future, and does `step` equal `forward`?
+
+    One that sees the future is a UserError without --allow_noncausal; the setup's allow_noncausal is then true only where it is needed.
+    """
+    allowed = setup.args.allow_noncausal
+    causal = dataclasses.replace(setup, args=dataclasses.replace(setup.args, allow_noncausal=False))
+    if not registry.is_path(setup.args.model):
+        return causal, []
+    from src.checks import quick, sees_the_future
+
+    results = quick(model, len(tokenizer), device)
+    leaks = sees_the_future(results)
+    if leaks and not allowed:
+        raise UserError(f"--model: '{setup.args.model}' is not causal ({leaks[0].name}: {leaks[0].note}); see `benchmark.py check --model "
+                        f"{setup.args.model}`, or give --allow_noncausal, which is then written on every figure")
+    if leaks:
+        return setup, [f"warning: {setup.args.model} sees the future ({leaks[0].name}: {leaks[0].note}); its scores say nothing about prediction"]
+    broken = [r for r in results if r.status == "fail"]
+    return causal, [f"warning: {r.name} fails ({r.note}): decoded answers and samples will be wrong; see `benchmark.py check`" for r in broken[:1]]
 
 
 def create_run_dir(request, world):
@@ -239,7 +267,7 @@ def make_reporter(control, world, run_dir=None):
     return Reporter(control.quiet or not world.is_main, log, run_dir and run_dir.path / "tensorboard")
 
 
-def announce(reporter, setup, backends, data) -> None:
+def announce(reporter, setup, backends, data, lines) -> None:
     """The resolved values, in one short paragraph."""
     from src.config import to_dict
 
@@ -249,6 +277,8 @@ def announce(reporter, setup, backends, data) -> None:
     reporter.say(f"precision {setup.args.precision}: {setup.precision_reason}{kernels}")
     if data["source"]:
         reporter.say(f"text: {data['source']}, SHA-256 {data['digest']}; evaluated over consecutive windows, each starting without memory")
+    for line in lines:
+        reporter.say(line)
     if "n_head" in setup.explicit and not setup.model_class.has_heads:
         reporter.say(f"notice: --n_head is ignored, {setup.model_class.__name__} has no heads")
 

@@ -2,14 +2,16 @@
 
 Shapes: B batch, T time, D width (d_model), H heads, K / V key / value size per head, C characters in the vocabulary.
 
-    tokens -> embedding (+ positions) -> n_layer x [ x + mixer(norm(x)) ; x + MLP(norm(x)) ] -> norm -> head -> logits
+    tokens -> embedding (+ positions) -> n_layer x [ x + mixer(conv(norm(x))) ; x + MLP(norm(x)) ] -> norm -> head -> logits
 
-A difference between two models is then the mixer's alone. `State` is a nested tuple of tensors and ints, passed in and returned;
+A difference between two models is then the mixer's alone. Norm, MLP and short convolution are those of the layer's published form, or
+under `--fair` the same for all (`settle`). `State` is a nested tuple of tensors and ints, passed in and returned;
 `step` may write into the state it is given, which the caller must not use again.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterable
 
@@ -17,7 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from src.config import UserError
+from src.config import FAIR, UserError
+from src.models.short_conv import ShortConv
 
 State = tuple
 
@@ -36,6 +39,10 @@ class Mixer(nn.Module):
     positions: tuple[str, ...] = ()  # position encodings that the mixer applies itself: of "rope", "alibi"
     default_pos = "none"
     has_heads = False
+    ops: tuple[str, ...] = ()  # those of src/ops that it calls, so that a run records which backend computed them
+    own_conv = False  # True where the mixer reads args.short_conv itself (on q, k, v); else the block convolves the mixer's input
+    # What `auto` means for this layer: the norm before it, the MLP's hidden width in multiples of d_model (0 = none), the short convolution.
+    published = {"norm": "layer", "ffn_ratio": 4, "short_conv": 0}
 
     def __init__(self, args=None):
         """A layer without parameters needs no __init__ of its own."""
@@ -87,6 +94,16 @@ def state_bytes(state) -> int:
     return sum(storages.values())
 
 
+@torch.inference_mode()
+def state_after(model: ARModel, tokens: int) -> State:
+    """The live decoding state of one sequence after `tokens` tokens, from `init_state(1, tokens)`."""
+    training = model.training
+    device = next(model.parameters()).device
+    _, state = model.eval().prefill(torch.ones(1, tokens, dtype=torch.long, device=device), model.init_state(1, tokens))
+    model.train(training)
+    return state
+
+
 class ARModel(nn.Module):
     """An autoregressive model over characters. A whole model of the user's own subclasses this and writes `forward`.
 
@@ -97,6 +114,7 @@ class ARModel(nn.Module):
     positions: tuple[str, ...] = ()
     default_pos = "none"
     has_heads = False
+    ops: tuple[str, ...] = ()
     max_len: int | None = None
 
     def forward(self, x, attn_mask=None):
@@ -220,27 +238,74 @@ class MLP(nn.Module):
         return self.down(self.dropout(F.gelu(self.up(x))))
 
 
-class Block(nn.Module):
-    """Pre-norm residual block: mixer, then MLP where there is one."""
+def settle(model_class, args):
+    """args with `auto` replaced by what it means for this model: an explicit value stays, `--fair` gives every layer FAIR, else the layer's
+    published form. A whole ARModel has no backbone, and a hybrid's norm, MLP and convolution are settled layer by layer."""
+    values = {"pos": model_class.default_pos} if args.pos == "auto" else {}
+    if hasattr(model_class, "layers"):
+        values["n_layer"] = len(model_class.layers)
+    elif issubclass(model_class, Mixer):
+        form = FAIR if args.fair else {**Mixer.published, **model_class.published}
+        values |= {"norm": form["norm"]} if args.norm == "auto" else {}
+        values |= {"dim_ffn": form["ffn_ratio"] * args.d_model} if args.dim_ffn < 0 else {}
+        values |= {"short_conv": form["short_conv"]} if args.short_conv < 0 else {}
+    return dataclasses.replace(args, **values)
 
-    def __init__(self, mixer: Mixer, args):
+
+def ops_of(model_class, args) -> tuple[str, ...]:
+    """The ops of src/ops that a model of these settled args calls, in a stable order."""
+    layers = getattr(model_class, "layers", None) or (model_class,)
+    found = [op for layer in layers for op in layer.ops]
+    if any(issubclass(layer, Mixer) and settle(layer, args).short_conv > 0 for layer in layers):
+        found.append("causal_conv")
+    return tuple(dict.fromkeys(found))
+
+
+def make_norm(args) -> nn.Module:
+    """LayerNorm (Ba et al. 2016) or RMSNorm (Zhang & Sennrich 2019) over d_model channels."""
+    return nn.RMSNorm(args.d_model, eps=1e-5) if args.norm == "rms" else nn.LayerNorm(args.d_model, bias=args.bias)
+
+
+class Block(nn.Module):
+    """Pre-norm residual block: short convolution where there is one, mixer, then MLP where there is one.
+
+    State: the mixer's, or (convolution's, mixer's).
+    """
+
+    def __init__(self, mixer_class: type[Mixer], args):
+        """args: settled for this mixer."""
         super().__init__()
-        hidden = 4 * args.d_model if args.dim_ffn < 0 else args.dim_ffn
-        self.norm1 = nn.LayerNorm(args.d_model, bias=args.bias)
-        self.mixer = mixer
-        self.norm2 = nn.LayerNorm(args.d_model, bias=args.bias) if hidden else None
-        self.mlp = MLP(args.d_model, hidden, args.dropout, args.bias) if hidden else None
+        self.norm1 = make_norm(args)
+        self.conv = None if mixer_class.own_conv or args.short_conv < 1 else ShortConv(args.d_model, args.short_conv, "silu", args.backend)
+        self.mixer = mixer_class(args)
+        self.norm2 = make_norm(args) if args.dim_ffn else None
+        self.mlp = MLP(args.d_model, args.dim_ffn, args.dropout, args.bias) if args.dim_ffn else None
         self.dropout = nn.Dropout(args.dropout)
 
     def forward(self, x):
-        return self._mlp(x + self.dropout(self.mixer(self.norm1(x))))
+        h = self.norm1(x)
+        h = h if self.conv is None else self.conv(h)[0]
+        return self._mlp(x + self.dropout(self.mixer(h)))
 
-    def prefill(self, x, state):
-        y, state = self.mixer.prefill(self.norm1(x), state)
-        return self._mlp(x + y), state
+    def init_state(self, batch_size: int, max_len: int) -> State:
+        state = self.mixer.init_state(batch_size, max_len)
+        return state if self.conv is None else (self.conv.init_state(batch_size), state)
 
-    def step(self, x, state):
-        y, state = self.mixer.step(self.norm1(x), state)
+    def prefill(self, x, state: State):
+        return self._advance(x, state, self.conv, self.mixer.prefill)
+
+    def step(self, x, state: State):
+        return self._advance(x, state, self.conv and self.conv.step, self.mixer.step)
+
+    def _advance(self, x, state, convolve, mix):
+        """One token or several: x -> y, state."""
+        h = self.norm1(x)
+        if convolve is None:
+            y, state = mix(h, state)
+        else:
+            h, window = convolve(h, state[0])
+            y, inner = mix(h, state[1])
+            state = (window, inner)
         return self._mlp(x + y), state
 
     def _mlp(self, x):
@@ -253,14 +318,17 @@ class Backbone(ARModel):
     State: (tokens so far, (state of block 1, ..., state of block n_layer)).
     """
 
-    def __init__(self, mixer_class: type[Mixer], vocab_size: int, args, max_len: int):
-        """max_len: tokens of the longest sequence (task.max_tokens): the size of a learned position table."""
+    def __init__(self, model_class, vocab_size: int, args, max_len: int):
+        """model_class: a Mixer for all blocks, or a class with `layers`, one Mixer a block.
+        max_len: tokens of the longest sequence (task.max_tokens): the size of a learned position table."""
         super().__init__()
-        self.pos = mixer_class.default_pos if args.pos == "auto" else args.pos
-        if self.pos in ("rope", "alibi") and self.pos not in mixer_class.positions:
-            own = ("learned", "sinusoidal", "none", *mixer_class.positions)
-            raise UserError(f"--pos: got '{self.pos}', which {mixer_class.__name__} does not have, allowed: {', '.join(own)}")
-        self.mixer_class = mixer_class
+        args = settle(model_class, args)
+        self.mixer_classes = getattr(model_class, "layers", None) or (model_class,) * args.n_layer
+        layer_args = [settle(mixer_class, args) for mixer_class in self.mixer_classes]
+        self.pos = args.pos
+        if self.pos in ("rope", "alibi") and self.pos not in model_class.positions:
+            own = ("learned", "sinusoidal", "none", *model_class.positions)
+            raise UserError(f"--pos: got '{self.pos}', which {model_class.__name__} does not have, allowed: {', '.join(own)}")
         self.embed = nn.Embedding(vocab_size, args.d_model)
         nn.init.normal_(self.embed.weight, std=args.embed_std)
         if self.pos == "learned":
@@ -268,8 +336,8 @@ class Backbone(ARModel):
             self.pos_embed = nn.Embedding(max_len, args.d_model)
             nn.init.normal_(self.pos_embed.weight, std=args.embed_std)
         self.dropout = nn.Dropout(args.dropout)
-        self.blocks = nn.ModuleList(Block(mixer_class(args), args) for _ in range(args.n_layer))
-        self.norm = nn.LayerNorm(args.d_model, bias=args.bias)
+        self.blocks = nn.ModuleList(Block(*pair) for pair in zip(self.mixer_classes, layer_args, strict=True))
+        self.norm = make_norm(layer_args[-1])
         self.head = nn.Linear(args.d_model, vocab_size, bias=False)
         self.head_scale = 1.0
         if args.tie_weights:
@@ -278,8 +346,8 @@ class Backbone(ARModel):
             self.head_scale = args.d_model ** -0.5
 
     def cache_kind(self) -> str:
-        """That of the mixer: the backbone's own step only hands the token through."""
-        return self.mixer_class.cache_kind()
+        """"own" where every mixer decodes by its own step, else "replay": the backbone's own step only hands the token through."""
+        return "own" if all(m.cache_kind() == "own" for m in self.mixer_classes) else "replay"
 
     def _logits(self, h):
         """Logits (..., C) of final hidden states (..., D)."""
@@ -314,7 +382,7 @@ class Backbone(ARModel):
         return self._logits(h if index is None else h[index])
 
     def init_state(self, batch_size: int, max_len: int) -> State:
-        return (0, tuple(block.mixer.init_state(batch_size, max_len) for block in self.blocks))
+        return (0, tuple(block.init_state(batch_size, max_len) for block in self.blocks))
 
     def prefill(self, x, state: State):
         position, states = state
@@ -358,7 +426,7 @@ def max_len_of(args) -> int:
 
 
 def build(model_class, vocab_size: int, args, max_len: int) -> ARModel:
-    """A model from its class: a mixer gets the backbone around it, a whole ARModel is built as it is."""
-    if issubclass(model_class, Mixer):
-        return Backbone(model_class, vocab_size, args, max_len)
-    return model_class(vocab_size, args)
+    """A model from its class: a mixer, or a list of them, gets the backbone around it; a whole ARModel is built as it is."""
+    if issubclass(model_class, ARModel):
+        return model_class(vocab_size, args)
+    return Backbone(model_class, vocab_size, args, max_len)

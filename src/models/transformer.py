@@ -5,18 +5,25 @@ Vaswani et al. 2017, arXiv:1706.03762; pre-norm and GELU as in Radford et al. 20
 `from_stock` carry the weights across. Positions: `learned` (default), `sinusoidal` or `none` from the backbone; `rope` (Su et al.
 2021, arXiv:2104.09864, section 3.4) and `alibi` (Press et al. 2022, arXiv:2108.12409, section 3) here.
 
-Cost a token O(D^2 + T D); decoding state 2 T D numbers a layer and sequence.   python benchmark.py --model transformer --pos rope
+`--window W`: each position sees the last W characters only (sliding-window attention; Child et al. 2019, arXiv:1904.10509; Beltagy et
+al. 2020, arXiv:2004.05150, section 3.1), and the cache is a ring of W keys and values. `--short_conv K`: a causal convolution on q, k
+and v, without an activation (So et al. 2021 (Primer), arXiv:2109.08668, section 3).
+
+Cost a token O(D^2 + T D); decoding state 2 T D numbers a layer and sequence, 2 W D under a window.
+    python benchmark.py --model transformer --pos rope
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from src.config import UserError
+from src.config import UserError, option
 from src.models.base import Backbone, Mixer, State, build, max_len_of
+from src.models.short_conv import ShortConv
 from src.ops.attention import attention
 from src.ops.backends import parse_backend
 
@@ -24,11 +31,21 @@ ROPE_BASE = 10_000.0
 
 
 class Attention(Mixer):
-    """Causal multi-head attention. State: (keys and values (2, B, H, max_len, K), tokens so far)."""
+    """Causal multi-head attention.
+
+    State: (keys and values (2, B, H, max_len or window, K), tokens so far, the short convolution's window or None). Under a window the
+    cache is a ring: the token at position t stands in slot t mod window.
+    """
+
+    @dataclass(frozen=True)
+    class Config:
+        window: int = option(0, "characters that attention looks back on, the present one included; 0 = all", least=0)
 
     positions = ("rope", "alibi")
     default_pos = "learned"
     has_heads = True
+    ops = ("attention",)
+    own_conv = True
 
     def __init__(self, args):
         super().__init__()
@@ -36,9 +53,11 @@ class Attention(Mixer):
         self.n_head = args.n_head
         self.head_size = args.d_model // args.n_head
         self.dropout = args.dropout
+        self.window = args.window
         self.backend = parse_backend(args.backend, "attention")
         self.pos = args.pos
         self.qkv = nn.Linear(args.d_model, 3 * args.d_model, bias=args.bias)
+        self.conv = ShortConv(3 * args.d_model, args.short_conv, backend=args.backend) if args.short_conv > 0 else None
         self.out = nn.Linear(args.d_model, args.d_model, bias=args.bias)
         nn.init.xavier_uniform_(self.qkv.weight)  # as nn.MultiheadAttention: one map, zero biases
         for linear in (self.qkv, self.out):
@@ -48,7 +67,7 @@ class Attention(Mixer):
             self.register_buffer("slopes", alibi_slopes(self.n_head), persistent=False)
 
     def forward(self, x):
-        q, k, v = self._project(x, 0)
+        q, k, v, _ = self._project(x, 0, None)
         return self._attend(q, k, v)
 
     def init_state(self, batch_size: int, max_len: int) -> State:
@@ -56,51 +75,82 @@ class Attention(Mixer):
         weight = self.qkv.weight
         device_type = weight.device.type
         dtype = torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else weight.dtype
-        return torch.empty(2, batch_size, self.n_head, max_len, self.head_size, dtype=dtype, device=weight.device), 0
+        slots = self.window or max_len
+        cache = torch.empty(2, batch_size, self.n_head, slots, self.head_size, dtype=dtype, device=weight.device)
+        return cache, 0, None if self.conv is None else self.conv.init_state(batch_size)
 
     def prefill(self, x, state: State):
-        cache, start = state
-        q, k, v = self._project(x, start)
+        cache, start, seen = state
+        q, k, v, seen = self._project(x, start, seen)
         end = start + x.shape[1]
-        keys, values = self._room(cache, end)
-        keys[:, :, start:] = k
-        values[:, :, start:] = v
-        if start:
-            k, v = keys, values
-        return self._attend(q, k, v), (cache, end)
+        if self.window:
+            past = self._ring_order(cache, start)
+            self._write_ring(cache, k, v, end)
+            if start:
+                k, v = (torch.cat(pair, dim=2) for pair in zip(past.to(k.dtype), (k, v), strict=True))
+        else:
+            keys, values = room(cache, end).unbind(0)
+            keys[:, :, start:] = k
+            values[:, :, start:] = v
+            if start:
+                k, v = keys, values
+        return self._attend(q, k, v), (cache, end, seen)
 
     def step(self, x, state: State):
-        cache, start = state
-        q, k, v = self._project(x[:, None], start)
-        keys, values = self._room(cache, start + 1)
-        keys.select(2, start).copy_(k.squeeze(2))
-        values.select(2, start).copy_(v.squeeze(2))
-        return self._attend(q, keys, values).squeeze(1), (cache, start + 1)
+        cache, start, seen = state
+        q, k, v, seen = self._project(x[:, None], start, seen)
+        filled = min(start + 1, self.window) if self.window else start + 1
+        keys, values = room(cache, filled).unbind(0)
+        slot = start % self.window if self.window else start
+        keys.select(2, slot).copy_(k.squeeze(2))
+        values.select(2, slot).copy_(v.squeeze(2))
+        bias = None
+        if self.pos == "alibi":
+            distance = (slot - torch.arange(filled, device=x.device)) % (self.window or start + 1)  # slots of a ring are in no order
+            bias = -self.slopes[:, None, None] * distance
+        return self._mix(q, keys, values, bias, window=0).squeeze(1), (cache, start + 1, seen)
 
-    def _project(self, x, start: int):
-        """Queries, keys and values (B, H, T, K) of x (B, T, D), which stands at positions start .. start + T - 1."""
+    def _ring_order(self, cache, tokens: int):
+        """The keys and values (2, B, H, <= window, K) of a ring that has seen `tokens`, oldest first. A copy."""
+        if tokens <= self.window:
+            return cache[:, :, :, :tokens].clone()
+        return cache.roll(-(tokens % self.window), dims=3)
+
+    def _write_ring(self, cache, k, v, end: int) -> None:
+        """Put the last keys and values (B, H, S, K), which end at position `end`, into their slots."""
+        n = min(self.window, k.shape[2])
+        slots = torch.arange(end - n, end, device=k.device) % self.window
+        cache[:, :, :, slots] = torch.stack([k[:, :, -n:], v[:, :, -n:]]).to(cache.dtype)
+
+    def _project(self, x, start: int, seen):
+        """Queries, keys and values (B, H, T, K) of x (B, T, D), which stands at positions start .. start + T - 1, and the convolution's state."""
         B, T, _ = x.shape
         qkv = self.qkv(x)
+        if self.conv is not None:
+            qkv, seen = self.conv(qkv, seen)
         if self.pos == "rope":
             qk, v = qkv.split([2 * self.n_head * self.head_size, self.n_head * self.head_size], dim=-1)
             qk = rotate(qk.view(B, T, 2 * self.n_head, self.head_size), start)
             q, k = qk.transpose(1, 2).chunk(2, dim=1)
-            return q, k, v.view(B, T, self.n_head, self.head_size).transpose(1, 2)
+            return q, k, v.view(B, T, self.n_head, self.head_size).transpose(1, 2), seen
         # Of the layouts tried, chunks have the cheapest backward: one concatenation of contiguous rows.
-        return tuple(part.view(B, T, self.n_head, self.head_size).transpose(1, 2) for part in qkv.chunk(3, dim=-1))
+        return *(part.view(B, T, self.n_head, self.head_size).transpose(1, 2) for part in qkv.chunk(3, dim=-1)), seen
 
     def _attend(self, q, k, v):
-        """Mixed values (B, S, D) of queries (B, H, S, K) over keys and values (B, H, T, K)."""
+        """Mixed values (B, S, D) of queries (B, H, S, K), the last of the positions that keys and values (B, H, T, K) stand at."""
         bias = alibi_bias(self.slopes, q.shape[2], k.shape[2]) if self.pos == "alibi" else None
-        y = attention(q, k, v, bias=bias, dropout_p=self.dropout, training=self.training, backend=self.backend)
+        return self._mix(q, k, v, bias, self.window)
+
+    def _mix(self, q, k, v, bias, window: int):
+        y = attention(q, k, v, bias=bias, window=window, dropout_p=self.dropout, training=self.training, backend=self.backend)
         return self.out(y.transpose(1, 2).flatten(2))
 
-    @staticmethod
-    def _room(cache, end: int):
-        """Views of the first `end` keys and values of a cache: (B, H, end, K) each."""
-        if end > cache.shape[3]:
-            raise ValueError(f"{end} tokens do not fit a cache for {cache.shape[3]}; give init_state a larger max_len")
-        return cache.narrow(3, 0, end).unbind(0)
+
+def room(cache, end: int):
+    """View of the first `end` slots of a cache: (2, B, H, end, K)."""
+    if end > cache.shape[3]:
+        raise ValueError(f"{end} tokens do not fit a cache for {cache.shape[3]}; give init_state a larger max_len")
+    return cache.narrow(3, 0, end)
 
 
 def check_heads(d_model: int, n_head: int, pos: str) -> None:
@@ -159,7 +209,7 @@ STOCK_NAMES = {
 
 def _stock_pairs(model: Backbone) -> list[tuple[str, torch.Tensor]]:
     """(name in the stock encoder, our parameter) for all of the blocks and the final norm; ValueError where no stock layer exists."""
-    if not isinstance(model, Backbone) or model.mixer_class is not Attention:
+    if not isinstance(model, Backbone) or set(model.mixer_classes) != {Attention}:
         raise ValueError(f"model: got {type(model).__name__}, allowed: the backbone around Attention")
     if model.pos in ("rope", "alibi"):
         raise ValueError(f"pos: got '{model.pos}', allowed: learned, sinusoidal, none; the stock layer has no positions inside attention")

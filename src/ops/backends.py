@@ -2,21 +2,63 @@
 
     --backend auto | NAME | op=NAME,...      a bare NAME goes to every op that has it, the others choose for themselves
 
-An op calls `parse_backend` to learn whether the user named a backend, and otherwise decides from device and shapes itself. A named
-backend that cannot run is an error, never silently another one. No torch here, so that `list` answers at once.
+An op calls `parse_backend` to learn whether the user named a backend, and otherwise decides from device and shapes itself, in a function
+`automatic(device_type, args) -> (backend, reason)` of its package, which `choices` records. A named backend that cannot run is an error,
+never silently another one. No torch here, so that `list` answers at once.
 """
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from src.config import UserError, suggest
 
-OPS = {"attention": ("explicit", "sdpa")}
-SUMMARIES = {
-    ("attention", "explicit"): "matrix products and a float32 softmax, O(T^2) memory, any device",
-    ("attention", "sdpa"): "torch's scaled_dot_product_attention, any device",
+
+@dataclass(frozen=True)
+class Backend:
+    """One way to compute an op.  needs: importable packages, probed with find_spec only.  device: the only kind it runs on, "" for any."""
+
+    summary: str
+    needs: tuple[str, ...] = ()
+    device: str = ""
+
+    def missing(self) -> list[str]:
+        return [name for name in self.needs if importlib.util.find_spec(name) is None]
+
+
+OPS = {
+    "attention": {
+        "explicit": Backend("matrix products and a float32 softmax, O(T^2) memory"),
+        "sdpa": Backend("torch's scaled_dot_product_attention, fused where the device has a kernel"),
+        "flash_attn": Backend("FlashAttention-2 kernels, fp16 and bf16", ("flash_attn",), "cuda"),
+    },
+    "causal_conv": {
+        "eager": Backend("shifted sums in torch"),
+        "numba": Backend("one pass over memory, compiled on first use", ("numba",), "cpu"),
+        "causal_conv1d": Backend("the kernels that mamba-ssm uses, widths 2 to 4", ("causal_conv1d",), "cuda"),
+    },
+    "selective_scan": {
+        "eager": Backend("chunks side by side in torch"),
+        "numba": Backend("the recurrence itself, compiled on first use; recomputes its states in the backward pass", ("numba",), "cpu"),
+        "mamba_ssm": Backend("the kernels of mamba-ssm", ("mamba_ssm",), "cuda"),
+    },
+    "linear_attention": {
+        "eager": Backend("chunks as matrix products in torch"),
+        "fla": Backend("chunk and fused-recurrent kernels of flash-linear-attention", ("fla",), "cuda"),
+    },
+    "delta_rule": {
+        "eager": Backend("chunks as matrix products and a triangular solve in torch"),
+        "fla": Backend("chunk and fused-recurrent kernels of flash-linear-attention", ("fla",), "cuda"),
+    },
 }
+
+
+def usable(op: str, device_type: str) -> tuple[str, ...]:
+    """The backends of `op` that are installed here and run on a device of this type."""
+    return tuple(name for name, b in OPS[op].items() if b.device in ("", device_type) and not b.missing())
 
 
 def parse_backend(text: str, op: str, available: Iterable[str] | None = None) -> str:
@@ -26,10 +68,17 @@ def parse_backend(text: str, op: str, available: Iterable[str] | None = None) ->
     Raises UserError for an unknown op or backend, one named twice, or one that cannot run here.
     """
     name = read_flag(text).get(op, "auto")
-    usable = OPS[op] if available is None else tuple(available)
-    if name != "auto" and name not in usable:
-        raise UserError(f"--backend: got '{name}' for {op}, which cannot run here, allowed: {', '.join(('auto', *usable))}")
+    allowed = OPS[op] if available is None else tuple(available)
+    if name != "auto" and name not in allowed:
+        raise UserError(f"--backend: got '{name}' for {op}, which cannot run here{_why_not(op, name)}, allowed: {', '.join(('auto', *allowed))}")
     return name
+
+
+def _why_not(op: str, name: str) -> str:
+    backend = OPS[op][name]
+    reasons = [f"needs a {backend.device.upper() if backend.device == 'cpu' else backend.device} device"] if backend.device else []
+    reasons += [f"not installed: {', '.join(backend.missing())}"] if backend.missing() else []
+    return f" ({'; '.join(reasons)})" if reasons else ""
 
 
 def read_flag(text: str) -> dict[str, str]:
@@ -63,29 +112,33 @@ def _bare(name: str) -> dict[str, str]:
 
 
 def describe() -> list[str]:
-    """One line a backend for `list`, in the order of OPS."""
-    return [f"{op + '=' + name:<20}{SUMMARIES.get((op, name), '')}" for op, names in OPS.items() for name in names]
+    """One line a backend for `list`, in the order of OPS: what it is and whether its packages are installed here."""
+    return [f"{op + '=' + name:<32}{b.summary}{_needs(b)}" for op, names in OPS.items() for name, b in names.items()]
 
 
-def choices(args, device) -> dict[str, dict[str, str]]:
-    """{op: {"backend": ..., "reason": ...}} of a run, for its record: what the ops do on this device at its longest training length.
+def _needs(backend: Backend) -> str:
+    parts = [f"{', '.join(backend.needs)}: {'not installed' if backend.missing() else 'installed'}"] if backend.needs else []
+    parts += [f"{backend.device} only"] if backend.device else []
+    return f"  [{'; '.join(parts)}]" if parts else ""
 
-    device: a torch.device, or a string such as "cuda:0".
+
+def choices(ops: Iterable[str], args, device) -> dict[str, dict[str, str]]:
+    """{op: {"backend": ..., "reason": ...}} of the ops that a model uses, for the run's record: what they do on this device.
+
+    device: a torch.device, or a string such as "cuda:0".  Raises UserError where --backend names what cannot run here, or only ops that the
+    model does not use.
     """
     device_type = getattr(device, "type", None) or str(device).split(":")[0]
+    ops = tuple(ops)
+    named = read_flag(args.backend)
+    if named and not set(named) & set(ops):
+        raise UserError(f"--backend: got '{args.backend}', but this model uses {'only ' + ', '.join(ops) if ops else 'none of the ops with backends'}; "
+                        "leave it out, or see `list`")
     result = {}
-    for op, names in OPS.items():
-        name = parse_backend(args.backend, op, names)
+    for op in ops:
+        name = parse_backend(args.backend, op, usable(op, device_type))
         reason = "named by --backend"
         if name == "auto":
-            name, reason = _automatic(op, device_type, args)
+            name, reason = importlib.import_module(f"src.ops.{op}").automatic(device_type, args)  # torch stays out of `list`
         result[op] = {"backend": name, "reason": reason}
     return result
-
-
-def _automatic(op: str, device_type: str, args) -> tuple[str, str]:
-    if op == "attention":
-        from src.ops.attention import choose_backend  # torch stays out of `list`
-
-        return choose_backend(device_type, args.context_len, dropout_p=args.dropout)
-    raise KeyError(f"no automatic choice for op '{op}'; add it to _automatic in src/ops/backends.py")

@@ -10,7 +10,7 @@ import torch
 from dataset.common import length_loader, parse_lengths
 from src import registry
 from src.config import to_dict
-from src.models.base import state_bytes
+from src.models.base import state_after, state_bytes
 from src.utils import checkpoint, stats
 from src.utils.env import peak_memory_mib
 from src.utils.evaluation import evaluate, floors, language_samples, samples_text, scaled, teacher_forced
@@ -68,17 +68,10 @@ def _length_row(task, length: int, inside: bool, result: dict) -> dict:
             "token_acc": result["token_acc"], "loss": finite(result["loss"]), "undefined": None}
 
 
-@torch.inference_mode()
-def decode_state(model, task, device) -> dict:
+def decode_state(model, task) -> dict:
     """Bytes of the live decoding state after the longest sequence of the task, for one row."""
-    tokens = task.max_tokens()
-    if model.max_len is not None:
-        tokens = min(tokens, model.max_len)
-    training = model.training
-    model.eval()
-    _, state = model.prefill(torch.ones(1, tokens, dtype=torch.long, device=device), model.init_state(1, tokens))
-    model.train(training)
-    return {"cache": getattr(model, "mixer_class", type(model)).cache_kind(), "tokens": tokens, "bytes": state_bytes(state)}
+    tokens = min(task.max_tokens(), model.max_len or task.max_tokens())
+    return {"cache": model.cache_kind(), "tokens": tokens, "bytes": state_bytes(state_after(model, tokens))}
 
 
 def parameters(model) -> dict:
@@ -127,7 +120,7 @@ def final_metrics(fit, setup, world, started_seconds: float) -> tuple[dict, str]
     log = fit.run_dir.read_log()
     document = {
         "schema": SCHEMA_VERSION, "status": "diverged" if diverged else "done", "task": shown["task"], "model": shown["model"], "kind": task.kind,
-        "primary": task.primary, "args": shown, "data": task_meta["data"], "parameters": parameters(model), "decode_state": decode_state(model, task, device),
+        "primary": task.primary, "args": shown, "data": task_meta["data"], "parameters": parameters(model), "decode_state": decode_state(model, task),
         "steps": progress.step, "best_step": progress.best_step, "diverged_at": progress.diverged_at, "chars_seen": progress.chars_seen,
         "examples_seen": progress.examples_seen, **curves(log, progress.step, fit.eval_every), "val": val, "test": test, "final_test": final,
         "floors": floor_values, "baselines": task.baselines(task_meta["floor_train"], examples), "ceiling": ceiling,

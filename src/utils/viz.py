@@ -38,6 +38,7 @@ STYLE = {
 COUNT_SIZE = 9  # points; a digit of it is about 0.08 inches wide
 DIGIT_INCHES = 0.08
 WORDS = {"token_acc": "character accuracy", "exact_match": "exact match", "loss": "loss (nats per character)", "heldout_loss": "loss (nats per character)"}
+NOT_CAUSAL = "NOT CAUSAL, sees the future (--allow_noncausal)"
 SHARES_OF_A_SLICE = ("token_acc", "exact_match")
 
 
@@ -152,14 +153,28 @@ def figure_length_curve(curve: list[dict], *, title: str = "", label: str = "exa
 
 
 def run_title(metrics: dict) -> str:
-    """'needle · gru · 84.6 k parameters (79.2 k without embeddings)'."""
+    """'needle · gru · 84.6 k parameters (79.2 k without embeddings)', a hybrid with its layers, and a layer that sees the future called so."""
     total, embedding = metrics["parameters"]["total"], metrics["parameters"]["embedding"]
-    return f"{metrics['task']} · {metrics['model']} · {human(total)} parameters ({human(total - embedding)} without embeddings)"
+    layers = _args(metrics).get("layers")
+    model = f"{metrics['model']} ({', '.join(layers)})" if layers else metrics["model"]
+    title = f"{metrics['task']} · {model} · {human(total)} parameters ({human(total - embedding)} without embeddings)"
+    return f"{title}\n{NOT_CAUSAL}" if sees_the_future(metrics) else title
+
+
+def sees_the_future(metrics: dict) -> bool:
+    """Whether the run trained a layer that the causality check had caught, under --allow_noncausal."""
+    return bool(_args(metrics).get("allow_noncausal"))
+
+
+def _args(metrics: dict) -> dict:
+    return metrics.get("args") or {}
 
 
 def overlay_title(runs) -> str:
-    """'needle · 3 runs', and what they differ in is left to the legend."""
-    return f"{runs[0][1]['task']} · {len(runs)} run{'s' if len(runs) > 1 else ''}"
+    """'needle · 3 runs', and what they differ in is left to the legend; those that see the future are named."""
+    title = f"{runs[0][1]['task']} · {len(runs)} run{'s' if len(runs) > 1 else ''}"
+    cheats = [name for name, metrics in runs if sees_the_future(metrics)]
+    return f"{title}\n{NOT_CAUSAL}: {', '.join(cheats)}" if cheats else title
 
 
 def human(number: int) -> str:

@@ -7,19 +7,19 @@ import math
 import torch
 
 
-def attention_reference(q, k, v, bias=None):
+def attention_reference(q, k, v, bias=None, window: int = 0):
     """Causal attention without dropout. q: (B, H, S, K).  k, v: (B, H, T, K), S <= T.  bias: broadcastable to (H, S, T).
 
-    Query i stands at position T - S + i. Returns (B, H, S, K) float64, differentiable.
+    Query i stands at position T - S + i and sees the last `window` keys (0 = all). Returns (B, H, S, K) float64, differentiable.
     """
     q, k, v = q.double(), k.double(), v.double()
     (H, queries, K), keys = q.shape[1:], k.shape[2]
     bias = torch.zeros(H, queries, keys, dtype=torch.float64) if bias is None else bias.double().expand(H, queries, keys)
     rows = []
     for i in range(queries):
-        seen = keys - queries + i + 1
-        scores = (k[:, :, :seen] * q[:, :, i, None]).sum(-1) / math.sqrt(K) + bias[:, i, :seen]  # (B, H, seen)
+        seen = slice(max(0, keys - queries + i + 1 - window) if window else 0, keys - queries + i + 1)
+        scores = (k[:, :, seen] * q[:, :, i, None]).sum(-1) / math.sqrt(K) + bias[:, i, seen]  # (B, H, keys seen)
         weights = (scores - scores.max(dim=-1, keepdim=True).values).exp()
         weights = weights / weights.sum(dim=-1, keepdim=True)
-        rows.append((weights[..., None] * v[:, :, :seen]).sum(dim=2))
+        rows.append((weights[..., None] * v[:, :, seen]).sum(dim=2))
     return torch.stack(rows, dim=2)

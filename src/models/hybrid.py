@@ -1,0 +1,62 @@
+"""Different layers in one model: `--model hybrid --layers mamba,mamba,transformer`; any registry names, the depth is the list's.
+
+Each block keeps its layer's published norm, MLP and short convolution, unless a flag or `--fair` says otherwise. The flags of all the
+layers apply, and one that several have goes to all of them. Positions: none, as soon as one layer carries order by itself (as in Lieber
+et al. 2024 (Jamba), arXiv:2403.19887, section 3.1), else `learned`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from src.config import UserError, field_types, option, own_config
+from src.models import MODELS
+from src.models.base import Backbone, Mixer, build, max_len_of
+from src.registry import find
+
+DEFAULT = ("gru", "transformer")
+
+
+class Hybrid:
+    """A list of mixers, one a block. `of` makes the class for a list; its `layers` are the mixers."""
+
+    layers: tuple[type[Mixer], ...] = ()
+
+    @classmethod
+    def of(cls, names: tuple[str, ...]) -> type[Hybrid]:
+        """The class for these layers. UserError for an unknown name, a hybrid, or a whole model."""
+        mixers = tuple(_mixer(name) for name in names)
+        return type("Hybrid", (cls,), {
+            "layers": mixers,
+            "Config": _union(names, mixers),
+            "positions": tuple(dict.fromkeys(p for m in mixers for p in m.positions)),
+            "default_pos": mixers[0].default_pos if len({m.default_pos for m in mixers}) == 1 else "none",
+            "has_heads": any(m.has_heads for m in mixers),
+            "__module__": cls.__module__,
+        })
+
+
+def _mixer(name: str) -> type[Mixer]:
+    mixers = {n: entry for n, entry in MODELS.items() if n != "hybrid"}
+    found = find("layers", mixers, name, lambda: (Mixer,))
+    if not issubclass(found, Mixer):
+        raise UserError(f"--layers: got '{name}', a whole model, allowed: layers, of {', '.join(mixers)}")
+    return found
+
+
+def _union(names, mixers) -> type:
+    """The flags of all the layers, and `layers` itself."""
+    fields = {"layers": ("layers", tuple[str, ...], option(names, "the layer of each block, in order; the depth is the list's"))}
+    for config in filter(None, map(own_config, mixers)):
+        types = field_types(config)
+        for f in dataclasses.fields(config):
+            fields.setdefault(f.name, (f.name, types[f.name], dataclasses.field(default=f.default, metadata=f.metadata)))
+    return dataclasses.make_dataclass("Config", fields.values(), frozen=True, namespace={"__module__": mixers[0].__module__})
+
+
+DefaultHybrid = Hybrid.of(DEFAULT)
+
+
+def build_model(vocab_size: int, args) -> Backbone:
+    """The hybrid of a run configuration, by `args.layers`."""
+    return build(Hybrid.of(tuple(args.layers)), vocab_size, args, max_len_of(args))

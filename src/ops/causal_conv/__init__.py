@@ -1,0 +1,110 @@
+"""Causal depthwise convolution over time: `causal_conv(x, weight, bias, state, activation)`, and one token at a time `causal_conv_step`.
+
+    y_t = act(bias + sum_i weight[:, i] * x_{t - K + 1 + i}) ,   i = 0 .. K - 1,   x before the first token: the state
+
+The short convolution in front of Mamba (Gu & Dao 2023, arXiv:2312.00752, section 3.4) and of the delta-rule layers. All backends compute what
+reference.py defines (tests/test_causal_conv.py holds them to it); README.md has the maths and the costs.
+
+B batch, T time, D channels, K width of the convolution.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+
+import torch
+import torch.nn.functional as F
+
+from src.ops.backends import OPS, usable
+
+ACTIVATIONS = (None, "silu")
+FORMS = {"eager": "eager", "numba": "compiled", "causal_conv1d": "cuda"}  # backend -> the file of this package that has its `run`
+
+
+def causal_conv(x, weight, bias=None, state=None, activation: str | None = None, backend: str = "auto"):
+    """Convolve every channel of a sequence with its own short kernel, seeing no later token.
+
+    x: (B, T, D), T >= 1.  weight: (D, K), K >= 1, the last column meets the present token.  bias: (D,) or None.
+    state: (B, K - 1, D), the K - 1 inputs before x, oldest first; None stands for zeros.  activation: None or "silu".
+    Returns y (B, T, D) in x's dtype and the state after the last token (B, K - 1, D), which has its own memory. Sums and state are float32
+    at least, float64 for float64 x, also under autocast. What is kept for the backward pass is x, state and parameters.
+    backend "numba" is for float32, bf16 and fp16 on a CPU ("auto" takes eager for float64); "causal_conv1d" for widths 2 to 4 on CUDA.
+    Raises ValueError when shapes disagree or `activation` or `backend` is unknown, RuntimeError when the backend cannot run here.
+    """
+    _check(x, weight, bias, state, activation)
+    form = _form(backend, x, weight.shape[1])
+    kind = torch.float64 if x.dtype == torch.float64 else torch.float32
+    with _no_autocast(x):
+        weight = weight.to(kind)
+        bias = None if bias is None else bias.to(kind)
+        state = None if state is None else state.to(kind)
+        return form.run(x, weight, bias, state, activation), last_inputs(x, state, weight.shape[1])
+
+
+def causal_conv_step(x, weight, bias=None, state=None, activation: str | None = None):
+    """One token: x (B, D), state (B, K - 1, D) or None -> y (B, D) in x's dtype, the next state. Arguments and errors as in `causal_conv`.
+
+    The state that was given is left as it is. The cost does not depend on the position.
+    """
+    if x.dim() != 2:
+        raise ValueError(f"x: got {tuple(x.shape)}, allowed: (B, D), one token")
+    _check(x[:, None], weight, bias, state, activation)
+    kind = torch.float64 if x.dtype == torch.float64 else torch.float32
+    B, (D, K) = len(x), weight.shape
+    with _no_autocast(x):
+        old = x.new_zeros(B, K - 1, D, dtype=kind) if state is None else state.to(kind)
+        window = torch.cat([old, x[:, None].to(kind)], dim=1)  # (B, K, D)
+        y = (window * weight.to(kind).T).sum(dim=1)
+        y = y if bias is None else y + bias.to(kind)
+        y = F.silu(y) if activation == "silu" else y
+        return y.to(x.dtype), window[:, 1:].clone()  # a copy: a view would hold K rows
+
+
+def automatic(device_type: str, args=None) -> tuple[str, str]:
+    """(backend, reason) of "auto" on a device. args: the run configuration, of which `short_conv` or `d_conv` may give the width."""
+    return "eager", "shifted sums in torch"
+
+
+def last_inputs(x, state, K: int):
+    """The last K - 1 inputs (B, K - 1, D) of `state` followed by x, in memory of their own, float32 at least."""
+    kind = torch.float64 if x.dtype == torch.float64 else torch.float32
+    if K == 1:
+        return x.new_zeros(len(x), 0, x.shape[2], dtype=kind)
+    tail = x[:, -(K - 1):].to(kind)
+    missing = K - 1 - tail.shape[1]
+    if not missing:
+        return tail.clone()
+    old = x.new_zeros(len(x), missing, x.shape[2], dtype=kind) if state is None else state[:, -missing:]
+    return torch.cat([old, tail], dim=1)
+
+
+def _form(backend: str, x, K: int):
+    """The module that computes, after the choice of "auto"."""
+    if backend == "auto":
+        backend = "eager"
+    if backend not in FORMS:
+        raise ValueError(f"backend: got '{backend}', allowed: auto, {', '.join(FORMS)}")
+    if backend not in usable("causal_conv", x.device.type):
+        need = OPS["causal_conv"][backend]
+        raise RuntimeError(f"backend '{backend}' of causal_conv needs {' and '.join((*need.needs, f'a {need.device} device'))}; "
+                           f"x is on {x.device.type}; usable here: {', '.join(usable('causal_conv', x.device.type))}")
+    return importlib.import_module(f"src.ops.causal_conv.{FORMS[backend]}")
+
+
+def _no_autocast(x):
+    """Autocast off where it is on."""
+    device_type = x.device.type
+    return torch.autocast(device_type, enabled=False) if torch.is_autocast_enabled(device_type) else contextlib.nullcontext()
+
+
+def _check(x, weight, bias, state, activation) -> None:
+    if x.dim() != 3 or 0 in x.shape or weight.dim() != 2 or weight.shape[0] != x.shape[2] or weight.shape[1] < 1:
+        raise ValueError(f"x, weight: got {tuple(x.shape)} and {tuple(weight.shape)}, allowed: x (B, T, D) with T >= 1, weight (D, K) with K >= 1")
+    (B, _, D), K = x.shape, weight.shape[1]
+    if bias is not None and bias.shape != (D,):
+        raise ValueError(f"bias: got {tuple(bias.shape)}, allowed: ({D},) or None")
+    if state is not None and state.shape != (B, K - 1, D):
+        raise ValueError(f"state: got {tuple(state.shape)}, allowed: ({B}, {K - 1}, {D}) or None")
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"activation: got {activation!r}, allowed: None, 'silu'")
