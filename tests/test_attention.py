@@ -152,7 +152,7 @@ def test_backend_that_this_model_or_this_device_cannot_use_is_a_user_error():
         backends.choices(("attention",), resolve(NoTask, backend="numba"), "cpu")
     with pytest.raises(UserError, match="uses none of the ops"):
         backends.choices((), resolve(NoTask, backend="numba"), "cpu")
-    with pytest.raises(UserError, match="flash_attn' for attention, which cannot run here .needs a cuda device"):
+    with pytest.raises(UserError, match=r"flash_attn' for attention, which cannot run here \(needs a cuda device"):
         backends.choices(("attention",), resolve(NoTask, backend="flash_attn"), "cpu")
 
 

@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+import json
 
 import pytest
 import torch
@@ -62,7 +63,7 @@ def test_match_params_comes_within_one_per_cent_and_says_what_it_changed(name, t
     try:
         model_class, args, lines = solve(name, target=target)
     except UserError as refused:
-        assert settle(MODELS[name].load(), arguments(MODELS[name].load())).dim_ffn < 1 or name == "hybrid"  # noqa: PT017 - only these may be refused
+        assert settle(MODELS[name].load(), arguments(MODELS[name].load())).dim_ffn < 1 or name == "hybrid"  # only these may be refused
         assert "the nearest possible is" in str(refused)  # noqa: PT017
         return
     off = abs(real_size(model_class, args) / target - 1)
@@ -219,3 +220,50 @@ def test_flags_that_layers_share_have_one_default_and_one_meaning():
         for f in dataclasses.fields(config) if config else ():
             first, default = seen.setdefault(f.name, (name, f.default))
             assert f.default == default, f"--{f.name} of {name} and {first}"
+
+
+# --- from the command line -------------------------------------------------------------------------------------------------
+
+TINY = ["--task", "reverse", "--max_len", "8", "--max_steps", "2", "--val_size", "20", "--test_size", "20", "--batch_size", "4", "--threads", "1"]
+
+
+def test_a_run_is_matched_stores_what_was_solved_and_can_be_resumed(main, tmp_path):
+    code, _, err = main(*TINY, "--model", "gru", "--match_params", "transformer", "--out_dir", "a")
+    assert code == 0, err
+    assert "--match_params: " in err
+    solved = json.loads((tmp_path / "a/metrics.json").read_text(encoding="utf-8"))
+    code, _, err = main(*TINY, "--model", "transformer", "--out_dir", "b")
+    wanted = json.loads((tmp_path / "b/metrics.json").read_text(encoding="utf-8"))
+    assert solved["args"]["match_params"] == "transformer"
+    assert abs(solved["parameters"]["total"] / wanted["parameters"]["total"] - 1) <= AIM
+    assert main(*TINY, "--model", "gru", "--match_params", "transformer", "--out_dir", "a", "--resume")[0] == 0
+
+
+def test_match_state_is_the_decode_state_that_the_run_reports(main, tmp_path):
+    code, _, err = main(*TINY, "--model", "gru", "--match_state", "768", "--out_dir", "a")
+    assert code == 0, err
+    assert json.loads((tmp_path / "a/metrics.json").read_text(encoding="utf-8"))["decode_state"]["bytes"] == 768
+
+
+@pytest.mark.parametrize(("flags", "told"), [
+    (["--match_params", "transformr"], "did you mean 'transformer'"), (["--match_params", "1"], "leave no MLP"),
+    (["--match_state", "1024", "--d_model", "64"], "contradict"), (["--layers", "gru"], "unknown flag --layers"),
+    (["--norm", "batch"], "allowed: auto, layer, rms"),
+    (["--short_conv", "-2"], "allowed: >= -1"), (["--window", "3"], "unknown flag --window"),
+], ids=str)
+def test_wrong_sizes_and_forms_are_one_line_and_leave_nothing(main, tmp_path, flags, told):
+    code, _, err = main(*TINY, "--model", "gru", *flags)
+    assert code == 2
+    assert told in err
+    assert len(err.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_hybrid_trains_resumes_and_evaluates_from_its_stored_layers(main, tmp_path):
+    code, _, err = main(*TINY, "--model", "hybrid", "--layers", "gru", "transformer", "--window", "4", "--d_model", "16", "--out_dir", "h")
+    assert code == 0, err
+    stored = json.loads((tmp_path / "h/metrics.json").read_text(encoding="utf-8"))
+    assert stored["args"]["layers"] == ["gru", "transformer"]
+    assert stored["args"]["n_layer"] == 2
+    assert main("--eval_only", "--out_dir", "h")[0] == 0
+    assert main("--resume", "--out_dir", "h")[0] == 0

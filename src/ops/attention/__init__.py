@@ -79,7 +79,7 @@ def _blocks(compute, q, k, v, window: int, dropout_p: float):
 
     The first block computes keys that do not exist (zeros) and masks them; a last, partial block is filled up and cut.
     """
-    B, H, T, K = q.shape
+    B, T = q.shape[0], q.shape[2]
     n = -(-T // window)
 
     def fold(x, before: int):
@@ -148,7 +148,8 @@ def future(queries: int, keys: int, like):
 
 def beyond(queries: int, keys: int, window: int, like):
     """(queries, keys): 0 for the keys within the window of a query, -inf for older ones; the causal mask comes on top."""
-    return torch.full((queries, keys), -math.inf, dtype=like.dtype if like.dtype not in HALF else torch.float32, device=like.device).tril(keys - queries - window)
+    dtype = torch.float32 if like.dtype in HALF else like.dtype
+    return torch.full((queries, keys), -math.inf, dtype=dtype, device=like.device).tril(keys - queries - window)
 
 
 def _no_autocast(q):
