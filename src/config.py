@@ -118,9 +118,6 @@ class ControlConfig:
     log: str = option("none", "also log to tensorboard", choices=("none", "tensorboard"))
 
 
-# What --fair gives every layer: `ffn_ratio` is the MLP's hidden width in multiples of d_model.
-FAIR = {"norm": "rms", "ffn_ratio": 4, "short_conv": 4}
-
 SHARED = (DataConfig, ModelConfig, TrainConfig, MachineConfig)
 
 # The layer under every task's own `small`: what a laptop's two cores train in a minute or two. Dataclass defaults are `base`.

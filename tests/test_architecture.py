@@ -23,16 +23,18 @@ from src.models import MODELS
 LAYERS = [
     {"config": ["src", "src.config", "src.registry"]},
     {"small utils": ["src.utils", "src.utils.tokenizer", "src.utils.stats", "src.utils.rundir", "src.utils.checkpoint", "src.utils.env", "src.utils.schema",
-                     "src.utils.distributed", "src.utils.reporter", "src.presets", "src.cli"]},
+                     "src.utils.distributed", "src.utils.reporter", "src.utils.timing", "src.utils.scaling", "src.utils.rows", "src.presets", "src.cli"]},
     {"ops": ["src.ops"]},
     {"dataset": ["dataset"], "models": ["src.models"]},
-    {"training": ["src.utils.metrics", "src.utils.evaluation", "src.utils.training", "src.utils.results", "src.utils.viz"]},
+    {"training": ["src.utils.metrics", "src.utils.evaluation", "src.utils.training", "src.utils.results", "src.utils.viz", "src.utils.viz_speed",
+                  "src.utils.viz_kernels"]},
     {"runs": ["src.runs"], "checks": ["src.checks"]},
+    {"suites": ["src.suites"]},
     {"commands": ["src.commands"]},
     {"benchmark": ["benchmark"]},
 ]
 PLACES = {name: (level, group) for level, groups in enumerate(LAYERS) for group, names in groups.items() for name in names}
-OPEN = ("dataset", "src.models", "src.ops", "src.checks", "src.commands")  # any file under these belongs to their layer; others are listed one by one
+OPEN = ("dataset", "src.models", "src.ops", "src.checks", "src.suites", "src.commands")  # any file under these belongs to their layer; others are listed one by one
 
 SOURCES = [ROOT / "benchmark.py", *sorted((ROOT / "dataset").rglob("*.py")), *sorted((ROOT / "src").rglob("*.py"))]
 WITHOUT_TORCH = [

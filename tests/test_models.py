@@ -5,6 +5,7 @@
 
 import importlib
 import math
+import re
 import types
 
 import pytest
@@ -23,7 +24,7 @@ from src.models.transformer import Attention, alibi_slopes, check_heads, from_st
 C = 11  # characters
 MAX_LEN = 80
 POSITIONS = ("learned", "sinusoidal", "none", "rope", "alibi")
-OWN_STATE = ("lstm", "gru", "template")
+PUBLISHED_BIAS = re.compile(r"[.]rnn[.]|[.]gate[.]|conv1d|dt_proj|dt_bias")  # those of gates and steps are part of a published layer
 
 
 class NoTask:
@@ -491,7 +492,7 @@ def test_shared_flags_hold_for_every_model(name, given):
         assert model.head.weight is model.embed.weight
         assert model(tokens(2, 20)).std() < 3  # logits of order 1 although the embedding's std is
     if "bias" in given:
-        names = [n for n, _ in model.named_parameters() if "bias" in n and ".rnn." not in n]  # gates keep theirs
+        names = [n for n, _ in model.named_parameters() if "bias" in n and not PUBLISHED_BIAS.search(n)]
         assert names == []
         assert any("bias" in n for n, _ in plain.named_parameters())
 
@@ -511,7 +512,9 @@ def test_initialisation_of_a_layer_survives_the_backbone():
         assert (block.mixer.inner.bias == 7.0).all()
 
 
-@pytest.mark.parametrize(("module", "name"), [("transformer", "transformer"), ("rnn", "lstm"), ("rnn", "gru"), ("template", "template")])
+@pytest.mark.parametrize(("module", "name"), [("transformer", "transformer"), ("rnn", "lstm"), ("rnn", "gru"), ("template", "template"),
+                                              ("mamba", "mamba"), ("mamba2", "mamba2"), ("linear_attention", "linear_attention"), ("retnet", "retnet"),
+                                              ("gla", "gla"), ("deltanet", "deltanet"), ("deltanet", "gated_deltanet"), ("hybrid", "hybrid")])
 def test_build_model_needs_only_the_configuration(module, name):
     args = arguments(MODELS[name].load(), model=name, pos="learned", context_len=40)
     model = importlib.import_module(f"src.models.{module}").build_model(C, args)

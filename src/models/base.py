@@ -14,15 +14,28 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from src.config import FAIR, UserError
+from src.config import UserError
 from src.models.short_conv import ShortConv
 
 State = tuple
+
+
+class Form(NamedTuple):
+    """What `auto` means for a layer: the norm before it, its MLP's hidden width in multiples of d_model (0 = none), the width of the short
+    convolution (0 = none, -1 = the layer has a flag of its own)."""
+
+    norm: str = "layer"
+    ffn_ratio: float = 4
+    short_conv: int = 0
+
+
+FAIR = Form("rms", 4, 4)  # the form of every layer under --fair
 
 
 class Mixer(nn.Module):
@@ -41,8 +54,7 @@ class Mixer(nn.Module):
     has_heads = False
     ops: tuple[str, ...] = ()  # those of src/ops that it calls, so that a run records which backend computed them
     own_conv = False  # True where the mixer reads args.short_conv itself (on q, k, v); else the block convolves the mixer's input
-    # What `auto` means for this layer: the norm before it, the MLP's hidden width in multiples of d_model (0 = none), the short convolution.
-    published = {"norm": "layer", "ffn_ratio": 4, "short_conv": 0}
+    published: Form = Form()
 
     def __init__(self, args=None):
         """A layer without parameters needs no __init__ of its own."""
@@ -245,10 +257,10 @@ def settle(model_class, args):
     if hasattr(model_class, "layers"):
         values["n_layer"] = len(model_class.layers)
     elif issubclass(model_class, Mixer):
-        form = FAIR if args.fair else {**Mixer.published, **model_class.published}
-        values |= {"norm": form["norm"]} if args.norm == "auto" else {}
-        values |= {"dim_ffn": form["ffn_ratio"] * args.d_model} if args.dim_ffn < 0 else {}
-        values |= {"short_conv": form["short_conv"]} if args.short_conv < 0 else {}
+        form = FAIR if args.fair else model_class.published
+        values |= {"norm": form.norm} if args.norm == "auto" else {}
+        values |= {"dim_ffn": round(form.ffn_ratio * args.d_model)} if args.dim_ffn < 0 else {}
+        values |= {"short_conv": form.short_conv} if args.short_conv < 0 else {}
     return dataclasses.replace(args, **values)
 
 

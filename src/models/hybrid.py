@@ -14,7 +14,7 @@ from src.models import MODELS
 from src.models.base import Backbone, Mixer, build, max_len_of
 from src.registry import find
 
-DEFAULT = ("gru", "transformer")
+DEFAULT = ("mamba", "transformer")
 
 
 class Hybrid:

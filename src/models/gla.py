@@ -1,0 +1,81 @@
+"""Gated linear attention: a decay for every key channel, learned from the input.
+
+    a_t = sigmoid(W_2 W_1 x_t + b)^(1/16) ,   S_t = diag(a_t) S_{t-1} + k_t v_t^T ,   o_t = S_t^T q_t / sqrt(K)
+    y_t = W_o [ silu(W_g x_t) * RMSNorm_h(o_t) ]
+
+Yang et al. 2023, arXiv:2312.06635, section 4.4: keys and queries of d_model / 2, values of d_model, W_1 of 16 rows,
+no convolution, no biases but b. Initialisation and the RMSNorm a head as in the authors' release, flash-linear-attention: Xavier-uniform
+with gain 2^(-5/2), b zero. Differs: the block's MLP is the backbone's (GELU, 4 x d_model) and not SwiGLU of equal size; head sizes that do
+not come out whole are rounded up; `--short_conv K` adds the SiLU convolution of q, k, v that the release has as an option.
+
+`--bias` does not concern this layer. Cost a token O(D^2 + D K); state (B, H, D / 2H, D / H) float32 whatever T.   python benchmark.py --model gla
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import nn
+
+from src.config import option
+from src.models.base import Backbone, Form, build, max_len_of
+from src.models.linear_attention import GATE_RANK, LinearMixer, head_size, log_gate, make_conv, split_heads, wide
+from src.ops.backends import parse_backend
+
+
+@dataclass(frozen=True)
+class Expansion:
+    """Widths of keys and values, for all layers that have them."""
+
+    expand_k: float = option(0.0, "width of all keys in multiples of d_model, rounded up to whole heads; 0 = as published", least=0.0, most=16.0)
+    expand_v: float = option(0.0, "width of all values in multiples of d_model, rounded up to whole heads; 0 = as published", least=0.0, most=16.0)
+
+
+class GLA(LinearMixer):
+    """State: (memory (B, H, K, V), and the convolution's window where there is one)."""
+
+    Config = Expansion
+    ops = ("linear_attention",)
+    published = Form("rms", 4, 0)
+
+    def __init__(self, args):
+        super().__init__()
+        H, D = args.n_head, args.d_model
+        K, V = head_size(args, args.expand_k or 0.5), head_size(args, args.expand_v or 1.0)
+        self.memory = H, K, V
+        self.backend = parse_backend(args.backend, "linear_attention")
+        self.qkvg = nn.Linear(D, H * (2 * K + 2 * V), bias=False)
+        self.gate = nn.Sequential(nn.Linear(D, GATE_RANK, bias=False), nn.Linear(GATE_RANK, H * K))
+        self.norm = nn.RMSNorm(V, eps=1e-5)
+        self.out = nn.Linear(H * V, D, bias=False)
+        self.conv = make_conv(H * (2 * K + V), args, "silu")
+        xavier_parts(self.qkvg.weight, [H * K, H * K, H * V, H * V])
+        for weight in (self.gate[0].weight, self.gate[1].weight, self.out.weight):
+            xavier_parts(weight, [len(weight)])
+        nn.init.zeros_(self.gate[1].bias)
+
+    def _mix(self, x, memory, window):
+        H, K, V = self.memory
+        qkv, g = self.qkvg(x).split([H * (2 * K + V), H * V], dim=-1)
+        qkv, window = self._convolve(qkv, window)
+        q, k, v = split_heads(qkv, H, (K, K, V))
+        decay = log_gate(self.gate(x)).unflatten(-1, (H, K))
+        o, memory = self._attend(q, k, v, decay, memory, K ** -0.5)
+        return self.out(gated(self.norm(wide(o)), g)), memory, window
+
+
+def gated(o, g):
+    """o (..., H, V), normalised in float32 -> (..., H V) in the dtype of the gate g (..., H V), times silu(g)."""
+    return o.flatten(-2).to(g.dtype) * F.silu(g)
+
+
+def xavier_parts(weight, sizes, gain: float = 2 ** -2.5) -> None:
+    """Initialise the rows of a fused map part by part, as the separate maps that they are."""
+    for part in weight.data.split(sizes):
+        nn.init.xavier_uniform_(part, gain=gain)
+
+
+def build_model(vocab_size: int, args) -> Backbone:
+    """The GLA model of a run configuration."""
+    return build(GLA, vocab_size, args, max_len_of(args))

@@ -1,0 +1,109 @@
+"""The delta rule, with and without a gate: `delta_rule(q, k, v, beta, decay)`, and `delta_rule_step` for one token.
+
+    S_t = exp(decay_t) (I - beta_t k_t k_t^T) S_{t-1} + beta_t k_t v_t^T ,   o_t = scale S_t^T q_t
+
+Linear attention that erases before it writes: what the state returns for key k_t moves by a fraction beta_t towards v_t. Yang et al. 2024
+(DeltaNet, arXiv:2406.06484, section 3) and, with the decay, Yang et al. 2024 (Gated DeltaNet, arXiv:2412.06464, section 3.3); beta up to 2
+gives transitions with eigenvalues down to -1 (Grazzi et al. 2024, arXiv:2411.12537).
+
+reference.py defines the function, README.md has the maths of the chunked form. K size of a key, V size of a value (they may differ).
+"""
+
+from __future__ import annotations
+
+import torch
+
+from src.ops import backends
+from src.ops.linear_attention import accumulation_dtype, no_autocast
+
+
+def delta_rule(q, k, v, beta, decay=None, state=None, scale=None, backend: str = "auto"):
+    """Run the delta rule over a sequence: decay and erasure act before the write, the query reads after it.
+
+    q, k: (B, T, H, K), k of unit norm (the caller's duty: longer keys may make the state grow).  v: (B, T, H, V).
+    beta: (B, T, H) in [0, 2].  decay: (B, T, H), the log decay, <= 0, or None for none. Neither range is checked.
+    state: (B, H, K, V) float32 (float64 with float64 inputs), the state before the first token; None is zeros.
+    scale: factor of the output; None is 1.
+    Returns (o, state): o (B, T, H, V) in v's dtype, and the state after the last token, float32 (float64 for float64 inputs).
+    States, sums and cumulative decays are float32 whatever the inputs, also under autocast. Differentiable in every tensor.
+    Raises ValueError when shapes disagree or `backend` is unknown, RuntimeError when the named backend cannot run on these tensors.
+    """
+    _check(q, k, v, beta, decay, state, time=True)
+    name = _choose(backend, q)
+    with no_autocast(q):
+        return COMPUTE[name](q, k, v, beta, decay, state, 1.0 if scale is None else float(scale))
+
+
+def delta_rule_step(q, k, v, beta, decay=None, state=None, scale=None):
+    """One token of `delta_rule`, in a time that does not depend on the token's position.
+
+    q, k: (B, H, K).  v: (B, H, V).  beta: (B, H).  decay: (B, H) or None.  state: (B, H, K, V), or None for zeros.
+    Returns (o, state), o (B, H, V). Where no gradient is recorded, the given state is written in place and returned.
+    """
+    _check(q, k, v, beta, decay, state, time=False)
+    with no_autocast(q):
+        return _step(q, k, v, beta, decay, state, scale)
+
+
+def automatic(device_type: str, args=None) -> tuple[str, str]:
+    """(backend, reason) for a device. Pure, so that a run can record it."""
+    names = backends.usable("delta_rule", device_type)
+    if "fla" in names:
+        return "fla", "flash-linear-attention is installed: fused chunk kernels"
+    return "eager", "chunks as matrix products and a triangular solve in torch"
+
+
+def _step(q, k, v, beta, decay, state, scale):
+    dtype = accumulation_dtype(q, k, v, beta, decay, state)
+    out_dtype = v.dtype
+    q, k, v, beta = q.to(dtype), k.to(dtype), v.to(dtype), beta.to(dtype)[..., None]
+    if state is None:
+        state = k[..., :, None] * (beta * v)[..., None, :]
+    else:
+        tensors = (q, k, v, beta, state) if decay is None else (q, k, v, beta, decay, state)
+        in_place = not (torch.is_grad_enabled() and any(t.requires_grad for t in tensors))
+        state = state.to(dtype)
+        if decay is not None:
+            gate = decay.to(dtype).exp()[..., None, None]
+            state = state.mul_(gate) if in_place else state * gate
+        update = beta * (v - (k[..., None, :] @ state)[..., 0, :])
+        write = k[..., :, None], update[..., None, :]
+        state = state.addcmul_(*write) if in_place else state.addcmul(*write)
+    o = (q[..., None, :] @ state)[..., 0, :]
+    o = o if scale is None or scale == 1 else o * scale
+    return o.to(out_dtype), state
+
+
+def _choose(backend: str, q) -> str:
+    if backend == "auto":
+        return automatic(q.device.type)[0] if q.dtype != torch.float64 else "eager"
+    if backend not in COMPUTE:
+        raise ValueError(f"backend: got '{backend}' for delta_rule, allowed: auto, {', '.join(COMPUTE)}")
+    return backend
+
+
+def _check(q, k, v, beta, decay, state, time: bool) -> None:
+    letters = "(B, T, H, K)" if time else "(B, H, K)"
+    if q.dim() != (4 if time else 3) or q.shape != k.shape or v.dim() != q.dim() or v.shape[:-1] != k.shape[:-1] or 0 in q.shape or 0 in v.shape:
+        raise ValueError(f"q, k, v: got {tuple(q.shape)}, {tuple(k.shape)}, {tuple(v.shape)}, "
+                         f"allowed: q and k {letters}, v {letters.replace('K', 'V')}, none of them empty")
+    if beta.shape != q.shape[:-1]:
+        raise ValueError(f"beta: got {tuple(beta.shape)}, allowed: {tuple(q.shape[:-1])}, that of q without its last dimension")
+    if decay is not None and decay.shape != q.shape[:-1]:
+        raise ValueError(f"decay: got {tuple(decay.shape)}, allowed: None or {tuple(q.shape[:-1])}, that of q without its last dimension")
+    expected = (q.shape[0], q.shape[-2], q.shape[-1], v.shape[-1])
+    if state is not None and tuple(state.shape) != expected:
+        raise ValueError(f"state: got {tuple(state.shape)}, allowed: None or (B, H, K, V) = {expected}")
+
+
+def _eager(*arguments):
+    from src.ops.delta_rule.eager import delta_rule_eager
+    return delta_rule_eager(*arguments)
+
+
+def _compiled(*arguments):
+    from src.ops.delta_rule.compiled import delta_rule_compiled
+    return delta_rule_compiled(*arguments)
+
+
+COMPUTE = {"eager": _eager, "numba": _compiled}

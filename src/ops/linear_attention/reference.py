@@ -1,0 +1,20 @@
+"""The recurrence of linear attention as its papers write it: a float64 loop over time, differentiable, with no shortcut."""
+
+from __future__ import annotations
+
+import torch
+
+
+def linear_attention_reference(q, k, v, decay=None, state=None, scale=None):
+    """S_t = diag(exp(decay_t)) S_{t-1} + k_t v_t^T and o_t = scale S_t^T q_t; shapes as in `linear_attention`, everything float64."""
+    q, k, v = q.double(), k.double(), v.double()
+    B, T, H, K = q.shape
+    S = torch.zeros(B, H, K, v.shape[-1], dtype=torch.float64, device=q.device) if state is None else state.double()
+    decay = torch.zeros(H, device=q.device) if decay is None else decay
+    decay = decay if decay.dim() == 4 else decay[..., None]  # (H, 1), (B, T, H, 1) or (B, T, H, K)
+    decay = decay.double().expand(B, T, H, K)
+    outputs = []
+    for t in range(T):
+        S = decay[:, t].exp()[..., None] * S + k[:, t, :, :, None] * v[:, t, :, None, :]
+        outputs.append((1.0 if scale is None else scale) * (S * q[:, t, :, :, None]).sum(dim=2))
+    return torch.stack(outputs, dim=1), S

@@ -1,0 +1,208 @@
+"""The selective scan, Mamba's state space with input-dependent step, input and output: `selective_scan`, `projected_scan`, `selective_scan_step`.
+
+    h_t = a_t h_{t-1} + (delta_t u_t) B_t ,   y_t = <C_t, h_t> + D u_t ,   a_t = exp(delta_t A)
+
+Gu & Dao 2023, arXiv:2312.00752, algorithm 2: A is discretised by zero-order hold, B by Euler's rule, as in the published kernels. With
+neg_eigen a_t = 2 exp(delta_t A) - 1, between -1 and 1 (Grazzi et al. 2024, arXiv:2411.12537); the input term stays as it is.
+
+All backends compute what reference.py defines (tests/test_selective_scan.py holds them to it) and keep their inputs alone for the backward
+pass, where states are formed again. README.md has the maths and the costs.
+
+B batch, T time, E channels, N states a channel, R rank of the step's projection.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+
+import torch
+import torch.nn.functional as F
+from torch.autograd.function import once_differentiable
+
+from src.ops.backends import OPS, usable
+
+FORMS = {"eager": "eager", "numba": "compiled", "mamba_ssm": "cuda"}  # backend -> the file of this package with its `forward` and `backward`
+
+
+def selective_scan(u, delta, A, B, C, D=None, state=None, neg_eigen: bool = False, backend: str = "auto"):
+    """Run the selective state space over a sequence.
+
+    u, delta: (B, T, E), T >= 1, delta > 0 (after softplus).  A: (E, N), < 0.  B, C: (B, T, N).  D: (E,) or None.
+    state: (B, E, N), the state before the first token, or None (zeros).  neg_eigen: transitions in (-1, 1) instead of (0, 1).
+    Returns y (B, T, E) in u's dtype and the state after the last token (B, E, N). States and sums are float32, float64 for float64 u, also
+    under autocast. backend: "auto" or a name; "numba" computes in float32 on a CPU, so "auto" takes "eager" for float64; "mamba_ssm" has no
+    initial state, no neg_eigen and no gradient through the returned state, so "auto" takes "eager" with the first two.
+    Raises ValueError when shapes disagree or `backend` is unknown, RuntimeError when the named backend cannot run this.
+    """
+    _check(u, delta, A, B, C, D, state)
+    form = _form(backend, u, state, neg_eigen)
+    with _no_autocast(u):
+        inputs = [None if t is None else t.to(_kind(u)) for t in (u, delta, A, B, C, D, state)]
+        y, last = _Scan.apply(*inputs, neg_eigen, form)
+        return y.to(u.dtype), last
+
+
+def projected_scan(u, x_proj, dt_proj, dt_bias, A_log, D, state=None, neg_eigen: bool = False, backend: str = "auto"):
+    """The selective scan of u with Mamba's own projections, whose results are not kept for the backward pass.
+
+        step, B, C = split(u x_proj^T) ;   delta = softplus(step dt_proj^T + dt_bias) ;   A = -exp(A_log)
+
+    u: (B, T, E).  x_proj: (R + 2 N, E).  dt_proj: (E, R).  dt_bias, D: (E,).  A_log: (E, N).  The rest, the results and the errors are those of
+    `selective_scan`. The two products run in autocast's dtype where it is on; the bias is added in float32 and all that follows stays there.
+    Kept for the backward pass: u, state and parameters, so the bytes kept do not grow with N. Projections cost 2 (E + R) a number of
+    step, B, C and delta, and are formed again.
+    """
+    (E, R), N = dt_proj.shape, A_log.shape[-1]
+    if u.dim() != 3 or u.shape[2] != E or x_proj.shape != (R + 2 * N, E) or A_log.shape != (E, N):
+        raise ValueError(f"u, x_proj, dt_proj, A_log: got {tuple(u.shape)}, {tuple(x_proj.shape)}, {tuple(dt_proj.shape)}, {tuple(A_log.shape)}, "
+                         "allowed: (B, T, E), (R + 2 N, E), (E, R), (E, N)")
+    if dt_bias.shape != (E,) or D.shape != (E,) or (state is not None and state.shape != (len(u), E, N)):
+        raise ValueError(f"dt_bias, D, state: got {tuple(dt_bias.shape)}, {tuple(D.shape)}, {None if state is None else tuple(state.shape)}, "
+                         f"allowed: ({E},), ({E},), ({len(u)}, {E}, {N}) or None")
+    return _ProjectedScan.apply(u, x_proj, dt_proj, dt_bias, A_log, D, state, neg_eigen, _form(backend, u, state, neg_eigen))
+
+
+def selective_scan_step(u, delta, A, B, C, D=None, state=None, neg_eigen: bool = False):
+    """One token: u, delta (B, E), B, C (B, N), state (B, E, N) or None -> y (B, E) in u's dtype, the next state. The rest as in `selective_scan`.
+
+    The state that was given is left as it is. The cost does not depend on the position.
+    """
+    if u.dim() != 2:
+        raise ValueError(f"u: got {tuple(u.shape)}, allowed: (B, E), one token")
+    _check(*(t[:, None] for t in (u, delta)), A, B[:, None], C[:, None], D, state)
+    dtype = u.dtype
+    with _no_autocast(u):
+        u, delta, A, B, C = (t.to(_kind(u)) for t in (u, delta, A, B, C))
+        decay = torch.exp(delta[..., None] * A)  # (B, E, N)
+        decay = 2 * decay - 1 if neg_eigen else decay
+        h = (delta * u)[..., None] * B[:, None]
+        h = h if state is None else torch.addcmul(h, decay, state.to(h.dtype))
+        y = torch.bmm(h, C[..., None])[..., 0]
+        y = y if D is None else y + D.to(y.dtype) * u
+        return y.to(dtype), h
+
+
+def automatic(device_type: str, args=None) -> tuple[str, str]:
+    """(backend, reason) of "auto" on a device. args: the run configuration, of which `neg_eigen` counts."""
+    # Forward and backward of the scan alone, B 8, T 512, E 256, N 16, float32, medians, one thread of a CPU with AVX-512: numba 36 ms, eager
+    # 230 ms, the recurrence stepped by autograd without recomputation 160 ms (and 0.9 GB kept).
+    neg_eigen = getattr(args, "neg_eigen", False)
+    present = usable("selective_scan", device_type)
+    if "mamba_ssm" in present:
+        return ("eager", "mamba_ssm's kernel has no negative transitions (--neg_eigen)") if neg_eigen else ("mamba_ssm", "the published kernel")
+    if "numba" in present:
+        return "numba", "4 to 6 times as fast as torch operations on a CPU in float32"
+    missing = ", ".join(p for b in OPS["selective_scan"].values() if b.device == device_type for p in b.missing())
+    return "eager", f"torch operations; not installed: {missing}" if missing else "torch operations, which run on any device"
+
+
+class _Scan(torch.autograd.Function):
+    """`selective_scan` of tensors of one dtype by a form's `forward` and `backward`; keeps the inputs."""
+
+    @staticmethod
+    def forward(ctx, u, delta, A, B, C, D, state, neg_eigen, form):
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(u, delta, A, B, C, D, state)
+        ctx.neg_eigen, ctx.form = neg_eigen, form
+        return form.forward(u, delta, A, B, C, D, state, neg_eigen)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dy, dlast):
+        inputs = ctx.saved_tensors
+        dy = torch.zeros_like(inputs[0]) if dy is None else dy
+        *gradients, dstate = ctx.form.backward(dy, dlast, *inputs, ctx.neg_eigen)
+        return (*gradients, None if inputs[-1] is None else dstate, None, None)
+
+
+class _ProjectedScan(torch.autograd.Function):
+    """`projected_scan`: forms delta, B and C twice rather than keep them."""
+
+    @staticmethod
+    def forward(ctx, u, x_proj, dt_proj, dt_bias, A_log, D, state, neg_eigen, form):
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(u, x_proj, dt_proj, dt_bias, A_log, D, state)
+        ctx.neg_eigen, ctx.form, ctx.products = neg_eigen, form, _autocast_dtype(u)
+        kind = _kind(u)
+        delta, B, C = _project(u, x_proj, dt_proj, dt_bias, A_log.shape[1], ctx.products)
+        with _no_autocast(u):
+            state = None if state is None else state.to(kind)
+            y, last = form.forward(u.to(kind), delta, -torch.exp(A_log.to(kind)), B, C, D.to(kind), state, neg_eigen)
+        return y.to(u.dtype), last
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dy, dlast):
+        u, x_proj, dt_proj, dt_bias, A_log, D, state = ctx.saved_tensors
+        kind = _kind(u)
+        leaves = [t.detach().requires_grad_() for t in (u, x_proj, dt_proj, dt_bias)]
+        with torch.enable_grad():
+            projected = _project(*leaves, A_log.shape[1], ctx.products)
+        with _no_autocast(u):
+            A = -torch.exp(A_log.to(kind))
+            dy = torch.zeros_like(u, dtype=kind) if dy is None else dy.to(kind)
+            delta, B, C = (t.detach() for t in projected)
+            before = None if state is None else state.to(kind)
+            du, ddelta, dA, dB, dC, dD, dstate = ctx.form.backward(dy, dlast, u.to(kind), delta, A, B, C, D.to(kind), before, ctx.neg_eigen)
+        more, *dweights = torch.autograd.grad(projected, leaves, (ddelta, dB, dC))
+        dstate = None if state is None else dstate
+        return (du.to(u.dtype) + more, *dweights, (dA * A).to(A_log.dtype), dD.to(D.dtype), dstate, None, None)
+
+
+def _project(u, x_proj, dt_proj, dt_bias, N: int, products):
+    """delta (B, T, E), B and C (B, T, N) of u, in float32 at least. products: autocast's dtype for the two products, None where it is off."""
+    device_type, kind = u.device.type, _kind(u)
+    # Without autocast's cache: a weight cast here, where no gradient is recorded, must not be handed to code that needs one.
+    with torch.autocast(device_type, dtype=products, enabled=products is not None, cache_enabled=False):
+        step, B, C = F.linear(u, x_proj).split([dt_proj.shape[1], N, N], dim=-1)
+        step = F.linear(step, dt_proj)
+    return F.softplus(step.to(kind) + dt_bias.to(kind)), B.to(kind), C.to(kind)
+
+
+def _kind(u):
+    """The dtype of states and sums."""
+    return torch.float64 if u.dtype == torch.float64 else torch.float32
+
+
+def _form(backend: str, u, state, neg_eigen: bool):
+    """The module that computes, after the choice of "auto" for these tensors."""
+    present = usable("selective_scan", u.device.type)
+    if backend == "auto":
+        fits = {"numba": u.dtype != torch.float64, "mamba_ssm": u.dtype != torch.float64 and state is None and not neg_eigen}
+        backend = next((name for name in ("mamba_ssm", "numba") if name in present and fits[name]), "eager")
+    if backend not in FORMS:
+        raise ValueError(f"backend: got '{backend}', allowed: auto, {', '.join(FORMS)}")
+    if backend not in present:
+        need = OPS["selective_scan"][backend]
+        raise RuntimeError(f"backend '{backend}' of selective_scan needs {' and '.join((*need.needs, f'a {need.device} device'))}; "
+                           f"u is on {u.device.type}; usable here: {', '.join(present)}")
+    if backend != "eager" and u.dtype == torch.float64:
+        raise RuntimeError(f"backend '{backend}' of selective_scan computes in float32, got float64; take eager")
+    if backend == "mamba_ssm" and (neg_eigen or state is not None):
+        raise RuntimeError(f"backend 'mamba_ssm' of selective_scan has no {'neg_eigen' if neg_eigen else 'initial state'}; take eager, or auto")
+    return importlib.import_module(f"src.ops.selective_scan.{FORMS[backend]}")
+
+
+def _autocast_dtype(u):
+    """The dtype that autocast gives products on u's device, None where it is off."""
+    device_type = u.device.type
+    return torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else None
+
+
+def _no_autocast(u):
+    """Autocast off where it is on."""
+    return contextlib.nullcontext() if _autocast_dtype(u) is None else torch.autocast(u.device.type, enabled=False)
+
+
+def _check(u, delta, A, B, C, D, state) -> None:
+    shapes = f"got {tuple(u.shape)}, {tuple(delta.shape)}, {tuple(A.shape)}, {tuple(B.shape)}, {tuple(C.shape)}"
+    if u.dim() != 3 or 0 in u.shape or delta.shape != u.shape or A.dim() != 2 or A.shape[0] != u.shape[2] or A.shape[1] < 1:
+        raise ValueError(f"u, delta, A, B, C: {shapes}, allowed: u and delta (B, T, E) with T >= 1, A (E, N), B and C (B, T, N)")
+    (batch, T, E), N = u.shape, A.shape[1]
+    if B.shape != (batch, T, N) or C.shape != (batch, T, N):
+        raise ValueError(f"u, delta, A, B, C: {shapes}, allowed: B and C ({batch}, {T}, {N})")
+    if D is not None and D.shape != (E,):
+        raise ValueError(f"D: got {tuple(D.shape)}, allowed: ({E},) or None")
+    if state is not None and state.shape != (batch, E, N):
+        raise ValueError(f"state: got {tuple(state.shape)}, allowed: ({batch}, {E}, {N}) or None")
