@@ -1,42 +1,48 @@
+"""The delta rule in torch: chunks of C tokens as matrix products and one triangular solve, one recurrence of states from chunk to chunk.
+
+With g_ij = exp(sum of log decays from j + 1 to i) and b_i the same sum from the chunk's start, the update of token i, S_i = exp(decay_i) S_{i-1}
++ k_i u_i^T, is u_i = beta_i (v_i - exp(b_i) S_start^T k_i - sum_{j < i} g_ij (k_i . k_j) u_j): a unit lower triangular system for the u of a chunk
+
+    (I + A) u = beta (v - exp(b) k S_start)          A_ij = beta_i g_ij (k_i . k_j), j < i
+
+(the WY or UT form; Yang et al. 2024, arXiv:2406.06484, section 3.2; gated: arXiv:2412.06464, section 3.3). It is solved for both parts of the
+right side at once, U = (I + A)^-1 beta v and W = (I + A)^-1 beta exp(b) k, all chunks side by side. The states then follow one product a chunk,
+S_end = M S_start + k_out^T U with M = exp(b_C) I - k_out^T W, and outputs are again products of all chunks at once. Forward substitution keeps its
+digits where beta is near 2 and keys repeat; doubling powers of A does not (their entries grow to 2^C before they cancel).
+"""
+
 from __future__ import annotations
 
 import torch
 
 from src.ops.linear_attention import accumulation_dtype
-from src.ops.linear_attention.eager import chunks
+from src.ops.linear_attention.eager import chunk_size, chunks, scalar_decays, unchunk
 
-CHUNK = 64
+CHUNK = 32
 
 
 def delta_rule_eager(q, k, v, beta, decay, state, scale):
-    dtype = accumulation_dtype(q, k, v, beta, decay, state)
-    out_dtype = v.dtype
+    """Arguments as of `delta_rule`, checked, on any device. Returns (o, state)."""
+    dtype, out_dtype = accumulation_dtype(q, k, v, beta, decay, state), v.dtype
     (B, T, H, K), V = q.shape, v.shape[-1]
-    C = min(CHUNK, 1 << (T - 1).bit_length())
-    N = -(-T // C)
+    C = chunk_size(T, CHUNK)
     q, k, v, beta = (chunks(x.to(dtype), C) for x in (q, k, v, beta[..., None]))
-    S = q.new_zeros(B, H, K, V) if state is None else state.to(dtype)
-    mask = torch.ones(C, C, dtype=torch.bool, device=q.device).tril()
-    if decay is None:
-        b = torch.zeros_like(beta)
-    else:
-        b = chunks(decay[..., None].to(dtype), C).cumsum(-2)
-    L = (b - b.transpose(-1, -2)).masked_fill(~mask, -torch.inf).exp()
-    kt = k.transpose(-1, -2)
-    A = (beta * (k @ kt) * L).tril(-1)
-    rhs = torch.cat([beta * v, beta * b.exp() * k], -1)
-    UW = torch.linalg.solve_triangular(A, rhs, upper=False, unitriangular=True)
-    U, W = UW[..., :V], UW[..., V:]
-    scores = (q @ kt) * L
-    total = b[..., -1:, :]
-    k_out = (k * (total - b).exp()).transpose(-1, -2)
-    M = torch.diag_embed(total.exp()[..., 0, :].expand(B, H, N, K)) - k_out @ W
-    R = k_out @ U
+    q_in, k_in, k_out, scores, overlaps = q, k, k, (q @ k.mT).tril(), k @ k.mT
+    eye = torch.eye(K, dtype=dtype, device=q.device)
+    if decay is not None:
+        between, since_start, to_end = scalar_decays(chunks(decay[..., None], C)[..., 0], dtype)
+        q_in, k_in, k_out, scores, overlaps = q * since_start, k * since_start, k * to_end, scores * between, overlaps * between
+        eye = eye * since_start[..., -1:, :]
+    solved = torch.linalg.solve_triangular((beta * overlaps).tril(-1), beta * torch.cat([v, k_in], -1), upper=False, unitriangular=True)
+    U, W = solved.split([V, K], -1)
+    before, state = _carry(eye - k_out.mT @ W, k_out.mT @ U, q.new_zeros(B, H, K, V) if state is None else state.to(dtype))
+    return unchunk(scores @ (U - W @ before) + q_in @ before, T, scale).to(out_dtype), state
+
+
+def _carry(transitions, writes, state):
+    """States (B, H, N, K, V) at the start of each chunk, and the last: S_{n+1} = transitions_n S_n + writes_n."""
     states = []
-    for n in range(N):
-        states.append(S)
-        S = M[:, :, n] @ S + R[:, :, n]
-    before = torch.stack(states, 2)
-    o = scores @ (U - W @ before) + (q * b.exp()) @ before
-    o = o.reshape(B, H, N * C, V)[:, :, :T].transpose(1, 2)
-    return (o * scale).to(out_dtype), S
+    for transition, write in zip(transitions.unbind(2), writes.unbind(2), strict=True):
+        states.append(state)
+        state = write + transition @ state
+    return torch.stack(states, dim=2), state

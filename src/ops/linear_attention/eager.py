@@ -1,60 +1,122 @@
+"""Linear attention in torch: chunks of C tokens as matrix products, one recurrence of states from chunk to chunk.
+
+Within a chunk the output is (scores * decays between the two tokens) @ v, before it the state at the chunk's start, read by the query through
+the decay since then:
+
+    o_i = sum_{j <= i} (q_i . exp(b_i - b_j) k_j) v_j + (q_i * exp(b_i)) S_start        b: sums of log decays from the chunk's start
+    S_end = exp(b_C) S_start + sum_j (exp(b_C - b_j) k_j) v_j^T
+
+One decay for all channels of a head is a factor of the score. One a key channel is not, and exp(b_i) exp(-b_j) overflows; `_vector_scores`
+splits the chunk at its middle, and each half again (Yang et al. 2023, arXiv:2312.06635, section 4, take blocks of a fixed size instead): for i
+after and j before the border both exp(sum from the border to i) and exp(sum from j to the border) are at most 1, and the scores of the two
+halves are one matrix product. Sums start at the border, so nothing cancels: a decay of -50 a step and one of -1e-4 are both exact.
+"""
+
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
 
-CHUNK = 64
+from src.ops.linear_attention import accumulation_dtype
+
+CHUNK = 32  # of 16, 32, 64, 128, see README.md
 
 
 def linear_attention_eager(q, k, v, decay, state, scale):
-    dtype = torch.float64 if any(t is not None and t.dtype == torch.float64 for t in (q, k, v, decay, state)) else torch.float32
-    out_dtype = v.dtype
+    """Arguments as of `linear_attention`, checked, on any device. Returns (o, state)."""
+    dtype, out_dtype = accumulation_dtype(q, k, v, decay, state), v.dtype
     (B, T, H, K), V = q.shape, v.shape[-1]
-    C = min(CHUNK, 1 << (T - 1).bit_length())
-    N = -(-T // C)
+    C = chunk_size(T, CHUNK)
     q, k, v = (chunks(x.to(dtype), C) for x in (q, k, v))
-    S = q.new_zeros(B, H, K, V) if state is None else state.to(dtype)
-    mask = torch.ones(C, C, dtype=torch.bool, device=q.device).tril()
+    keep, q_in, k_out = None, q, k
     if decay is None:
-        scores, total, q_in, k_out = (q @ k.transpose(-1, -2)) * mask, None, q, k
+        scores = (q @ k.mT).tril()
+    elif decay.dim() == 4:
+        scores, since_start, to_end = _vector_scores(q, k, chunks(decay.to(dtype), C))
+        q_in, k_out, keep = q * since_start.exp(), k * to_end.exp(), since_start[..., -1, :, None].exp()
     else:
-        if decay.dim() == 1:
-            decay = decay[:, None].expand(B, T, H, 1)
-        b = chunks((decay if decay.dim() == 4 else decay[..., None]).to(dtype), C).cumsum(-2)  # (B, H, N, C, 1 or K)
-        total = b[..., -1:, :]
-        q_in, k_out = q * b.exp(), k * (total - b).exp()
-        if decay.shape[-1] == K and decay.dim() == 4 and K > 1:
-            scores = halves(q, k, b)
-        else:
-            scores = (q @ k.transpose(-1, -2)) * (b - b.transpose(-1, -2)).masked_fill(~mask, -torch.inf).exp()
-    writes = k_out.transpose(-1, -2) @ v  # (B, H, N, K, V)
+        fixed = decay.dim() == 1
+        decay = chunks((decay.expand(1, T, H) if fixed else decay)[..., None], C)[..., 0]  # (1 or B, H, N, C)
+        between, since_start, to_end = scalar_decays(decay, dtype)
+        scores = (q @ k.mT) * (between[:, :, :1] if fixed else between)
+        q_in, k_out, keep = q * since_start, k * to_end, since_start[..., -1:, :]
+    before, state = carry(keep, k_out.mT @ v, q.new_zeros(B, H, K, V) if state is None else state.to(dtype))
+    return unchunk(scores @ v + q_in @ before, T, scale).to(out_dtype), state
+
+
+def chunk_size(T: int, largest: int) -> int:
+    """`largest`, or the smallest power of two that holds T where that is less."""
+    return min(largest, 1 << (T - 1).bit_length())
+
+
+def chunks(x, C: int):
+    """(B, T, H, X) -> (B, H, N, C, X): N chunks of C tokens, zeros after the end (which write nothing and decay nothing)."""
+    T = x.shape[1]
+    x = F.pad(x, (0, 0, 0, 0, 0, -T % C)) if T % C else x
+    return x.unflatten(1, (-1, C)).permute(0, 3, 1, 2, 4).contiguous()
+
+
+def unchunk(x, T: int, scale: float):
+    """(B, H, N, C, X) -> (B, T, H, X), times scale."""
+    x = x.permute(0, 2, 3, 1, 4).flatten(1, 2)[:, :T]
+    return x.contiguous() if scale == 1 else x * scale
+
+
+def scalar_decays(decay, dtype):
+    """Factors of at most 1 from log decays (..., C) of one number a token: between two tokens (..., C, C), 0 where the first comes later; since the
+    chunk's start, the token's own included (..., C, 1); from after the token to the chunk's end (..., C, 1)."""
+    to_end = F.pad(decay[..., 1:], (0, 1)).to(dtype).flip(-1).cumsum(-1).flip(-1)
+    return _Between.apply(decay, dtype), decay.to(dtype).cumsum(-1)[..., None].exp(), to_end[..., None].exp()
+
+
+class _Between(torch.autograd.Function):
+    """exp(sum of the log decays from j + 1 to i), (..., C, C), 0 for j > i.
+
+    A difference of two sums, so the sums are float64: a decay of 1e-4 after decays that sum to -1e4 keeps its digits. The gradient leaves out the
+    diagonal, which is 1 whatever the decays are: its part cancels in exact arithmetic only, and may be all there is where decays are strong.
+    """
+
+    @staticmethod
+    def forward(ctx, decay, dtype):
+        C = decay.shape[-1]
+        b = decay.double().cumsum(-1)
+        between = (b[..., :, None] - b[..., None, :]).to(dtype)
+        between.masked_fill_(torch.ones(C, C, dtype=torch.bool, device=b.device).triu(1), -torch.inf).exp_()
+        ctx.save_for_backward(between)
+        ctx.dtype = decay.dtype
+        return between
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient):
+        (between,) = ctx.saved_tensors
+        pairs = (gradient * between).tril_(-1)  # (..., i, j): each decay from j + 1 to i gets it
+        return (pairs.sum(-1) - pairs.sum(-2)).flip(-1).cumsum(-1).flip(-1).to(ctx.dtype), None
+
+
+def carry(keep, writes, state):
+    """States (B, H, N, K, V) at the start of each chunk, and the last: S_{n+1} = keep_n * S_n + writes_n, keep None for 1."""
     states = []
-    keep = None if total is None else total.exp().transpose(-1, -2)  # (B, H, N, 1 or K, 1)
-    for n in range(N):
-        states.append(S)
-        S = (S if keep is None else S * keep[:, :, n]) + writes[:, :, n]
-    o = scores @ v + q_in @ torch.stack(states, 2)
-    o = o.reshape(B, H, N * C, V)[:, :, :T].transpose(1, 2)
-    return (o * scale).to(out_dtype), S
+    keeps = [None] * writes.shape[2] if keep is None else keep.expand(-1, -1, writes.shape[2], -1, -1).unbind(2)
+    for factor, write in zip(keeps, writes.unbind(2), strict=True):
+        states.append(state)
+        state = state + write if factor is None else torch.addcmul(write, factor, state)
+    return torch.stack(states, dim=2), state
 
 
-def halves(q, k, b):
+def _vector_scores(q, k, decay):
+    """q_i . exp(sum of decay from j + 1 to i) k_j for j <= i, (..., C, C), by halves; and the sums since the start and to the end of the chunk."""
     C = q.shape[-2]
-    scores = torch.diag_embed((q * k).sum(-1))
+    scores = (q * k).sum(-1)[..., None, None]  # (..., C blocks, 1, 1)
+    since, rest = decay, torch.zeros_like(decay)  # sums from the block's start up to a token and from after it to the block's end
     h = 1
     while h < C:
-        q2, k2, b2 = (x.unflatten(-2, (C // (2 * h), 2, h)) for x in (q, k, b))
-        edge = b2[..., 0, -1:, :]
-        block = (q2[..., 1, :, :] * (b2[..., 1, :, :] - edge).exp()) @ (k2[..., 0, :, :] * (edge - b2[..., 0, :, :]).exp()).transpose(-1, -2)
-        rows = torch.arange(C, device=q.device).view(-1, 2, h)
-        i, j = rows[:, 1, :, None].expand(-1, h, h), rows[:, 0, None, :].expand(-1, h, h)
-        scores = scores.index_put((*(slice(None),) * 0, ..., i, j) if False else (Ellipsis, i, j), block) if False else scores.clone()
-        scores[..., i, j] = block
+        (since1, since2), (rest1, rest2) = (x.unflatten(-2, (-1, 2, h)).unbind(-3) for x in (since, rest))
+        before, after = (x.unflatten(-2, (-1, 2, h))[..., half, :, :] for x, half in ((k, 0), (q, 1)))
+        across = (after * since2.exp()) @ (before * rest1.exp()).mT  # (..., blocks of 2h, h, h)
+        first, second = scores.unflatten(-3, (-1, 2)).unbind(-3)
+        scores = torch.cat([torch.cat([first, torch.zeros_like(first)], -1), torch.cat([across, second], -1)], -2)
+        rest = torch.cat([rest1 + since2[..., -1:, :], rest2], -2).flatten(-3, -2)
+        since = torch.cat([since1, since2 + since1[..., -1:, :]], -2).flatten(-3, -2)
         h *= 2
-    return scores
-
-
-def chunks(x, C):
-    """(B, T, H, X) -> (B, H, N, C, X), zeros after the end."""
-    x = F.pad(x, (0, 0, 0, 0, 0, -x.shape[1] % C))
-    return x.unflatten(1, (-1, C)).permute(0, 3, 1, 2, 4).contiguous()
+    return scores.squeeze(-3), since, rest

@@ -123,7 +123,8 @@ def _gradients(u, delta, A, B, C, D, start, dy, dlast, du, ddelta, dA, dB, dC, d
             _pick(dy[row, t:stop], out, first, width)
             _copy(starts[k], states[0])
             _states(states, decays, rate, d, x, B[row, t:stop], scale, shift)
-            _back(states, decays, rate, d, x, out, B[row, t:stop], C[row, t:stop], dB[row, item % blocks, t:stop], dC[row, item % blocks, t:stop], g, drate, dd, dx, scale, shift)
+            _back(states, decays, rate, d, x, out, B[row, t:stop], C[row, t:stop], dB[row, item % blocks, t:stop], dC[row, item % blocks, t:stop],
+                  g, drate, dd, dx, scale, shift)
             for q in range(stop - t):
                 for i in range(width):
                     e, given = first + i, u[row, t + q, first + i]

@@ -7,7 +7,7 @@ from the chunks' last states and whole decays; and each state gets its share of 
 
 which is formed in log space: strong decays go to zero, and nothing overflows. With neg_eigen a may be negative, so P is multiplied up; |a| <= 1
 keeps that harmless. The backward pass keeps the inputs alone: it forms the states at the segment borders again and lets autograd run
-through one segment at a time, so memory is that of a segment and of the states at the borders of segments.
+through one segment at a time. A segment has at least sqrt(T) tokens: memory is that of a segment's states and of one state a segment.
 """
 
 from __future__ import annotations
@@ -54,9 +54,9 @@ def backward(dy, dlast, u, delta, A, B, C, D, state, neg_eigen: bool):
 
 
 def _segments(u, A):
-    """[(begin, end)] of the segments of time, in order."""
+    """[(begin, end)] of the segments of time, in order: long enough for the device, and for few borders."""
     (batch, T, _), (E, N) = u.shape, A.shape
-    length = max(1, SEGMENT_STATES.get(u.device.type, LARGE_SEGMENT) // (batch * E * N))
+    length = max(_root(T), SEGMENT_STATES.get(u.device.type, LARGE_SEGMENT) // (batch * E * N))
     return [(begin, min(T, begin + length)) for begin in range(0, T, length)]
 
 
@@ -100,7 +100,12 @@ def _segment(u, delta, A, B, C, D, h, neg_eigen):
 
 def _chunk(S: int, step_states: int, device_type: str) -> int:
     """Tokens of a chunk: all of S where a step is large enough to keep a CPU busy, else its root, which makes the fewest steps."""
-    return S if device_type == "cpu" and step_states >= STEP_STATES else math.isqrt(S - 1) + 1
+    return S if device_type == "cpu" and step_states >= STEP_STATES else _root(S)
+
+
+def _root(n: int) -> int:
+    """The square root of n >= 1, rounded up."""
+    return math.isqrt(n - 1) + 1
 
 
 def _step(decays, added, h):

@@ -1,0 +1,113 @@
+"""Selective copy: write the symbols that lie scattered among blanks, in order.
+
+    --n_data 4       '..c.....kf.......a..>' -> 'ckfa'
+    --n_data 4       'bb..n..............b>' -> 'bbnb'
+    --n_data 2       '.........g........d.>' -> 'gd'
+
+Alphabet: the first `--n_symbols` of a-z, the blank `.` and `>`. `length` counts the haystack, symbols and blanks, without `>`. The
+`--n_data` symbols stand at distinct places, every choice of places being equally likely, and each is uniform. Scored: the symbols and
+their <eos>. Gap: from a symbol to where it is written; it differs from example to example, so no fixed delay solves the task.
+Floors: uniform (1/alphabet a character) and unigram (about 1/n_symbols).
+Defined by Gu and Dao, "Mamba", 2023, arXiv:2312.00752 (section 4.1.1, Table 1): 4,096 characters, 16 symbols, 14 of them and two further tokens.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from dataset.base import Example, LengthConfig, Slice, Task, option
+from src.config import UserError
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+BLANK = "."
+
+
+class SelectiveCopy(Task):
+    """`.c..a.>` is followed by `ca`."""
+
+    @dataclass(frozen=True)
+    class Config(LengthConfig):
+        """selective_copy"""
+
+        min_len: int = option(0, "shortest training haystack, in characters; 0 = n_data", least=0)
+        n_data: int = option(16, "symbols in a haystack", least=1)
+        n_symbols: int = option(14, "different symbols, of a-z", least=1, most=26)
+
+    small: ClassVar[dict] = {"context_len": 32, "n_data": 8, "max_steps": 1500}
+    slices = (
+        Slice("length", "length of the haystack (characters)"),
+        Slice("position", "place in the answer (characters)", level="char"),
+        Slice("gap", "distance to the symbol (characters)", level="char"),
+    )
+
+    def __init__(self, args):
+        shortest, longest = self._range(args)
+        if min(shortest, longest) < args.n_data:
+            flag, value = ("--max_len", longest) if longest < args.n_data else ("--min_len", shortest)
+            raise UserError(f"{flag}: got {value}, allowed: >= {args.n_data}, the symbols of --n_data; use {flag} {args.n_data} or a smaller --n_data")
+        super().__init__(args)
+
+    @staticmethod
+    def _range(args):
+        return args.min_len or args.n_data, args.max_len or args.context_len
+
+    @property
+    def lengths(self):
+        return self._range(self.args)
+
+    @property
+    def alphabet(self):
+        return LETTERS[:self.args.n_symbols] + BLANK + ">"
+
+    def example(self, rng, length):
+        return self.examples(rng, 1, length)[0]
+
+    def examples(self, rng, n, length):
+        count = self.args.n_data
+        if length < count:
+            raise UserError(f"length {length}: too short, allowed: >= {count}, the symbols of --n_data")
+        places = np.sort(distinct(rng, n, count, length), axis=1)
+        symbols = rng.integers(97, 97 + self.args.n_symbols, (n, count), dtype=np.uint8)
+        hay = np.full((n, length + 1), ord(BLANK), dtype=np.uint8)
+        hay[np.arange(n)[:, None], places] = symbols
+        hay[:, -1] = ord(">")
+        prompts, answers = hay.tobytes().decode(), symbols.tobytes().decode()
+        gaps = (length + 1 + np.arange(count) - places).tolist()
+        return [Example(prompts[i * (length + 1):(i + 1) * (length + 1)], answers[i * count:(i + 1) * count], gaps=tuple(gaps[i])) for i in range(n)]
+
+    def n_keys(self):
+        total = math.comb(self.lengths[1], self.args.n_data) * self.args.n_symbols ** self.args.n_data
+        return total if total < 10**9 else None
+
+    def solve(self, prompt):
+        return prompt[:-1].replace(BLANK, "")
+
+    def max_chars(self, length):
+        return length + 1 + self.args.n_data
+
+
+def distinct(rng: np.random.Generator, n: int, count: int, pool: int) -> np.ndarray:
+    """(n, count) integers in 0..pool-1, distinct within a row; every ordered choice is equally likely.  count must not exceed pool.
+
+    Repeats are drawn again until none is left. That treats all integers alike, so no choice is favoured, and takes memory for what is
+    chosen only; where more than half the pool is chosen, sorting random keys is quicker.
+    """
+    if 2 * count > pool:
+        return np.argsort(rng.random((n, pool)), axis=1)[:, :count]
+    chosen, rows = rng.integers(0, pool, (n, count)), np.arange(n)
+    while len(rows):
+        part = chosen[rows]
+        order = np.argsort(part, axis=1, kind="stable")
+        ordered = np.take_along_axis(part, order, axis=1)
+        repeats = ordered[:, 1:] == ordered[:, :-1]
+        row, place = np.nonzero(repeats)
+        chosen[rows[row], order[row, place + 1]] = rng.integers(0, pool, len(row))
+        rows = rows[repeats.any(axis=1)]
+    return chosen
+
+
+build_loaders = SelectiveCopy.build_loaders
