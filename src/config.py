@@ -47,7 +47,7 @@ class DataConfig:
                                 choices=("uniform", "fixed"))
     eval_lengths: tuple[str, ...] = option((), "further test lengths: multiples of the training maximum or numbers, such as 2x,4x,256")
     loss_on: str = option("answer", "answer: train what is scored; all: train every written character", choices=("answer", "all"))
-    data_path: str = option("", "file with the text of a language task")
+    data_path: str = option("", "file or folder with the text of a language task")
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ def main(argv: list[str]) -> int:
         if not args.presets:
             show_entries("tasks", TASKS)
             show_entries("models", MODELS)
-        show_presets()
+        show_presets(whole=args.presets)
         if not args.presets:
             show_backends()
     return 0
@@ -53,10 +53,18 @@ def show_entries(title: str, entries: dict[str, registry.Entry]) -> None:
     print()
 
 
-def show_presets() -> None:
+def show_presets(whole: bool) -> None:
+    """A line each; whole: also the flags that a preset sets, the published numbers, and what a reduced one reduces."""
     print("presets:")
     for name, preset in PRESETS.items():
-        print(f"  {name:<18}{preset.summary}  ({preset.source})")
+        print(f"  {name:<22}{preset.summary}  ({preset.source})")
+        if not whole or not preset.task:
+            continue
+        if preset.reduced:
+            print(f"    reduced:    {preset.reduced}")
+        print(f"    published:  {preset.published}")
+        shown = {k: ",".join(v) if isinstance(v, tuple) else v for k, v in preset.values.items()}
+        print(f"    sets:       --task {preset.task} " + " ".join(f"--{k} {v}" for k, v in shown.items()) + "\n")
     print()
 
 
@@ -75,6 +83,10 @@ def show_task(name: str) -> None:
     show_own_flags("task", task_class, name)
     args = resolve(task_class)
     print("\ndefault run on a CPU (--preset small): " + " ".join(f"--{k} {v}" for k, v in task_class.small.items()))
+    if getattr(task_class, "own_text", False):
+        print(f"\nprimary metric: {task_class.primary}; floors: uniform = 1/(characters of the vocabulary, <unk> among them), "
+              "unigram (the most common training character)\n\nno windows to show: the text is the one that --data_path names")
+        return
     task = task_class(args)
     if task.kind == "language":
         show_language(task)

@@ -21,6 +21,7 @@ from src.utils.metrics import Scored, rows_all_correct
 from src.utils.tokenizer import EOS
 
 DECODE_ROWS = 256  # prompts decoded together
+SAMPLED_CHARS = 1_000_000  # of the test text of a language task, at most, from which samples are taken
 NO_CHARACTER = "\N{REPLACEMENT CHARACTER}"  # a model that writes <pad> or <bos> in its answer is wrong there
 
 
@@ -207,10 +208,9 @@ def floors(task_meta, test_examples) -> dict[str, dict[str, float | None]]:
 
 
 def _language_floors(task, tokenizer):
-    train, test = tokenizer.encode(task.text("train")), tokenizer.encode(task.text("test"))
-    common = np.bincount(train).argmax()
+    common, test = task.counts("train", tokenizer).argmax(), task.counts("test", tokenizer)
     characters = len(tokenizer) - 3
-    values = {"uniform": 1 / characters, "unigram": float((test == common).mean())}
+    values = {"uniform": 1 / characters, "unigram": float(test[common] / test.sum())}
     return {name: {"token_acc": v, "primary": v} for name, v in values.items()}
 
 
@@ -291,7 +291,7 @@ def _label_samples(model, examples, tokenizer, device) -> str:
 def language_samples(model, task_meta, device, seed: int, prompt_chars: int = 64, new_chars: int = 200) -> str:
     """Five continuations of test text at temperature 0.8: prompt, the text's own continuation, the model's."""
     task, tokenizer = task_meta["task"], task_meta["tokenizer"]
-    text = task.text("test")
+    text = task.text("test", SAMPLED_CHARS)
     prompt_chars = min(prompt_chars, max(1, task.args.context_len // 2))
     if model.max_len is not None:
         new_chars = min(new_chars, model.max_len - prompt_chars)

@@ -1,0 +1,94 @@
+"""Parity: of the bits read so far, is the number of ones odd?
+
+    '0110' -> ((0, '0'), (1, '1'), (2, '0'), (3, '0'))
+    '1' -> ((0, '1'),)
+    --labels final   '01101' -> ((4, '1'),)
+
+Why: one bit of state that every character may flip. A layer must multiply by -1 (or count) to follow it; most linear recurrences have
+no negative eigenvalue, and a Transformer of fixed depth has no form that holds at every length.
+
+Alphabet: 0 and 1, independent and equally likely. `length` counts the bits. Labels: the parity so far, predicted at each bit
+(`--labels dense`) or at the last one only (`final`), and never written. Scored: the labels; primary token_acc.
+Training lengths are uniform in 1..`--max_len`; --eval_lengths 4x,16x tests far beyond. Short strings are few: training repeats them, and a test set of
+2,000 distinct ones begins at about 16 bits (a shorter --eval_lengths is refused with the number that exists).
+Floors: uniform, 1/2, and unigram; scaled accuracy is 0 there.
+
+Prior use: Minsky & Papert 1969 (Perceptrons); one of the regular tasks of Deletang et al., "Neural Networks and the Chomsky Hierarchy", 2023,
+arXiv:2207.02098, here in causal form: the label stands at a bit and sees nothing behind it, where theirs is read after the whole string (by a
+bidirectional encoder in the Transformer's case), so their figures do not compare directly. Grazzi et al., "Unlocking State-Tracking in Linear
+RNNs Through Negative Eigenvalues", 2024, arXiv:2411.12537, train on lengths 3-40 and report scaled accuracy on 40-256.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from dataset.base import Example, LengthConfig, Slice, Task, option
+
+BITS = "01"
+
+
+class Parity(Task):
+    """`0110` has the labels `0100` at its bits."""
+
+    @dataclass(frozen=True)
+    class Config(LengthConfig):
+        """parity"""
+
+        max_len: int = option(40, "longest training length, and the test length, in bits; 0 = context_len", least=0)
+        labels: str = option("dense", "dense: the parity so far at every bit; final: at the last bit only", choices=("dense", "final"))
+
+    kind = "labels"
+    primary = "token_acc"
+    small: ClassVar[dict] = {"max_steps": 1500}
+    slices = (
+        Slice("length", "length of the string (bits)"),
+        Slice("position", "place of the label (number)", level="char"),
+    )
+    alphabet = BITS
+
+    def example(self, rng, length):
+        return self.examples(rng, 1, length)[0]
+
+    def examples(self, rng, n, length):
+        bits = rng.integers(0, 2, (n, length), dtype=np.uint8)
+        prompts = row_strings(bits + np.uint8(ord("0")))
+        at = np.arange(length) if self.args.labels == "dense" else np.array([length - 1])
+        labels = label_rows(np.bitwise_xor.accumulate(bits, axis=1)[:, at], at, BITS)
+        return [Example(prompt, labels=row) for prompt, row in zip(prompts, labels, strict=True)]
+
+    def n_keys(self):
+        return 2 ** self.lengths[1] if self.lengths[1] <= 24 else None
+
+    def solve(self, prompt):
+        labels, odd = [], False
+        for i, bit in enumerate(prompt):
+            odd ^= bit == "1"
+            labels.append((i, BITS[odd]))
+        return tuple(labels) if self.args.labels == "dense" else (labels[-1],)
+
+    def max_chars(self, length):
+        return length
+
+
+def label_rows(values: np.ndarray, at: np.ndarray, characters: str) -> list[tuple]:
+    """Labels of n examples that stand at the same positions: values (n, k) number the characters, at (k,) are positions of the prompt.
+
+    The (position, character) pairs are made once and shared, since millions of new ones would take most of the time.
+    """
+    pairs = np.empty((len(at), len(characters)), dtype=object)
+    for row, position in zip(pairs, at.tolist(), strict=True):
+        row[:] = [(position, character) for character in characters]
+    return list(map(tuple, pairs[np.arange(len(at)), values].tolist()))
+
+
+def row_strings(points: np.ndarray) -> list[str]:
+    """Rows of Latin-1 code points (n, width) uint8 as n strings."""
+    text, width = points.tobytes().decode("latin-1"), points.shape[1]
+    return [text[i:i + width] for i in range(0, len(text), width)]
+
+
+build_loaders = Parity.build_loaders

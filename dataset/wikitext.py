@@ -1,0 +1,140 @@
+"""Model the characters of WikiText, or of any text in its Parquet layout.
+
+    '... went on to win the champio' -> 'n'
+
+Why: real prose, with names and topics that come back from far, characters that are rare, and files that need not fit in memory.
+
+`--data_path DIR` is a folder with `train-00000-of-00001.parquet` and `validation-00000-of-00001.parquet`, and `test-00000-of-00001.parquet` if there
+is one; else the validation text is halved into val and test. Each has a column `text` of strings. Rows follow each other as they are, and a row that does not
+end in a line break gets one, so that an empty row is an empty line. WikiText's own `<unk>` words, where the edition has them, are five characters each.
+Reading Parquet needs pyarrow (pip install pyarrow). Without --data_path the hub's `wikitext-2-raw-v1` (Salesforce/wikitext, about 11 million characters) is
+taken from the user's cache folder, or fetched into it (8 MB, ten-second timeout). No digest is known beforehand that could be checked, so the run records the
+text's own.
+
+Alphabet: the `--vocab_size` most common characters of the training text, and `<unk>` for the rest; its rate in the held-out text is reported. The files are
+read in a stream (dataset/language.py), so that memory does not grow with them. A window of --context_len characters begins with <bos>; all characters are
+trained and scored, <unk> like any other, so a loss belongs to its vocabulary. `heldout` is val and test in one pass, each window of it starting without
+memory: neither the word perplexity of the WikiText papers nor the byte perplexity of evaluation harnesses, and not to be compared with them.
+Primary: token_acc. Source: `custom` for --data_path, else `hub`. Floors: uniform, unigram. Baselines: interpolated Witten-Bell n-grams (dataset/ngram.py),
+fitted on the first 2,000,000 training characters at most.
+
+Prior use: Merity et al., "Pointer Sentinel Mixture Models", 2016, arXiv:1609.07843, over words.
+"""
+
+from __future__ import annotations
+
+import sys
+import urllib.request
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from dataset.corpora import FAILURES, TIMEOUT_SECONDS, cache_folder, write_cache
+from dataset.language import NUMBERS, StreamedTask
+from src.config import UserError, option
+
+TRAIN, VALIDATION, TEST = (f"{split}-00000-of-00001.parquet" for split in ("train", "validation", "test"))
+HUB_FOLDER = "wikitext-2-raw-v1"
+HUB_URL = f"https://huggingface.co/datasets/Salesforce/wikitext/resolve/main/{HUB_FOLDER}/"
+MOST_BYTES = 100_000_000  # of one file of the hub
+ROWS = 256  # decoded at a time
+READ_BYTES = 1 << 20  # of a file at a time; the whole column would be read without it
+ALLOWED = f"allowed: a folder with {TRAIN} and {VALIDATION}"
+
+
+class WikiText(StreamedTask):
+    """The Parquet files behind --data_path, or the hub's WikiText-2."""
+
+    @dataclass(frozen=True)
+    class Config:
+        """wikitext"""
+
+        vocab_size: int = option(5000, "characters of the vocabulary, the most common of the training text; the rest is <unk>", least=1, most=NUMBERS - 4)
+
+    small: ClassVar[dict] = {
+        "context_len": 128, "train_size": 20_000, "val_size": 200, "test_size": 200, "d_model": 128, "max_steps": 800, "batch_chars": 4096,
+        "embed_std": 1.0,
+    }
+
+    @property
+    def vocabulary(self) -> int:
+        return self.args.vocab_size
+
+    @property
+    def source(self):
+        return "custom" if self.args.data_path else "hub"
+
+    def segments(self) -> list[Iterable[str]]:
+        parquet()  # before anything is fetched
+        files = parquet_files(Path(self.args.data_path)) if self.args.data_path else hub_files()
+        return [read_parquet(file) for file in files]
+
+
+def parquet():
+    """pyarrow's Parquet module; UserError where it is not installed."""
+    try:
+        import pyarrow.parquet
+    except ImportError as error:
+        raise UserError(f"--task wikitext reads Parquet files, which needs pyarrow ({str(error).splitlines()[0]}); "
+                        "install it: pip install pyarrow; or take --task text") from None
+    return pyarrow.parquet
+
+
+def parquet_files(folder: Path) -> list[Path]:
+    """The files of train, validation and, if there is one, test; UserError where one is missing."""
+    try:
+        if not folder.is_dir():
+            raise UserError(f"--data_path: got {str(folder)!r}, {'a file' if folder.exists() else 'no such folder'}, {ALLOWED}")
+        missing = [name for name in (TRAIN, VALIDATION) if not (folder / name).is_file()]
+        test = [folder / TEST] if (folder / TEST).is_file() else []
+    except OSError as error:
+        raise UserError(f"--data_path: got '{folder}', which cannot be read ({error.strerror or error}), {ALLOWED}") from None
+    if missing:
+        raise UserError(f"--data_path: got '{folder}', where there is no {' and no '.join(missing)}, {ALLOWED}")
+    return [folder / TRAIN, folder / VALIDATION, *test]
+
+
+def read_parquet(path: Path) -> Iterator[str]:
+    """The rows of the `text` column in blocks, each row with a line break at its end."""
+    import pyarrow
+
+    try:
+        with parquet().ParquetFile(path, buffer_size=READ_BYTES, pre_buffer=False) as file:
+            kind = {field.name: field.type for field in file.schema_arrow}.get("text")
+            if kind is None or not (pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind)):
+                columns = ", ".join(f"{field.name} ({field.type})" for field in file.schema_arrow)
+                raise UserError(f"--data_path: '{path}' has the columns {columns or 'none'}, allowed: a column `text` of strings")
+            for batch in file.iter_batches(batch_size=ROWS, columns=["text"], use_threads=False):
+                rows = (row or "" for row in batch.column(0).to_pylist())
+                yield "".join([row if row.endswith("\n") else row + "\n" for row in rows])
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--data_path: '{path}' cannot be read as Parquet ({str(error).splitlines()[0] if str(error) else type(error).__name__}), "
+                        "allowed: a whole Parquet file; fetch it again") from None
+
+
+def hub_files() -> list[Path]:
+    """The hub's train, validation and test file in the cache folder, fetched where they are missing. UserError without a network."""
+    return [_hub_file(name) for name in (TRAIN, VALIDATION, TEST)]
+
+
+def _hub_file(name: str) -> Path:
+    path = cache_folder() / f"{HUB_FOLDER}-{name}"
+    if path.is_file():
+        return path
+    print(f"wikitext: no copy in the cache; fetching {HUB_URL}{name}", file=sys.stderr, flush=True)
+    try:
+        with urllib.request.urlopen(HUB_URL + name, timeout=TIMEOUT_SECONDS) as reply:
+            data = reply.read(MOST_BYTES)
+        if not (data.startswith(b"PAR1") and data.endswith(b"PAR1")):
+            raise ValueError(f"{len(data)} bytes came that are no whole Parquet file")
+    except FAILURES as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise UserError(f"--data_path: missing, and the hub's copy could not be had ({reason}), {ALLOWED}, or a network") from None
+    trouble = write_cache(path.name, data)
+    if trouble:
+        raise UserError(f"--data_path: missing, and the hub's copy could not be kept in '{cache_folder()}' ({trouble}), {ALLOWED}")
+    return path
+
+
+build_loaders = WikiText.build_loaders
