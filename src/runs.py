@@ -64,7 +64,7 @@ def _model_bases():
 def plan(argv: list[str], local_rank: int = 0) -> tuple[Setup, Request]:
     """Read a command line for a new run. Raises UserError; writes nothing."""
     seen = first_look(argv)
-    task_name, model_name = seen.task or "needle", seen.model or "transformer"
+    task_name, model_name = presets.task_of(seen.preset, seen.task) or "needle", seen.model or "transformer"
     task_class, model_class = find_task(task_name), find_model(model_name, seen.layers)
     request = read_request(argv, task_class, model_class)
     given = {"task": task_name, "model": model_name, **request.explicit}

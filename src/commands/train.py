@@ -37,14 +37,14 @@ def main(argv: list[str]) -> int:
 
 def print_help(seen) -> int:
     """Help of the chosen task and model; their files (and torch, for a model) are imported only when they are named."""
+    from src.presets import settings, task_of
     from src.runs import find_model, find_task
 
-    task_class = find_task(seen.task) if seen.task else None
+    task_name = task_of(seen.preset, seen.task)
+    task_class = find_task(task_name) if task_name else None
     model_class = find_model(seen.model, seen.layers) if seen.model else None
     defaults, note = None, ""
     if task_class is not None:
-        from src.presets import settings
-
         name, defaults = settings(seen.preset or "small", task_class, "cpu")
         note = f"Defaults in brackets are those of --preset {name} for this task."
     parser_for(task_class, model_class, defaults, note).print_help()
