@@ -3,6 +3,7 @@
     python benchmark.py --task needle --model transformer
     python benchmark.py list
     python benchmark.py generate --out_dir runs/<timestamp> --prompt "ROMEO:"
+    python benchmark.py check --model my_layer.py
 
 Exit codes: 0 done, 1 the machine failed, 2 the input is wrong, 3 the run diverged, 4 a check failed, 130 interrupted.
 """
@@ -20,7 +21,7 @@ from src.cli import report_error
 from src.config import UserError, suggest
 from src.models import MODELS
 
-COMMANDS = ("train", "list", "generate")
+COMMANDS = ("train", "list", "generate", "check")
 
 
 def main(argv: list[str]) -> int:

@@ -22,9 +22,10 @@ HEADLINE = """Train, evaluate, measure and plot a small sequence model on a char
 examples:
   python benchmark.py --task needle --model transformer
   python benchmark.py --task tiny_shakespeare --model gru --max_steps 500
+  python benchmark.py check --model my_layer.py
   python benchmark.py list --task dyck
 
-commands: train (default), list, generate; each has its own --help."""
+commands: train (default), list, generate, check; each has its own --help."""
 
 
 class Store(argparse.Action):

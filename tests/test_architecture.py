@@ -40,7 +40,7 @@ SOURCES = [ROOT / "benchmark.py", *sorted((ROOT / "dataset").rglob("*.py")), *so
 WITHOUT_TORCH = [
     "benchmark", "dataset", "dataset.base", "src.config", "src.registry", "src.cli", "src.presets", "src.models", "src.ops.backends", "src.utils.rundir",
     "src.utils.stats", "src.utils.schema", "src.utils.viz", "src.utils.env", "src.utils.tokenizer", "src.commands.train", "src.commands.list",
-    "src.commands.visualize", "src.commands.generate", "src.commands.evaluate", *sorted({entry.target.split(":")[0] for entry in TASKS.values()}),
+    "src.commands.visualize", "src.commands.generate", "src.commands.evaluate", "src.commands.check", *sorted({entry.target.split(":")[0] for entry in TASKS.values()}),
 ]
 
 

@@ -415,6 +415,16 @@ class Backbone(ARModel):
         return self._logits(self.norm(h)), (position + 1, tuple(new))
 
 
+def wide_dtype(x) -> torch.dtype:
+    """float32, or float64 for float64."""
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+def wide(x):
+    """x in float32 at least: recurrences, gates, decays, norms and sums keep it under autocast."""
+    return x.to(wide_dtype(x))
+
+
 def is_right_padded(mask) -> bool:
     """Whether each row of a (B, T) bool mask is a run of True followed by a run of False."""
     return bool((mask[:, :-1] >= mask[:, 1:]).all())

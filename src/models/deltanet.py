@@ -30,9 +30,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from src.config import option
-from src.models.base import ARModel, Form, build, max_len_of
+from src.models.base import ARModel, Form, build, max_len_of, wide
 from src.models.gla import Expansion, gated, xavier_parts
-from src.models.linear_attention import LinearMixer, head_size, make_conv, split_heads, wide
+from src.models.linear_attention import LinearMixer, head_size, make_conv, split_heads
 from src.ops.backends import parse_backend
 from src.ops.delta_rule import delta_rule, delta_rule_step
 

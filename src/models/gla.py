@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from src.config import option
-from src.models.base import Backbone, Form, build, max_len_of
-from src.models.linear_attention import GATE_RANK, LinearMixer, head_size, log_gate, make_conv, split_heads, wide
+from src.models.base import Backbone, Form, build, max_len_of, wide
+from src.models.linear_attention import GATE_RANK, LinearMixer, head_size, log_gate, make_conv, split_heads
 from src.ops.backends import parse_backend
 
 

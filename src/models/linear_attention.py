@@ -37,7 +37,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from src.config import option
-from src.models.base import Backbone, Form, Mixer, State, build, max_len_of
+from src.models.base import Backbone, Form, Mixer, State, build, max_len_of, wide, wide_dtype
 from src.models.short_conv import ShortConv
 from src.models.transformer import check_heads
 from src.ops.backends import parse_backend
@@ -116,16 +116,6 @@ def split_heads(x, n_head: int, sizes):
     """x (..., H (K_1 + K_2 + ...)) -> (..., H, K_1), (..., H, K_2), ... without a copy."""
     parts = x.split([n_head * size for size in sizes], dim=-1)
     return tuple(part.unflatten(-1, (n_head, size)) for part, size in zip(parts, sizes, strict=True))
-
-
-def wide_dtype(x) -> torch.dtype:
-    """float32, or float64 for float64."""
-    return torch.promote_types(x.dtype, torch.float32)
-
-
-def wide(x):
-    """x in float32 at least: gates, decays, norms and sums keep it under autocast."""
-    return x.to(wide_dtype(x))
 
 
 def fixed_log_decay(n_head: int):

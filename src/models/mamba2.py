@@ -25,9 +25,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from src.config import UserError, option
-from src.models.base import Backbone, Form, build, max_len_of
+from src.models.base import Backbone, Form, build, max_len_of, wide, wide_dtype
 from src.models.deltanet import initial_dt_bias
-from src.models.linear_attention import LinearMixer, wide, wide_dtype
+from src.models.linear_attention import LinearMixer
 from src.ops.backends import parse_backend
 from src.ops.causal_conv import causal_conv, causal_conv_step
 

@@ -22,9 +22,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from src.config import UserError
-from src.models.base import Backbone, Form, State, build, max_len_of
+from src.models.base import Backbone, Form, State, build, max_len_of, wide
 from src.models.gla import Expansion, gated, xavier_parts
-from src.models.linear_attention import LinearMixer, fixed_log_decay, head_size, make_conv, split_heads, wide
+from src.models.linear_attention import LinearMixer, fixed_log_decay, head_size, make_conv, split_heads
 from src.ops.backends import parse_backend
 
 ANGLE_BASE = 10_000.0

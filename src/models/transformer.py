@@ -170,13 +170,14 @@ def check_heads(d_model: int, n_head: int, pos: str) -> None:
 
 def rotate(x, start: int):
     """Rotary embedding of x (B, T, ..., H, K) at positions start .. start + T - 1: neighbouring channels (2i, 2i+1) turn by
-    position x 10000^(-2i/K). Su et al. 2021, equation 34. In float32; the result has x's dtype."""
+    position x 10000^(-2i/K). Su et al. 2021, equation 34. In float32 at least; the result has x's dtype."""
     T, K = x.shape[1], x.shape[-1]
-    rate = ROPE_BASE ** (torch.arange(0, K, 2, device=x.device, dtype=torch.float32) / -K)
-    angle = torch.arange(start, start + T, device=x.device, dtype=torch.float32)[:, None] * rate  # (T, K / 2)
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    rate = ROPE_BASE ** (torch.arange(0, K, 2, device=x.device, dtype=dtype) / -K)
+    angle = torch.arange(start, start + T, device=x.device, dtype=dtype)[:, None] * rate  # (T, K / 2)
     angle = angle.view(T, *[1] * (x.dim() - 3), K // 2)
     cos, sin = angle.cos(), angle.sin()
-    even, odd = x.float().unflatten(-1, (K // 2, 2)).unbind(-1)
+    even, odd = x.to(dtype).unflatten(-1, (K // 2, 2)).unbind(-1)
     return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2).to(x.dtype)
 
 

@@ -101,21 +101,22 @@ def arrays(*tensors):
     return [t.detach().contiguous().numpy() for t in tensors]
 
 
+@compiled(f"(f4[::1], {ARRAY}, i8, i8, i8, i8)")
+def _fill(w, gate, b, t, h, K):
+    """The gate of one token into w, a number a key channel whatever kind the decay is."""
+    if gate.shape[3] == K:
+        for i in range(K):
+            w[i] = gate[b, t, h, i]
+    else:
+        one = gate[b, t, h, 0] if gate.shape[3] else np.float32(1)
+        for i in range(K):
+            w[i] = one
+
+
 @functools.lru_cache(maxsize=16)
 def kernels(K: int):
     """(forward, backward) for keys of size K."""
     KEY, QUERY, DQUERY, DKEY, DA, FREE = K, 2 * K, 3 * K, 4 * K, 5 * K, 6 * K  # places in w; the gate is at 0
-
-    @compiled(f"(f4[::1], {ARRAY}, i8, i8, i8)")
-    def fill(w, gate, b, t, h):
-        """The gate of one token into w, a number a key channel whatever kind the decay is."""
-        if gate.shape[3] == K:
-            for i in range(K):
-                w[i] = gate[b, t, h, i]
-        else:
-            one = gate[b, t, h, 0] if gate.shape[3] else np.float32(1)
-            for i in range(K):
-                w[i] = one
 
     @compiled(f"({ARRAY}, {ARRAY}, {ARRAY}, {ARRAY}, f8, {ARRAY}, {STARTS}, {ARRAY}, i8, i8)")
     def forward(q, k, v, gate, scale, state, starts, o, first, last):
@@ -132,7 +133,7 @@ def kernels(K: int):
                     for j in range(V):
                         for i in range(K):
                             starts[b, h, t // CHUNK, j, i] = w[FREE + j * K + i]
-                fill(w, gate, b, t, h)
+                _fill(w, gate, b, t, h, K)
                 for i in range(K):
                     w[KEY + i], w[QUERY + i] = k[b, t, h, i], q[b, t, h, i] * factor
                 for j in range(V):
@@ -164,7 +165,7 @@ def kernels(K: int):
                         states[j * (CHUNK + 1) * K + i] = starts[b, h, n, j, i]
                 for s in range(end - begin):
                     t = begin + s
-                    fill(w, gate, b, t, h)
+                    _fill(w, gate, b, t, h, K)
                     for i in range(K):
                         w[KEY + i], w[DQUERY + i] = k[b, t, h, i], 0
                     for j in range(V):
@@ -178,7 +179,7 @@ def kernels(K: int):
                 for back in range(end - begin):
                     s = max(end - begin - 1 - back, 0)  # max tells the compiler that no index is negative; without it no loop is vectorised
                     t = begin + s
-                    fill(w, gate, b, t, h)
+                    _fill(w, gate, b, t, h, K)
                     for i in range(K):
                         w[KEY + i], w[QUERY + i], w[DKEY + i], w[DA + i] = k[b, t, h, i], q[b, t, h, i], 0, 0
                     for j in range(V):

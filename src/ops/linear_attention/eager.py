@@ -28,20 +28,93 @@ def linear_attention_eager(q, k, v, decay, state, scale):
     (B, T, H, K), V = q.shape, v.shape[-1]
     C = chunk_size(T, CHUNK)
     q, k, v = (chunks(x.to(dtype), C) for x in (q, k, v))
-    keep, q_in, k_out = None, q, k
-    if decay is None:
-        scores = (q @ k.mT).tril()
-    elif decay.dim() == 4:
-        scores, since_start, to_end = _vector_scores(q, k, chunks(decay.to(dtype), C))
-        q_in, k_out, keep = q * since_start.exp(), k * to_end.exp(), since_start[..., -1, :, None].exp()
+    state = q.new_zeros(B, H, K, V) if state is None else state.to(dtype)
+    if decay is not None and decay.dim() == 4:
+        scores, since, to_end = _vector_scores(q, k, chunks(decay.to(dtype), C))
+        before, state = carry(since[..., -1, :, None].exp(), (k * to_end.exp()).mT @ v, state)
+        o = scores @ v + (q * since.exp()) @ before
     else:
-        fixed = decay.dim() == 1
-        decay = chunks((decay.expand(1, T, H) if fixed else decay)[..., None], C)[..., 0]  # (1 or B, H, N, C)
-        between, since_start, to_end = scalar_decays(decay, dtype)
-        scores = (q @ k.mT) * (between[:, :, :1] if fixed else between)
-        q_in, k_out, keep = q * since_start, k * to_end, since_start[..., -1:, :]
-    before, state = carry(keep, k_out.mT @ v, q.new_zeros(B, H, K, V) if state is None else state.to(dtype))
-    return unchunk(scores @ v + q_in @ before, T, scale).to(out_dtype), state
+        if decay is not None:
+            decay = chunks((decay.expand(1, T, H) if decay.dim() == 1 else decay)[..., None].to(dtype), C)[..., 0]  # (1 or B, H, N, C)
+        o, state = _Chunks.apply(q, k, v, decay, state)
+    return unchunk(o, T, scale).to(out_dtype), state
+
+
+class _Chunks(torch.autograd.Function):
+    """The chunked form for at most one decay a head and token, its backward pass written out: autograd would store and read four times as much.
+
+    q, k: (B, H, N, C, K).  v: (B, H, N, C, V).  decay: None or (1 or B, H, N, C), 1 for a decay that is the same at every token.
+    """
+
+    @staticmethod
+    def forward(ctx, q, k, v, decay, state):
+        shape = q.shape[:3]
+        factors = () if decay is None else _factors(decay)
+        scores = _masked(_product(q, k.mT), factors)
+        writes = _product(_scaled(k, factors, 2).mT, v)
+        before = torch.empty_like(writes)  # the state at the start of each chunk
+        for n in range(shape[2]):
+            before[:, :, n] = state
+            state = writes[:, :, n] + (state if not factors else factors[1][:, :, n, -1:] * state)
+        o = _product(scores, v, _scaled(q, factors, 1), before)
+        ctx.save_for_backward(q, k, v, decay, scores, before, *factors)
+        return o, state
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, do, dstate):
+        q, k, v, decay, scores, before, *factors = ctx.saved_tensors
+        do = do.contiguous()
+        after = _product(_scaled(q, factors, 1).mT, do)  # becomes the gradient of the state after each chunk
+        for n in range(q.shape[2] - 1, -1, -1):
+            step = after[:, :, n] + (dstate if not factors else factors[1][:, :, n, -1:] * dstate)
+            after[:, :, n] = dstate
+            dstate = step
+        dv = _product(scores.mT, do, _scaled(k, factors, 2), after)
+        dscores = _product(do, v.mT)
+        dq, dk = _product(do, before.mT), _product(v, after.mT)  # through the states only, so far
+        ddecay = None
+        if factors:
+            dq, dk = dq.mul_(factors[1]), dk.mul_(factors[2])
+            if ctx.needs_input_grad[3]:
+                kept = factors[1][..., -1, 0] * (after * before).sum((-2, -1))
+                ddecay = _decay_gradient(decay, dscores * scores, (dq * q).sum(-1), (dk * k).sum(-1), kept)
+        dscores = _masked(dscores, factors)
+        return _product(dscores, k, plus=dq), _product(dscores.mT, q, plus=dk), dv, ddecay, dstate
+
+
+def _product(a, b, c=None, d=None, plus=None):
+    """a @ b + c @ d + plus over all chunks; plus is written into."""
+    flat = [x.flatten(0, 2) for x in (a, b, c, d, plus) if x is not None]
+    if plus is not None:
+        result = flat[2].baddbmm_(*flat[:2])
+    else:
+        result = torch.bmm(*flat[:2])
+        result = result if c is None else result.baddbmm_(*flat[2:])
+    return result.unflatten(0, a.shape[:3])
+
+
+def _scaled(x, factors, which: int):
+    return x if not factors else x * factors[which]
+
+
+def _masked(scores, factors):
+    """Scores times the decay between their tokens, in place; 0 where the key comes after the query."""
+    return scores.tril_() if not factors else scores.mul_(factors[0])
+
+
+def _factors(decay):
+    between, since, to_end = scalar_decays(decay, decay.dtype)
+    return (between[:, :, :1] if len(decay) == 1 else between), since, to_end
+
+
+def _decay_gradient(decay, pairs, since, to_end, keep):
+    """From gradients times values of what decays scale: pairs (B, H, N, C, C) of tokens j < i, to which decays j + 1 to i belong; since (B, H, N, C)
+    the chunk's start, those up to i; to_end, those after j; keep (B, H, N), all of the chunk."""
+    pairs = pairs.tril_(-1)
+    up_to = pairs.sum(-1) - pairs.sum(-2) + since
+    total = up_to.flip(-1).cumsum(-1).flip(-1) + F.pad(to_end.cumsum(-1)[..., :-1], (1, 0)) + keep[..., None]
+    return total.sum_to_size(decay.shape)
 
 
 def chunk_size(T: int, largest: int) -> int:
@@ -78,10 +151,9 @@ class _Between(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, decay, dtype):
-        C = decay.shape[-1]
         b = decay.double().cumsum(-1)
         between = (b[..., :, None] - b[..., None, :]).to(dtype)
-        between.masked_fill_(torch.ones(C, C, dtype=torch.bool, device=b.device).triu(1), -torch.inf).exp_()
+        between.exp_().tril_()  # what overflows above the diagonal is overwritten
         ctx.save_for_backward(between)
         ctx.dtype = decay.dtype
         return between

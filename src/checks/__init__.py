@@ -1,0 +1,86 @@
+"""The admission gate: is a sequence layer causal, decodable, isolated, robust, differentiable, repeatable, and what does it cost?
+
+    results = run(Subject(model_class, args))        every check, for the command `check`
+    results = quick(model, vocab_size, device)       causality and decoding of a built model, for `train`
+
+A check is a function from a `Subject` to a `Result` or an iterable of them (src/checks/base.py). To add one, write it in its group's file
+and name it in CHECKS; tests/test_checks.py then asks for a broken layer that it catches.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import traceback
+from collections.abc import Callable, Iterable
+
+from src.checks import causality, cost, decoding, gradients, isolation, numerics, repeatability, shapes
+from src.checks.base import QUICK, BuiltSubject, Result, Subject, careful
+
+CHECKS: dict[str, tuple[Callable, ...]] = {
+    "causality": (causality.changed_tokens, causality.shorter_sequence, causality.gradient),
+    "decoding": (decoding.cache, decoding.steps_from_empty, decoding.steps_after_prefill, decoding.prefill_into_state),
+    "isolation": (isolation.other_rows, isolation.row_alone, isolation.padding, isolation.earlier_calls, isolation.two_decodings),
+    "shapes": (shapes.odd_lengths, shapes.width_8, shapes.one_head, shapes.batch_1, shapes.longer_than_trained),
+    "numerics": (numerics.bf16_forward, numerics.bf16_decoding, numerics.bf16_gradients, numerics.extreme_embeddings, numerics.extreme_inputs,
+                 numerics.one_repeated_token),
+    "gradients": (gradients.differences_float64, gradients.float32, gradients.every_parameter),
+    "repeatability": (repeatability.forward_twice, repeatability.backward_twice, repeatability.same_seed, repeatability.save_and_load,
+                      repeatability.initialisation),
+    "cost": (cost.parameters, cost.decoding, cost.exponents),
+}
+QUICK_GROUPS = ("causality", "decoding")
+
+
+def run(subject: Subject, groups: Iterable[str] = tuple(CHECKS)) -> list[Result]:
+    """The results of all checks of these groups, in order. Nothing that the model raises gets out, except for a lack of memory."""
+    with careful(subject.device):
+        return [result for group in groups for check in CHECKS[group] for result in run_check(check, subject, group)]
+
+
+def run_check(check: Callable, subject: Subject, group: str = "") -> list[Result]:
+    """The results of one check; what it raises is a failed one, with its reason in a line."""
+    results: list[Result] = []
+    try:
+        found = check(subject)
+        for result in (found,) if isinstance(found, Result) else found:
+            results.append(dataclasses.replace(result, group=group))
+    except MemoryError:
+        raise
+    except Exception as error:
+        if "out of memory" in str(error) or "can't allocate memory" in str(error):  # torch's CPU allocator raises a plain RuntimeError
+            raise
+        results.append(Result(check.__name__.replace("_", " "), "fail", note=reason(error, subject.classes), group=group))
+    return results
+
+
+def reason(error: Exception, classes: Iterable[type]) -> str:
+    """What went wrong in one line, with the last line of the files of these classes that it passed through."""
+    files = {getattr(sys.modules.get(cls.__module__), "__file__", None) for cls in classes}
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename in files]
+    where = f" (line {frames[-1].lineno}, in {frames[-1].name})" if frames else ""
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}{where}"
+
+
+def strict(results: Iterable[Result]) -> list[Result]:
+    """The results as --strict judges them: a skipped check fails, and so does a measured figure beyond its limit."""
+    judged = []
+    for result in results:
+        fails = result.status == "skipped" or (result.status == "measured" and result.beyond)
+        judged.append(dataclasses.replace(result, status="fail", note="strict: " + result.note) if fails else result)
+    return judged
+
+
+def quick(model, vocab_size: int, device) -> list[Result]:
+    """Causality and decoding of a model that is built already, in about a second; the model, its mode and all random state stay as they are.
+
+    vocab_size: ids 0 .. vocab_size - 1 are drawn.  Sequences of 70 tokens, fewer where a position table ends earlier.
+    """
+    longest = min(QUICK, model.max_len or QUICK)
+    subject = BuiltSubject(type(model), None, device, vocab_size, longest, quick=True, built=model)
+    return run(subject, QUICK_GROUPS)
+
+
+def sees_the_future(results: Iterable[Result]) -> list[Result]:
+    """The failed results of the causality group."""
+    return [result for result in results if result.group == "causality" and result.status == "fail"]
