@@ -85,8 +85,14 @@ def make_setup(args, explicit, task_class, model_class, preset, device) -> Setup
 
 
 def set_threads(threads: int) -> int:
+    """Set torch's CPU threads (0: its own choice) and return their number.
+
+    Numbers below 1e-38 become 0, in threads started later too: gradients that decay over a long haystack reach them, and a CPU is several times
+    slower there.
+    """
     import torch
 
+    torch.set_flush_denormal(True)
     if threads:
         torch.set_num_threads(threads)
     return torch.get_num_threads()

@@ -138,22 +138,30 @@ def test_bare_name_goes_to_the_ops_that_have_it():
 
 
 def test_choices_name_every_op_of_a_model_with_a_reason():
-    automatic = backends.choices(tuple(backends.OPS), resolve(NoTask, dropout=0.1), torch.device("cpu"))
+    automatic = backends.choices(dict.fromkeys(backends.OPS, ()), resolve(NoTask, dropout=0.1), torch.device("cpu"))
     assert automatic.keys() == backends.OPS.keys()
     assert automatic["attention"]["backend"] == "explicit"
     assert all(choice["backend"] in backends.usable(op, "cpu") and len(choice["reason"]) > 10 for op, choice in automatic.items())
-    named = backends.choices(("attention",), resolve(NoTask, backend="sdpa", dropout=0.1), "cuda:0")
+    named = backends.choices({"attention": ()}, resolve(NoTask, backend="sdpa", dropout=0.1), "cuda:0")
     assert named == {"attention": {"backend": "sdpa", "reason": "named by --backend"}}
-    assert backends.choices((), resolve(NoTask), "cpu") == {}
+    assert backends.choices({}, resolve(NoTask), "cpu") == {}
+
+
+def test_a_choice_names_every_backend_that_the_kinds_of_an_op_take(monkeypatch):
+    import src.ops.linear_attention as op
+
+    monkeypatch.setattr(op, "automatic", lambda device, args, kind=None: {"vector": ("numba", "fast"), "none": ("eager", "plain")}[kind])
+    found = backends.choices({"linear_attention": ("vector", "none")}, resolve(NoTask), "cpu")
+    assert found == {"linear_attention": {"backend": "numba+eager", "reason": "fast; plain"}}
 
 
 def test_backend_that_this_model_or_this_device_cannot_use_is_a_user_error():
     with pytest.raises(UserError, match="uses only attention"):
-        backends.choices(("attention",), resolve(NoTask, backend="numba"), "cpu")
+        backends.choices({"attention": ()}, resolve(NoTask, backend="numba"), "cpu")
     with pytest.raises(UserError, match="uses none of the ops"):
-        backends.choices((), resolve(NoTask, backend="numba"), "cpu")
+        backends.choices({}, resolve(NoTask, backend="numba"), "cpu")
     with pytest.raises(UserError, match=r"flash_attn' for attention, which cannot run here \(needs a cuda device"):
-        backends.choices(("attention",), resolve(NoTask, backend="flash_attn"), "cpu")
+        backends.choices({"attention": ()}, resolve(NoTask, backend="flash_attn"), "cpu")
 
 
 def test_every_backend_has_a_function_and_a_line_and_listing_needs_no_torch():

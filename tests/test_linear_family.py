@@ -296,9 +296,9 @@ def decoding_gap(model, cuts, length=71):
 @pytest.mark.parametrize("cuts", [(), (5,), (1, 2, 69)], ids=["steps", "prefill", "prefill-from-a-state"])
 @pytest.mark.parametrize("case", [c for c in CASES if "linear" not in c or c.endswith(("conv", "vector", "fixed"))])
 def test_steps_and_prefills_give_what_forward_gives(case, cuts):
-    """Logits are near 1; 2e-5 allows float32 sums in another order."""
+    """Logits are near 1; 5e-5 allows float32 sums in another order (2.5e-5 measured, 2e-14 in float64)."""
     layer, _, given = CASES[case]
-    assert decoding_gap(disturb(make(layer, **given)), cuts) <= 2e-5
+    assert decoding_gap(disturb(make(layer, **given)), cuts) <= 5e-5
 
 
 @pytest.mark.parametrize("name", LAYERS)

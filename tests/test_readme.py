@@ -3,6 +3,7 @@
 import dataclasses
 import re
 import shlex
+import shutil
 
 import pytest
 from conftest import ROOT, TINY, bench
@@ -29,6 +30,7 @@ def test_the_readme_has_a_main_job_a_test_command_and_more():
 def runs(tmp_path_factory):
     """A folder with the finished runs that the README calls runs/R and runs/S."""
     folder = tmp_path_factory.mktemp("readme")
+    shutil.copy(ROOT / "src/models/template.py", folder / "my_layer.py")
     text = folder / "text.txt"
     text.write_text("ROMEO: what light through yonder window breaks?\nJULIET: it is the east.\n" * 200)
     for name, task in (("R", ["--task", "tiny_shakespeare", "--data_path", text]), ("S", ["--task", "tiny_shakespeare", "--data_path", text])):
@@ -54,8 +56,11 @@ def test_training_command_works_at_a_tiny_size(command, tmp_path):
     if "tiny_shakespeare" in words:
         (tmp_path / "text.txt").write_text("it is the east, and Juliet is the sun. " * 300)
         words += ["--data_path", "text.txt"]
-    at = TINY.index("--batch_chars")
-    tiny = TINY[:at] + TINY[at + 2:] if "--batch_size" in words else TINY  # the two contradict each other
+    tiny = list(TINY)
+    for given, contradicted in (("--batch_size", "--batch_chars"), ("--match_params", "--d_model"), ("--match_state", "--d_model")):
+        if given in words:
+            at = tiny.index(contradicted)
+            del tiny[at:at + 2]
     done = bench(*words, *tiny, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     run = tmp_path / done.stdout.strip().splitlines()[-1]

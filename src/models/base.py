@@ -64,6 +64,11 @@ class Mixer(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} must define forward(self, x): (B, T, D) -> (B, T, D)")
 
     @classmethod
+    def kinds(cls, args) -> dict[str, str]:
+        """{op: the kind in which it is called}, for ops whose backend depends on that."""
+        return {}
+
+    @classmethod
     def cache_kind(cls) -> str:
         """"own" when the class decodes by its own step, else "replay"."""
         return "replay" if cls.step is Mixer.step else "own"
@@ -264,13 +269,17 @@ def settle(model_class, args):
     return dataclasses.replace(args, **values)
 
 
-def ops_of(model_class, args) -> tuple[str, ...]:
-    """The ops of src/ops that a model of these settled args calls, in a stable order."""
-    layers = getattr(model_class, "layers", None) or (model_class,)
-    found = [op for layer in layers for op in layer.ops]
-    if any(issubclass(layer, Mixer) and settle(layer, args).short_conv > 0 for layer in layers):
-        found.append("causal_conv")
-    return tuple(dict.fromkeys(found))
+def ops_of(model_class, args) -> dict[str, tuple[str, ...]]:
+    """The ops of src/ops that a model of these settled args calls, and for each the kinds in which it does (see `Mixer.kinds`)."""
+    found: dict[str, dict[str, None]] = {}
+    for layer in getattr(model_class, "layers", None) or (model_class,):
+        mixer = issubclass(layer, Mixer)
+        for op in layer.ops:
+            kind = layer.kinds(args).get(op) if mixer else None
+            found.setdefault(op, {}).update({kind: None} if kind else {})
+        if mixer and settle(layer, args).short_conv > 0:
+            found.setdefault("causal_conv", {})
+    return {op: tuple(kinds) for op, kinds in found.items()}
 
 
 def make_norm(args) -> nn.Module:

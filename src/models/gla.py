@@ -39,6 +39,10 @@ class GLA(LinearMixer):
     ops = ("linear_attention",)
     published = Form("rms", 4, 0)
 
+    @classmethod
+    def kinds(cls, args):
+        return {"linear_attention": "vector"}
+
     def __init__(self, args):
         super().__init__()
         H, D = args.n_head, args.d_model

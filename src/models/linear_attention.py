@@ -152,6 +152,10 @@ class LinearAttention(LinearMixer):
     ops = ("linear_attention",)
     published = Form("layer", 4, 0)
 
+    @classmethod
+    def kinds(cls, args):
+        return {"linear_attention": args.decay}
+
     def __init__(self, args):
         super().__init__()
         V = head_size(args, 1.0)

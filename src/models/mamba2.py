@@ -50,6 +50,10 @@ class Mamba2(LinearMixer):
     ops = ("causal_conv", "linear_attention")
     published = Form("rms", 0, -1)
 
+    @classmethod
+    def kinds(cls, args):
+        return {"linear_attention": "scalar"}
+
     def __init__(self, args):
         super().__init__()
         inner, N = args.expand * args.d_model, args.d_state or PUBLISHED_STATE

@@ -38,6 +38,10 @@ class RetNet(LinearMixer):
     ops = ("linear_attention",)
     published = Form("layer", 2, 0)
 
+    @classmethod
+    def kinds(cls, args):
+        return {"linear_attention": "fixed"}
+
     def __init__(self, args):
         super().__init__()
         H = args.n_head

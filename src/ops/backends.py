@@ -47,10 +47,12 @@ OPS = {
     },
     "linear_attention": {
         "eager": Backend("chunks as matrix products in torch"),
+        "numba": Backend("the recurrence itself, compiled on first use", ("numba",), "cpu"),
         "fla": Backend("chunk and fused-recurrent kernels of flash-linear-attention", ("fla",), "cuda"),
     },
     "delta_rule": {
         "eager": Backend("chunks as matrix products and a triangular solve in torch"),
+        "numba": Backend("the recurrence itself, compiled on first use", ("numba",), "cpu"),
         "fla": Backend("chunk and fused-recurrent kernels of flash-linear-attention", ("fla",), "cuda"),
     },
 }
@@ -122,23 +124,23 @@ def _needs(backend: Backend) -> str:
     return f"  [{'; '.join(parts)}]" if parts else ""
 
 
-def choices(ops: Iterable[str], args, device) -> dict[str, dict[str, str]]:
+def choices(ops: dict[str, tuple[str, ...]], args, device) -> dict[str, dict[str, str]]:
     """{op: {"backend": ..., "reason": ...}} of the ops that a model uses, for the run's record: what they do on this device.
 
+    ops: op -> the kinds in which the model calls it, () where the op knows no kinds; two kinds may take two backends, then joined by "+".
     device: a torch.device, or a string such as "cuda:0".  Raises UserError where --backend names what cannot run here, or only ops that the
     model does not use.
     """
     device_type = getattr(device, "type", None) or str(device).split(":")[0]
-    ops = tuple(ops)
     named = read_flag(args.backend)
     if named and not set(named) & set(ops):
         raise UserError(f"--backend: got '{args.backend}', but this model uses {'only ' + ', '.join(ops) if ops else 'none of the ops with backends'}; "
                         "leave it out, or see `list`")
     result = {}
-    for op in ops:
-        name = parse_backend(args.backend, op, usable(op, device_type))
-        reason = "named by --backend"
-        if name == "auto":
-            name, reason = importlib.import_module(f"src.ops.{op}").automatic(device_type, args)  # torch stays out of `list`
-        result[op] = {"backend": name, "reason": reason}
+    for op, kinds in ops.items():
+        found = {parse_backend(args.backend, op, usable(op, device_type)): "named by --backend"}
+        if "auto" in found:
+            automatic = importlib.import_module(f"src.ops.{op}").automatic  # torch stays out of `list`
+            found = dict([automatic(device_type, args, *([kind] if kind else [])) for kind in kinds or ("",)])
+        result[op] = {"backend": "+".join(found), "reason": "; ".join(found.values())}
     return result

@@ -19,14 +19,15 @@ import numpy as np
 import torch
 
 from src.ops import lanes
-from src.ops.linear_attention.compiled import ARRAY, CHUNK, STARTS, arrays, check_tensors, compiled
+from src.ops.linear_attention.compiled import ARRAY, STARTS, arrays, compiled
 
+CHUNK = 32  # tokens whose states the backward pass holds: 128 KB with K = V = 32
 HEADS = "f4[:, :, ::1]"  # beta and gate
 
 
-def delta_rule_compiled(q, k, v, beta, decay, state, scale):
-    """The signature and result of `delta_rule_eager`, for float32, bf16 and fp16 on a CPU."""
-    check_tensors("delta_rule", q, k, v, beta, decay, state)
+@torch.compiler.disable  # numba cannot be traced
+def run(q, k, v, beta, decay, state, scale):
+    """The arguments and result of eager.run, for float32, bf16 and fp16 on a CPU."""
     (B, _, H, K), V = q.shape, v.shape[-1]
     state = q.new_zeros(B, H, K, V, dtype=torch.float32) if state is None else state.float()
     decay = None if decay is None else decay.float()

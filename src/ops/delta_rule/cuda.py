@@ -13,29 +13,21 @@ from __future__ import annotations
 
 import torch
 
-from src.ops.linear_attention.cuda import SHORT, check_tensors
+from src.ops.linear_attention.cuda import SHORT
 
 
-def delta_rule_fla(q, k, v, beta, decay, state, scale):
-    """The signature and result of `delta_rule_eager`, for CUDA tensors that are not float64. Products in v's dtype."""
-    modules = _modules()
-    check_tensors("delta_rule", q, k, v, beta, decay, state)
+def run(q, k, v, beta, decay, state, scale):
+    """The arguments and result of eager.run, for CUDA tensors that are not float64. Products in v's dtype."""
+    from fla.ops import delta_rule, gated_delta_rule
+
     tensors = [t for t in (q, k, v, beta, decay, state) if t is not None]
     recorded = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
-    name = "delta_rule" if decay is None else "gated_delta_rule"
+    module, name = (delta_rule, "delta_rule") if decay is None else (gated_delta_rule, "gated_delta_rule")
     few = q.shape[1] < SHORT and (decay is None or not recorded)
     recurrent = few or (decay is None and v.dtype == torch.float32)
-    function = getattr(modules[name], f"{'fused_recurrent' if recurrent else 'chunk'}_{name}")
+    function = getattr(module, f"{'fused_recurrent' if recurrent else 'chunk'}_{name}")
     keywords = {} if decay is None else {"g": decay.float()}
     q = q.to(v.dtype) if scale == 1 else (q * scale).to(v.dtype)
     o, state = function(q=q, k=k.to(v.dtype), v=v, beta=beta.float() if recurrent or decay is not None else beta.to(v.dtype), scale=1.0,
                         initial_state=None if state is None else state.float(), output_final_state=True, **keywords)
     return o.to(v.dtype), state.float()
-
-
-def _modules():
-    try:
-        from fla.ops import delta_rule, gated_delta_rule
-    except ImportError as error:
-        raise RuntimeError(f"delta_rule: backend fla needs flash-linear-attention ({error}); install it, or take the backend eager") from error
-    return {"delta_rule": delta_rule, "gated_delta_rule": gated_delta_rule}

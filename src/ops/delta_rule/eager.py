@@ -16,15 +16,20 @@ from __future__ import annotations
 import torch
 
 from src.ops.linear_attention import accumulation_dtype
-from src.ops.linear_attention.eager import chunk_size, chunks, scalar_decays, unchunk
+from src.ops.linear_attention.eager import chunk_size, chunks, in_segments, scalar_decays, start, unchunk
 
 CHUNK = 32
 
 
-def delta_rule_eager(q, k, v, beta, decay, state, scale):
+def run(q, k, v, beta, decay, state, scale):
     """Arguments as of `delta_rule`, checked, on any device. Returns (o, state)."""
     dtype, out_dtype = accumulation_dtype(q, k, v, beta, decay, state), v.dtype
-    (B, T, H, K), V = q.shape, v.shape[-1]
+    o, state = in_segments(lambda *tensors: _segment(*tensors, scale, dtype), (q, k, v, beta, decay), start(q, v, state, dtype))
+    return o.to(out_dtype), state
+
+
+def _segment(q, k, v, beta, decay, state, scale, dtype):
+    T, K, V = q.shape[1], q.shape[3], v.shape[3]
     C = chunk_size(T, CHUNK)
     q, k, v, beta = (chunks(x.to(dtype), C) for x in (q, k, v, beta[..., None]))
     q_in, k_in, k_out, scores, overlaps = q, k, k, (q @ k.mT).tril(), k @ k.mT
@@ -35,8 +40,8 @@ def delta_rule_eager(q, k, v, beta, decay, state, scale):
         eye = eye * since_start[..., -1:, :]
     solved = torch.linalg.solve_triangular((beta * overlaps).tril(-1), beta * torch.cat([v, k_in], -1), upper=False, unitriangular=True)
     U, W = solved.split([V, K], -1)
-    before, state = _carry(eye - k_out.mT @ W, k_out.mT @ U, q.new_zeros(B, H, K, V) if state is None else state.to(dtype))
-    return unchunk(scores @ (U - W @ before) + q_in @ before, T, scale).to(out_dtype), state
+    before, state = _carry(eye - k_out.mT @ W, k_out.mT @ U, state)
+    return unchunk(scores @ (U - W @ before) + q_in @ before, T, scale), state
 
 
 def _carry(transitions, writes, state):

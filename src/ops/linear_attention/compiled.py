@@ -9,7 +9,7 @@ chunk's start, and walks the chunk back with the gradient of the state,
 
 float32 only. Rows of (batch, head) are split over torch's number of threads. States are transposed, (V, K), because their V rows do not know
 each other. Everything that an inner loop touches lies in one buffer `w` at offsets that are multiples of the constant K, so that the compiler
-sees that stores and loads do not overlap (2 x faster than separate arrays). The price: one compilation for each K, about four seconds the
+sees that stores and loads do not overlap (2 x faster than separate arrays). The price: one compilation for each K, about one second the
 first time on a machine, kept on disk by numba.
 """
 
@@ -27,21 +27,14 @@ CHUNK = 32  # tokens whose states the backward pass holds: 128 KB with K = V = 3
 ARRAY, STARTS = "f4[:, :, :, ::1]", "f4[:, :, :, :, ::1]"
 
 
-def linear_attention_compiled(q, k, v, decay, state, scale):
-    """The signature and result of `linear_attention_eager`, for float32, bf16 and fp16 on a CPU."""
-    check_tensors("linear_attention", q, k, v, decay, state)
+@torch.compiler.disable  # numba cannot be traced
+def run(q, k, v, decay, state, scale):
+    """The arguments and result of eager.run, for float32, bf16 and fp16 on a CPU."""
     (B, _, H, K), V = q.shape, v.shape[-1]
     state = q.new_zeros(B, H, K, V, dtype=torch.float32) if state is None else state.float()
     decay = None if decay is None else decay.float()
     o, state = _LinearAttention.apply(q.float(), k.float(), v.float(), decay, state, scale)
     return o.to(v.dtype), state
-
-
-def check_tensors(op: str, *tensors) -> None:
-    """RuntimeError for tensors that the compiled kernels do not take."""
-    for t in tensors:
-        if t is not None and (t.device.type != "cpu" or t.dtype == torch.float64):
-            raise RuntimeError(f"{op}: got {t.dtype} on {t.device}, allowed by the backend numba: at most float32, on a CPU; take the backend eager")
 
 
 def gates(decay, B: int, T: int):

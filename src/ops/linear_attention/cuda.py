@@ -13,15 +13,13 @@ needs one goes in as g.
 
 from __future__ import annotations
 
-import torch
-
 SHORT = 64  # tokens: the size of the chunks, below which the recurrent kernel wastes nothing
 
 
-def linear_attention_fla(q, k, v, decay, state, scale):
-    """The signature and result of `linear_attention_eager`, for CUDA tensors that are not float64. Products in v's dtype."""
-    gla, simple_gla = _modules()
-    check_tensors("linear_attention", q, k, v, decay, state)
+def run(q, k, v, decay, state, scale):
+    """The arguments and result of eager.run, for CUDA tensors that are not float64. Products in v's dtype."""
+    from fla.ops import gla, simple_gla
+
     T = q.shape[1]
     kind = "fused_recurrent" if T < SHORT else "chunk"
     module, name = (gla, "gla") if decay is not None and decay.dim() == 4 else (simple_gla, "simple_gla")
@@ -35,18 +33,3 @@ def linear_attention_fla(q, k, v, decay, state, scale):
     o, state = getattr(module, f"{kind}_{name}")(q=q.to(v.dtype), k=k.to(v.dtype), v=v, scale=scale, output_final_state=True,
                                                  initial_state=None if state is None else state.float(), **keywords)
     return o.to(v.dtype), state.float()
-
-
-def check_tensors(op: str, *tensors) -> None:
-    """RuntimeError for tensors that the kernels do not take."""
-    for t in tensors:
-        if t is not None and (t.device.type != "cuda" or t.dtype == torch.float64):
-            raise RuntimeError(f"{op}: got {t.dtype} on {t.device}, allowed by the backend fla: at most float32, on a CUDA device; take the backend eager")
-
-
-def _modules():
-    try:
-        from fla.ops import gla, simple_gla
-    except ImportError as error:
-        raise RuntimeError(f"linear_attention: backend fla needs flash-linear-attention ({error}); install it, or take the backend eager") from error
-    return gla, simple_gla

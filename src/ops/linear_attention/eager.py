@@ -17,39 +17,68 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from src.ops.linear_attention import accumulation_dtype
+from src.ops.linear_attention import accumulation_dtype, no_autocast
 
 CHUNK = 32  # of 16, 32, 64, 128, see README.md
+SEGMENT = 2**19  # numbers of q or v that a CPU takes at once: 2 MB, so that what follows finds them in the cache and memory is used again
 
 
-def linear_attention_eager(q, k, v, decay, state, scale):
+def run(q, k, v, decay, state, scale):
     """Arguments as of `linear_attention`, checked, on any device. Returns (o, state)."""
     dtype, out_dtype = accumulation_dtype(q, k, v, decay, state), v.dtype
-    (B, T, H, K), V = q.shape, v.shape[-1]
+    state = start(q, v, state, dtype)
+    o, state = in_segments(lambda *tensors: _segment(*tensors, scale, dtype), (q, k, v, decay), state)
+    return o.to(out_dtype), state
+
+
+def start(q, v, state, dtype):
+    """The given state in `dtype`, or zeros."""
+    return q.new_zeros(q.shape[0], q.shape[2], q.shape[3], v.shape[3], dtype=dtype) if state is None else state.to(dtype)
+
+
+def in_segments(compute, tensors, state):
+    """compute(*tensors, state) -> (o, state) of segments of time one after the other; all at once where they are small or not on a CPU.
+
+    tensors: (B, T, ...), the first three q, k and v; or None, or (H,), which every segment gets as it is.
+    """
+    (B, T, H, K), V = tensors[0].shape, tensors[2].shape[3]
+    size = max(SEGMENT // (B * H * max(K, V) * CHUNK), 1) * CHUNK if tensors[0].device.type == "cpu" else T
+    if T <= size:
+        return compute(*tensors, state)
+    parts = [x.split(size, dim=1) if x is not None and x.dim() > 1 else [x] * -(-T // size) for x in tensors]
+    outputs = []
+    for part in zip(*parts, strict=True):
+        o, state = compute(*part, state)
+        outputs.append(o)
+    return torch.cat(outputs, dim=1), state
+
+
+def _segment(q, k, v, decay, state, scale, dtype):
+    T, H = q.shape[1:3]
     C = chunk_size(T, CHUNK)
     q, k, v = (chunks(x.to(dtype), C) for x in (q, k, v))
-    state = q.new_zeros(B, H, K, V) if state is None else state.to(dtype)
     if decay is not None and decay.dim() == 4:
         scores, since, to_end = _vector_scores(q, k, chunks(decay.to(dtype), C))
         before, state = carry(since[..., -1, :, None].exp(), (k * to_end.exp()).mT @ v, state)
         o = scores @ v + (q * since.exp()) @ before
     else:
+        fixed = decay is not None and decay.dim() == 1
         if decay is not None:
-            decay = chunks((decay.expand(1, T, H) if decay.dim() == 1 else decay)[..., None].to(dtype), C)[..., 0]  # (1 or B, H, N, C)
-        o, state = _Chunks.apply(q, k, v, decay, state)
-    return unchunk(o, T, scale).to(out_dtype), state
+            decay = chunks((decay.expand(1, T, H) if fixed else decay)[..., None].to(dtype), C)[..., 0]  # (1 or B, H, N, C)
+        o, state = _Chunks.apply(q, k, v, decay, state, fixed)
+    return unchunk(o, T, scale), state
 
 
 class _Chunks(torch.autograd.Function):
     """The chunked form for at most one decay a head and token, its backward pass written out: autograd would store and read four times as much.
 
-    q, k: (B, H, N, C, K).  v: (B, H, N, C, V).  decay: None or (1 or B, H, N, C), 1 for a decay that is the same at every token.
+    q, k: (B, H, N, C, K).  v: (B, H, N, C, V).  decay: None or (1 or B, H, N, C).  fixed: it is the same at every token.
     """
 
     @staticmethod
-    def forward(ctx, q, k, v, decay, state):
+    def forward(ctx, q, k, v, decay, state, fixed):
         shape = q.shape[:3]
-        factors = () if decay is None else _factors(decay)
+        factors = () if decay is None else _factors(decay, fixed)
         scores = _masked(_product(q, k.mT), factors)
         writes = _product(_scaled(k, factors, 2).mT, v)
         before = torch.empty_like(writes)  # the state at the start of each chunk
@@ -63,6 +92,11 @@ class _Chunks(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, do, dstate):
+        with no_autocast(do):  # a backward pass called under autocast would round the operands
+            return _Chunks.gradients(ctx, do, dstate)
+
+    @staticmethod
+    def gradients(ctx, do, dstate):
         q, k, v, decay, scores, before, *factors = ctx.saved_tensors
         do = do.contiguous()
         after = _product(_scaled(q, factors, 1).mT, do)  # becomes the gradient of the state after each chunk
@@ -80,7 +114,7 @@ class _Chunks(torch.autograd.Function):
                 kept = factors[1][..., -1, 0] * (after * before).sum((-2, -1))
                 ddecay = _decay_gradient(decay, dscores * scores, (dq * q).sum(-1), (dk * k).sum(-1), kept)
         dscores = _masked(dscores, factors)
-        return _product(dscores, k, plus=dq), _product(dscores.mT, q, plus=dk), dv, ddecay, dstate
+        return _product(dscores, k, plus=dq), _product(dscores.mT, q, plus=dk), dv, ddecay, dstate, None
 
 
 def _product(a, b, c=None, d=None, plus=None):
@@ -103,9 +137,10 @@ def _masked(scores, factors):
     return scores.tril_() if not factors else scores.mul_(factors[0])
 
 
-def _factors(decay):
+def _factors(decay, fixed: bool):
+    """The decays between tokens of a chunk, since its start and to its end; those between are alike in all chunks where the decay is fixed."""
     between, since, to_end = scalar_decays(decay, decay.dtype)
-    return (between[:, :, :1] if len(decay) == 1 else between), since, to_end
+    return (between[:, :, :1] if fixed else between), since, to_end
 
 
 def _decay_gradient(decay, pairs, since, to_end, keep):
