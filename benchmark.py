@@ -21,7 +21,7 @@ from src.cli import report_error
 from src.config import UserError, suggest
 from src.models import MODELS
 
-COMMANDS = ("train", "list", "generate", "check")
+COMMANDS = ("train", "list", "generate", "check", "speed", "profile", "kernels")
 
 
 def main(argv: list[str]) -> int:
