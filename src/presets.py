@@ -35,12 +35,12 @@ def _zoology(length: int, pairs: int, batch: int, published: str) -> Preset:
                   published)
 
 
-GRAZZI = {"min_len": 3, "max_len": 40, "context_len": 40, "train_size": 0, "batch_size": 1024, "max_steps": 100_000, "d_model": 128, "n_head": 4, "dropout": 0.0,
-          "lr": 1e-3, "min_lr": 1e-6, "warmup_steps": 10_000, "weight_decay": 0.1, "eval_lengths": ("64", "128", "256")}
+GRAZZI = {"min_len": 3, "max_len": 40, "context_len": 40, "train_size": 0, "batch_size": 1024, "max_steps": 100_000, "d_model": 128, "n_head": 4,
+          "dropout": 0.0, "lr": 1e-3, "min_lr": 1e-6, "warmup_steps": 10_000, "weight_decay": 0.1, "eval_lengths": ("64", "128", "256")}
 DELETANG = {"min_len": 1, "max_len": 40, "context_len": 40, "train_size": 0, "batch_size": 128, "max_steps": 1_000_000, "d_model": 64, "n_layer": 5,
             "n_head": 8, "dropout": 0.0, "lr": 5e-4, "warmup_steps": 0, "weight_decay": 0.0, "eval_lengths": ("100", "200", "500")}
 NANOGPT = {"train_size": 0, "min_lr": 1e-4, "lr": 1e-3, "warmup_steps": 100, "weight_decay": 0.1, "tie_weights": True, "bias": False, "embed_std": 0.02}
-MINI = {**SMALL, "embed_std": 1.0, "val_size": 500, "test_size": 2_000}
+MINI = {**SMALL, "embed_std": 1.0, "val_size": 500}
 
 PRESETS = {
     "small": Preset("default on a CPU: minutes on two cores, per task so that it learns (`list --task NAME`)", "this project"),
@@ -75,6 +75,26 @@ PRESETS = {
         "modular arithmetic without brackets, mod 5, trained at 1-40 characters; causal, where the paper's Transformer is a bidirectional encoder",
         "Deletang et al. 2023", "mod_arith", {**DELETANG, "modulus": 5, "brackets": False},
         "accuracy, best of 10 seeds, lengths 41-500: RNN 100, LSTM 100, Transformer (encoder) 24.2"),
+    "zoology-256-16-mini": Preset(
+        "recall of 16 pairs in 64 characters, learned through 4 and 8 pairs", "after Zoology, Arora et al. 2023, Figure 2", "recall",
+        {**MINI, "context_len": 64, "vocab": 64, "filler": "zero", "mixture": ("16:4", "32:8", "64:16"), "embed_std": 0.3, "max_steps": 600,
+         "test_size": 1_000},
+        "(256, 16), d 64: attention 1.00, BaseConv .15, H3 .08, RWKV-4 .05, Hyena .05",
+        "64 characters instead of 256, 64 symbols instead of 8,192, trained on a mixture of 4, 8 and 16 pairs for 600 steps, with the block's MLP"),
+    "grazzi-parity-mini": Preset(
+        "parity, trained at 3-40 bits, tested to 160, a label at every bit", "after Grazzi et al. 2024", "parity",
+        {**MINI, "min_len": 3, "max_len": 40, "context_len": 40, "labels": "dense", "max_steps": 400, "test_size": 1_000, "eval_lengths": ("2x", "4x")},
+        "scaled accuracy at 40-256, best of 3 seeds: Transformer .02, DeltaNet .02, DeltaNet [-1, 1] 1.0, sLSTM 1.0",
+        "two layers of 64 instead of 128, a label at every bit instead of the last, 400 steps of 4,096 characters instead of 100,000 of 1,024 strings"),
+    "mamba-selective-mini": Preset(
+        "selective copying of 4 symbols out of 128 characters", "after Gu & Dao 2023 (Mamba), Table 1", "selective_copy",
+        {**MINI, "context_len": 128, "n_data": 4, "n_symbols": 14, "max_steps": 800, "test_size": 1_000},
+        "Mamba (S6) 99.8, S4 (time-invariant) 18.3", "4 symbols in 128 characters instead of 16 in 4,096, 800 steps instead of 400,000"),
+    "jelassi-copy-mini": Preset(
+        "copying of up to 24 letters, tested at 48", "after Jelassi et al. 2024", "copy",
+        {**MINI, "context_len": 24, "embed_std": 0.3, "max_steps": 1_000, "test_size": 1_000, "eval_lengths": ("36", "48")},
+        "no single number: attention copies strings longer than it was trained on, furthest with a form of ALiBi, and state space models do not",
+        "up to 24 letters, two layers of 64, 1,000 steps"),
     "nanogpt-cpu": Preset(
         "Tiny Shakespeare by characters, 4 layers of 128, 2,000 steps", "nanoGPT, README", "tiny_shakespeare",
         {**NANOGPT, "context_len": 64, "d_model": 128, "n_layer": 4, "n_head": 4, "batch_size": 12, "max_steps": 2_000, "dropout": 0.0},

@@ -90,7 +90,7 @@ def step_by_step(model):
     """The mixer with its scan as a loop over time under autograd, in float32."""
     def forward(x):
         u, z = model.in_proj(x).chunk(2, dim=-1)
-        u = nn.functional.silu(model.conv1d(u.transpose(1, 2))[..., :x.shape[1]].transpose(1, 2))
+        u = nn.functional.silu(model.conv1d(nn.functional.pad(u.transpose(1, 2), (3, 0))).transpose(1, 2))
         step, b, c = model.x_proj(u).split([model.dt_rank, N, N], dim=-1)
         delta = nn.functional.softplus(model.dt_proj(step))
         a = -torch.exp(model.A_log)
@@ -107,7 +107,7 @@ def indexed(model):
     """The same loop as it is usually written: all transitions at once, and one time step of them picked by index at each turn."""
     def forward(x):
         u, z = model.in_proj(x).chunk(2, dim=-1)
-        u = nn.functional.silu(model.conv1d(u.transpose(1, 2))[..., :x.shape[1]].transpose(1, 2))
+        u = nn.functional.silu(model.conv1d(nn.functional.pad(u.transpose(1, 2), (3, 0))).transpose(1, 2))
         step, b, c = model.x_proj(u).split([model.dt_rank, N, N], dim=-1)
         delta = nn.functional.softplus(model.dt_proj(step))
         transition = torch.exp(delta[..., None] * -torch.exp(model.A_log))

@@ -58,8 +58,8 @@ def test_a_preset_names_its_source_its_numbers_and_what_it_reduces(name):
 
 
 def test_a_run_takes_its_task_from_the_preset_and_explicit_flags_win(main, tmp_path):
-    code, _, err = main("--preset", "grazzi-parity", "--model", "gru", "--max_steps", "2", "--batch_size", "4", "--d_model", "8", "--val_size", "20", "--test_size",
-                        "20", "--threads", "1", "--eval_lengths", "64", "--out_dir", "run")
+    tiny = ["--max_steps", "2", "--batch_size", "4", "--d_model", "8", "--val_size", "20", "--test_size", "20", "--threads", "1", "--eval_lengths", "64"]
+    code, _, err = main("--preset", "grazzi-parity", "--model", "gru", *tiny, "--out_dir", "run")
     assert code == 0, err
     stored = json.loads((tmp_path / "run/config.json").read_text(encoding="utf-8"))
     assert stored["preset"] == "grazzi-parity"
