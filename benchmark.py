@@ -4,6 +4,7 @@
     python benchmark.py list
     python benchmark.py generate --out_dir runs/<timestamp> --prompt "ROMEO:"
     python benchmark.py check --model my_layer.py
+    python benchmark.py speed --model transformer,mamba
 
 Exit codes: 0 done, 1 the machine failed, 2 the input is wrong, 3 the run diverged, 4 a check failed, 130 interrupted.
 """
@@ -20,6 +21,7 @@ from dataset import TASKS
 from src.cli import report_error
 from src.config import UserError, suggest
 from src.models import MODELS
+from src.utils.timing import is_out_of_memory
 
 COMMANDS = ("train", "list", "generate", "check", "speed", "profile", "kernels")
 
@@ -59,11 +61,6 @@ def meant(command: str) -> str:
         if command in names:
             return f"; did you mean '{flag} {command}'?"
     return suggest(command, COMMANDS) or "; flags begin with --, see --help"
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    # torch has a class of its own for CUDA only; its CPU allocator raises a plain RuntimeError.
-    return isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error)
 
 
 if __name__ == "__main__":

@@ -267,6 +267,11 @@ class WindowDataset(Dataset):
     def __len__(self) -> int:
         return len(self.spans)
 
+    @property
+    def tokens(self) -> np.ndarray:
+        """Tokens of x, per window."""
+        return self.spans[:, 1] - self.spans[:, 0]
+
     def __getitem__(self, i: int) -> dict:
         start, end = self.spans[i]
         return {"ids": np.concatenate([[BOS], self.ids[start:end]]), "length": int(end - start), "meta": {}}
@@ -405,26 +410,46 @@ def _language_loaders(task, args):
     return tokenizer, loaders, {"task": task, "tokenizer": tokenizer, "floor_train": [], "data": data}
 
 
+def longest_training_length(task: Task) -> int | None:
+    """What multiples of --eval_lengths are of: the training maximum, the context of a language task, None where a task has no length."""
+    if task.kind == "language":
+        return task.args.context_len
+    return None if task.lengths is None else task.lengths[1]
+
+
 def parse_lengths(task: Task, words: tuple[str, ...]) -> list[int]:
-    """`2x`, `4x`, `256` -> lengths; multiples are of the training maximum. UserError where the task has no length."""
+    """`2x`, `4x`, `256` -> lengths other than the training maximum, of which `x` is a multiple. UserError where the task has no length."""
     if not words:
         return []
-    if task.lengths is None:
+    longest = longest_training_length(task)
+    if longest is None:
         raise UserError(f"--eval_lengths: got {','.join(words)}, but {type(task).__name__} has no length; leave it out")
     lengths = []
     for word in words:
         number = word[:-1] if word.endswith("x") else word
         try:
-            value = float(number) * task.lengths[1] if word.endswith("x") else int(number)
+            value = float(number) * longest if word.endswith("x") else int(number)
         except ValueError:
             raise UserError(f"--eval_lengths: got '{word}', allowed: multiples such as 2x, or whole numbers such as 256") from None
         if not 1 <= value <= 1_000_000:
             raise UserError(f"--eval_lengths: got '{word}', allowed: lengths from 1 to 1,000,000")
         lengths.append(round(value))
-    return sorted(set(lengths))
+    return sorted(set(lengths) - {longest})  # the test set itself has that length
 
 
 def length_loader(task: Task, tokenizer, args, length: int) -> DataLoader:
-    """A test set of its own stream at another length."""
+    """A test set of its own stream at another length; of a language task the text of its test set, in consecutive windows of that many characters."""
+    if task.kind == "language":
+        return _windows_of_length(task, tokenizer, args, length)
     examples, _ = draw_heldout(task, "test", args.test_size, length, stream(task, f"eval length {length}", args.seed))
     return heldout_loader(task, tokenizer, args, examples, length)
+
+
+def _windows_of_length(task, tokenizer, args, length: int) -> DataLoader:
+    ids = task.ids("test", tokenizer)
+    n_chars = min(len(ids), args.test_size * args.context_len or len(ids))  # as many as the test set has, so that all lengths score the same text
+    if length > n_chars:
+        more = "give a longer text with --data_path" if n_chars == len(ids) else "raise --test_size"
+        raise UserError(f"--eval_lengths: got {length}, allowed: at most {n_chars}, the characters of the test set; {more}")
+    data = WindowDataset(ids, windows_consecutive(n_chars, length))
+    return _heldout_loader(data, eval_rows(args, length), np.arange(len(data)), collate_windows)

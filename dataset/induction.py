@@ -14,8 +14,9 @@ symbol that followed it. Gap: from that symbol to the place behind the prompt, u
 scored, predicted at the character before it. The period is the smallest in that range that the prompt has; it is not shown. Gap: the period. Where both
 bounds are equal, looking back by a fixed distance solves it, without any matching. A period with too few strings for a test set is left out of it.
 
-Floors: uniform (1/alphabet) and unigram (about 1/vocab). Ceiling of `repeat`: what a reader of the text before reaches who takes the smallest period
-that fits so far (the best guess, since shorter strings are likelier); below 1 where a string begins again by chance.
+Floors: uniform (1/alphabet), unigram, and without `repeat` random_symbol (1/vocab, the trigger apart). Ceiling of `repeat`: what a reader of the
+text before reaches who takes the smallest period that fits so far (the best guess, since shorter strings are likelier); below 1 where a string begins
+again by chance.
 First mode after Gu and Dao, "Mamba", 2023, arXiv:2312.00752 (section 4.1.2, Table 11; 16 symbols, training length 256), second after Olsson et al., "In-context
 Learning and Induction Heads", 2022, arXiv:2209.11895, whose strings repeat at one period.
 """
@@ -139,6 +140,9 @@ class Induction(Task):
             return 1.0
         hits = [e.prompt[at + 1 - self._period(e.prompt[:at + 1])] == gold for e in test for at, gold in e.labels]
         return sum(hits) / len(hits)
+
+    def floors(self, train, test):
+        return {} if self.repeats else {"random_symbol": 1 / self.args.vocab}
 
     def max_chars(self, length):
         return length

@@ -3,34 +3,30 @@
 A text is cut once: the first 90 % of its characters train, of the rest the first half is val and the second test; `heldout` is both
 halves in one pass. A window of T = context_len characters c1 .. cT is read as <bos>, c1 .. c(T-1) and predicts c1 .. cT, all of them
 trained and scored. Training windows start at random offsets; evaluation goes over consecutive windows, each of which starts without
-memory, the last partial one included.
+memory, the last partial one included. `--eval_lengths 0.5x,2x` (of context_len, or characters) evaluates the text of the test set once more, in windows
+of that length: loss against context length.
 
 A task of its own text subclasses `LanguageTask` and defines `corpus(self) -> Corpus`, a text that is held in memory; or `StreamedTask` and
-`segments(self)`, a text that is read once, in blocks, and kept on disk as two bytes a character, so that memory does not grow with it. A streamed
-text has a limited vocabulary, of the training text, and `<unk>` for the rest. No torch here.
+`segments(self)`, a text that is read once, in blocks, and kept on disk (dataset/stored_text.py), so that memory does not grow with it. A streamed text
+has a limited vocabulary, of the training text, and `<unk>` for the rest. No torch here.
 """
 
 from __future__ import annotations
 
-import hashlib
-import tempfile
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable
 from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
 
 from dataset.base import SPLITS, Slice, Task
-from dataset.corpora import Corpus, cache_folder
+from dataset.corpora import Corpus
 from dataset.ngram import ngram_nats
+from dataset.stored_text import NUMBERS, UNKNOWN, StoredIds, count_numbers, ids_of, most_common, number_characters, replace_numbers, unnamed_file
 from src.config import UserError
 from src.utils.tokenizer import SPECIAL, CharTokenizer
 
-BLOCK = 1 << 20  # characters worked on at a time
 NGRAM_CHARS = 2_000_000  # that n-gram models of a streamed text are fitted on, and scored on, at most
-NUMBERS = 1 << 16  # of two bytes
-UNKNOWN = "\N{REPLACEMENT CHARACTER}"  # stands for <unk> where ids become text
 
 
 class LanguageTask(Task):
@@ -146,17 +142,17 @@ class StreamedTask(LanguageTask):
         raise NotImplementedError(f"{type(self).__name__} must define segments(self)")
 
     def read(self) -> None:
-        segments, file = self.segments(), _unnamed_file()
+        segments, file = self.segments(), unnamed_file()
         numbered = number_characters(segments, file)
         self._digest, self._n_chars, self._ends = numbered.digest, numbered.ends[-1], numbered.ends
         if not self._n_chars:
             raise UserError(f"--data_path: got '{self.args.data_path}', which holds no characters, allowed: a text to train on")
-        counts = {split: _count(file, *self._span(split)) for split in SPLITS}
-        self._characters = _most_common(numbered.points, counts["train"], self.vocabulary)
-        ids_of = _ids_of(numbered.points, self.tokenizer())
-        _replace(file, self._n_chars, ids_of)
+        counts = {split: count_numbers(file, *self._span(split)) for split in SPLITS}
+        self._characters = most_common(numbered.points, counts["train"], self.vocabulary)
+        ids = ids_of(numbered.points, self.tokenizer())
+        replace_numbers(file, self._n_chars, ids)
         tokens = len(self._characters) + len(SPECIAL) + 1
-        self._counts = {split: np.bincount(ids_of, weights=c, minlength=tokens).astype(np.int64) for split, c in counts.items()}
+        self._counts = {split: np.bincount(ids, weights=c, minlength=tokens).astype(np.int64) for split, c in counts.items()}
         heldout = self._counts["val"] + self._counts["test"]
         self.unknown_rate = float(heldout[len(SPECIAL)] / max(1, heldout.sum()))
         self._ids = StoredIds(file, 0, self._n_chars)
@@ -209,105 +205,6 @@ class StreamedTask(LanguageTask):
         cut = self._cuts()[0]
         suffix = f"_{NGRAM_CHARS // 1_000_000}M" if max(cut, self._n_chars - cut) > NGRAM_CHARS else ""
         return {f"ngram_{i}{suffix}": nats for i, nats in enumerate(ngram_nats(*texts), 1)}
-
-
-class StoredIds:
-    """Ids in a file, read where they are asked for: `len`, slices, and arrays of indices whose rows are windows.
-
-    A map of the file would do the same, but every page that was ever touched would count as this process's memory.
-    """
-
-    def __init__(self, file, start: int, end: int):
-        self.file, self.start, self.end = file, start, end
-
-    def __len__(self) -> int:
-        return self.end - self.start
-
-    def part(self, start: int, end: int) -> StoredIds:
-        return StoredIds(self.file, self.start + start, self.start + end)
-
-    def __getitem__(self, index) -> np.ndarray:
-        """Ids (uint16) at a slice, or at indices (..., T), of which each row is read from its lowest to its highest."""
-        if not isinstance(index, slice):
-            rows = index.reshape(-1, index.shape[-1])
-            lows, ends = rows.min(axis=1), rows.max(axis=1) + 1
-            return np.stack([self[low:end][row - low] for row, low, end in zip(rows, lows, ends, strict=True)]).reshape(index.shape)
-        start, end, _ = index.indices(len(self))
-        self.file.seek(2 * (self.start + int(start)))
-        return np.frombuffer(self.file.read(2 * max(0, int(end) - int(start))), dtype=np.uint16)
-
-
-@dataclass(frozen=True)
-class Numbered:
-    """What `number_characters` found.  points: code point of each number, 0 for number 0.  ends: where each segment ends.  digest: of the text."""
-
-    points: np.ndarray
-    ends: list[int]
-    digest: str
-
-
-def number_characters(segments: Iterable[Iterable[str]], file) -> Numbered:
-    """Write a text as two bytes a character: numbers from 1 in the order in which characters appear, 0 for those beyond the 65,535th kind."""
-    kinds, ends, sha, at = np.zeros(1, dtype=np.uint32), [], hashlib.sha256(), 0
-    number_of = np.zeros(0x110000, dtype=np.uint16)
-    for i, segment in enumerate(segments):
-        sha.update(b"\0" * (i > 0))
-        for block in segment:
-            sha.update(block.encode())
-            points = np.frombuffer(block.encode("utf-32-le"), dtype=np.uint32)
-            new = np.unique(points[number_of[points] == 0])[:NUMBERS - len(kinds)]
-            number_of[new] = np.arange(len(kinds), len(kinds) + len(new))
-            kinds = np.concatenate([kinds, new])
-            file.write(number_of[points].tobytes())
-            at += len(points)
-        ends.append(at)
-    return Numbered(kinds, ends, sha.hexdigest())
-
-
-def _unnamed_file():
-    """A file for one process: in the cache folder, which is on a disk; where that cannot be written, in the system's folder for such files."""
-    try:
-        cache_folder().mkdir(parents=True, exist_ok=True)
-        return tempfile.TemporaryFile(dir=cache_folder())
-    except OSError:
-        return tempfile.TemporaryFile()
-
-
-def _blocks(file, start: int, end: int) -> Iterator[tuple[int, np.ndarray]]:
-    """(place, numbers) of a part of the file."""
-    stored = StoredIds(file, 0, end)
-    for at in range(start, end, BLOCK):
-        yield at, stored[at:at + BLOCK]
-
-
-def _count(file, start: int, end: int) -> np.ndarray:
-    """How often each number occurs in a part of the file."""
-    total = np.zeros(NUMBERS, dtype=np.int64)
-    for _, numbers in _blocks(file, start, end):
-        total += np.bincount(numbers, minlength=NUMBERS)
-    return total
-
-
-def _most_common(points: np.ndarray, counts: np.ndarray, most: int) -> str:
-    """The characters that a count of numbers holds, at most so many of the most common, in the order of their code points."""
-    known = np.flatnonzero((counts[:len(points)] > 0) & (points != 0) & (points != ord(UNKNOWN)))
-    order = known[np.lexsort((points[known], -counts[known]))][:most]
-    return "".join(map(chr, sorted(points[order].tolist())))
-
-
-def _ids_of(points: np.ndarray, tokenizer: CharTokenizer) -> np.ndarray:
-    """The id that each number becomes: (65,536,) uint16."""
-    ids = np.full(NUMBERS, tokenizer.unknown, dtype=np.uint16)
-    ids[1:len(points)] = tokenizer.encode(points[1:].tobytes().decode("utf-32-le"))
-    return ids
-
-
-def _replace(file, n: int, ids_of: np.ndarray) -> None:
-    """Put ids in the place of numbers."""
-    for at, numbers in _blocks(file, 0, n):
-        file.seek(2 * at)
-        file.write(ids_of[numbers].tobytes())
-    file.flush()
 
 
 def ninety_five_five(n: int) -> tuple[int, int]:

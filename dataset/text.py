@@ -7,7 +7,7 @@
 The first 90 % of the characters train, the next 5 % are val, the last 5 % test, and `heldout` is the 10 % of both in one pass. Text is UTF-8, line
 ends untouched. A .txt file alone is taken as it is; every document of a .jsonl file and every file of a folder that does not end in a line break gets one.
 A line that is no JSON object with a string `text`, and bytes that are not UTF-8, are errors that name the file and the line. The text is read in a stream
-(dataset/language.py), so that memory does not grow with it; a line of a .jsonl file must fit into it.
+(dataset/stored_text.py), so that memory does not grow with it; a line of a .jsonl file must fit into it.
 
 Alphabet: the characters of the training text, and `<unk>` for those that only held-out text has; its rate there is reported. A window of --context_len
 characters begins with <bos>; all characters are trained and scored, <unk> like any other. Primary: token_acc. Source: `custom`; runs on different text are
@@ -25,7 +25,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import ClassVar
 
-from dataset.language import BLOCK, StreamedTask
+from dataset.language import StreamedTask
+from dataset.stored_text import BLOCK
 from src.config import UserError
 
 ENDINGS = (".txt", ".jsonl")

@@ -12,7 +12,7 @@ taken from the user's cache folder, or fetched into it (8 MB, ten-second timeout
 text's own.
 
 Alphabet: the `--vocab_size` most common characters of the training text, and `<unk>` for the rest; its rate in the held-out text is reported. The files are
-read in a stream (dataset/language.py), so that memory does not grow with them. A window of --context_len characters begins with <bos>; all characters are
+read in a stream (dataset/stored_text.py), so that memory does not grow with them. A window of --context_len characters begins with <bos>; all characters are
 trained and scored, <unk> like any other, so a loss belongs to its vocabulary. `heldout` is val and test in one pass, each window of it starting without
 memory: neither the word perplexity of the WikiText papers nor the byte perplexity of evaluation harnesses, and not to be compared with them.
 Primary: token_acc. Source: `custom` for --data_path, else `hub`. Floors: uniform, unigram. Baselines: interpolated Witten-Bell n-grams (dataset/ngram.py),
@@ -31,7 +31,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from dataset.corpora import FAILURES, TIMEOUT_SECONDS, cache_folder, write_cache
-from dataset.language import NUMBERS, StreamedTask
+from dataset.language import StreamedTask
+from dataset.stored_text import NUMBERS
 from src.config import UserError, option
 
 TRAIN, VALIDATION, TEST = (f"{split}-00000-of-00001.parquet" for split in ("train", "validation", "test"))

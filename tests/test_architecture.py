@@ -23,7 +23,8 @@ from src.models import MODELS
 LAYERS = [
     {"config": ["src", "src.config", "src.registry"]},
     {"small utils": ["src.utils", "src.utils.tokenizer", "src.utils.stats", "src.utils.rundir", "src.utils.checkpoint", "src.utils.env", "src.utils.schema",
-                     "src.utils.distributed", "src.utils.reporter", "src.utils.timing", "src.utils.scaling", "src.utils.rows", "src.presets", "src.cli"]},
+                     "src.utils.distributed", "src.utils.reporter", "src.utils.timing", "src.utils.scaling", "src.utils.rows", "src.utils.memory",
+                     "src.presets", "src.cli"]},
     {"ops": ["src.ops"]},
     {"dataset": ["dataset"], "models": ["src.models"]},
     {"training": ["src.utils.metrics", "src.utils.evaluation", "src.utils.training", "src.utils.results", "src.utils.viz", "src.utils.viz_speed",
@@ -34,13 +35,18 @@ LAYERS = [
     {"benchmark": ["benchmark"]},
 ]
 PLACES = {name: (level, group) for level, groups in enumerate(LAYERS) for group, names in groups.items() for name in names}
-OPEN = ("dataset", "src.models", "src.ops", "src.checks", "src.suites", "src.commands")  # any file under these belongs to their layer; others are listed one by one
+# Any file under these belongs to their layer; others are listed one by one.
+OPEN = ("dataset", "src.models", "src.ops", "src.checks", "src.suites", "src.commands")
 
 SOURCES = [ROOT / "benchmark.py", *sorted((ROOT / "dataset").rglob("*.py")), *sorted((ROOT / "src").rglob("*.py"))]
 WITHOUT_TORCH = [
     "benchmark", "dataset", "dataset.base", "src.config", "src.registry", "src.cli", "src.presets", "src.models", "src.ops.backends", "src.utils.rundir",
     "src.utils.stats", "src.utils.schema", "src.utils.viz", "src.utils.env", "src.utils.tokenizer", "src.commands.train", "src.commands.list",
-    "src.commands.visualize", "src.commands.generate", "src.commands.evaluate", "src.commands.check", *sorted({entry.target.split(":")[0] for entry in TASKS.values()}),
+    "src.commands.visualize", "src.commands.generate", "src.commands.evaluate", "src.commands.check", "src.commands.speed", "src.commands.profile",
+    "src.commands.kernels", "src.suites.record", "src.suites.session", "src.suites.progress", "src.suites.speed_analysis", "src.suites.profile_trace",
+    "src.suites.kernels_subjects", "src.suites.validate_claims", "src.utils.viz_speed", "src.utils.viz_kernels", "src.utils.rows",
+    "src.utils.scaling", "src.utils.timing",
+    *sorted({entry.target.split(":")[0] for entry in TASKS.values()}),
 ]
 
 
@@ -175,7 +181,8 @@ def test_a_model_file_exposes_its_class_and_build_model(name):
 @pytest.mark.parametrize("registry", [TASKS, MODELS], ids=["tasks", "models"])
 def test_every_file_of_the_folder_is_registered_or_shared(registry):
     """A file that nobody registered is dead; the shared ones are named here."""
-    folder, shared = ("dataset", {"base", "common", "corpora", "language", "ngram"}) if registry is TASKS else ("src.models", {"base", "match", "short_conv"})
+    of_tasks = ("dataset", {"base", "common", "corpora", "language", "ngram", "stored_text"})
+    folder, shared = of_tasks if registry is TASKS else ("src.models", {"base", "match", "short_conv"})
     files = {path.stem for path in (ROOT / folder.replace(".", "/")).glob("*.py")} - {"__init__"} - shared
     assert files == {entry.target.split(":")[0].split(".")[-1] for entry in registry.values()}
 

@@ -408,6 +408,7 @@ def test_a_size_below_one_is_a_user_error():
 def test_eval_lengths_are_multiples_or_numbers():
     task, _ = make("reverse")
     assert parse_lengths(task, ("2x", "0.5x", "100", "64")) == [16, 64, 100]
+    assert parse_lengths(task, ("1x", "32", "2x")) == [64]  # the test set has the training maximum already
     for word in ("2y", "x", "0", "-3", "1.5", "99999999x", "nanx", "infx"):
         with pytest.raises(UserError, match="--eval_lengths"):
             parse_lengths(task, (word,))

@@ -419,7 +419,7 @@ def test_every_length_of_eval_lengths_has_a_test_set(name, options):
     tokenizer = CharTokenizer.build(task.alphabet)
     lengths = parse_lengths(task, ("1x", "2x", "4x", "8x", str(task.lengths[1] + 1)))
     top = task.lengths[1]
-    assert lengths == [top, top + 1, 2 * top, 4 * top, 8 * top]
+    assert lengths == [top + 1, 2 * top, 4 * top, 8 * top]  # 1x is the test set itself
     for length in lengths:
         loader = length_loader(task, tokenizer, args, length)
         assert len(loader.dataset) == 40

@@ -12,8 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import TINY
 
 from dataset import corpora, ngram
+from dataset.common import build_loaders, length_loader
 from dataset.language import epoch_windows, windows_consecutive, windows_random
 from dataset.tiny_shakespeare import TinyShakespeare
 from src.config import UserError, resolve
@@ -405,6 +407,45 @@ def test_baselines_are_named_by_order(offline, tmp_path):
     values = make(write(tmp_path / "own.txt")).baselines(None, None)
     assert list(values) == [f"ngram_{i}" for i in range(1, 7)]
     assert values["ngram_4"] < values["ngram_1"]
+
+
+# ---- loss against context length
+
+
+@pytest.mark.parametrize("length", [1, 7, 24, 48, 500])
+def test_windows_of_every_length_score_the_text_of_the_test_set(tmp_path, length):
+    args = resolve(TinyShakespeare, data_path=str(write(tmp_path / "own.txt", TEXT * 3)), context_len=24, test_size=21)
+    task = TinyShakespeare(args)
+    tokenizer, loaders, _ = build_loaders(task, args)
+    data = length_loader(task, tokenizer, args, length).dataset
+    text = [int(c) for batch in loaders["test"] for row, n in zip(batch.y, batch.lengths, strict=True) for c in row[:n]]
+    assert len(text) == 21 * 24
+    assert [int(c) for i in range(len(data)) for c in data[i]["ids"][1:]] == text
+    assert set(data.tokens[:-1]) <= {length}
+    assert 1 <= data.tokens[-1] <= length
+    with pytest.raises(UserError, match="--eval_lengths: got 505, allowed: at most 504, the characters of the test set; raise --test_size"):
+        length_loader(task, tokenizer, args, 505)
+
+
+def test_a_language_run_reports_loss_against_context_length(main, monkeypatch, tmp_path):
+    """0.5x is inside training, whose windows hold all their prefixes; 1x is there once; a learned table ends one token behind the window."""
+    monkeypatch.setattr("src.utils.viz.draw_all", lambda metrics, folder: [])
+    loud = [word for word in TINY if word != "--quiet"]
+    code, out, err = main("--task", "tiny_shakespeare", "--data_path", write(tmp_path / "own.txt"), *loud, "--pos", "learned", "--eval_lengths",
+                          "0.5x,1x,25,2x", "--out_dir", "run")
+    assert code == 0, err
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    rows = {row["length"]: row for row in metrics["length_curve"]}
+    assert [(length, row["in_distribution"], row["value"] is None) for length, row in rows.items()] == [
+        (12, True, False), (24, True, False), (25, False, False), (48, False, True)]
+    assert (rows[24]["loss"], rows[24]["value"]) == (metrics["final_test"]["loss"], metrics["final_test"]["token_acc"])
+    assert len({rows[n]["count"] for n in (12, 24, 25)}) == 1
+    for n in (12, 24, 25):
+        low, high = rows[n]["loss_ci"]
+        assert low < rows[n]["loss"] < high
+    assert rows[48]["undefined"] == "48 tokens, beyond the learned position table of 25"
+    assert [line.split(":")[0] for line in out.splitlines() if line.startswith("length")] == ["length 12", "length 25", "length 48"]
+    assert f"   loss {rows[12]['loss']:.4g}" in out
 
 
 # ---- the public file

@@ -4,6 +4,7 @@
 """
 
 import math
+import time
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from dataset.common import build_loaders, heldout_loader
 from src.config import resolve, to_dict
 from src.models import MODELS
 from src.models.base import ARModel, Backbone, build
-from src.utils.evaluation import decode, evaluate, floors, scaled, score_answers, teacher_forced
+from src.utils.evaluation import decode, evaluate, floors, most_common, scaled, score_answers, teacher_forced
 from src.utils.metrics import Scored, bpc, cross_entropy, exact_match, finite, hit_rate_by_gap, max_depth_acc, perplexity, rows_all_correct
 from src.utils.stats import wilson
 from src.utils.tokenizer import BOS, EOS, PAD, CharTokenizer
@@ -226,7 +227,9 @@ def test_a_bare_loader_gives_losses_and_token_accuracy():
     assert result["loss"] > 0
     assert result["exact_match"] is None
     assert result["slices"] == {}
-    assert set(result["intervals"]) == {"token_acc"}
+    assert set(result["intervals"]) == {"token_acc", "loss"}
+    low, high = result["intervals"]["loss"]
+    assert low < result["loss"] < high
 
 
 def test_samples_show_prompt_expected_and_what_the_model_wrote(tmp_path):
@@ -311,11 +314,25 @@ def test_uniform_and_unigram_floors_by_hand():
     assert found["uniform"]["primary"] == pytest.approx((3 * 4**-3 + 4**-2) / 4)
     assert found["unigram"]["token_acc"] == 9 / 11  # a, b, <eos> right at 3 + 2 + 3 + 1 of 3 + 3 + 3 + 2 characters
     assert found["unigram"]["primary"] == 2 / 4
+    assert (found["uniform"]["slice_acc"], found["unigram"]["slice_acc"]) == (1 / 4, 6 / 7)  # 2 + 1 + 2 + 1 of 2 + 2 + 2 + 1 without <eos>
 
 
 def test_a_tie_in_the_unigram_goes_to_the_first_character_in_every_process():
     assert toy_floors(["b", "a"], ["a"])["unigram"]["primary"] == 1.0
     assert toy_floors(["b", "a"], ["b"])["unigram"]["primary"] == 0.0
+
+
+def test_unigrams_of_many_long_label_rows_are_counted_in_one_pass():
+    """A quadratic count took 2 s for the recall of 64 pairs; a thousand distinct characters a place make it show."""
+    rng = np.random.default_rng(0)
+    golds = [list(map(chr, row)) for row in rng.integers(0x4E00, 0x4E00 + 4000, (2_000, 64)).tolist()]
+    began = time.process_time()
+    found = most_common(golds)
+    seconds = time.process_time() - began
+    assert len(found) == 64
+    column = [row[7] for row in golds]
+    assert column.count(found[7]) == max(map(column.count, set(column)))
+    assert seconds < 0.8
 
 
 def test_a_floor_of_a_decoded_metric_scores_the_floors_answer():
@@ -330,6 +347,13 @@ def test_a_floor_of_a_decoded_metric_scores_the_floors_answer():
 def test_a_tasks_own_floors_stand_beside_the_common_ones():
     found = toy_floors(["a"], ["a"], floors=lambda self, train, test: {"copy": 0.25})
     assert found["copy"] == {"token_acc": None, "primary": 0.25}
+
+
+def test_a_floor_of_a_tasks_own_is_one_of_characters_where_characters_are_what_counts():
+    """Else the curve by distance would show 1/alphabet, and not 1/pairs, as the floor of recall."""
+    _, _, _, loader, task_meta = setup("recall")
+    found = floors(task_meta, loader.dataset.examples)
+    assert found["random_value"]["token_acc"] == found["random_value"]["primary"] > found["uniform"]["token_acc"]
 
 
 def test_labels_have_no_eos_in_their_floors():

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from conftest import ROOT, TINY
 from test_viz import has_colour, pixels
 
 import benchmark
+from src.commands.profile import growth
 from src.suites import profile as suite
 from src.suites import profile_trace as reading
 from src.utils import rows as schema
@@ -288,6 +290,38 @@ def test_a_peak_of_known_size_is_found():
         del b
 
     assert suite.peak_bytes(step, torch.device("cpu")) == 5 * 2**20
+
+
+def test_only_the_lines_of_kineto_are_held_back_from_stderr(capfd):
+    """The rest is passed on, also where what is recorded raises; before and after nothing is held."""
+
+    def record():
+        with suite.without_kinetos_lines():
+            os.write(2, b"USDT:profiler_start\na warning from below\n")
+            os.write(2, b"no line's beginning: USDT:\nUSDT:profiler_stop\nwithout an end")
+            raise ZeroDivisionError
+
+    os.write(2, b"USDT:before\n")
+    with pytest.raises(ZeroDivisionError):
+        record()
+    os.write(2, b"\nUSDT:after\n")
+    assert capfd.readouterr().err == "USDT:before\na warning from below\nno line's beginning: USDT:\nwithout an end\nUSDT:after\n"
+
+
+def test_a_recording_writes_nothing_across_the_progress(capfd):
+    suite.record_steps(lambda: torch.ones(3).sum(), 1, torch.device("cpu"), lambda profiler: None)
+    suite.peak_bytes(lambda: torch.ones(3).sum(), torch.device("cpu"))
+    assert "USDT" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(("power", "words"), [(1.0, "time a sequence ~ length^1.00 [1.00, 1.00]"), (2.0, "time a sequence ~ length^2.00 [2.00, 2.00]")])
+def test_the_growth_of_a_sequences_time_is_told_in_words(power, words):
+    """Also where fewer sequences go into a step at a greater length."""
+    rows = [schema.make_row("profile", panel="length", metric="step_ms", unit="ms", x_name="length", x=x, batch=64 // x, value=v, values=[v, v])
+            for x in (8, 16, 32, 64) for v in (x**power * (64 // x),)]
+    (line,) = growth(rows)
+    assert line.startswith(words)
+    assert growth(rows[:2]) == growth([]) == []
 
 
 def test_own_autograd_functions_are_known_by_name():

@@ -23,7 +23,9 @@ import pytest
 import torch
 from conftest import ROOT, TINY, bench
 
+from src.suites.record import Record
 from src.utils import viz
+from src.utils.rows import check_row
 
 if not hasattr(signal, "SIGKILL"):
     pytest.skip("needs a system with SIGKILL", allow_module_level=True)
@@ -136,7 +138,7 @@ def content(run: Path) -> dict:
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     weights = torch.load(run / "ckpt.pt", weights_only=True)["model"]
     return {"metrics": {k: v for k, v in metrics.items() if k not in ("machine", "sha256")}, "sha256": metrics["sha256"],
-            "samples": (run / "samples.txt").read_bytes(), "best": (run / "best.pt").read_bytes(),
+            "rows": (run / "results.jsonl").read_bytes(), "samples": (run / "samples.txt").read_bytes(), "best": (run / "best.pt").read_bytes(),
             "last": {k: v.numpy().tobytes() for k, v in weights.items()}, "log": [{k: v for k, v in r.items() if k != "seconds"} for r in rows],
             "files": sorted(p.name for p in run.iterdir() if p.is_file())}
 
@@ -186,7 +188,7 @@ def finished(references, tmp_path):
 
 POINTS = [("fresh", "kill:env.json", 1), ("fresh", "kill:step", 1), ("fresh", "kill:best.pt", 1), ("fresh", "kill:ckpt.pt", 1), ("finite", "kill:ckpt.pt", 3),
           ("finite", "kill:step", 11), ("fresh", "kill:torn row", 8), ("language", "kill:step", 8), ("fresh", "kill:evaluation", 1),
-          ("fresh", "kill:metrics.json", 1)]
+          ("fresh", "kill:results.jsonl", 1), ("fresh", "kill:metrics.json", 1)]
 
 
 @pytest.mark.parametrize(("data", "event", "count"), POINTS, ids=[f"{data} at {event} {count}" for data, event, count in POINTS])
@@ -318,6 +320,35 @@ def test_full_disk_leaves_the_last_checkpoint(main, drive, tmp_path, references)
 
 
 # Finished runs and damaged ones
+
+
+def test_a_finished_run_has_rows_of_the_shared_schema_without_times(finished):
+    rows = [json.loads(line) for line in (finished / "results.jsonl").read_text().splitlines()]
+    metrics = json.loads((finished / "metrics.json").read_text())
+    for row in rows:
+        check_row(row)
+        assert (row["kind"], row["task"], row["model"], row["status"]) == ("train-run", "reverse", "transformer", "ok")
+        assert row["device"].startswith("cpu: ")
+        assert row["versions"]["torch"]
+    values = {(r["panel"], r["metric"]): r["value"] for r in rows if r["panel"] in ("quality", "training", "cost")}
+    assert values["quality", "scaled"] == metrics["scaled"]
+    assert values["quality", "loss"] == metrics["final_test"]["loss"]
+    assert {metric for panel, metric in values if panel == "cost"} == {"state_bytes"}
+
+
+@pytest.mark.parametrize("kind", ["speed", "profile", "kernels"])
+@pytest.mark.parametrize("words", [["--resume"], ["--eval_only"], ["--vis_only"], ["generate", "--prompt", "ab>"]], ids=" ".join)
+def test_a_folder_of_measurements_is_refused(main, tmp_path, kind, words):
+    record = Record.open_for(kind, str(tmp_path / "measured"), {"threads": 1})
+    with record.lock():
+        record.begin({"threads": 1}, {})
+        record.finish({})
+    before = {p.name: p.read_bytes() for p in record.path.iterdir()}
+    code, out, err = main(*words, "--out_dir", record.path)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert f"holds results of `{kind}`, allowed: the directory of a training run" in err
+    assert {p.name: p.read_bytes() for p in record.path.iterdir()} == before
+
 
 
 def test_finished_run_is_verified_and_left_alone(main, finished):

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import pytest
 
 from src.config import UserError, resolve
+from src.suites.record import Record
 from src.utils import env, rundir
 from src.utils.rundir import RunDir, open_sealed, read_json, seal, write_atomic, write_json
 
@@ -311,7 +312,8 @@ def test_overwrite_removes_a_runs_files_and_nothing_else(tmp_path):
     run = begin(tmp_path / "run")
     mine = ["notes.txt", "eval-thoughts.json", "figures/sketch.txt", "tensorboard/readme", "data/config.json", "best.pt.bak"]
     its = ["env.json", "metrics.jsonl", "metrics.json", "ckpt.pt", "best.pt", "samples.txt", "vocab.json", "figures/loss.png", "figures/loss.svg",
-           "eval-20250102-030405.json", ".tmp-x-1-2", "tensorboard/events.out.tfevents.1.x"]
+           "eval-20250102-030405.json", ".tmp-x-1-2", "tensorboard/events.out.tfevents.1.x", "results.jsonl", "results.csv", "history.json", "trace.json",
+           "stacks.txt", "memory.json", "figures/loss.pdf", "tensorboard/profile.17.pt.trace.json"]
     for name in mine + its:
         (run.path / name).parent.mkdir(exist_ok=True)
         (run.path / name).write_text("x")
@@ -405,6 +407,24 @@ def test_open_of_a_missing_run_names_the_nearest(tmp_path, monkeypatch, wanted, 
     with pytest.raises(UserError) as info:
         RunDir.open(wanted)
     assert expected in one_line(info)
+
+
+@pytest.mark.parametrize("kind", ["speed", "profile", "kernels"])
+def test_a_folder_of_measurements_is_no_training_run(tmp_path, kind):
+    """It is opened by its own command alone, and a new run goes into it with --overwrite alone; a damaged config.json is another matter."""
+    folder = RunDir(tmp_path)
+    write_json(folder.config, seal({"schema": 1, "kind": kind, "settings": {}}))
+    with pytest.raises(UserError, match=f"holds results of `{kind}`, allowed: the directory of a training run.*{kind} --vis_only") as info:
+        RunDir.open(tmp_path)
+    one_line(info)
+    assert Record.of(tmp_path, kind).path == tmp_path
+    with pytest.raises(UserError, match=f"holds results of `{kind}`, allowed: a folder of `other`"):
+        Record.of(tmp_path, "other")
+    with pytest.raises(UserError, match=f"holds results of `{kind}`; replace them with --overwrite") as info:
+        RunDir.create(tmp_path)
+    assert "--resume" not in one_line(info)
+    folder.config.write_bytes(folder.config.read_bytes()[:20])
+    assert RunDir.open(tmp_path).path == tmp_path
 
 
 def test_open_without_any_run_says_so(tmp_path, monkeypatch):

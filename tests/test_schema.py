@@ -184,6 +184,17 @@ def test_language_results_on_test_need_the_heldout_loss():
         validate({**metrics, "final_test": metrics["test"]["best"]})
 
 
+def test_a_key_of_later_metrics_may_be_absent_and_is_checked_where_it_is_there():
+    metrics = copy.deepcopy(good_metrics())
+    assert "loss_ci" not in metrics["length_curve"][0]
+    metrics["length_curve"][0]["loss_ci"] = [0.2, 0.4]
+    metrics["floors"]["uniform"]["slice_acc"] = 0.03
+    validate(seal(metrics))
+    metrics["length_curve"][0]["loss_ci"] = [0.4, 0.2]
+    with pytest.raises(ValueError, match=r"length_curve\[0\].loss_ci: got \[0.4, 0.2\]"):
+        validate(seal(metrics))
+
+
 def test_a_diverged_run_has_no_final_result():
     metrics = good_metrics(diverged_at=200)
     with pytest.raises(ValueError, match=r"^final_test: must be null"):

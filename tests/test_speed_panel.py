@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-from types import SimpleNamespace
 
 import pytest
 from conftest import ROOT
@@ -22,8 +21,10 @@ from src.ops import attention as attention_op
 from src.ops.backends import OPS
 from src.suites import child, gate
 from src.suites.observe import watching
+from src.suites.panels import decode, memory, train
 from src.suites.panels.train import Train
 from src.suites.progress import Progress
+from src.suites.session import continuing
 from src.suites.speed import PANELS, Study, key_of, whole_cells
 from src.suites.speed_analysis import analyse, tables
 from src.utils import viz_speed
@@ -460,18 +461,48 @@ def test_flags_of_some_models_leave_the_others_alone(tmp_path, monkeypatch):
 def test_the_time_left_goes_by_the_cells_of_the_same_panel():
     now = [0.0]
     progress = Progress(True, 5.0, clock=lambda: now[0])
-    cell = SimpleNamespace(panel=SimpleNamespace(name="train", x_name="length"), name="gru", point=SimpleNamespace(x=16, batch=1))
     progress.begin(["train"] * 4 + ["decode"] * 2, ["train"])
     assert progress.left() == 5 * 5.0
     now[0] += 2.0
-    progress.done(cell)
+    progress.done("train")
     assert progress.left() == 2 * 2.0 + 2 * 5.0
+
+
+def test_pieces_that_follow_each_other_are_a_line_each_and_never_less_than_none_are_left(capsys):
+    now = [0.0]
+    progress = Progress(False, 5.0, clock=lambda: now[0])
+    progress.begin([""] * 2)
+    for words in ("ceilings", "T 8 forward", "T 8 forward", "one more than was said"):
+        progress.next(words)
+        now[0] += 3.0
+    progress.close()
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == ["[1/2] ceilings: about 10 s left", "[2/2] T 8 forward: about 3 s left", "[2/2] one more than was said: about 0 s left"]
+
+
+@pytest.mark.parametrize(("module", "function"), [(train, "measure_peak"), (memory, "measure_peak"), (decode, "try_once")], ids=["train", "memory", "decode"])
+def test_a_child_computes_with_the_threads_and_the_rounding_of_its_parent(monkeypatch, module, function):
+    """src.runs.set_threads, which also flushes subnormal numbers: without that a CPU's time and memory in the child are those of another computation."""
+    seen = []
+
+    class Stop(Exception):
+        pass
+
+    def stop(threads):
+        seen.append(threads)
+        raise Stop
+
+    monkeypatch.setattr(module, "set_threads", stop)
+    monkeypatch.setattr(module.Subject, "from_spec", lambda spec: None)
+    with pytest.raises(Stop):
+        getattr(module, function)({"subject": {}, "device": "cpu", "threads": 1, "batch": 1, "length": 8})
+    assert seen == [1]
 
 
 @pytest.mark.parametrize("argv", [["--model", "gru"], ["--out_dir", "a", "--model", "gru"], ["--model", "gru", "--overwrite", "--out_dir=a"],
                                   ["--overwrite", "true", "--model", "gru"]])
 def test_the_command_that_continues_names_the_directory_once(argv):
-    assert speed.continuing(argv, "runs/x") == "python benchmark.py speed --model gru --out_dir runs/x"
+    assert continuing("speed", argv, "runs/x") == "python benchmark.py speed --model gru --out_dir runs/x"
 
 
 def test_a_panel_where_nothing_was_above_zero_is_drawn_all_the_same(tmp_path):

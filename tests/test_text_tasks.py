@@ -19,10 +19,11 @@ import numpy as np
 import pytest
 from conftest import TINY
 
-from dataset import language, wikitext
+from dataset import language, stored_text, wikitext
 from dataset.common import build_loaders
 from dataset.corpora import sha256
-from dataset.language import StoredIds, StreamedTask, number_characters
+from dataset.language import StreamedTask
+from dataset.stored_text import StoredIds, number_characters
 from dataset.text import Text
 from dataset.wikitext import TEST, TRAIN, VALIDATION, WikiText
 from src.config import UserError, resolve
@@ -130,7 +131,7 @@ def test_blocks_cut_nothing(tmp_path, monkeypatch):
     text = "é☃😀a" * 300
     paths = write(tmp_path / "own.txt", text), write_json_lines(tmp_path / "own.jsonl", ["é☃😀a", "b"] * 300)
     plain = [text_task(path) for path in paths]
-    monkeypatch.setattr(language, "BLOCK", 7)
+    monkeypatch.setattr(stored_text, "BLOCK", 7)
     monkeypatch.setattr("dataset.text.BLOCK", 7)
     for path, before in zip(paths, plain, strict=True):
         task = text_task(path)
@@ -246,7 +247,7 @@ def test_stored_ids_give_slices_and_windows():
 
 
 def test_more_kinds_of_characters_than_numbers_become_unknown(monkeypatch):
-    monkeypatch.setattr(language, "NUMBERS", 4)
+    monkeypatch.setattr(stored_text, "NUMBERS", 4)
     file = io.BytesIO()
     found = number_characters([["ba", "", "cd"], ["ae"]], file)
     assert np.frombuffer(file.getvalue(), dtype=np.uint16).tolist() == [2, 1, 3, 0, 1, 0]

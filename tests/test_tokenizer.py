@@ -57,6 +57,14 @@ def test_an_unknown_character_is_named_with_its_position(stranger):
     assert "\n" not in str(caught.value)
 
 
+def test_an_error_shows_the_first_characters_of_a_large_vocabulary():
+    tokenizer = CharTokenizer.build("".join(map(chr, range(0x4E00, 0x4E00 + 8192))))
+    with pytest.raises(UserError) as caught:
+        tokenizer.encode("a")
+    assert "and 8,152 more, 8,192 in all" in str(caught.value)
+    assert len(str(caught.value)) < 200
+
+
 def test_unk_takes_what_is_unknown_where_the_vocabulary_has_it():
     tokenizer = CharTokenizer.build("abc", extra_tokens=["<pad>", "<bos>", "<eos>", "<unk>"])
     assert tokenizer.unknown == 3

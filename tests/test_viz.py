@@ -234,6 +234,25 @@ def test_the_length_curve_shades_training_and_marks_the_undefined():
     assert not any("undefined" in label for label in legend(viz.figure_length_curve(curve[:2])))
 
 
+def test_the_length_curve_of_language_has_a_panel_of_losses():
+    rows = [{**row, "loss": row["loss"] and 1.5 + i, "loss_ci": row["loss"] and [1.4 + i, 1.6 + i]} for i, row in enumerate(good_metrics()["length_curve"])]
+    losses, shares = viz.figure_length_curve(rows, label="token_acc", floor={"unigram": 0.15}, with_loss=True).axes
+    assert list(line(losses, "loss (nats per character)").get_ydata()) == [1.5, 2.5]
+    assert losses.get_ylim()[1] > 2.6  # not the axis of a share, and room for the interval
+    assert list(line(losses, "undefined (position table too short)").get_xdata()) == [256]
+    assert shares.get_ylim() == (0, 1)
+    assert [label for label in shares.get_legend_handles_labels()[1] if "floor" in label]
+    assert not [label for label in losses.get_legend_handles_labels()[1] if "floor" in label]
+
+
+@pytest.mark.parametrize(("inside", "label"), [
+    ((True, True), "lengths of training (up to 128)"), ((False, True), "length of training (128)"), ((True, False), "lengths of training (up to 64)"),
+])
+def test_shading_covers_trained_lengths_alone(inside, label):
+    rows = [{**row, "in_distribution": yes} for row, yes in zip(good_metrics()["length_curve"], inside, strict=False)]
+    assert label in legend(viz.figure_length_curve(rows))
+
+
 def test_one_length_is_no_curve(tmp_path):
     assert "length_curve.png" not in {p.name for p in viz.draw_all(good_metrics(lengths=(64,)), tmp_path)}
 
@@ -241,6 +260,20 @@ def test_one_length_is_no_curve(tmp_path):
 def test_many_bins_show_their_counts_as_a_range():
     (ax,) = viz.figure_slice(slice_of(np.ones(600), np.arange(600) % 150, "each")).axes
     assert [text.get_text() for text in ax.texts] == ["4 characters a bin"]
+
+
+def test_a_slice_of_one_bin_is_drawn_for_gaps_alone(tmp_path):
+    metrics = copy.deepcopy(good_metrics(lengths=(64,)))
+    part = slice_of([1, 0], [5, 5])
+    metrics["test"]["best"]["slices"] = {"length": {**part, "of": "length"}, "gap": {**part, "of": "gap"}}
+    assert {p.name for p in viz.draw_all(metrics, tmp_path)} == {"loss.png", "ppl.png", "distance_curve.png"}
+
+
+def test_the_floor_of_a_slice_by_character_leaves_out_the_end_of_an_answer():
+    metrics = copy.deepcopy(good_metrics())
+    metrics["floors"]["unigram"]["slice_acc"] = 0.02
+    assert viz.floors_of(metrics, "char")["unigram"] == 0.02
+    assert viz.floors_of(good_metrics(), "char")["unigram"] == 0.041
 
 
 def test_slice_names_cannot_leave_the_folder_or_overwrite_a_figure(tmp_path):

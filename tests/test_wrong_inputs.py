@@ -82,9 +82,10 @@ CASES = {
     "flag misspelt": ("--d_modle 16", r"unknown flag --d_modle .*did you mean '--d_model'\?"),
     "flag of another task": ("--task reverse --needle_len 2", r"unknown flag --needle_len for this task and model"),
     "flag with dashes": ("--max-steps 12", r"unknown flag --max-steps .*did you mean '--max_steps'\?"),
-    "text without a flag": ("needle --task", r"unknown command 'needle', allowed: train, list, generate; did you mean '--task needle'\?"),
+    "text without a flag": ("needle --task", r"unknown command 'needle', allowed: train, list, generate, check, speed, profile, kernels; "
+                                             r"did you mean '--task needle'\?"),
     "command misspelt": ("genrate --out_dir x", r"unknown command 'genrate', allowed: .*did you mean 'generate'\?"),
-    "command unknown": ("xyzzy", r"unknown command 'xyzzy', allowed: train, list, generate; .*--help"),
+    "command unknown": ("xyzzy", r"unknown command 'xyzzy', allowed: train, list, generate, check, speed, profile, kernels; .*--help"),
     # splits and lengths
     "no validation examples": ("--val_size 0", r"--val_size: got 0, allowed: at least 1"),
     "no test examples": ("--test_size 0", r"--test_size: got 0, allowed: at least 1"),
@@ -106,10 +107,11 @@ CASES = {
     "text empty": ("--task tiny_shakespeare --data_path {folder}/empty.txt", r"--data_path: got '.*empty.txt', which is empty, allowed"),
     "text binary": ("--task tiny_shakespeare --data_path {folder}/binary.txt", r"--data_path: got '.*binary.txt', a binary file .*allowed"),
     "text not utf-8": ("--task tiny_shakespeare --data_path {folder}/latin.txt", r"--data_path: got '.*latin.txt', which is not UTF-8 .*allowed"),
-    "text too short": ("--task tiny_shakespeare --data_path {folder}/short.txt", r"--context_len: got 24, allowed: less than the training text.*--data_path"),
+    "text too short": ("--task tiny_shakespeare --data_path {folder}/short.txt", r"--context_len: got 24, .*less than .* of the training text.*--data_path"),
     "text for a task that has none": ("--data_path {folder}/short.txt", r"--data_path: got '.*short.txt', but task Needle makes its own data"),
-    "test lengths of a text": (
-        "--task tiny_shakespeare --data_path {folder}/long.txt --eval_lengths 2x", r"--eval_lengths: got 2x, but TinyShakespeare has no length"),
+    "test lengths of a task without": ("--task trigo --eval_lengths 2x", r"--eval_lengths: got 2x, but Trigo has no length"),
+    "test windows longer than the test text": (
+        "--task tiny_shakespeare --data_path {folder}/long.txt --eval_lengths 9999", r"--eval_lengths: got 9999, allowed: at most \d+, the characters"),
     # a user's own file
     "model file missing": ("--model {folder}/gone.py", r"--model: got '.*gone.py' \(no such file\), allowed: a .py file that defines one Mixer or ARModel"),
     "model file is a folder": ("--model {folder}/folder.py", r"--model: got '.*folder.py' \(is a folder\), allowed"),

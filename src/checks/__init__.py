@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable
 
 from src.checks import causality, cost, decoding, gradients, isolation, numerics, repeatability, shapes
 from src.checks.base import QUICK, BuiltSubject, Result, Subject, careful
+from src.utils.timing import is_out_of_memory
 
 CHECKS: dict[str, tuple[Callable, ...]] = {
     "causality": (causality.changed_tokens, causality.shorter_sequence, causality.gradient),
@@ -45,10 +46,8 @@ def run_check(check: Callable, subject: Subject, group: str = "") -> list[Result
         found = check(subject)
         for result in (found,) if isinstance(found, Result) else found:
             results.append(dataclasses.replace(result, group=group))
-    except MemoryError:
-        raise
     except Exception as error:
-        if "out of memory" in str(error) or "can't allocate memory" in str(error):  # torch's CPU allocator raises a plain RuntimeError
+        if is_out_of_memory(error):
             raise
         results.append(Result(check.__name__.replace("_", " "), "fail", note=reason(error, subject.classes), group=group))
     return results

@@ -6,6 +6,7 @@ double until the longest takes SLOW seconds, so that fixed costs do not hide the
 
 from __future__ import annotations
 
+import functools
 import math
 import statistics
 import time
@@ -14,6 +15,7 @@ import torch
 
 from src.checks.base import Subject, measured, mixers, skipped
 from src.models.base import state_bytes
+from src.utils.memory import kept_bytes
 
 NEAR, FAR, REPLAY_FAR = 128, 4096, 512
 PIECE = 256  # tokens a prefill
@@ -121,7 +123,7 @@ def exponents(subject: Subject):
     at = f"T = {', '.join(f'{n:,}' for n in lengths)}"
     best = {n: min(s) for n, s in seconds.items()}  # noise only ever adds time
     yield measured("time exponent in T", slope(best), f"{at}: {1e3 * best[lengths[-1]]:.3g} ms{' of CPU time' * on_cpu}", limit=GROWTH)
-    kept = {n: kept_bytes(model, subject.tokens(ROWS, n)) for n in lengths}
+    kept = {n: kept_bytes(functools.partial(model, subject.tokens(ROWS, n)), model.parameters()) for n in lengths}
     yield measured("memory exponent in T", slope(kept), f"{at}: {kept[lengths[-1]] / 2**20:.3g} MiB kept for backward", limit=GROWTH)
 
 
@@ -130,20 +132,3 @@ def slope(values: dict[int, float]) -> float:
     xs, ys = [math.log(n) for n in values], [math.log(max(v, 1e-12)) for v in values.values()]
     mx, my = statistics.mean(xs), statistics.mean(ys)
     return sum((x - mx) * (y - my) for x, y in zip(xs, ys, strict=True)) / sum((x - mx) ** 2 for x in xs)
-
-
-def kept_bytes(model, x) -> int:
-    """Bytes of the tensors that autograd saves in a forward pass; parameters apart, a storage counts once."""
-    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    kept: dict[int, int] = {}
-
-    def pack(tensor):
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        logits = model(x)  # the graph lives to the end, so that no address is used twice
-    del logits
-    return sum(kept.values())

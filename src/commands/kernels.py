@@ -70,8 +70,9 @@ def start(config: KernelsConfig, place: PlaceConfig, argv: list[str]) -> int:
     """Everything that can be wrong is found before the first file is written."""
     from src.runs import set_threads
     from src.suites import kernels as suite
-    from src.suites.profile_session import conduct, say_interrupted
+    from src.suites.progress import Progress
     from src.suites.record import INTERRUPTED, Record
+    from src.suites.session import conduct, say_interrupted
     from src.utils import env
 
     device = env.resolve_device(config.device)
@@ -84,13 +85,14 @@ def start(config: KernelsConfig, place: PlaceConfig, argv: list[str]) -> int:
     title = title_of(config, plan)
 
     def work(progress):
-        suite.bench(plan, record, progress)
+        progress.begin([""] * suite.steps_of(plan))
+        suite.bench(plan, record, progress.next)
 
     def finish(status):
         draw(record, record.finish({"title": title, "formula": plan.subject.formula}, status))
 
     facts = env.collect(settings, device, (config.precision, "asked for"), {config.op: list(plan.forms)})
-    if conduct(record, settings, facts, work, finish, suite.steps_of(plan), place.quiet) == INTERRUPTED:
+    if conduct(record, settings, facts, work, finish, Progress(place.quiet, config.cell_seconds)) == INTERRUPTED:
         return say_interrupted(record, argv)
     if not place.quiet:
         print("\n".join(table(record.rows, plan.subject)))
@@ -102,7 +104,7 @@ def make_plan(config: KernelsConfig, device, threads: int):
     """The shapes and forms that the flags mean; UserError for a form that no op has, or a length that is none."""
     from src.suites import kernels as suite
     from src.suites.kernels_subjects import SUBJECTS, Shape, known_names
-    from src.suites.profile_session import machine_fields
+    from src.suites.session import machine_fields
     from src.utils.timing import Limits
 
     subject = SUBJECTS[config.op]
@@ -113,7 +115,7 @@ def make_plan(config: KernelsConfig, device, threads: int):
         raise UserError(f"--lengths: got {','.join(map(str, config.lengths))}, allowed: whole numbers >= 1")
     shapes = tuple(Shape(max(1, config.batch_tokens // T), T, config.width, config.heads, config.head_dim, config.state) for T in sorted(set(config.lengths)))
     forms = tuple(dict.fromkeys(config.backends)) or tuple(subject.forms)
-    machine = machine_fields(device, threads, config.precision, config.seed)
+    machine = {**machine_fields(device, threads, config.precision), "seed": config.seed}
     return suite.Plan(subject, shapes, forms, device, config.precision, config.seed, Limits(config.cell_seconds), machine)
 
 

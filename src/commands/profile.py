@@ -75,8 +75,9 @@ def start(config: ProfileConfig, rest: list[str], argv: list[str]) -> int:
     from src.runs import build_model, plan, settle_model, try_own_model
     from src.suites import profile as suite
     from src.suites.gate import Gate
-    from src.suites.profile_session import conduct, machine_fields, say_interrupted
+    from src.suites.progress import Progress
     from src.suites.record import INTERRUPTED, Record
+    from src.suites.session import conduct, machine_fields, say_interrupted
     from src.utils import env
     from src.utils.timing import Limits
     from src.utils.training import Diverged, total_steps
@@ -98,7 +99,7 @@ def start(config: ProfileConfig, rest: list[str], argv: list[str]) -> int:
     if not verdict.passed:
         print(f"error: nothing is timed, because an op of this model is wrong here: {verdict.note}", file=sys.stderr)
         return 4
-    job.machine = {**machine_fields(device, args.threads, args.precision, args.seed), "backend": backends}
+    job.machine = {**machine_fields(device, args.threads, args.precision), "seed": args.seed, "backend": backends}
     quiet = request.control.quiet
     for line in [] if quiet else [*lines, verdict.note]:
         print(line, file=sys.stderr)
@@ -107,8 +108,9 @@ def start(config: ProfileConfig, rest: list[str], argv: list[str]) -> int:
 
     def work(progress):
         nonlocal diverged
+        progress.begin([""] * suite.steps_of(drawn))
         try:
-            suite.measure(job, drawn, config.steps, Limits(config.cell_seconds), record, progress)
+            suite.measure(job, drawn, config.steps, Limits(config.cell_seconds), record, progress.next)
         except Diverged as error:
             diverged = str(error)
             record.add(job.row(panel="diverged", metric="step_ms", status="diverged", note=diverged))
@@ -116,7 +118,7 @@ def start(config: ProfileConfig, rest: list[str], argv: list[str]) -> int:
     def finish(status):
         draw(record, record.finish({"title": title_of(args), "memory": suite.memory_of(record.path), "gate": verdict.note}, status))
 
-    status = conduct(record, settings, environment(setup, device, backends, task_meta), work, finish, suite.steps_of(drawn), quiet)
+    status = conduct(record, settings, environment(setup, device, backends, task_meta), work, finish, Progress(quiet, config.cell_seconds))
     if status == INTERRUPTED:
         return say_interrupted(record, argv)
     if not quiet:
@@ -194,7 +196,19 @@ def length_table(rows) -> list[str]:
         if len(at) == 3:
             step, token, peak = at["step_ms"], at["token_us"], at["peak_bytes"]
             lines.append(f"{length:>10,}{step['batch']:>8,}{step['tokens']:>10,}{step['value']:>14.3f}{token['value']:>14.3f}{peak['value'] / 2**20:>12.2f}")
-    return lines
+    return lines + growth(found)
+
+
+def growth(rows) -> list[str]:
+    """How the time of a sequence grows with its length, in words; nothing below three lengths."""
+    from src.utils.scaling import TAIL, fit
+
+    timed = {r["x"]: r for r in rows if r["metric"] == "step_ms" and r["status"] == "ok"}
+    found = fit({x: r["values"] for x, r in timed.items()}, share={x: r["batch"] for x, r in timed.items()}) if timed else None
+    if found is None or found.exponent is None:
+        return []
+    end = f", over the {TAIL} longest ~ length^{found.tail:.2f}" if len(found.used) > TAIL else ""
+    return [f"time a sequence ~ length^{found.exponent:.2f} [{found.low:.2f}, {found.high:.2f}]{end}; a step's fixed cost is in it, `speed` holds it apart"]
 
 
 def shorten(text: str, width: int) -> str:

@@ -135,7 +135,8 @@ def report_finished(run, reporter, world) -> int:
 def finish(setup, model, loaders, task_meta, device, run_dir, world, reporter, began, payload) -> int:
     """Train, evaluate, sample, plot; the exit code."""
     from src.utils import results, training, viz
-    from src.utils.rundir import seal, write_atomic, write_json
+    from src.utils.rows import rows_of, to_jsonl
+    from src.utils.rundir import read_json, seal, write_atomic, write_json
     from src.utils.schema import validate
 
     try:
@@ -148,6 +149,8 @@ def finish(setup, model, loaders, task_meta, device, run_dir, world, reporter, b
             document = seal(document)
             validate(document)
             viz.draw_all(document, run_dir.figures)
+            repeatable = {k: v for k, v in document.items() if k != "machine"}  # times differ from run to run, and these bytes must not
+            write_atomic(run_dir.results, to_jsonl(rows_of(repeatable, read_json(run_dir.env))))
             write_json(run_dir.metrics, document)  # last, because it marks the run as finished
     except (training.Interrupted, KeyboardInterrupt):
         reporter.close()

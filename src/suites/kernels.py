@@ -205,10 +205,11 @@ def ceilings_of(rows) -> Ceilings | None:
 
 def _ceiling_rows(plan: Plan, samples: dict) -> list[dict]:
     (copy, moved), (product, operations) = samples["copy"], samples["matrix product"]
+    common = {**plan.machine, "clock": timing.clock_note(plan.device.type), "panel": "roofline"}
     return [
-        make_row("kernel", **plan.machine, panel="roofline", metric="copy_gb_per_s", **timed(copy, "GB/s", lambda s: moved / s / 1e9),
+        make_row("kernel", **common, metric="copy_gb_per_s", **timed(copy, "GB/s", lambda s: moved / s / 1e9),
                  note=f"a copy of {moved / 2**21:,.0f} MiB; bytes read and written"),
-        make_row("kernel", **plan.machine, panel="roofline", metric="matmul_gflop_per_s", **timed(product, "GFLOP/s", lambda s: operations / s / 1e9),
+        make_row("kernel", **common, metric="matmul_gflop_per_s", **timed(product, "GFLOP/s", lambda s: operations / s / 1e9),
                  note=f"a square matrix product of {operations:.3g} operations"),
     ]
 
@@ -319,9 +320,9 @@ def _timed_rows(plan: Plan, shape: Shape, which: str, name: str, sample, verdict
 
 def _row(plan: Plan, shape: Shape, which: str, name: str, **fields) -> dict:
     cost = plan.subject.cost(shape, plan.element_bytes, which)
-    return make_row("kernel", **{**plan.machine, "panel": plan.subject.name, "op": plan.subject.name, "form": PASS_WORDS[which], "backend": name,
-                                 "x_name": "length", "x": shape.T, "batch": shape.B, "tokens": shape.B * shape.T,
-                                 "settings": settings_of(plan.subject, shape, cost), **fields})
+    return make_row("kernel", **{**plan.machine, "clock": timing.clock_note(plan.device.type), "panel": plan.subject.name, "op": plan.subject.name,
+                                 "form": PASS_WORDS[which], "backend": name, "x_name": "length", "x": shape.T, "batch": shape.B,
+                                 "tokens": shape.B * shape.T, "settings": settings_of(plan.subject, shape, cost), **fields})
 
 
 def settings_of(subject: Subject, shape: Shape, cost: Cost) -> dict:

@@ -17,9 +17,12 @@ caller's: it comes before any of this.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
+import os
 import shutil
+import sys
 import tempfile
 import time
 from dataclasses import dataclass, field
@@ -62,7 +65,8 @@ class Job:
         return self.setup.args
 
     def row(self, **fields) -> dict:
-        return make_row("profile", **{"task": self.args.task, "model": self.args.model, **self.machine, **fields})
+        clock = timing.clock_note(self.device.type)
+        return make_row("profile", **{"task": self.args.task, "model": self.args.model, "clock": clock, **self.machine, **fields})
 
 
 class Training:
@@ -99,7 +103,7 @@ def measure(job: Job, drawn, steps: int, limits, record, progress) -> None:
     # The last row of a length is its peak: with it, or with a reason why there is none, the length is done.
     have = {(row["panel"], row["x"]) for row in record.rows if row["panel"] != "length" or row["metric"] == "peak_bytes" or row["status"] != "ok"}
     if not have:
-        for name in FILES:  # of an earlier profile that --overwrite replaces
+        for name in FILES:  # left by a profile whose config.json is gone
             (record.path / name).unlink(missing_ok=True)
     if ("data", None) not in have:
         progress("operators")
@@ -179,11 +183,37 @@ def record_steps(step, steps: int, device, ready, **options) -> None:
     for _ in range(WARMUP_STEPS - 1):
         step()
     sync()
-    with profile(activities=activities(device), schedule=schedule(wait=0, warmup=1, active=steps, repeat=1), on_trace_ready=ready, **options) as profiler:
+    plan = schedule(wait=0, warmup=1, active=steps, repeat=1)
+    with without_kinetos_lines(), profile(activities=activities(device), schedule=plan, on_trace_ready=ready, **options) as profiler:
         for _ in range(1 + steps):
             step()
             sync()
             profiler.step()
+
+
+@contextlib.contextmanager
+def without_kinetos_lines(unwanted: bytes = b"USDT:"):
+    """Hold back what goes to file descriptor 2, from C++ too, and pass it on at the end but for the lines that begin with `unwanted`.
+
+    libkineto writes such lines whenever a recording starts or stops, at every log level, across the progress bar.
+    """
+    try:
+        stderr = os.dup(2)
+    except OSError:  # closed: there is nothing to spoil
+        yield
+        return
+    with tempfile.TemporaryFile() as held:
+        sys.stderr.flush()
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            held.seek(0)
+            with os.fdopen(2, "wb", closefd=False) as out:
+                out.writelines(line for line in held if not line.startswith(unwanted))
 
 
 def activities(device) -> list:
@@ -323,7 +353,7 @@ def peak_bytes(step, device) -> int:
     """The most bytes held during one step above what stood before it, as the profiler's allocations tell."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "trace.json"
-        with profile(activities=activities(device), profile_memory=True) as profiler:
+        with without_kinetos_lines(), profile(activities=activities(device), profile_memory=True) as profiler:
             step()
             timing.sync_for(device)()
         profiler.export_chrome_trace(str(path))

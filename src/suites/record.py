@@ -32,7 +32,6 @@ class Record(RunDir):
         self.kind = kind
         self.rows: list[dict] = []
 
-    results = property(lambda self: self.path / "results.jsonl")
     table = property(lambda self: self.path / "results.csv")
     history = property(lambda self: self.path / "history.json")
 
@@ -69,7 +68,7 @@ class Record(RunDir):
     @classmethod
     def of(cls, out_dir, kind: str) -> Record:
         """An existing record, to look at; UserError where there is none of this kind."""
-        record = cls(RunDir.open(out_dir).path, kind)
+        record = cls(cls.open(out_dir).path, kind)
         stored = open_sealed(record.config).get("kind")
         if stored != kind:
             raise UserError(f"--out_dir: '{record.path}' holds {_what(stored)}, allowed: a folder of `{kind}`")
@@ -144,10 +143,8 @@ class Record(RunDir):
             raise UserError(f"--out_dir: '{self.path}' was begun with {name} {_short(old)}, now {_short(new)}; give the same flags to continue it, "
                             "another --out_dir, or --overwrite")
 
-    def _remove_run_files(self) -> None:
-        super()._remove_run_files()
-        for name in FILES:
-            (self.path / name).unlink(missing_ok=True)
+    def _refuse_kind(self) -> None:
+        """Nothing: whose results these are is `of`'s own question."""
 
 
 def _difference(then, now, name: str = "") -> tuple | None:

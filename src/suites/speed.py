@@ -45,6 +45,11 @@ class Planned:
     why_not: str = ""
 
     @property
+    def where(self) -> str:
+        """The point in words."""
+        return f"{self.panel.name} {self.panel.x_name} {self.point.x:,}" + (f" batch {self.point.batch}" if self.panel.name == "decode" else "")
+
+    @property
     def key(self) -> tuple:
         return self.panel.name, self.name, self.point.x, self.point.batch, self.point.batch * self.point.length
 
@@ -103,14 +108,14 @@ class Study:
         """One point: memory of each model, then the time of all in turn."""
         ready: dict[str, tuple] = {}
         for cell in cells:
-            progress.now(cell)
+            progress.now(cell.where, cell.name)
             memory = self._memory(cell)
             action = None if memory is None else self._action(cell)
             if memory is None or action is False:
-                progress.done(cell)
+                progress.done(cell.panel.name)
             elif action is None:
                 self._add(cell, cell.panel.fields(cell.subject, cell.point, None, memory))
-                progress.done(cell)
+                progress.done(cell.panel.name)
             else:
                 ready[cell.name] = cell, memory, action
         sync = sync_for(self.device)
@@ -122,7 +127,7 @@ class Study:
             else:
                 self._add(cell, cell.panel.fields(cell.subject, cell.point, outcome, {**memory, **getattr(action, "facts", {})}))
             del action, timed[name]
-            progress.done(cell)
+            progress.done(cell.panel.name)
         self._tidy()
 
     def _memory(self, cell: Planned) -> dict | None:

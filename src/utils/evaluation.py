@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from functools import lru_cache
 from itertools import takewhile
 
@@ -120,6 +120,9 @@ def evaluate(model, loader, device, args, task_meta=None, save_samples=None, wor
     result["n_examples"] = len(np.unique(scored.row))
     result["n_scored"] = len(scored.row)
     result["intervals"] = {name: list(stats.wilson(result[name] * n, n)) for name, n in counts.items() if is_share(task, name)}
+    spread = stats.t_interval(scored.nll) if np.isfinite(scored.nll).all() else None
+    if spread:
+        result["intervals"]["loss"] = list(spread)
     result["slices"] = slices(task, loader.dataset, scored, per_example) if task else {}
     if save_samples and task is not None and task.kind != "language":
         write_samples(save_samples, model, loader.dataset.examples[:8], task_meta, device)
@@ -190,20 +193,24 @@ def _example_values(dataset, of: str) -> list:
 def floors(task_meta, test_examples) -> dict[str, dict[str, float | None]]:
     """`uniform` (every character equally likely) and `unigram` (the most common training character at that answer position), with the task's own.
 
-    Each gives the primary metric and the accuracy a character that it would reach on this test set.
+    Each gives the primary metric and the accuracy a character that it would reach on this test set; of answers also that without <eos>, the characters
+    that a slice counts.
     """
     task, tokenizer = task_meta["task"], task_meta["tokenizer"]
     if task.kind == "language":
         return _language_floors(task, tokenizer)
     golds = [_gold(task, e) for e in test_examples]
-    common = _most_common([_gold(task, e) for e in task_meta["floor_train"]])
+    common = most_common([_gold(task, e) for e in task_meta["floor_train"]])
     symbols = len(task.score_among) or len(tokenizer) - 3 + (task.kind == "answer")  # <eos> is a possible answer character
     hits = [[i < len(common) and c == common[i] for i, c in enumerate(g)] for g in golds]
     unigram_token = sum(map(sum, hits)) / max(1, sum(map(len, golds)))
     result = {"uniform": {"token_acc": 1 / symbols, "primary": _uniform_primary(task, tokenizer, golds, symbols, test_examples)},
               "unigram": {"token_acc": unigram_token, "primary": _unigram_primary(task, common, hits, unigram_token, test_examples)}}
+    if task.kind == "answer":
+        written = [hit for g, row in zip(golds, hits, strict=True) for c, hit in zip(g, row, strict=True) if c]
+        result["uniform"]["slice_acc"], result["unigram"]["slice_acc"] = 1 / symbols, sum(written) / max(1, len(written))
     for name, value in task.floors(task_meta["floor_train"], test_examples).items():
-        result[name] = {"token_acc": None, "primary": value}
+        result[name] = {"token_acc": value if _kind_of_primary(task) == "token_acc" else None, "primary": value}
     return result
 
 
@@ -219,10 +226,11 @@ def _gold(task, e) -> list[str]:
     return [c for _, c in e.labels] if task.kind == "labels" else [*e.answer, ""]
 
 
-def _most_common(golds) -> list[str]:
+def most_common(golds) -> list[str]:
+    """The most common character at each place of rows of characters, the first of equally common ones."""
     width = max(map(len, golds), default=0)
-    columns = [[g[i] for g in golds if len(g) > i] for i in range(width)]
-    return [max(sorted(set(column)), key=column.count) for column in columns]
+    counts = [Counter(g[i] for g in golds if len(g) > i) for i in range(width)]
+    return [min(count, key=lambda c: (-count[c], c)) for count in counts]
 
 
 def _kind_of_primary(task) -> str:

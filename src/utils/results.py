@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from dataset.common import length_loader, parse_lengths
+from dataset.common import length_loader, longest_training_length, parse_lengths
 from src import registry
 from src.config import to_dict
 from src.models.base import state_after, state_bytes
@@ -44,20 +44,25 @@ def evaluate_both(model, run_dir, progress, loaders, task_meta, args, device, wo
 
 
 def length_curve(model, loaders, task_meta, args, tokenizer, device, final_test, world) -> list[dict]:
-    """The primary metric at the training maximum and at every --eval_lengths; a learned table past its end is "undefined"."""
+    """The primary metric and the loss at the training maximum and at every --eval_lengths; a learned table past its end is "undefined".
+
+    The length of a language task is that of a window: the same text at every length, with less or more of what came before each character.
+    """
     task = task_meta["task"]
-    if task.lengths is None or final_test is None:
+    longest = longest_training_length(task)
+    if longest is None or final_test is None:
         return []
-    rows = [_length_row(task, task.lengths[1], True, final_test)]
+    shortest = 1 if task.lengths is None else longest if args.train_lengths == "fixed" else task.lengths[0]  # a window trains all its prefixes
+    rows = [_length_row(task, longest, True, final_test)]
     for length in parse_lengths(task, args.eval_lengths):
         loader = length_loader(task, tokenizer, args, length)
         tokens = int(loader.dataset.tokens.max())
         if model.max_len is not None and tokens > model.max_len:
             why = f"{tokens} tokens, beyond the learned position table of {model.max_len}"
             rows.append({"length": length, "in_distribution": False, "count": len(loader.dataset), "value": None, "ci": None, "token_acc": None,
-                         "loss": None, "undefined": why})
+                         "loss": None, "loss_ci": None, "undefined": why})
             continue
-        rows.append(_length_row(task, length, length <= task.lengths[1], evaluate(model, loader, device, args, task_meta, world=world)))
+        rows.append(_length_row(task, length, shortest <= length <= longest, evaluate(model, loader, device, args, task_meta, world=world)))
     return sorted(rows, key=lambda r: r["length"])
 
 
@@ -65,7 +70,7 @@ def _length_row(task, length: int, inside: bool, result: dict) -> dict:
     value = result[task.primary]
     count = result["n_scored"] if task.primary == "token_acc" else result["n_examples"]
     return {"length": length, "in_distribution": inside, "count": count, "value": value, "ci": list(stats.wilson(value * count, count)),
-            "token_acc": result["token_acc"], "loss": finite(result["loss"]), "undefined": None}
+            "token_acc": result["token_acc"], "loss": finite(result["loss"]), "loss_ci": result["intervals"].get("loss"), "undefined": None}
 
 
 def decode_state(model, task) -> dict:
@@ -152,10 +157,9 @@ def summary(document: dict) -> str:
         parts.append(f"test {name} {final[name]:.4f}{interval}   {'   '.join(others)}")
     floor_text = "  ".join(f"{k} {v['primary']:.3g}" for k, v in document["floors"].items())
     base_text = "  ".join(f"{k} {v:.3g}" for k, v in document["baselines"].items())
-    parts.append(f"scaled {round(document['scaled'], 3) + 0.0:.3f}   floors: {floor_text}" + (f"   baselines: {base_text}" if base_text else ""))
-    for row in document["length_curve"]:
-        if not row["in_distribution"]:
-            parts.append(f"length {row['length']}: " + (f"undefined ({row['undefined']})" if row["value"] is None else f"{row['value']:.4f}"))
+    parts.append(f"scaled {round(document['scaled'], 3) + 0.0:.3f}   floors: {floor_text}   ceiling {document['ceiling']:.3g}"
+                 + (f"   baselines: {base_text}" if base_text else ""))
+    parts += _length_lines(document)
     for split, names in document["data"]["left_out"].items():
         if names:
             parts.append(f"left out of {split}, too few distinct examples: {', '.join(names)}")
@@ -163,6 +167,17 @@ def summary(document: dict) -> str:
     parts.append(f"{n['total']:,} parameters ({n['embedding']:,} of them embedding)   {document['steps']} steps   {document['chars_seen']:,} characters   "
                  f"{machine['train_seconds']:.0f} s training, {machine['command_seconds']:.0f} s in all")
     return "\n".join(parts)
+
+
+def _length_lines(document: dict) -> list[str]:
+    """A line a length beyond those of training, of a language task a line a window that is not that of training."""
+    language, lines = document["kind"] == "language", []
+    for row in document["length_curve"]:
+        if row["length"] == document["args"]["context_len"] if language else row["in_distribution"]:
+            continue
+        loss = f"   loss {row['loss']:.4g}" if language and row["loss"] is not None else ""
+        lines.append(f"length {row['length']}: " + (f"undefined ({row['undefined']})" if row["value"] is None else f"{row['value']:.4f}{loss}"))
+    return lines
 
 
 def _extra(result: dict) -> list[str]:

@@ -3,9 +3,11 @@
     row = make_row("speed", panel="train", model="gru", metric="step_ms", value=12.1, unit="ms", n=10, x_name="length", x=512, **machine)
     rows = rows_of(metrics, env)        # a training run's metrics.json (and env.json), one row a number
 
-`results.jsonl` holds such rows as they were measured and `results.csv` the same without the repeats. `FIELDS` below is the schema, in the order of the
-columns: every row has every field, null where it means nothing. A measurement that could not be made is a row as well: `status` says what
-happened, `note` says it in words, and `value` is null. Nothing here imports torch.
+`results.jsonl` holds such rows, of a suite as they were measured, and `results.csv` those of a suite without the repeats. A training run writes its
+`results.jsonl` at its end and leaves out what its clock and allocator said, so that the same command gives the same bytes.
+
+`FIELDS` below is the schema, in the order of the columns: every row has every field, null where it means nothing. A measurement that could not be made
+is a row as well: `status` says what happened, `note` says it in words, and `value` is null. Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -151,8 +153,9 @@ def _cell(value) -> str:
 def rows_of(metrics: dict, env: dict | None = None) -> list[dict]:
     """The rows of a training run: its metrics.json (src/utils/schema.py) and, where it is at hand, its env.json.
 
-    One row a number of the test result, the training loss, the gradient's norm and clipping, speed, memory and decoding state; one a length of
-    the length curve and a bin of a slice. A run that diverged has rows of status "diverged", its score being the highest floor.
+    One row a number of the test result, the training loss, the gradient's norm and clipping, and decoding state; speed and memory where metrics has its
+    part "machine"; one a length of the length curve and a bin of a slice. A run that diverged has rows of status "diverged", its score being the
+    highest floor.
     """
     env = env or {}
     args, machine = metrics["args"], metrics.get("machine") or {}

@@ -33,10 +33,12 @@ except ImportError:  # Windows
     import msvcrt
 
 TEMP_PREFIX = ".tmp-"
-# What `--overwrite` may remove, config.json first: a kill in between then leaves a directory that counts as new.
-RUN_FILES = ("config.json", "env.json", "metrics.jsonl", "metrics.json", "ckpt.pt", "best.pt", "samples.txt", "vocab.json", "eval-[0-9]*.json", ".tmp-*")
-RUN_FOLDERS = {"figures": ("*.png", "*.svg", "*.pdf", ".tmp-*"), "tensorboard": ("events.out.tfevents.*",)}
-RESULT_FILES = ("metrics.jsonl", "metrics.json", "ckpt.pt", "best.pt")  # would pass for this run's when left by another
+# What `--overwrite` may remove, of a training run and of the commands that measure; config.json first: a kill in between then leaves a directory
+# that counts as new.
+RUN_FILES = ("config.json", "env.json", "metrics.jsonl", "metrics.json", "ckpt.pt", "best.pt", "samples.txt", "vocab.json", "eval-[0-9]*.json",
+             "results.jsonl", "results.csv", "history.json", "trace.json", "stacks.txt", "memory.json", "tables.md", ".tmp-*")
+RUN_FOLDERS = {"figures": ("*.png", "*.svg", "*.pdf", ".tmp-*"), "tensorboard": ("events.out.tfevents.*", "*.pt.trace.json")}
+RESULT_FILES = ("metrics.jsonl", "metrics.json", "results.jsonl", "ckpt.pt", "best.pt")  # would pass for this run's when left by another
 LOCKED_BYTE = 1 << 30  # Windows locks bytes against reading too; this one is far behind the pid
 
 
@@ -144,6 +146,7 @@ class RunDir:
     log = property(lambda self: self.path / "metrics.jsonl")
     ckpt = property(lambda self: self.path / "ckpt.pt")
     best = property(lambda self: self.path / "best.pt")
+    results = property(lambda self: self.path / "results.jsonl")
     samples = property(lambda self: self.path / "samples.txt")
     vocab = property(lambda self: self.path / "vocab.json")
     figures = property(lambda self: self.path / "figures")
@@ -217,7 +220,10 @@ class RunDir:
 
     @classmethod
     def open(cls, out_dir, root="runs") -> RunDir:
-        """An existing run: the path, or a bare name R for `root`/R where R itself does not exist; UserError with the nearest run."""
+        """An existing run: the path, or a bare name R for `root`/R where R itself does not exist.
+
+        UserError with the nearest run where there is none, and with the command where the folder is one of measurements (see `stored_kind`).
+        """
         if not out_dir:
             raise UserError(f"--out_dir: got nothing, allowed: the directory of an existing run{_nearest(Path(root), '')}")
         path = Path(out_dir)
@@ -227,9 +233,26 @@ class RunDir:
         if not run.exists:
             what = "a folder without config.json" if os.path.isdir(path) else "not a folder" if os.path.lexists(path) else "no such folder"
             raise UserError(f"--out_dir: got '{out_dir}' ({what}), allowed: the directory of an existing run{_nearest(Path(root), path)}")
+        run._refuse_kind()
         return run
 
+    def stored_kind(self) -> str:
+        """The command whose measurements are here, `speed`, `profile` or `kernels`; empty for a training run, and where config.json tells nothing."""
+        try:
+            doc = json.loads(self.config.read_bytes())
+        except (OSError, ValueError, RecursionError):
+            return ""
+        return doc["kind"] if isinstance(doc, dict) and "args" not in doc and isinstance(doc.get("kind"), str) else ""
+
+    def _refuse_kind(self) -> None:
+        """UserError for a folder of measurements, which has no checkpoint and nothing to resume."""
+        if kind := self.stored_kind():
+            raise UserError(f"--out_dir: '{self.path}' holds results of `{kind}`, allowed: the directory of a training run; continue it with the same "
+                            f"`{kind}` command, or redraw it with `{kind} --vis_only`")
+
     def _taken(self) -> UserError:
+        if kind := self.stored_kind():
+            return UserError(f"--out_dir: '{self.path}' holds results of `{kind}`; replace them with --overwrite, or choose another --out_dir")
         state = "a finished run" if self.finished else "an unfinished run"
         return UserError(f"--out_dir: '{self.path}' holds {state}; continue it with --resume, replace it with --overwrite, or choose another --out_dir")
 

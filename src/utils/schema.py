@@ -6,7 +6,8 @@ forgotten field is an error and not a silent gap in a comparison; numbers are fi
     validate(json.loads(path.read_text()))      # ValueError: test.best.slices.gap.bins[3].ci: got [0.9, 0.2], allowed: [lo, hi] with lo <= hi
 
 How to read it:  "count"  a kind of value, listed in KINDS;  "count?"  the same or null;  ("a", "b")  one of these words;  [x]  a list of x;
-{"key": x}  exactly these keys;  {"*": x}  any further keys, each an x;  Maybe(x)  x or null;  a function: the spec that fits what stands beside it.
+{"key": x}  exactly these keys;  {"*": x}  any further keys, each an x;  Maybe(x)  x or null;  MayLack(x)  x, or no such key;
+a function: the spec that fits what stands beside it.
 """
 
 from __future__ import annotations
@@ -22,6 +23,12 @@ SCHEMA_VERSION = 1
 
 class Maybe(NamedTuple):
     """`spec` or null."""
+
+    spec: Any
+
+
+class MayLack(NamedTuple):
+    """`spec`, at a key that documents written before it was introduced do not have."""
 
     spec: Any
 
@@ -89,7 +96,7 @@ RESULT = {                                 # one evaluation of one checkpoint on
     "exact_match": "share?",               # share of examples that are right as a whole; null for language
     "n_examples": "count",
     "n_scored": "count",                   # scored characters
-    "intervals": {"*": "range"},           # metric -> 95 % interval
+    "intervals": {"*": "range"},           # metric -> 95 % interval: Wilson's for a share, Student's for the loss
     "slices": {"*": SLICE},
     "*": "number?",                        # the task's own metrics and aliases; of language, on test, heldout_loss (nats, one pass over all)
 }
@@ -130,7 +137,11 @@ SPEC = {
     "val": {"best": Maybe(RESULT), "last": Maybe(RESULT)},
     "test": {"best": Maybe(RESULT), "last": Maybe(RESULT)},
     "final_test": Maybe(RESULT),           # test.best; null after a divergence, which scores its highest floor
-    "floors": {"*": {"primary": "number", "token_acc": "share?"}},  # reached without doing the task
+    "floors": {"*": {                      # reached without doing the task
+        "primary": "number",
+        "token_acc": "share?",
+        "slice_acc": MayLack("share"),     # of answers: token_acc without <eos>, which slices by character leave out
+    }},
     "baselines": {"*": "number"},          # reached by simple methods
     "ceiling": "number",                   # of the primary metric
     "scaled": "number",                    # (primary - highest floor) / (ceiling - highest floor); 0 after a divergence
@@ -142,6 +153,7 @@ SPEC = {
         "ci": "range?",
         "token_acc": "share?",
         "loss": "number?",
+        "loss_ci": MayLack("range?"),      # 95 %, Student's over its characters as if they were independent
         "undefined": "text?",              # why there is no value at this length
     }],
     "machine": {"sha256": "sha256", "*": "anything"},  # seconds, memory, paths, times: what differs from machine to machine; its own sha256
@@ -166,6 +178,8 @@ def curve_digest(metrics: dict) -> str:
 def _check(value, spec, path: str, parent) -> None:
     if callable(spec):
         spec = spec(parent)
+    if isinstance(spec, MayLack):
+        spec = spec.spec
     if isinstance(spec, Maybe):
         if value is None:
             return
@@ -191,7 +205,7 @@ def _check_object(value, spec: dict, path: str) -> None:
         _refuse(path, value, "an object")
     named = [key for key in spec if key != "*"]
     for key in named:
-        if key not in value:
+        if key not in value and not isinstance(spec[key], MayLack):
             raise ValueError(f"{_join(path, key)}: missing")
     for key in value:
         if not isinstance(key, str) or (key not in named and "*" not in spec):

@@ -228,7 +228,7 @@ def clock_note(device_type: str) -> str:
     with contextlib.suppress(OSError):
         parts.append(f"governor {GOVERNOR.read_text().strip()}")
     with contextlib.suppress(OSError, AttributeError):  # neither on every system
-        parts.append(f"load {os.getloadavg()[0]:.2f}")
+        parts.append(f"load {os.getloadavg()[0]:.2f} on {os.cpu_count()} cores")
     return "; ".join(parts)
 
 

@@ -11,6 +11,7 @@ from src.config import UserError
 
 SPECIAL = ("<pad>", "<bos>", "<eos>")
 PAD, BOS, EOS = range(3)
+SHOWN = 40  # characters of the vocabulary that an error prints, at most
 
 
 class CharTokenizer:
@@ -47,8 +48,13 @@ class CharTokenizer:
         ids = self._table[np.minimum(points, len(self._table) - 1)]
         if self.unknown is None and len(ids) and ids.min() < 0:
             at = int(np.argmax(ids < 0))
-            raise UserError(f"character {text[at]!r} at position {at} is not in the vocabulary, allowed: {''.join(t for t in self.tokens if len(t) == 1)!r}")
+            raise UserError(f"character {text[at]!r} at position {at} is not in the vocabulary, allowed: {self._described()}")
         return ids
+
+    def _described(self) -> str:
+        """The characters of the vocabulary, or the first of them and how many there are."""
+        known = "".join(t for t in self.tokens if len(t) == 1)
+        return repr(known) if len(known) <= SHOWN else f"{known[:SHOWN]!r} and {len(known) - SHOWN:,} more, {len(known):,} in all"
 
     def encode_prompt(self, text: str) -> np.ndarray:
         """`<bos>` and the ids of a text: (1, len(text) + 1) int64, one row that a model can continue."""

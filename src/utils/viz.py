@@ -35,6 +35,8 @@ STYLE = {
     "legend.fontsize": 9, "figure.titlesize": 11, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": "0.9",
     "axes.axisbelow": True, "legend.frameon": False, "lines.linewidth": 1.6, "lines.markersize": 5, "text.parse_math": False, "axes.unicode_minus": False,
 }
+# What matplotlib would write of itself and of the time into a file of each kind.
+ANONYMOUS = {"png": {"Software": None}, "pdf": {"Creator": None, "Producer": None, "CreationDate": None}}
 COUNT_SIZE = 9  # points; a digit of it is about 0.08 inches wide
 DIGIT_INCHES = 0.08
 WORDS = {"token_acc": "character accuracy", "exact_match": "exact match", "loss": "loss (nats per character)", "heldout_loss": "loss (nats per character)"}
@@ -67,7 +69,7 @@ def draw_all(metrics: dict, figures_dir) -> list[Path]:
     Slices are those of the test set, by the best weights (the last ones where there are no best). Raises ValueError for a dict that is not metrics.
     """
     _require_metrics(metrics)
-    folder = _make_folder(figures_dir)
+    folder = make_folder(figures_dir)
     title = run_title(metrics)
     paths = [plot_loss(metrics, folder / "loss.png", title=title), plot_ppl(metrics, folder / "ppl.png", title=title)]
     result, which = _shown_result(metrics)
@@ -77,7 +79,7 @@ def draw_all(metrics: dict, figures_dir) -> list[Path]:
         paths.append(_save(_figure_slices(panels, title, floors_of(metrics, parts[0][0]["level"]), _ceiling_of(metrics, parts[0][0])), folder / f"{stem}.png"))
     if len(metrics["length_curve"]) > 1:
         figure = figure_length_curve(metrics["length_curve"], title=title, label=metrics["primary"], floor=floors_of(metrics, "example"),
-                                     ceiling=metrics["ceiling"])
+                                     ceiling=metrics["ceiling"], unit=_length_words(metrics, result), with_loss=metrics["kind"] == "language")
         paths.append(_save(figure, folder / "length_curve.png"))
     return paths
 
@@ -90,7 +92,7 @@ def overlay(runs, figures_dir) -> list[Path]:
     """
     runs = _named_apart(runs)
     _require_comparable(runs)
-    folder = _make_folder(figures_dir)
+    folder = make_folder(figures_dir)
     title = overlay_title(runs)
     paths = [_save(_figure_curves([(n, _history(m, kind)) for n, m in runs], kind, title), folder / f"{kind}.png") for kind in ("loss", "ppl")]
     shown = [(name, m, _shown_result(m)[0]) for name, m in runs]
@@ -106,7 +108,9 @@ def overlay(runs, figures_dir) -> list[Path]:
         paths.append(_save(_figure_slices(panels, title, floors, max(_ceiling_of(m, parts[0][0]) for _, m, _ in shown)), folder / f"{stem}.png"))
     if all(len(m["length_curve"]) > 1 for _, m, _ in shown):
         floors = _highest_of_all([floors_of(m, "example") for _, m, _ in shown])
-        figure = _figure_lengths([(name, m["length_curve"]) for name, m, _ in shown], title, shown[0][1]["primary"], floors, shown[0][1]["ceiling"])
+        first, ceiling = shown[0][1], max(m["ceiling"] for _, m, _ in shown)
+        figure = _figure_lengths([(name, m["length_curve"]) for name, m, _ in shown], title, first["primary"], floors, ceiling,
+                                 _length_words(first, shown[0][2]), with_loss=first["kind"] == "language")
         paths.append(_save(figure, folder / "length_curve.png"))
     return paths
 
@@ -144,12 +148,14 @@ def figure_slice(part: dict, *, title: str = "", floor=None, ceiling: float = 1.
     return _figure_slices([[("", part)]], title, _floors(floor), ceiling)
 
 
-def figure_length_curve(curve: list[dict], *, title: str = "", label: str = "exact_match", floor=None, ceiling: float = 1.0):
+def figure_length_curve(curve: list[dict], *, title: str = "", label: str = "exact_match", floor=None, ceiling: float = 1.0,
+                        unit: str = "length (in the task's own unit)", with_loss: bool = False):
     """The primary metric against length, the training lengths shaded, undefined lengths marked by a cross; returns a Figure.
 
-    curve: `length_curve` of metrics.json.  label: the metric's name.  Raises ValueError for an empty curve.
+    curve: `length_curve` of metrics.json.  label: the metric's name.  unit: the label of the length axis.  with_loss: the loss in a panel before it,
+    as for language. Raises ValueError for an empty curve.
     """
-    return _figure_lengths([("", curve)], title, label, _floors(floor), ceiling)
+    return _figure_lengths([("", curve)], title, label, _floors(floor), ceiling, unit, with_loss)
 
 
 def run_title(metrics: dict) -> str:
@@ -188,14 +194,14 @@ def human(number: int) -> str:
 
 def floors_of(metrics: dict, level: str) -> dict[str, float]:
     """The floors that belong to a slice's level: those of the primary metric for examples, of characters' accuracy for characters."""
-    key = "token_acc" if level == "char" else "primary"
-    return {name: values[key] for name, values in metrics["floors"].items() if values[key] is not None}
+    found = {name: values.get("slice_acc", values["token_acc"]) if level == "char" else values["primary"] for name, values in metrics["floors"].items()}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 # Loss and perplexity ---------------------------------------------------------------------------------------------------------------------
 
 
-def _styled(draw):
+def styled(draw):
     """Run `draw` under matplotlib's defaults and STYLE, whatever the user's matplotlibrc says."""
 
     @functools.wraps(draw)
@@ -232,9 +238,9 @@ def _history(history, kind: str) -> dict:
     return {**points, "best_step": history.get("best_step"), "diverged_at": history.get("diverged_at")}
 
 
-@_styled
+@styled
 def _figure_curves(histories, kind: str, title: str, floors: dict | None = None):
-    figure, (ax,) = _new_figure(1)
+    figure, (ax,) = new_figure(1)
     values = []
     for i, (name, history) in enumerate(histories):
         values += [v for part in ("train", "val") for _, v in history[part]]
@@ -252,11 +258,11 @@ def _figure_curves(histories, kind: str, title: str, floors: dict | None = None)
     which = "" if len(histories) == 1 else "validation "
     ax.set_ylabel(f"{which}loss (nats per scored character)" if kind == "loss" else f"{which}perplexity (per scored character)")
     _whole_steps(ax)
-    return _finish(figure, title)
+    return finish(figure, title)
 
 
 def _draw_history(ax, history: dict, name: str, i: int, alone: bool) -> None:
-    colour, dash, marker = _look(i)
+    colour, dash, marker = look_of(i)
     if alone and history["train"]:
         ax.plot(*zip(*history["train"], strict=True), color=COLOURS[6], linewidth=1.1, marker="." if len(history["train"]) < 3 else None, label="training")
     if history["val"]:
@@ -274,12 +280,13 @@ def _scale_values(ax, values: list[float], log_allowed: bool) -> None:
     least, most = min(values), max(values)
     if log_allowed and least > 0 and most > 10 * least:
         ax.set_yscale("log")
-        _plain_log_ticks(ax.yaxis, decades=math.log10(most / least))
+        plain_log_ticks(ax.yaxis, decades=math.log10(most / least))
     elif least < most and 0 <= least < 0.5 * most:
         ax.set_ylim(bottom=0)
 
 
-def _plain_log_ticks(axis, decades: float) -> None:
+def plain_log_ticks(axis, decades: float) -> None:
+    """Plain numbers on a logarithmic axis: at 1, 2 and 5 of each power of ten, from 3 decades on at 1 alone."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     axis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 3 else (1,)))
@@ -301,10 +308,14 @@ def _whole_steps(ax) -> None:
 
 
 def _slice_groups(results: list[dict | None]) -> dict[str, list[list[dict]]]:
-    """File stem -> panels -> one slice a result, for the slices that all results have with at least one bin in each."""
+    """File stem -> panels -> one slice a result, for the slices that all results have with at least one bin in each.
+
+    A slice of a single bin says nothing that the score does not, as by length where every test example has the same; one of gaps says which gap it is.
+    """
     if not results or any(r is None for r in results):
         return {}
     shared = [name for name in results[0]["slices"] if all(_alike(results[0]["slices"][name], r["slices"].get(name)) for r in results)]
+    shared = [name for name in shared if results[0]["slices"][name]["of"] == "gap" or any(len(r["slices"][name]["bins"]) > 1 for r in results)]
     groups: dict[str, list[list[dict]]] = {}
     for name in shared:
         stem = "distance_curve" if name in ("gap", "gap_linear") else _stem(name, groups)
@@ -345,19 +356,19 @@ def _value_and_count(value) -> tuple[float, int | None]:
     return float(value), None
 
 
-@_styled
+@styled
 def _figure_slices(panels, title: str, floors: dict, ceiling: float):
     """panels: lists of (run label, slice); every slice of a panel has the same axes. One run has an empty label."""
     for panel in panels:
         for _, part in panel:
             if not part["bins"]:
                 raise ValueError(f"slice of '{part['of']}': got no bins, allowed: at least one")
-    figure, axes = _new_figure(len(panels))
+    figure, axes = new_figure(len(panels))
     for ax, panel in zip(axes, panels, strict=True):
         _draw_slice_panel(figure, ax, panel, floors, ceiling)
     for ax in axes[1:]:
         ax.set_ylabel("")
-    return _finish(figure, title)
+    return finish(figure, title)
 
 
 def _draw_slice_panel(figure, ax, panel, floors: dict, ceiling: float) -> None:
@@ -365,7 +376,7 @@ def _draw_slice_panel(figure, ax, panel, floors: dict, ceiling: float) -> None:
     names = sorted({b["name"] for _, part in panel for b in part["bins"]}) if first["scale"] == "category" else None
     for i, (name, part) in enumerate(panel):
         xs = [names.index(b["name"]) + _dodge(i, len(panel)) for b in part["bins"]] if names else [_centre(b, first["scale"]) for b in part["bins"]]
-        _draw_points(ax, xs, part["bins"], _look(i), name or metric_words(part["metric"]), joined=names is None, alone=len(panel) == 1)
+        _draw_points(ax, xs, part["bins"], look_of(i), name or metric_words(part["metric"]), joined=names is None, alone=len(panel) == 1)
     if len(panel) > 1:
         _explain_intervals(ax, [b for _, part in panel for b in part["bins"]], as_bars=names is not None)
     ax.set_xlabel(first["label"])
@@ -483,14 +494,25 @@ def _write_counts(figure, ax, panel, names) -> None:
 # Lengths ---------------------------------------------------------------------------------------------------------------------------------
 
 
-@_styled
-def _figure_lengths(curves, title: str, metric: str, floors: dict, ceiling: float):
+@styled
+def _figure_lengths(curves, title: str, metric: str, floors: dict, ceiling: float, unit: str, with_loss: bool):
+    if not any(curve for _, curve in curves):
+        raise ValueError("length_curve: got no lengths, allowed: at least one")
+    figure, axes = new_figure(2 if with_loss else 1, share_y=False)
+    if with_loss:
+        as_loss = [(name, [{**row, "value": row["loss"], "ci": row.get("loss_ci")} for row in curve]) for name, curve in curves]
+        _draw_length_panel(axes[0], as_loss, "loss", unit)
+        axes[0].margins(y=0.15)
+    axes[-1].set_ylim(0, 1)
+    _draw_length_panel(axes[-1], curves, metric, unit)
+    _reference_lines(axes[-1], floors, ceiling)
+    return finish(figure, title)
+
+
+def _draw_length_panel(ax, curves, metric: str, unit: str) -> None:
     from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 
     rows = [row for _, curve in curves for row in curve]
-    if not rows:
-        raise ValueError("length_curve: got no lengths, allowed: at least one")
-    figure, (ax,) = _new_figure(1)
     lengths = sorted({row["length"] for row in rows})
     spread = lengths[-1] / max(1, lengths[0])
     if spread >= 4:
@@ -498,25 +520,29 @@ def _figure_lengths(curves, title: str, metric: str, floors: dict, ceiling: floa
         ax.set_xlim(max(1, lengths[0]) / spread**0.08, lengths[-1] * spread**0.05)
     else:
         ax.set_xlim(lengths[0] - 0.08 * (lengths[-1] - lengths[0] or 1), lengths[-1] + 0.05 * (lengths[-1] - lengths[0] or 1))
-    ax.set_ylim(0, 1)
     for i, (name, curve) in enumerate(curves):
         _draw_lengths(ax, curve, i, name or metric_words(metric), alone=len(curves) == 1)
     if len(curves) > 1:
         _explain_intervals(ax, rows)
     _shade_training(ax, rows)
-    _reference_lines(ax, floors, ceiling)
     if len(lengths) <= 10:
         ax.set_xticks(lengths)
         ax.xaxis.set_minor_locator(NullLocator())
     ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.0f}"))
     ax.xaxis.set_minor_formatter(NullFormatter())
-    ax.set_xlabel("length (in the task's own unit)")
+    ax.set_xlabel(unit)
     ax.set_ylabel(metric_words(metric))
-    return _finish(figure, title)
+
+
+def _length_words(metrics: dict, result: dict) -> str:
+    """The label of the length axis: of a language task its context, else what the slice by length says."""
+    if metrics["kind"] == "language":
+        return "context length (characters in a window)"
+    return result["slices"].get("length", {}).get("label", "length (in the task's own unit)")
 
 
 def _draw_lengths(ax, curve, i: int, label: str, alone: bool) -> None:
-    look = _look(i)
+    look = look_of(i)
     known = [row for row in curve if row["value"] is not None]
     if known:
         _draw_points(ax, [row["length"] for row in known], known, look, label, joined=True, alone=alone)
@@ -524,28 +550,36 @@ def _draw_lengths(ax, curve, i: int, label: str, alone: bool) -> None:
     if undefined:
         # a row of crosses a run, just over the axis, so that runs do not hide each other
         ax.plot([row["length"] for row in undefined], [0.03 + 0.035 * i] * len(undefined), linestyle="none", marker="x", markersize=8, markeredgewidth=2,
-                color=look[0], label="undefined (position table too short)", clip_on=False, zorder=4)
+                color=look[0], label="undefined (position table too short)", clip_on=False, zorder=4, transform=ax.get_xaxis_transform())
 
 
 def _shade_training(ax, rows) -> None:
     inside = [row["length"] for row in rows if row["in_distribution"]]
-    if inside:
-        ax.axvspan(ax.get_xlim()[0], max(inside), color="0.93", zorder=0, label=f"lengths of training (up to {max(inside):,})")
+    if not inside:
+        return
+    least, most = min(inside), max(inside)
+    if not any(row["length"] < least for row in rows):
+        ax.axvspan(ax.get_xlim()[0], most, color="0.93", zorder=0, label=f"lengths of training (up to {most:,})")
+    elif least < most:
+        ax.axvspan(least, most, color="0.93", zorder=0, label=f"lengths of training ({least:,} to {most:,} tested here)")
+    else:  # shorter ones were not trained
+        ax.axvline(most, color="0.8", linewidth=5, zorder=0, label=f"length of training ({most:,})")
 
 
 # Shared parts ----------------------------------------------------------------------------------------------------------------------------
 
 
-def _look(i: int) -> tuple:
+def look_of(i: int) -> tuple:
     """Colour, dash and marker of line i: together they repeat only after 280 lines."""
     return COLOURS[i % 7], DASHES[i % 5], MARKERS[i % 8]
 
 
-def _new_figure(n_panels: int):
+def new_figure(n_panels: int, share_y: bool = True):
+    """(figure, its axes side by side, with one y axis for all unless they measure different things)."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7.2 if n_panels == 1 else 5.2 * n_panels, 4.4), layout="constrained")
-    return figure, figure.subplots(1, n_panels, squeeze=False, sharey=n_panels > 1)[0]
+    return figure, figure.subplots(1, n_panels, squeeze=False, sharey=share_y and n_panels > 1)[0]
 
 
 def _reference_lines(ax, floors: dict, ceiling: float) -> None:
@@ -570,7 +604,7 @@ def _floors(floor) -> dict[str, float]:
     return floors
 
 
-def _finish(figure, title: str):
+def finish(figure, title: str):
     """Title and one legend for all panels, under the axes, where it can hide nothing."""
     inches = figure.get_figwidth()
     if title:
@@ -606,20 +640,27 @@ def _wrap(text: str, width: int) -> str:
     return "\n".join(textwrap.fill(line, max(20, width)) for line in text.split("\n"))
 
 
-@_styled
-def _save(figure, out_path) -> Path:
-    """Write a PNG whole or not at all; its bytes hold no date and no version."""
+def save_both(figure, stem) -> list[Path]:
+    """Write `stem`.png and `stem`.pdf, each as `_save` does; returns the paths."""
+    stem = Path(stem)
+    return [_save(figure, stem.with_name(f"{stem.name}.{kind}"), kind) for kind in ANONYMOUS]
+
+
+@styled
+def _save(figure, out_path, kind: str = "png") -> Path:
+    """Write a file of this kind whole or not at all; its bytes hold no date and no version."""
     path = Path(out_path)
     path.parent.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # a rare character in a name becomes a box
-        figure.savefig(buffer, format="png", metadata={"Software": None})
+        figure.savefig(buffer, format=kind, metadata=ANONYMOUS[kind])
     write_atomic(path, buffer.getvalue())
     return path
 
 
-def _make_folder(figures_dir) -> Path:
+def make_folder(figures_dir) -> Path:
+    """The folder, made where there is none; UserError where a file has its name."""
     folder = Path(figures_dir)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"figures: '{folder}' is a file, allowed: a folder, which is made where there is none")

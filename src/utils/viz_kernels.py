@@ -8,53 +8,39 @@ Style, colours and the way of saving are those of src/utils/viz.py. Whiskers are
 
 from __future__ import annotations
 
-import io
 import math
 from pathlib import Path
 
 from src.utils import viz
-from src.utils.rundir import write_atomic
 
 PASSES = ("forward", "forward+backward")
 
 
 def draw_profile(history: dict, figures_dir) -> list[Path]:
     """Write the figures that a profile's history has rows for; returns the paths."""
-    folder, rows, title = viz._make_folder(figures_dir), history["rows"], history["title"]
+    folder, rows, title = viz.make_folder(figures_dir), history["rows"], history["title"]
     found = {"time_by_group": figure_groups(rows, title), "time_by_length": figure_by_length(rows, "step_ms", title),
              "memory_by_length": figure_by_length(rows, "peak_bytes", title), "memory_timeline": figure_timeline(history.get("memory"), title)}
-    return [path for stem, figure in found.items() if figure is not None for path in save_both(figure, folder / stem)]
+    return [path for stem, figure in found.items() if figure is not None for path in viz.save_both(figure, folder / stem)]
 
 
 def draw_kernels(history: dict, figures_dir) -> list[Path]:
     """Write the figures that the history of `kernels` has rows for; returns the paths."""
-    folder, rows, title = viz._make_folder(figures_dir), history["rows"], history["title"]
+    folder, rows, title = viz.make_folder(figures_dir), history["rows"], history["title"]
     found = {"roofline": figure_roofline(rows, title), "time_by_length": figure_kernel_times(rows, title)}
-    return [path for stem, figure in found.items() if figure is not None for path in save_both(figure, folder / stem)]
-
-
-@viz._styled
-def save_both(figure, stem) -> list[Path]:
-    """Write stem.png and stem.pdf, whole or not at all; neither names a date or a version."""
-    stem = Path(stem)
-    png = viz._save(figure, stem.with_name(stem.name + ".png"))
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None})
-    pdf = stem.with_name(stem.name + ".pdf")
-    write_atomic(pdf, buffer.getvalue())
-    return [png, pdf]
+    return [path for stem, figure in found.items() if figure is not None for path in viz.save_both(figure, folder / stem)]
 
 
 # profile ---------------------------------------------------------------------------------------------------------------------------------
 
 
-@viz._styled
+@viz.styled
 def figure_groups(rows, title: str):
     """Milliseconds a step of each operator group as bars; None without rows."""
     found = [r for r in rows if r["panel"] == "groups" and r["metric"] == "self_ms" and r["value"] is not None]
     if not found:
         return None
-    figure, (ax,) = viz._new_figure(1)
+    figure, (ax,) = viz.new_figure(1)
     total = sum(r["value"] for r in found) or 1.0
     found = found[::-1]  # the first group on top
     places = range(len(found))
@@ -66,17 +52,17 @@ def figure_groups(rows, title: str):
     ax.set_xlim(0, 1.3 * max(r["q3"] for r in found) or 1.0)
     ax.grid(False, axis="y")
     ax.set_xlabel(f"self time, ms a step (median of {found[0]['n']} recorded steps, whiskers: quartiles)")
-    return viz._finish(figure, title)
+    return viz.finish(figure, title)
 
 
-@viz._styled
+@viz.styled
 def figure_by_length(rows, metric: str, title: str):
     """step_ms, or peak_bytes in MiB, against the length on log-log axes; None without rows."""
     found = sorted((r for r in rows if r["panel"] == "length" and r["metric"] == metric and r["status"] == "ok"), key=lambda r: r["x"])
     if not found:
         return None
     scale = 2**20 if metric == "peak_bytes" else 1
-    figure, (ax,) = viz._new_figure(1)
+    figure, (ax,) = viz.new_figure(1)
     xs, values = [r["x"] for r in found], [r["value"] / scale for r in found]
     label = "peak of the allocations" if metric == "peak_bytes" else "median of a step"
     _line(ax, 0, label, xs, values, [(r["q1"], r["q3"]) for r in found] if found[0]["q1"] is not None else None)
@@ -85,7 +71,7 @@ def figure_by_length(rows, metric: str, title: str):
     ax.set_ylabel("MiB above parameters and optimiser state" if metric == "peak_bytes" else "ms a step")
     if metric == "step_ms":
         _mark_lost(ax, rows)
-    return viz._finish(figure, title)
+    return viz.finish(figure, title)
 
 
 def tokens_words(rows, of: str = "step") -> str:
@@ -102,25 +88,25 @@ def _mark_lost(ax, rows) -> None:
                 color=viz.COLOURS[1], label="out of memory")
 
 
-@viz._styled
+@viz.styled
 def figure_timeline(memory: dict | None, title: str):
     """MiB held over the recorded steps; None without points."""
     if not memory or not memory["points"]:
         return None
-    figure, (ax,) = viz._new_figure(1)
+    figure, (ax,) = viz.new_figure(1)
     times, held = zip(*memory["points"], strict=True)
     ax.step(times, [b / 2**20 for b in held], where="post", color=viz.COLOURS[0], linewidth=1.1, label="held")
     ax.fill_between(times, [b / 2**20 for b in held], step="post", color=viz.COLOURS[0], alpha=0.2, linewidth=0)
     ax.set_ylim(bottom=0)
     ax.set_xlabel(f"ms since the first allocation, {memory['steps']} steps, slowed by the recording")
     ax.set_ylabel("MiB allocated since the recording began")
-    return viz._finish(figure, title)
+    return viz.finish(figure, title)
 
 
 # kernels ---------------------------------------------------------------------------------------------------------------------------------
 
 
-@viz._styled
+@viz.styled
 def figure_roofline(rows, title: str):
     """Achieved GFLOP/s against operations a byte under the measured roof, a panel a pass; None without ceilings or timed forms."""
     ceilings = {r["metric"]: r["value"] for r in rows if r["panel"] == "roofline" and r["status"] == "ok"}
@@ -128,8 +114,8 @@ def figure_roofline(rows, title: str):
     if len(ceilings) < 2 or not points:
         return None
     bandwidth, peak = ceilings["copy_gb_per_s"], ceilings["matmul_gflop_per_s"]
-    figure, axes = viz._new_figure(len(PASSES))
-    names = list(dict.fromkeys(r["backend"] for r in points))
+    figure, axes = viz.new_figure(len(PASSES))
+    names = sorted({r["backend"] for r in points})  # rows come as forms are settled: by chance
     intensities = [intensity(r) for r in points]
     low, high = min([*intensities, peak / bandwidth]) / 4, max([*intensities, peak / bandwidth]) * 4
     for ax, which in zip(axes, PASSES, strict=True):
@@ -137,15 +123,15 @@ def figure_roofline(rows, title: str):
                 label=f"roof: copy {bandwidth:.3g} GB/s, matrix product {peak:.4g} GFLOP/s")
         for name in names:
             found = [r for r in points if r["backend"] == name and r["form"] == which]
-            colour, _, marker = viz._look(names.index(name))
+            colour, _, marker = viz.look_of(names.index(name))
             if found:
-                ax.plot([intensity(r) for r in found], [r["value"] for r in found], linestyle="none", marker=marker, markersize=6, color=colour, alpha=0.85,
+                ax.plot([intensity(r) for r in found], [r["value"] for r in found], linestyle="none", marker=marker, markersize=6, color=colour,
                         label=name)
         _log_axes(ax, [low, high], [r["value"] for r in points] + [peak, low * bandwidth])
         ax.set_xlabel("operations a byte, counted by formula")
         ax.set_title(which, fontsize=10)
     axes[0].set_ylabel("GFLOP/s, the op's own operations")
-    return viz._finish(figure, f"{title}\none point a length; above the slope: data that stays in caches")
+    return viz.finish(figure, f"{title}\none point a length; above the slope: data that stays in caches")
 
 
 def intensity(row: dict) -> float:
@@ -153,14 +139,14 @@ def intensity(row: dict) -> float:
     return row["settings"]["operations"] / row["settings"]["bytes"]
 
 
-@viz._styled
+@viz.styled
 def figure_kernel_times(rows, title: str):
     """Milliseconds against the length, a line a form and a panel a pass; None without timed forms."""
     points = [r for r in rows if r["metric"] == "ms" and r["status"] == "ok" and r["op"]]
     if not points:
         return None
-    figure, axes = viz._new_figure(len(PASSES))
-    names = list(dict.fromkeys(r["backend"] for r in points))
+    figure, axes = viz.new_figure(len(PASSES))
+    names = sorted({r["backend"] for r in points})  # rows come as forms are settled: by chance
     for ax, which in zip(axes, PASSES, strict=True):
         for i, name in enumerate(names):
             found = sorted((r for r in points if r["backend"] == name and r["form"] == which), key=lambda r: r["x"])
@@ -170,14 +156,14 @@ def figure_kernel_times(rows, title: str):
         ax.set_xlabel(f"length, {tokens_words(points, 'call')}")
         ax.set_title(which, fontsize=10)
     axes[0].set_ylabel("ms (median, band: quartiles)")
-    return viz._finish(figure, title)
+    return viz.finish(figure, title)
 
 
 # Shared parts ----------------------------------------------------------------------------------------------------------------------------
 
 
 def _line(ax, i: int, label: str, xs, values, bands) -> None:
-    colour, dash, marker = viz._look(i)
+    colour, dash, marker = viz.look_of(i)
     ax.plot(xs, values, color=colour, linestyle=dash, marker=marker, label=label)
     if bands and len(xs) > 1:
         ax.fill_between(xs, [low for low, _ in bands], [high for _, high in bands], color=colour, alpha=0.15, linewidth=0)
@@ -191,7 +177,7 @@ def _log_axes(ax, xs, values) -> None:
     if positive:
         room = max(1.5, (max(positive) / min(positive)) ** 0.08)
         ax.set_ylim(min(positive) / room, max(positive) * room)
-        viz._plain_log_ticks(ax.yaxis, decades=math.log10(max(positive) / min(positive) * room * room))
+        viz.plain_log_ticks(ax.yaxis, decades=math.log10(max(positive) / min(positive) * room * room))
     ax.set_xlim(min(xs) / 1.3, max(xs) * 1.3)
     from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 

@@ -10,13 +10,10 @@ upper edge is where a model ran out of memory.
 
 from __future__ import annotations
 
-import io
 import math
-import warnings
 from pathlib import Path
 
-from src.utils.rundir import write_atomic
-from src.utils.viz import _finish, _look, _make_folder, _plain_log_ticks, _styled, human
+from src.utils.viz import finish, human, look_of, make_folder, plain_log_ticks, save_both, styled
 
 AXES = {  # panel -> (metric, axis label, divided by)
     "train": (("step_ms", "ms a step", 1), ("tokens_per_s", "tokens a second", 1), ("peak_bytes", "peak memory (MiB)", 2**20)),
@@ -33,7 +30,7 @@ PANEL_INCHES, HEIGHT = 4.4, 4.4
 
 def draw_all(history: dict, figures_dir) -> list[Path]:
     """Write every figure that there are rows for, as PNG and PDF; returns the paths. Nothing is drawn of a panel without a number."""
-    folder = _make_folder(figures_dir)
+    folder = make_folder(figures_dir)
     paths = []
     for panel in AXES:
         batches = sorted({r["batch"] for r in history["rows"] if r["panel"] == panel}) if panel == "decode" else [None]
@@ -50,7 +47,7 @@ def has_numbers(rows, panel: str, batch=None) -> bool:
     return any(r["panel"] == panel and r["metric"] in metrics and r["value"] is not None and batch in (None, r["batch"]) for r in rows)
 
 
-@_styled
+@styled
 def figure_panel(history: dict, panel: str, batch=None):
     """One panel, an axis a metric; returns a Figure. batch: of decode. Raises ValueError for an unknown panel, or one without numbers."""
     if panel not in AXES or not has_numbers(history["rows"], panel, batch):
@@ -72,14 +69,14 @@ def figure_panel(history: dict, panel: str, batch=None):
             ax.text(0.5, 0.5, "nothing above 0 was measured", ha="center", transform=ax.transAxes)
         ax.set_xlabel(X_LABELS[panel])
         ax.set_ylabel(label)
-    return _finish(figure, title_of(rows, panel, batch))
+    return finish(figure, title_of(rows, panel, batch))
 
 
 def _draw_model(ax, rows, metric: str, unit: float, model: str, i: int, label: str) -> None:
     found = sorted((r for r in rows if r["model"] == model and r["metric"] == metric and r["value"] is not None and r["value"] > 0), key=lambda r: r["x"])
     if not found:
         return
-    colour, dash, marker = _look(i)
+    colour, dash, marker = look_of(i)
     xs = [r["x"] for r in found]
     ax.plot(xs, [r["value"] / unit for r in found], color=colour, marker=marker, linestyle=dash, label=label)
     if all(r["q1"] is not None for r in found):
@@ -91,7 +88,7 @@ def _mark_failures(ax, rows, models) -> None:
     for i, model in enumerate(models):
         xs = sorted({r["x"] for r in rows if r["model"] == model and r["status"] == "out of memory"})
         if xs:
-            ax.plot(xs, [0.97] * len(xs), transform=ax.get_xaxis_transform(), color=_look(i)[0], marker="x", markersize=8, linestyle="none",
+            ax.plot(xs, [0.97] * len(xs), transform=ax.get_xaxis_transform(), color=look_of(i)[0], marker="x", markersize=8, linestyle="none",
                     label=f"{model}: out of memory")
 
 
@@ -107,7 +104,7 @@ def _logarithmic(ax) -> None:
     ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: human(round(x)) if x >= 100_000 else f"{x:.0f}"))
     ax.tick_params(axis="x", labelrotation=45 if len(xs) > 5 else 0)
     low, high = ax.get_ylim()
-    _plain_log_ticks(ax.yaxis, math.log10(high / low))
+    plain_log_ticks(ax.yaxis, math.log10(high / low))
 
 
 def legend_of(history: dict, panel: str, model: str, batch=None) -> str:
@@ -131,20 +128,3 @@ def title_of(rows, panel: str, batch=None) -> str:
 
 def _range(values: list[int]) -> str:
     return f"{values[0]:,}" if values[0] == values[-1] else f"{values[0]:,} to {values[-1]:,}"
-
-
-@_styled
-def save_both(figure, stem) -> list[Path]:
-    """Write `stem`.png and `stem`.pdf, each whole or not at all; neither holds a date or a version."""
-    paths = []
-    plain = {"png": {"Software": None}, "pdf": {"Creator": None, "Producer": None, "CreationDate": None}}
-    for kind, metadata in plain.items():
-        buffer = io.BytesIO()
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Glyph .* missing")  # a rare character in a name becomes a box
-            figure.savefig(buffer, format=kind, metadata=metadata)
-        path = Path(stem).parent / f"{Path(stem).name}.{kind}"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, buffer.getvalue())
-        paths.append(path)
-    return paths

@@ -8,13 +8,13 @@ S queries, T keys (S <= T), K size of a head.
 
 from __future__ import annotations
 
-import contextlib
 import math
 
 import torch
 import torch.nn.functional as F
 
-HALF = (torch.bfloat16, torch.float16)
+from src.ops.precision import HALF, accumulation_dtype, no_autocast
+
 SHORT = 768  # keys below which a CPU runs the fused kernel in float32 even when its inputs are bf16
 
 
@@ -107,7 +107,7 @@ def _sdpa(q, k, v, bias, dropout_p):
         mask = mask.expand(1, *mask.shape[-3:]) if mask.dim() == 3 else mask
     else:
         mask = None if queries in (1, keys) else future(queries, keys, q)
-    with _no_autocast(q):
+    with no_autocast(q):
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout_p, is_causal=mask is None and queries > 1)
     return out.to(dtype)
 
@@ -117,7 +117,7 @@ def _explicit(q, k, v, bias, dropout_p):
     dtype = q.dtype
     if dtype in HALF:  # a bf16 score of 20 is off by up to 0.06, its probability by 6 %
         q, k, v = q.float(), k.float(), v.float()
-    with _no_autocast(q):
+    with no_autocast(q):
         start = future(queries, keys, q)
         if bias is not None:
             start = (start + bias.to(q.dtype)).expand(B, H, queries, keys).reshape(B * H, queries, keys)
@@ -148,14 +148,7 @@ def future(queries: int, keys: int, like):
 
 def beyond(queries: int, keys: int, window: int, like):
     """(queries, keys): 0 for the keys within the window of a query, -inf for older ones; the causal mask comes on top."""
-    dtype = torch.float32 if like.dtype in HALF else like.dtype
-    return torch.full((queries, keys), -math.inf, dtype=dtype, device=like.device).tril(keys - queries - window)
-
-
-def _no_autocast(q):
-    """Autocast off where it is on: it would cast the float32 inputs of the products back to half precision."""
-    device_type = q.device.type
-    return torch.autocast(device_type, enabled=False) if torch.is_autocast_enabled(device_type) else contextlib.nullcontext()
+    return torch.full((queries, keys), -math.inf, dtype=accumulation_dtype(like), device=like.device).tril(keys - queries - window)
 
 
 def _check(q, k, v, window: int) -> None:

@@ -10,13 +10,13 @@ B batch, T time, D channels, K width of the convolution.
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 
 import torch
 import torch.nn.functional as F
 
 from src.ops.backends import OPS, usable
+from src.ops.precision import accumulation_dtype, no_autocast
 
 ACTIVATIONS = (None, "silu")
 FORMS = {"eager": "eager", "numba": "compiled", "causal_conv1d": "cuda"}  # backend -> the file of this package that has its `run`
@@ -35,8 +35,8 @@ def causal_conv(x, weight, bias=None, state=None, activation: str | None = None,
     """
     _check(x, weight, bias, state, activation)
     form = _form(backend, x, weight.shape[1])
-    kind = torch.float64 if x.dtype == torch.float64 else torch.float32
-    with _no_autocast(x):
+    kind = accumulation_dtype(x)
+    with no_autocast(x):
         weight = weight.to(kind)
         bias = None if bias is None else bias.to(kind)
         state = None if state is None else state.to(kind)
@@ -51,9 +51,9 @@ def causal_conv_step(x, weight, bias=None, state=None, activation: str | None = 
     if x.dim() != 2:
         raise ValueError(f"x: got {tuple(x.shape)}, allowed: (B, D), one token")
     _check(x[:, None], weight, bias, state, activation)
-    kind = torch.float64 if x.dtype == torch.float64 else torch.float32
+    kind = accumulation_dtype(x)
     B, (D, K) = len(x), weight.shape
-    with _no_autocast(x):
+    with no_autocast(x):
         old = x.new_zeros(B, K - 1, D, dtype=kind) if state is None else state.to(kind)
         window = torch.cat([old, x[:, None].to(kind)], dim=1)  # (B, K, D)
         y = (window * weight.to(kind).T).sum(dim=1)
@@ -84,7 +84,7 @@ def _width(args) -> int:
 
 def last_inputs(x, state, K: int):
     """The last K - 1 inputs (B, K - 1, D) of `state` followed by x, in memory of their own, float32 at least."""
-    kind = torch.float64 if x.dtype == torch.float64 else torch.float32
+    kind = accumulation_dtype(x)
     if K == 1:
         return x.new_zeros(len(x), 0, x.shape[2], dtype=kind)
     tail = x[:, -(K - 1):].to(kind)
@@ -112,12 +112,6 @@ def _form(backend: str, x, K: int):
     if backend == "causal_conv1d" and K not in WIDTHS:
         raise RuntimeError(f"backend 'causal_conv1d' of causal_conv has widths {', '.join(map(str, WIDTHS))}, got {K}; take eager, or auto")
     return importlib.import_module(f"src.ops.causal_conv.{FORMS[backend]}")
-
-
-def _no_autocast(x):
-    """Autocast off where it is on."""
-    device_type = x.device.type
-    return torch.autocast(device_type, enabled=False) if torch.is_autocast_enabled(device_type) else contextlib.nullcontext()
 
 
 def _check(x, weight, bias, state, activation) -> None:

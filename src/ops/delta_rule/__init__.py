@@ -16,7 +16,8 @@ import importlib
 import torch
 
 from src.ops import backends
-from src.ops.linear_attention import HALF, accumulation_dtype, check_backend, no_autocast
+from src.ops.linear_attention import check_backend
+from src.ops.precision import HALF, accumulation_dtype, no_autocast
 
 FORMS = {"eager": "eager", "numba": "compiled", "fla": "cuda"}  # backend -> the file of this package that has its `run`
 
@@ -35,7 +36,7 @@ def delta_rule(q, k, v, beta, decay=None, state=None, scale=None, backend: str =
     Raises ValueError when shapes disagree or `backend` is unknown, RuntimeError when the named backend cannot run here.
     """
     _check(q, k, v, beta, decay, state, time=True)
-    form = _form(backend, v, any(t is not None and t.dtype == torch.float64 for t in (q, k, v, beta, decay, state)))
+    form = _form(backend, v, accumulation_dtype(q, k, v, beta, decay, state) == torch.float64)
     with no_autocast(q):
         return form.run(q, k, v, beta, decay, state, 1.0 if scale is None else float(scale))
 

@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import torch
 
-from src.ops.linear_attention import accumulation_dtype
 from src.ops.linear_attention.eager import chunk_size, chunks, in_segments, scalar_decays, start, unchunk
+from src.ops.precision import accumulation_dtype
 
 CHUNK = 32
 

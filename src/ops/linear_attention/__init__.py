@@ -12,15 +12,14 @@ reference.py defines the function, README.md has the maths of the chunked form. 
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 
 import torch
 
 from src.ops import backends
+from src.ops.precision import HALF, accumulation_dtype, no_autocast
 
 FORMS = {"eager": "eager", "numba": "compiled", "fla": "cuda"}  # backend -> the file of this package that has its `run`
-HALF = (torch.bfloat16, torch.float16)
 
 
 def linear_attention(q, k, v, decay=None, state=None, scale=None, backend: str = "auto"):
@@ -37,7 +36,7 @@ def linear_attention(q, k, v, decay=None, state=None, scale=None, backend: str =
     Raises ValueError when shapes disagree or `backend` is unknown, RuntimeError when the named backend cannot run here.
     """
     _check(q, k, v, decay, state, time=True)
-    form = _form(backend, v, decay, any(t is not None and t.dtype == torch.float64 for t in (q, k, v, decay, state)))
+    form = _form(backend, v, decay, accumulation_dtype(q, k, v, decay, state) == torch.float64)
     with no_autocast(q):
         return form.run(q, k, v, decay, state, 1.0 if scale is None else float(scale))
 
@@ -75,17 +74,6 @@ def _cuda(args) -> tuple[str, str]:
     if getattr(args, "precision", "bf16") == "fp32":
         return "eager", "flash-linear-attention multiplies float32 in TF32, which keeps 10 bits"
     return "fla", "flash-linear-attention is installed: fused kernels for half precision"
-
-
-def accumulation_dtype(*tensors):
-    """float64 when any tensor is, else float32: the dtype of states, sums and cumulative decays."""
-    return torch.float64 if any(t is not None and t.dtype == torch.float64 for t in tensors) else torch.float32
-
-
-def no_autocast(like):
-    """Autocast off where it is on: it would round the float32 operands of the products to half precision."""
-    device_type = like.device.type
-    return torch.autocast(device_type, enabled=False) if torch.is_autocast_enabled(device_type) else contextlib.nullcontext()
 
 
 def _step(q, k, v, decay, state, scale):

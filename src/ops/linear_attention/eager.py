@@ -17,7 +17,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from src.ops.linear_attention import accumulation_dtype, no_autocast
+from src.ops.precision import accumulation_dtype, no_autocast
 
 CHUNK = 32  # of 16, 32, 64, 128, see README.md
 SEGMENT = 2**19  # numbers of q or v that a CPU takes at once: 2 MB, so that what follows finds them in the cache and memory is used again

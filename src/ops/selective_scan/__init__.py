@@ -13,7 +13,6 @@ B batch, T time, E channels, N states a channel, R rank of the step's projection
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 
 import torch
@@ -21,6 +20,7 @@ import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
 from src.ops.backends import OPS, usable
+from src.ops.precision import accumulation_dtype, autocast_dtype, no_autocast
 
 FORMS = {"eager": "eager", "numba": "compiled", "mamba_ssm": "cuda"}  # backend -> the file of this package with its `forward` and `backward`
 
@@ -37,8 +37,8 @@ def selective_scan(u, delta, A, B, C, D=None, state=None, neg_eigen: bool = Fals
     """
     _check(u, delta, A, B, C, D, state)
     form = _form(backend, u, state, neg_eigen)
-    with _no_autocast(u):
-        inputs = [None if t is None else t.to(_kind(u)) for t in (u, delta, A, B, C, D, state)]
+    with no_autocast(u):
+        inputs = [None if t is None else t.to(accumulation_dtype(u)) for t in (u, delta, A, B, C, D, state)]
         y, last = _Scan.apply(*inputs, neg_eigen, form)
         return y.to(u.dtype), last
 
@@ -72,8 +72,8 @@ def selective_scan_step(u, delta, A, B, C, D=None, state=None, neg_eigen: bool =
         raise ValueError(f"u: got {tuple(u.shape)}, allowed: (B, E), one token")
     _check(*(t[:, None] for t in (u, delta)), A, B[:, None], C[:, None], D, state)
     dtype = u.dtype
-    with _no_autocast(u):
-        u, delta, A, B, C = (t.to(_kind(u)) for t in (u, delta, A, B, C))
+    with no_autocast(u):
+        u, delta, A, B, C = (t.to(accumulation_dtype(u)) for t in (u, delta, A, B, C))
         decay = torch.exp(delta[..., None] * A)  # (B, E, N)
         decay = 2 * decay - 1 if neg_eigen else decay
         h = (delta * u)[..., None] * B[:, None]
@@ -123,10 +123,10 @@ class _ProjectedScan(torch.autograd.Function):
     def forward(ctx, u, x_proj, dt_proj, dt_bias, A_log, D, state, neg_eigen, form):
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(u, x_proj, dt_proj, dt_bias, A_log, D, state)
-        ctx.neg_eigen, ctx.form, ctx.products = neg_eigen, form, _autocast_dtype(u)
-        kind = _kind(u)
+        ctx.neg_eigen, ctx.form, ctx.products = neg_eigen, form, autocast_dtype(u)
+        kind = accumulation_dtype(u)
         delta, B, C = _project(u, x_proj, dt_proj, dt_bias, A_log.shape[1], ctx.products)
-        with _no_autocast(u):
+        with no_autocast(u):
             state = None if state is None else state.to(kind)
             y, last = form.forward(u.to(kind), delta, -torch.exp(A_log.to(kind)), B, C, D.to(kind), state, neg_eigen)
         return y.to(u.dtype), last
@@ -135,11 +135,11 @@ class _ProjectedScan(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, dy, dlast):
         u, x_proj, dt_proj, dt_bias, A_log, D, state = ctx.saved_tensors
-        kind = _kind(u)
+        kind = accumulation_dtype(u)
         leaves = [t.detach().requires_grad_() for t in (u, x_proj, dt_proj, dt_bias)]
         with torch.enable_grad():
             projected = _project(*leaves, A_log.shape[1], ctx.products)
-        with _no_autocast(u):
+        with no_autocast(u):
             A = -torch.exp(A_log.to(kind))
             dy = torch.zeros_like(u, dtype=kind) if dy is None else dy.to(kind)
             delta, B, C = (t.detach() for t in projected)
@@ -152,17 +152,12 @@ class _ProjectedScan(torch.autograd.Function):
 
 def _project(u, x_proj, dt_proj, dt_bias, N: int, products):
     """delta (B, T, E), B and C (B, T, N) of u, in float32 at least. products: autocast's dtype for the two products, None where it is off."""
-    device_type, kind = u.device.type, _kind(u)
+    device_type, kind = u.device.type, accumulation_dtype(u)
     # Without autocast's cache: a weight cast here, where no gradient is recorded, must not be handed to code that needs one.
     with torch.autocast(device_type, dtype=products, enabled=products is not None, cache_enabled=False):
         step, B, C = F.linear(u, x_proj).split([dt_proj.shape[1], N, N], dim=-1)
         step = F.linear(step, dt_proj)
     return F.softplus(step.to(kind) + dt_bias.to(kind)), B.to(kind), C.to(kind)
-
-
-def _kind(u):
-    """The dtype of states and sums."""
-    return torch.float64 if u.dtype == torch.float64 else torch.float32
 
 
 def _form(backend: str, u, state, neg_eigen: bool):
@@ -182,17 +177,6 @@ def _form(backend: str, u, state, neg_eigen: bool):
     if backend == "mamba_ssm" and (neg_eigen or state is not None):
         raise RuntimeError(f"backend 'mamba_ssm' of selective_scan has no {'neg_eigen' if neg_eigen else 'initial state'}; take eager, or auto")
     return importlib.import_module(f"src.ops.selective_scan.{FORMS[backend]}")
-
-
-def _autocast_dtype(u):
-    """The dtype that autocast gives products on u's device, None where it is off."""
-    device_type = u.device.type
-    return torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else None
-
-
-def _no_autocast(u):
-    """Autocast off where it is on."""
-    return contextlib.nullcontext() if _autocast_dtype(u) is None else torch.autocast(u.device.type, enabled=False)
 
 
 def _check(u, delta, A, B, C, D, state) -> None:

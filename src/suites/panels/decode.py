@@ -19,6 +19,7 @@ import time
 import torch
 
 from src.models.base import state_bytes
+from src.runs import set_threads
 from src.suites.panels import FLOOR_TOKENS, Panel, Point
 from src.suites.subjects import VOCABULARY, Subject
 from src.utils.evaluation import autocast
@@ -89,8 +90,7 @@ class Decoding:
 def try_once(spec: dict) -> dict:
     """Decode once, to see whether memory lasts; {}."""
     subject, device = Subject.from_spec(spec["subject"]), torch.device(spec["device"])
-    if spec["threads"]:
-        torch.set_num_threads(spec["threads"])
+    set_threads(spec["threads"])
     Decoder(subject, device, spec["batch"], spec["length"]).decode()
     return {}
 

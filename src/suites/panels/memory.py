@@ -13,10 +13,12 @@ from __future__ import annotations
 import torch
 
 from src.models.base import ARModel
+from src.runs import set_threads
 from src.suites.panels import FLOOR_TOKENS, Panel, Point
 from src.suites.panels.memory_of import includes, peak_above
 from src.suites.subjects import Subject
 from src.utils.evaluation import autocast
+from src.utils.memory import kept_bytes
 
 ROWS = 4
 
@@ -47,33 +49,16 @@ class OneMixer:
             p.grad = None
 
 
-def kept_bytes(forward, x, parameters) -> int:
-    """Bytes of the storages that `forward(x)` saves for its backward pass, each once, those of `parameters` apart."""
-    own = {p.untyped_storage().data_ptr() for p in parameters}
-    kept: dict[int, int] = {}
-
-    def pack(tensor):
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        y = forward(x)  # the graph lives to the end, so that no address is used twice
-    del y
-    return sum(kept.values())
-
-
 def measure_peak(spec: dict) -> dict:
     """{"peak_bytes", "kept_bytes", "parameters"}. The second pass is measured: the first of a shape loads code and makes kernels (some MiB, once)."""
     subject, device = Subject.from_spec(spec["subject"]), torch.device(spec["device"])
-    if spec["threads"]:
-        torch.set_num_threads(spec["threads"])
+    set_threads(spec["threads"])
     mixer = OneMixer(subject, device)
     x = mixer.input(spec["batch"], spec["length"])
     mixer.train(x)
     peak = peak_above(lambda: mixer.train(x), device)
-    return {"peak_bytes": peak, "kept_bytes": kept_bytes(mixer.forward, x, mixer.parameters()), "parameters": sum(p.numel() for p in mixer.parameters())}
+    kept = kept_bytes(lambda: mixer.forward(x), mixer.parameters())
+    return {"peak_bytes": peak, "kept_bytes": kept, "parameters": sum(p.numel() for p in mixer.parameters())}
 
 
 class Memory(Panel):

@@ -13,6 +13,7 @@ from __future__ import annotations
 import torch
 
 from dataset.common import Batch
+from src.runs import set_threads
 from src.suites.panels import FLOOR_TOKENS, Panel, Point
 from src.suites.panels.memory_of import includes, nbytes, peak_above
 from src.suites.subjects import VOCABULARY, Subject
@@ -65,8 +66,7 @@ def random_batch(rows: int, length: int, rng: torch.Generator) -> Batch:
 def measure_peak(spec: dict) -> dict:
     """{"peak_bytes", "weights_bytes"} of one step. A step on a few tokens before it loads the code and makes the optimiser's state."""
     subject, device = Subject.from_spec(spec["subject"]), torch.device(spec["device"])
-    if spec["threads"]:
-        torch.set_num_threads(spec["threads"])
+    set_threads(spec["threads"])
     trainer = Trainer(subject, device).use(1, FLOOR_TOKENS)
     trainer.step()
     weights = trainer.weights_bytes()
