@@ -123,7 +123,8 @@ def test_a_run_shorter_than_its_warm_up_only_warms_up():
 
 
 def test_norms_biases_and_marked_parameters_get_no_decay():
-    _, args, tokenizer, *_ = parts(weight_decay=0.3)
+    task, _, tokenizer, *_ = parts()
+    args = resolve(type(task), Attention, weight_decay=0.3)
     model = build(Attention, len(tokenizer), args, 64)
     marked = model.blocks[0].mlp.up.weight
     marked._no_weight_decay = True

@@ -23,13 +23,18 @@ layer() {  # PRESET LABEL FLAGS...: tune the learning rate, then three seeds at 
 import csv, json, pathlib, sys
 home, label = pathlib.Path(sys.argv[1]), sys.argv[2]
 rows = []
-for path in sorted(home.glob(f"tuning/{label}-*e-*/metrics.json")):
+for path in sorted(home.glob(f"tuning/{label}-[0-9]e-[0-9]/metrics.json")):
     metrics = json.loads(path.read_text())
     best = metrics["val"]["best"] or {}
     rows.append((best.get(metrics["primary"], 0.0), -best.get("loss", float("inf")), metrics["args"]["lr"]))
 top = max(rows)[2]
-with open(home / "rates.csv", "a") as out:
-    csv.writer(out, lineterminator="\n").writerows([label, f"{lr:g}", f"{score:.4f}", f"{-loss:.4f}", "chosen" if lr == top else ""] for score, loss, lr in sorted(rows, key=lambda r: r[2]))
+table = home / "rates.csv"
+fresh = not table.exists()
+with open(table, "a") as out:
+    write = csv.writer(out, lineterminator="\n")
+    if fresh:
+        write.writerow(["layer", "lr", "val score", "val loss", "chosen"])
+    write.writerows([label, f"{lr:g}", f"{score:.4f}", f"{-loss:.4f}", "chosen" if lr == top else ""] for score, loss, lr in sorted(rows, key=lambda r: r[2]))
 print(f"{top:g}")
 PY
 )"
