@@ -26,6 +26,7 @@ What the three share
 `speed --validate`: the whole study
     validate.py          trainings, panels and profiles below one folder, each a command of its own
     validate_claims.py   from their results to a verdict for each claim; no torch
+    validate_report.py   the verdicts as printed, as tables.md and as figures; no torch
 
 Measuring itself is src/utils/timing.py, the row schema src/utils/rows.py, exponents and crossovers src/utils/scaling.py, figures
 src/utils/viz_speed.py and viz_kernels.py.
