@@ -41,9 +41,9 @@ def runs(tmp_path_factory):
 
 # What makes the measuring commands of the README short; flags of the same name are replaced.
 SHORT = {
-    "speed": {"--model": "gru,mamba", "--lengths": "16,32", "--batch_tokens": "64", "--panel": "train,memory,decode", "--decode_batches": "1",
+    "speed": {"--model": "gru,mamba", "--lengths": "16", "--batch_tokens": "32", "--panel": "train,decode", "--decode_batches": "1",
               "--cell_seconds": "0.05", "--d_model": "16", "--n_layer": "1", "--threads": "1"},
-    "kernels": {"--lengths": "16", "--cell_seconds": "0.05", "--threads": "1"},
+    "kernels": {"--lengths": "16", "--batch_tokens": "64", "--width": "16", "--cell_seconds": "0.05", "--threads": "1"},
     "profile": {"--context_len": "24", "--d_model": "16", "--batch_chars": "512", "--steps": "2", "--threads": "1"},
 }
 

@@ -401,6 +401,7 @@ def test_an_interrupt_keeps_what_was_measured_and_the_same_command_goes_on(tmp_p
     assert len(calls) == 2 * 4 + 1
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_with_130_and_leaves_no_process(tmp_path):
     """The real thing: SIGINT while a layer sleeps; the process that measures memory ends with it."""
     path = layer(tmp_path, "slow", seconds=1e-3)

@@ -492,6 +492,7 @@ def test_overwrite_starts_every_part_anew(whole, tmp_path, monkeypatch):
     assert run(monkeypatch, tmp_path, "--overwrite", runner=Here(before))[0] == 130
 
 
+@pytest.mark.slow
 def test_ctrl_c_reaches_the_part_that_runs_and_ends_the_study_with_130(tmp_path):
     """The real thing: SIGINT to the study alone while a training runs in its own process, which saves and ends."""
     (tmp_path / "tiny_shakespeare.txt").write_text("it is the east, and Juliet is the sun. " * 300)
