@@ -63,6 +63,24 @@ def usable(op: str, device_type: str) -> tuple[str, ...]:
     return tuple(name for name, b in OPS[op].items() if b.device in ("", device_type) and not b.missing())
 
 
+def load_form(op: str, backend: str, forms: dict[str, str], device_type: str, double: bool, argument: str):
+    """The module of `op` that computes in a chosen backend (not "auto"), for tensors on this type of device.
+
+    forms: backend -> file in the op's package.  double: the tensors are float64, which only eager computes.  argument: the tensor that a message names.
+    Raises ValueError for a backend that `op` does not have, RuntimeError for one that cannot run here.
+    """
+    if backend not in forms:
+        raise ValueError(f"backend: got '{backend}', allowed: auto, {', '.join(forms)}")
+    present = usable(op, device_type)
+    if backend not in present:
+        need = OPS[op][backend]
+        raise RuntimeError(f"backend '{backend}' of {op} needs {' and '.join((*need.needs, f'a {need.device} device'))}; "
+                           f"{argument} is on {device_type}; usable here: {', '.join(present)}")
+    if double and backend != "eager":
+        raise RuntimeError(f"backend '{backend}' of {op} computes in float32, got float64; take eager")
+    return importlib.import_module(f"src.ops.{op}.{forms[backend]}")
+
+
 def parse_backend(text: str, op: str, available: Iterable[str] | None = None) -> str:
     """The backend that `--backend text` names for `op`, or "auto" where it leaves the choice to the op.
 

@@ -85,12 +85,13 @@ def _blocks(compute, q, k, v, window: int, dropout_p: float):
     def fold(x, before: int):
         return F.pad(x, (0, 0, before, n * window - T)).unfold(2, window + before, window).permute(0, 2, 1, 4, 3)  # (B, n, H, window + before, K)
 
-    mask = beyond(window, 2 * window, window, q).expand(n, window, 2 * window).clone()
-    mask[0, :, :window] = -math.inf
+    q, k, v = fold(q, 0), fold(k, window), fold(v, window)
+    later = beyond(window, 2 * window, window, q)[None]
+    first = later.clone()
+    first[:, :, :window] = -math.inf
     out = []
-    for blocks, bias in ((slice(0, 1), mask[:1]), (slice(1, n), mask[1:2])):  # one bias for each call: all later blocks are alike
-        part = [fold(x, before)[:, blocks].flatten(0, 1) for x, before in ((q, 0), (k, window), (v, window))]
-        out.append(compute(*part, bias, dropout_p).unflatten(0, (B, -1)))
+    for blocks, bias in ((slice(0, 1), first), (slice(1, n), later)):  # one bias for each call: all later blocks are alike
+        out.append(compute(*(x[:, blocks].flatten(0, 1) for x in (q, k, v)), bias, dropout_p).unflatten(0, (B, -1)))
     return torch.cat(out, dim=1).transpose(1, 2).flatten(2, 3)[:, :, :T]
 
 

@@ -10,12 +10,10 @@ B batch, T time, D channels, K width of the convolution.
 
 from __future__ import annotations
 
-import importlib
-
 import torch
 import torch.nn.functional as F
 
-from src.ops.backends import OPS, usable
+from src.ops.backends import OPS, load_form, usable
 from src.ops.precision import accumulation_dtype, no_autocast
 
 ACTIVATIONS = (None, "silu")
@@ -101,17 +99,10 @@ def _form(backend: str, x, K: int):
     if backend == "auto":
         fits = {"causal_conv1d": x.dtype != torch.float64 and K in WIDTHS, "numba": x.dtype != torch.float64}
         backend = next((name for name in ("causal_conv1d", "numba") if name in present and fits[name]), "eager")
-    if backend not in FORMS:
-        raise ValueError(f"backend: got '{backend}', allowed: auto, {', '.join(FORMS)}")
-    if backend not in present:
-        need = OPS["causal_conv"][backend]
-        raise RuntimeError(f"backend '{backend}' of causal_conv needs {' and '.join((*need.needs, f'a {need.device} device'))}; "
-                           f"x is on {x.device.type}; usable here: {', '.join(present)}")
-    if backend != "eager" and x.dtype == torch.float64:
-        raise RuntimeError(f"backend '{backend}' of causal_conv computes in float32, got float64; take eager")
+    form = load_form("causal_conv", backend, FORMS, x.device.type, x.dtype == torch.float64, "x")
     if backend == "causal_conv1d" and K not in WIDTHS:
         raise RuntimeError(f"backend 'causal_conv1d' of causal_conv has widths {', '.join(map(str, WIDTHS))}, got {K}; take eager, or auto")
-    return importlib.import_module(f"src.ops.causal_conv.{FORMS[backend]}")
+    return form
 
 
 def _check(x, weight, bias, state, activation) -> None:

@@ -13,13 +13,11 @@ B batch, T time, E channels, N states a channel, R rank of the step's projection
 
 from __future__ import annotations
 
-import importlib
-
 import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
-from src.ops.backends import OPS, usable
+from src.ops.backends import OPS, load_form, usable
 from src.ops.precision import accumulation_dtype, autocast_dtype, no_autocast
 
 FORMS = {"eager": "eager", "numba": "compiled", "mamba_ssm": "cuda"}  # backend -> the file of this package with its `forward` and `backward`
@@ -166,17 +164,10 @@ def _form(backend: str, u, state, neg_eigen: bool):
     if backend == "auto":
         fits = {"numba": u.dtype != torch.float64, "mamba_ssm": u.dtype != torch.float64 and state is None and not neg_eigen}
         backend = next((name for name in ("mamba_ssm", "numba") if name in present and fits[name]), "eager")
-    if backend not in FORMS:
-        raise ValueError(f"backend: got '{backend}', allowed: auto, {', '.join(FORMS)}")
-    if backend not in present:
-        need = OPS["selective_scan"][backend]
-        raise RuntimeError(f"backend '{backend}' of selective_scan needs {' and '.join((*need.needs, f'a {need.device} device'))}; "
-                           f"u is on {u.device.type}; usable here: {', '.join(present)}")
-    if backend != "eager" and u.dtype == torch.float64:
-        raise RuntimeError(f"backend '{backend}' of selective_scan computes in float32, got float64; take eager")
+    form = load_form("selective_scan", backend, FORMS, u.device.type, u.dtype == torch.float64, "u")
     if backend == "mamba_ssm" and (neg_eigen or state is not None):
         raise RuntimeError(f"backend 'mamba_ssm' of selective_scan has no {'neg_eigen' if neg_eigen else 'initial state'}; take eager, or auto")
-    return importlib.import_module(f"src.ops.selective_scan.{FORMS[backend]}")
+    return form
 
 
 def _check(u, delta, A, B, C, D, state) -> None:
