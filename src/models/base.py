@@ -22,6 +22,7 @@ from torch import nn
 
 from src.config import UserError
 from src.models.short_conv import ShortConv
+from src.ops.precision import accumulation_dtype
 
 State = tuple
 
@@ -424,14 +425,9 @@ class Backbone(ARModel):
         return self._logits(self.norm(h)), (position + 1, tuple(new))
 
 
-def wide_dtype(x) -> torch.dtype:
-    """float32, or float64 for float64."""
-    return torch.promote_types(x.dtype, torch.float32)
-
-
 def wide(x):
     """x in float32 at least: recurrences, gates, decays, norms and sums keep it under autocast."""
-    return x.to(wide_dtype(x))
+    return x.to(accumulation_dtype(x))
 
 
 def is_right_padded(mask) -> bool:

@@ -37,11 +37,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from src.config import option
-from src.models.base import Backbone, Form, Mixer, State, build, max_len_of, wide, wide_dtype
+from src.models.base import Backbone, Form, Mixer, State, build, max_len_of, wide
 from src.models.short_conv import ShortConv
 from src.models.transformer import check_heads
 from src.ops.backends import parse_backend
 from src.ops.linear_attention import linear_attention, linear_attention_step
+from src.ops.precision import accumulation_dtype
 
 EPS = 1e-6  # of the normaliser, as in the code released with Katharopoulos et al. 2020
 GATE_RANK = 16  # of the vector decay's map, Yang et al. 2023, section 4.4
@@ -68,7 +69,7 @@ class LinearMixer(Mixer):
 
     def init_state(self, batch_size: int, max_len: int) -> State:
         weight = next(self.parameters())
-        memory = torch.zeros(batch_size, *self.memory, dtype=wide_dtype(weight), device=weight.device)
+        memory = torch.zeros(batch_size, *self.memory, dtype=accumulation_dtype(weight), device=weight.device)
         window = self._first_window(batch_size)
         return (memory,) if window is None else (memory, window)
 

@@ -25,11 +25,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from src.config import UserError, option
-from src.models.base import Backbone, Form, build, max_len_of, wide, wide_dtype
+from src.models.base import Backbone, Form, build, max_len_of, wide
 from src.models.deltanet import initial_dt_bias
 from src.models.linear_attention import LinearMixer
 from src.ops.backends import parse_backend
 from src.ops.causal_conv import causal_conv, causal_conv_step
+from src.ops.precision import accumulation_dtype
 
 PUBLISHED_STATE = 128
 PUBLISHED_HEAD = 64
@@ -80,7 +81,7 @@ class Mamba2(LinearMixer):
         if self.conv1d is None:
             return None
         weight = self.conv1d.weight
-        return torch.zeros(batch_size, weight.shape[-1] - 1, len(weight), dtype=wide_dtype(weight), device=weight.device)
+        return torch.zeros(batch_size, weight.shape[-1] - 1, len(weight), dtype=accumulation_dtype(weight), device=weight.device)
 
     def _convolve(self, x, window):
         """SiLU(conv1d(x)) of x (B, T, channels) or (B, channels), and the window."""

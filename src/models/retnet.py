@@ -26,6 +26,7 @@ from src.models.base import Backbone, Form, State, build, max_len_of, wide
 from src.models.gla import Expansion, gated, xavier_parts
 from src.models.linear_attention import LinearMixer, fixed_log_decay, head_size, make_conv, split_heads
 from src.ops.backends import parse_backend
+from src.ops.precision import accumulation_dtype
 
 ANGLE_BASE = 10_000.0
 NORM_EPS = 1e-6
@@ -86,7 +87,7 @@ def turn(x, start: int):
     """x (B, T, H, K), or (B, H, K) of one token, at positions start, start + 1, ...: each channel pair (2i, 2i + 1) turned by position x rate_i,
     the rates falling geometrically from 1 to 1/10000. In float32; the result has x's dtype."""
     pairs = x.shape[-1] // 2
-    dtype = torch.promote_types(x.dtype, torch.float32)
+    dtype = accumulation_dtype(x)
     rate = ANGLE_BASE ** -torch.linspace(0, 1, pairs, device=x.device, dtype=dtype)
     positions = torch.arange(start, start + (x.shape[1] if x.dim() == 4 else 1), device=x.device, dtype=dtype)
     angle = positions[:, None, None] * rate  # (T, 1, K / 2)

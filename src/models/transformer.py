@@ -26,6 +26,7 @@ from src.models.base import Backbone, Mixer, State, build, max_len_of
 from src.models.short_conv import ShortConv
 from src.ops.attention import attention
 from src.ops.backends import parse_backend
+from src.ops.precision import accumulation_dtype
 
 ROPE_BASE = 10_000.0
 
@@ -172,7 +173,7 @@ def rotate(x, start: int):
     """Rotary embedding of x (B, T, ..., H, K) at positions start .. start + T - 1: neighbouring channels (2i, 2i+1) turn by
     position x 10000^(-2i/K). Su et al. 2021, equation 34. In float32 at least; the result has x's dtype."""
     T, K = x.shape[1], x.shape[-1]
-    dtype = torch.promote_types(x.dtype, torch.float32)
+    dtype = accumulation_dtype(x)
     rate = ROPE_BASE ** (torch.arange(0, K, 2, device=x.device, dtype=dtype) / -K)
     angle = torch.arange(start, start + T, device=x.device, dtype=dtype)[:, None] * rate  # (T, K / 2)
     angle = angle.view(T, *[1] * (x.dim() - 3), K // 2)
