@@ -18,32 +18,54 @@ import sys
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 from dataset import TASKS
-from src.cli import report_error
-from src.config import UserError, suggest
+from src.flags.fields import UserError, suggest
+from src.flags.parser import first_look, report_error
 from src.models import MODELS
-from src.utils.timing import is_out_of_memory
+from src.utils.memory import is_out_of_memory
 
-COMMANDS = ("train", "list", "generate", "check", "speed", "profile", "kernels")
+HOW_TO = """Train, evaluate and measure small sequence models. Five commands to start with:
+
+  python benchmark.py list
+  python benchmark.py --task needle --model mamba
+  python benchmark.py --task needle --model src/models/template.py
+  python benchmark.py check --model src/models/template.py
+  python benchmark.py speed --model transformer,mamba
+
+`python benchmark.py --help` shows all flags."""
+
+REQUIRED = ("torch", "numpy", "scipy", "tqdm", "matplotlib", "numba", "filelock", "platformdirs")
+INSTALL = "enter the environment that has it (such as `. .venv/bin/activate`), or run `pip install -r requirements.txt`"
+COMMANDS = ("train", "list", "generate", "check", "speed", "profile", "kernels", "study")
 
 
 def main(argv: list[str]) -> int:
     """Run one command and return its exit code."""
-    command, rest = ("train", argv) if not argv or argv[0].startswith("-") else (argv[0], argv[1:])
+    if not argv:
+        print(HOW_TO, file=sys.stderr)
+        return 2
     try:
-        if command not in COMMANDS:
-            raise UserError(f"unknown command '{command}', allowed: {', '.join(COMMANDS)}{meant(command)}")
+        command, rest = command_of(argv)
         return importlib.import_module(f"src.commands.{command}").main(rest)
     except UserError as error:
         if int(os.environ.get("RANK", "0")) == 0:
             report_error(error)
         return 2
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] not in REQUIRED:
+            raise
+        report_error(RuntimeError(f"{error.name} is not installed for {sys.executable}; {INSTALL}"))
+        return 1
     except BrokenPipeError:  # `benchmark.py list | head`: the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
         if error.errno is None:
             raise
-        report_error(RuntimeError(f"{error.strerror}: {error.filename or 'while writing'}; finished files and checkpoints are intact"))
+        report_error(
+            RuntimeError(
+                f"{error.strerror}: {error.filename or 'while writing'}; finished files and checkpoints are intact"
+            )
+        )
         return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -51,8 +73,29 @@ def main(argv: list[str]) -> int:
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        report_error(RuntimeError("out of memory; lower --batch_size, --batch_chars, --context_len or --d_model, or give a --micro_batch_size"))
+        report_error(
+            RuntimeError(
+                "out of memory; lower --batch_size, --batch_chars, --context_len or --d_model, or give a --micro_batch_size"
+            )
+        )
         return 1
+
+
+def command_of(argv: list[str]) -> tuple[str, list[str]]:
+    """The file of src/commands that runs this command line, and the rest of the line."""
+    if not argv or argv[0].startswith("-"):
+        command, rest = "train", argv
+    else:
+        command, rest = argv[0], argv[1:]
+    if command not in COMMANDS:
+        raise UserError(f"unknown command '{command}', allowed: {', '.join(COMMANDS)}{meant(command)}")
+    if command == "train":
+        seen = first_look(rest)
+        if not seen.help:
+            command = (
+                "visualize" if seen.vis_only else "evaluate" if seen.eval_only else "resume" if seen.resume else "train"
+            )
+    return command, rest
 
 
 def meant(command: str) -> str:

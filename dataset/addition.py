@@ -23,7 +23,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from dataset.base import Example, Slice, Task, option
+from dataset.entry import loaders_of
+from dataset.task import Example, Slice, Task, option
 
 DIGITS = "0123456789abcdef"
 
@@ -35,7 +36,9 @@ class Addition(Task):
     class Config:
         """addition"""
 
-        n_digits: int = option(5, "most digits of an operand; each operand's digit count is uniform from 1", least=1, most=1000)
+        n_digits: int = option(
+            5, "most digits of an operand; each operand's digit count is uniform from 1", least=1, most=1000
+        )
         reverse_answer: bool = option(False, "write the sum from the units upwards")
         zero_pad: bool = option(False, "fill operands and sum with leading zeros to equal widths")
         base: int = option(10, "number base", least=2, most=16)
@@ -53,7 +56,7 @@ class Addition(Task):
 
     @property
     def alphabet(self):
-        return DIGITS[:self.args.base] + "+="
+        return DIGITS[: self.args.base] + "+="
 
     def example(self, rng, length):
         return self.examples(rng, 1, length)[0]
@@ -61,16 +64,25 @@ class Addition(Task):
     def examples(self, rng, n, length):
         counts, digits = self._operands(rng, n, length)
         total, carries = self._add(digits)
-        prompts = np.concatenate([self._written(digits[:, 0], counts[:, 0]), np.full((n, 1), ord("+"), dtype=np.uint8),
-                                  self._written(digits[:, 1], counts[:, 1]), np.full((n, 1), ord("="), dtype=np.uint8)], axis=1)
+        prompts = np.concatenate(
+            [
+                self._written(digits[:, 0], counts[:, 0]),
+                np.full((n, 1), ord("+"), dtype=np.uint8),
+                self._written(digits[:, 1], counts[:, 1]),
+                np.full((n, 1), ord("="), dtype=np.uint8),
+            ],
+            axis=1,
+        )
         sizes = np.maximum(1, length + 1 - np.argmax(total[:, ::-1] > 0, axis=1))  # significant digits
         sizes[~total.any(axis=1)] = 1
         answers = self._written(total, sizes)
         if self.args.reverse_answer:
             answers = np.ascontiguousarray(answers[:, ::-1])
         meta = zip(counts.max(axis=1).tolist(), _longest_run(carries).tolist(), strict=True)
-        return [Example(prompt, answer, meta={"digits": d, "carry_chain": c})
-                for prompt, answer, (d, c) in zip(_rows(prompts), _rows(answers), meta, strict=True)]
+        return [
+            Example(prompt, answer, meta={"digits": d, "carry_chain": c})
+            for prompt, answer, (d, c) in zip(_rows(prompts), _rows(answers), meta, strict=True)
+        ]
 
     def _operands(self, rng, n, length):
         """Digit counts (n, 2), and digits (n, 2, length) from the units upwards, 0 beyond the count."""
@@ -112,7 +124,7 @@ class Addition(Task):
         return "+".join(str(len(text)) for text in self._pair(example)) + " digits"
 
     def n_keys(self):
-        numbers = self.args.base ** self.args.n_digits
+        numbers = self.args.base**self.args.n_digits
         return numbers * (numbers + 1) // 2 if numbers <= 10**6 else None
 
     def solve(self, prompt):
@@ -129,7 +141,7 @@ class Addition(Task):
 def _rows(points: np.ndarray) -> list[str]:
     """Rows of code points (n, width) as strings, 0 bytes left out."""
     text, width = points.tobytes(), points.shape[1]
-    return [text[i:i + width].translate(None, b"\0").decode() for i in range(0, len(text), width)]
+    return [text[i : i + width].translate(None, b"\0").decode() for i in range(0, len(text), width)]
 
 
 def _longest_run(flags: np.ndarray) -> np.ndarray:
@@ -149,4 +161,4 @@ def _in_base(number: int, base: int) -> str:
     return digits or "0"
 
 
-build_loaders = Addition.build_loaders
+build_loaders = loaders_of(Addition)

@@ -17,7 +17,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from dataset.base import Example, LengthConfig, Slice, Task
+from dataset.entry import loaders_of
+from dataset.task import Example, LengthConfig, Slice, Task
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
@@ -43,7 +44,7 @@ class Copy(Task):
     def examples(self, rng, n, length):
         text = rng.integers(97, 123, (n, length), dtype=np.uint8).tobytes().decode()
         gaps = (length + 1,) * length
-        words = [text[i:i + length] for i in range(0, n * length, length)]
+        words = [text[i : i + length] for i in range(0, n * length, length)]
         return [Example(word + ">", word, gaps=gaps) for word in words]
 
     def n_keys(self):
@@ -56,4 +57,4 @@ class Copy(Task):
         return 2 * length + 1
 
 
-build_loaders = Copy.build_loaders
+build_loaders = loaders_of(Copy)

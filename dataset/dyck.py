@@ -32,8 +32,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from dataset.base import Example, LengthConfig, Slice, Task, option
-from src.config import UserError
+from dataset.entry import loaders_of
+from dataset.task import Example, LengthConfig, Slice, Task, option
+from src.flags.fields import UserError
 
 KINDS = ("()", "[]", "{}", "<>")
 FILLER = "."
@@ -49,7 +50,11 @@ class Dyck(Task):
         n_types: int = option(3, "kinds of brackets, of ()[]{}<>", least=1, most=len(KINDS))
         max_depth: int = option(8, "deepest nesting", least=1, most=64)
         noise_prob: float = option(0.0, "chance of a filler after each bracket", least=0.0, most=1.0)
-        mode: str = option("complete", "complete: write the missing closers; lm: model balanced strings, closers scored", choices=("complete", "lm"))
+        mode: str = option(
+            "complete",
+            "complete: write the missing closers; lm: model balanced strings, closers scored",
+            choices=("complete", "lm"),
+        )
 
     small: ClassVar[dict] = {"context_len": 32, "max_steps": 1000}
     score_metrics: ClassVar[dict] = {"closer_acc": "higher"}
@@ -65,9 +70,11 @@ class Dyck(Task):
         if args.mode != "lm":
             return
         if self.lengths[1] < 2:
-            raise UserError(f"--max_len: got {self.lengths[1]}, allowed: >= 2 with --mode lm, the length of the shortest balanced string")
+            raise UserError(
+                f"--max_len: got {self.lengths[1]}, allowed: >= 2 with --mode lm, the length of the shortest balanced string"
+            )
         self.kind, self.primary, self.train_all = "labels", "token_acc", True
-        self.score_among = "".join(sorted(kind[1] for kind in KINDS[:args.n_types]))
+        self.score_among = "".join(sorted(kind[1] for kind in KINDS[: args.n_types]))
         self.score_metrics, self.aliases = {}, {"closer_acc": "token_acc"}
         self.slices = tuple(part for part in Dyck.slices if part.of != "final_depth")
 
@@ -78,7 +85,11 @@ class Dyck(Task):
 
     @property
     def alphabet(self):
-        return "".join(KINDS[:self.args.n_types]) + "=" * (self.args.mode == "complete") + FILLER * (self.args.noise_prob > 0)
+        return (
+            "".join(KINDS[: self.args.n_types])
+            + "=" * (self.args.mode == "complete")
+            + FILLER * (self.args.noise_prob > 0)
+        )
 
     def example(self, rng, length):
         return self.examples(rng, 1, length)[0]
@@ -103,7 +114,10 @@ class Dyck(Task):
 
     def _walks(self, rng, depths, length):
         """Bracket strings that end at the given depths (n,); where parity asks for it, the first of the `length` places stays empty."""
-        n, up_share = len(depths), up_shares(max(length, self.lengths[1]), self._deepest(length))  # longer tables hold the shorter ones
+        n, up_share = (
+            len(depths),
+            up_shares(max(length, self.lengths[1]), self._deepest(length)),
+        )  # longer tables hold the shorter ones
         sizes = length - (length - depths) % 2
         coins, kinds = rng.random((length, n)), rng.integers(0, self.args.n_types, (length, n))
         characters = np.frombuffer("".join(KINDS).encode(), dtype=np.uint8)
@@ -132,8 +146,15 @@ class Dyck(Task):
         sizes = np.array([len(prompt) for prompt in prompts])[:, None] + 1
         gaps = (sizes + np.arange(width) - places[rows, walks.opened[slots, rows]]).tolist()
         meta = zip(walks.depths.tolist(), walks.deepest.tolist(), strict=True)
-        return [Example(prompts[i] + "=", answers[i * width:i * width + depth], gaps=tuple(gaps[i][:depth]), meta={"final_depth": depth, "max_depth": deepest})
-                for i, (depth, deepest) in zip(range(n), meta, strict=True)]
+        return [
+            Example(
+                prompts[i] + "=",
+                answers[i * width : i * width + depth],
+                gaps=tuple(gaps[i][:depth]),
+                meta={"final_depth": depth, "max_depth": deepest},
+            )
+            for i, (depth, deepest) in zip(range(n), meta, strict=True)
+        ]
 
     def _label_examples(self, walks, fillers):
         prompts, places = written(walks.points, fillers)
@@ -147,8 +168,10 @@ class Dyck(Task):
         pairs[:] = [(place, closer) for place in range(at.max()) for closer in self.score_among]
         labels = pairs[((at - 1) * self.args.n_types + kinds).reshape(n, half)].tolist()
         gaps = numbers[distances].tolist()
-        return [Example(prompts[i], labels=tuple(labels[i]), gaps=tuple(gaps[i]), meta={"max_depth": deepest})
-                for i, deepest in enumerate(walks.deepest.tolist())]
+        return [
+            Example(prompts[i], labels=tuple(labels[i]), gaps=tuple(gaps[i]), meta={"max_depth": deepest})
+            for i, deepest in enumerate(walks.deepest.tolist())
+        ]
 
     def key(self, example):
         return example.prompt.replace(FILLER, "")
@@ -164,7 +187,9 @@ class Dyck(Task):
         """Bracket strings of this length that end at this depth."""
         ways = [1] + [0] * self.args.max_depth
         for _ in range(length):
-            ways = [(ways[h - 1] if h else 0) + (ways[h + 1] if h < self.args.max_depth else 0) for h in range(len(ways))]
+            ways = [
+                (ways[h - 1] if h else 0) + (ways[h + 1] if h < self.args.max_depth else 0) for h in range(len(ways))
+            ]
         return ways[depth] * self.args.n_types ** ((length + depth) // 2)
 
     def solve(self, prompt):
@@ -229,7 +254,7 @@ def written(points: np.ndarray, fillers: np.ndarray) -> tuple[list[str], np.ndar
     if fillers.any():
         points = np.stack([points, fillers * np.uint8(ord(FILLER))], axis=2).reshape(len(points), -1)
     text, width = points.tobytes(), points.shape[1]
-    return [text[i * width:(i + 1) * width].translate(None, b"\0").decode() for i in range(len(points))], places
+    return [text[i * width : (i + 1) * width].translate(None, b"\0").decode() for i in range(len(points))], places
 
 
-build_loaders = Dyck.build_loaders
+build_loaders = loaders_of(Dyck)

@@ -20,8 +20,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from dataset.base import Example, Slice, Task
-from src.config import option
+from dataset.entry import loaders_of
+from dataset.task import Example, Slice, Task
+from src.flags.fields import option
 
 
 @dataclass(frozen=True)
@@ -89,4 +90,4 @@ def sequence(a: int, b: int, n_terms: int) -> list[int]:
     return terms
 
 
-build_loaders = Fibonacci.build_loaders
+build_loaders = loaders_of(Fibonacci)

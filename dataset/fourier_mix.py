@@ -27,8 +27,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from dataset.base import Example, Slice, Task
-from src.config import option
+from dataset.entry import loaders_of
+from dataset.task import Example, Slice, Task
+from src.flags.fields import option
 
 LEVELS = "0123456789ABCDEFGHIJKLMNOPQRSTUV"
 PERIOD = 64  # samples that frequencies are counted over
@@ -51,13 +52,21 @@ class FourierMix(Task):
 
     Config = FourierMixConfig
     primary = "within_1_level"
-    score_metrics: ClassVar = {"within_1_level": "higher", "mae_levels": "lower", "nrmse": "lower", "spectral_error": "lower"}
-    slices = (Slice("waves", "number of sinusoids"), Slice("position", "horizon (samples ahead, the first is 0)", level="char"))
+    score_metrics: ClassVar = {
+        "within_1_level": "higher",
+        "mae_levels": "lower",
+        "nrmse": "lower",
+        "spectral_error": "lower",
+    }
+    slices = (
+        Slice("waves", "number of sinusoids"),
+        Slice("position", "horizon (samples ahead, the first is 0)", level="char"),
+    )
     small: ClassVar = {"d_model": 128, "max_steps": 800, "batch_chars": 8192, "val_size": 500, "test_size": 1000}
 
     @property
     def alphabet(self) -> str:
-        return "".join(sorted(LEVELS[:self.args.levels] + ">"))
+        return "".join(sorted(LEVELS[: self.args.levels] + ">"))
 
     def example(self, rng: np.random.Generator, length: int | None = None) -> Example:
         return self.examples(rng, 1, length)[0]
@@ -67,14 +76,26 @@ class FourierMix(Task):
         waves = rng.integers(1, most + 1, size=n)
         frequency = rng.uniform(LOWEST, self.args.max_freq, size=(n, most))
         phase = rng.uniform(0, 2 * np.pi, size=(n, most))
-        amplitude = rng.exponential(size=(n, most)) * (np.arange(most) < waves[:, None])  # exponentials over their sum: uniform on the simplex
+        amplitude = rng.exponential(size=(n, most)) * (
+            np.arange(most) < waves[:, None]
+        )  # exponentials over their sum: uniform on the simplex
         amplitude /= amplitude.sum(axis=1, keepdims=True)
         time = np.arange(n_in + self.args.n_out) * (2 * np.pi / PERIOD)
-        signal = sum(amplitude[:, k, None] * np.sin(frequency[:, k, None] * time + phase[:, k, None]) for k in range(most))
+        signal = sum(
+            amplitude[:, k, None] * np.sin(frequency[:, k, None] * time + phase[:, k, None]) for k in range(most)
+        )
         rms = np.sqrt((signal**2).mean(axis=1)).tolist()
         texts = self.write(signal)
-        return [Example(text[:n_in] + ">", text[n_in:], meta={"waves": k, "frequencies": tuple(f[:k]), "signal": tuple(future), "rms": r})
-                for text, k, f, future, r in zip(texts, waves.tolist(), frequency.tolist(), signal[:, n_in:].tolist(), rms, strict=True)]
+        return [
+            Example(
+                text[:n_in] + ">",
+                text[n_in:],
+                meta={"waves": k, "frequencies": tuple(f[:k]), "signal": tuple(future), "rms": r},
+            )
+            for text, k, f, future, r in zip(
+                texts, waves.tolist(), frequency.tolist(), signal[:, n_in:].tolist(), rms, strict=True
+            )
+        ]
 
     def quantise(self, signal: np.ndarray) -> np.ndarray:
         """Values in [-1, 1] -> levels 0 .. levels - 1; values outside go to the nearest."""
@@ -90,7 +111,7 @@ class FourierMix(Task):
         codes = np.frombuffer(LEVELS.encode(), dtype=np.uint8)[self.quantise(signal)]
         text = codes.tobytes().decode()
         width = signal.shape[1]
-        return [text[i * width:(i + 1) * width] for i in range(len(signal))]
+        return [text[i * width : (i + 1) * width] for i in range(len(signal))]
 
     def solve(self, prompt: str) -> str:
         """What linear prediction makes of the prompt: the best that we know without the true frequencies, and no oracle."""
@@ -103,7 +124,7 @@ class FourierMix(Task):
         levels = self.args.levels
         expected = np.array([LEVELS.index(c) for c in gold])
         furthest = np.where(expected * 2 >= levels - 1, 0, levels - 1)
-        got = np.array([LEVELS.find(c, 0, levels) for c in answer[:len(gold)].ljust(len(gold))])
+        got = np.array([LEVELS.find(c, 0, levels) for c in answer[: len(gold)].ljust(len(gold))])
         got = np.where(got < 0, furthest, got)
         error = np.abs(got - expected)
         signal, forecast = np.array(meta["signal"]), self.centres(got)
@@ -121,7 +142,10 @@ class FourierMix(Task):
         """within_1_level of the last sample repeated and of linear prediction; both see each test prompt alone."""
         prompts = [e.prompt for e in test]
         last = self._read(prompts)[:, -1:].repeat(self.args.n_out, axis=1)
-        return {"last_sample": self._within(last, test), "linear_prediction": self._within(self._linear_prediction(prompts), test)}
+        return {
+            "last_sample": self._within(last, test),
+            "linear_prediction": self._within(self._linear_prediction(prompts), test),
+        }
 
     def ceiling(self, test: list[Example]) -> float:
         """within_1_level of sinusoids at the true frequencies whose amplitude and phase are fitted to each prompt by least squares."""
@@ -132,14 +156,18 @@ class FourierMix(Task):
             rows = [i for i, e in enumerate(test) if e.meta["waves"] == waves]
             angle = np.array([test[i].meta["frequencies"] for i in rows])[:, None, :] * time[:, None]  # (n, T, K)
             basis = np.concatenate([np.sin(angle), np.cos(angle)], axis=-1)
-            past, future = basis[:, :self.args.n_in], basis[:, self.args.n_in:]
-            weights = np.linalg.pinv(past, rcond=1e-3) @ values[rows, :, None]  # nearly equal frequencies: no huge weights of opposite signs
+            past, future = basis[:, : self.args.n_in], basis[:, self.args.n_in :]
+            weights = (
+                np.linalg.pinv(past, rcond=1e-3) @ values[rows, :, None]
+            )  # nearly equal frequencies: no huge weights of opposite signs
             forecast[rows] = (future @ weights)[..., 0]
         return self._within(forecast, test)
 
     def _read(self, prompts: list[str]) -> np.ndarray:
         """Prompts -> the centres of their levels (n, n_in)."""
-        codes = np.frombuffer("".join(p[:-1] for p in prompts).encode(), dtype=np.uint8).reshape(len(prompts), self.args.n_in)
+        codes = np.frombuffer("".join(p[:-1] for p in prompts).encode(), dtype=np.uint8).reshape(
+            len(prompts), self.args.n_in
+        )
         table = np.zeros(256, dtype=np.int64)
         table[list(LEVELS.encode())] = np.arange(len(LEVELS))
         return self.centres(table[codes])
@@ -147,19 +175,23 @@ class FourierMix(Task):
     def _linear_prediction(self, prompts: list[str]) -> np.ndarray:
         """Forecast (n, n_out): weights of the last `order` samples, fitted to the prompt read forwards and backwards."""
         values = self._read(prompts)
-        order = self.args.n_in * 5 // 8  # a long recursion averages the quantisation noise out; 3/8 of the prompt is left to fit
+        order = (
+            self.args.n_in * 5 // 8
+        )  # a long recursion averages the quantisation noise out; 3/8 of the prompt is left to fit
         runs = np.lib.stride_tricks.sliding_window_view(values, order + 1, axis=1)  # (n, n_in - order, order + 1)
         runs = np.concatenate([runs, runs[..., ::-1]], axis=1)  # a sinusoid read backwards obeys the same recursion
         past, following = runs[..., :-1], runs[..., -1:]
-        ridge = 0.3 * past.shape[1] / self.args.levels**2 * np.eye(order)  # of the order of the noise: (2 / levels)^2 / 12 a sample
+        ridge = (
+            0.3 * past.shape[1] / self.args.levels**2 * np.eye(order)
+        )  # of the order of the noise: (2 / levels)^2 / 12 a sample
         weights = np.linalg.solve(past.swapaxes(1, 2) @ past + ridge, past.swapaxes(1, 2) @ following)[..., 0]
         for _ in range(self.args.n_out):
             values = np.concatenate([values, (values[:, -order:] * weights).sum(axis=1, keepdims=True)], axis=1)
-        return np.clip(values[:, self.args.n_in:], -1, 1)
+        return np.clip(values[:, self.args.n_in :], -1, 1)
 
     def _within(self, forecast: np.ndarray, test: list[Example]) -> float:
         expected = np.array([[LEVELS.index(c) for c in e.answer] for e in test])
         return float((np.abs(self.quantise(forecast) - expected) <= 1).mean())
 
 
-build_loaders = FourierMix.build_loaders
+build_loaders = loaders_of(FourierMix)

@@ -28,9 +28,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from dataset.base import Example, LengthConfig, Slice, Task, option
-from dataset.recall import FIRST_KEY, symbols
-from src.config import UserError
+from dataset.entry import loaders_of
+from dataset.strings import FIRST_KEY, symbols
+from dataset.task import Example, LengthConfig, Slice, Task, option
+from src.flags.fields import UserError
 
 TRIGGER = "*"
 
@@ -44,8 +45,11 @@ class Induction(Task):
 
         min_len: int = option(0, "shortest training length, in characters; 0 = 3 (repeat: max_period + 1)", least=0)
         vocab: int = option(16, "symbols, the trigger apart", least=2, most=8192)
-        mode: str = option("trigger", "trigger: the symbol after a marked place; repeat: go on with a random string that repeats",
-                           choices=("trigger", "repeat"))
+        mode: str = option(
+            "trigger",
+            "trigger: the symbol after a marked place; repeat: go on with a random string that repeats",
+            choices=("trigger", "repeat"),
+        )
         min_period: int = option(2, "shortest period of --mode repeat, in characters", least=1)
         max_period: int = option(16, "longest period of --mode repeat, in characters", least=1)
 
@@ -63,7 +67,10 @@ class Induction(Task):
             raise UserError(f"--min_period: got {args.min_period}, allowed: 1 .. {args.max_period} (--max_period)")
         self.shortest = args.max_period + 1 if self.repeats else 3
         why = "one more than --max_period" if self.repeats else "two triggers and a symbol"
-        for flag, got in (("--max_len" if args.max_len else "--context_len", args.max_len or args.context_len), ("--min_len", args.min_len or self.shortest)):
+        for flag, got in (
+            ("--max_len" if args.max_len else "--context_len", args.max_len or args.context_len),
+            ("--min_len", args.min_len or self.shortest),
+        ):
             if got < self.shortest:
                 raise UserError(f"{flag}: got {got}, allowed: >= {self.shortest}, {why}; use {flag} {self.shortest}")
         super().__init__(args)
@@ -93,7 +100,10 @@ class Induction(Task):
         at = rng.integers(0, length - 2, n)
         text[np.arange(n), at] = text[:, -1] = self.args.vocab
         prompts = self._strings(text)
-        return [Example(p, labels=((length - 1, p[i + 1]),), gaps=(length - 1 - i,)) for p, i in zip(prompts, at.tolist(), strict=True)]
+        return [
+            Example(p, labels=((length - 1, p[i + 1]),), gaps=(length - 1 - i,))
+            for p, i in zip(prompts, at.tolist(), strict=True)
+        ]
 
     def _repeating(self, rng, n, length):
         periods = rng.integers(self.args.min_period, self.args.max_period + 1, n)
@@ -103,7 +113,10 @@ class Induction(Task):
             text[rows] = np.take_along_axis(drawn, np.arange(length) % periods[rows, None], axis=1)
             rows = rows[self._smaller_period(text[rows], periods[rows])]
         prompts = zip(self._strings(text), periods.tolist(), strict=True)
-        return [Example(prompt, labels=labels_of(prompt, period), gaps=(period,) * (length - period)) for prompt, period in prompts]
+        return [
+            Example(prompt, labels=labels_of(prompt, period), gaps=(period,) * (length - period))
+            for prompt, period in prompts
+        ]
 
     def _smaller_period(self, text, periods):
         """Whether each row has a period in the range that is smaller than its own."""
@@ -114,16 +127,16 @@ class Induction(Task):
 
     def _strings(self, text):
         whole, length = self._points[text].tobytes().decode("utf-32-le"), text.shape[1]
-        return [whole[i:i + length] for i in range(0, len(whole), length)]
+        return [whole[i : i + length] for i in range(0, len(whole), length)]
 
     def stratum(self, example):
         return f"period {example.gaps[0]}" if self.repeats else None
 
     def n_keys(self):
         spaces = self.lengths[1] - 2
-        if self.repeats or self.args.vocab ** spaces > 10**9:
+        if self.repeats or self.args.vocab**spaces > 10**9:
             return None
-        return spaces * self.args.vocab ** spaces
+        return spaces * self.args.vocab**spaces
 
     def solve(self, prompt):
         if self.repeats:
@@ -132,13 +145,16 @@ class Induction(Task):
 
     def _period(self, text):
         """The smallest period in the range that fits a text, None where none of those up to its length does."""
-        return next((p for p in range(self.args.min_period, min(self.args.max_period, len(text)) + 1) if text[p:] == text[:-p]), None)
+        return next(
+            (p for p in range(self.args.min_period, min(self.args.max_period, len(text)) + 1) if text[p:] == text[:-p]),
+            None,
+        )
 
     def ceiling(self, test):
         """1, or for `repeat` the score of the smallest period that fits the text before each scored character."""
         if not self.repeats:
             return 1.0
-        hits = [e.prompt[at + 1 - self._period(e.prompt[:at + 1])] == gold for e in test for at, gold in e.labels]
+        hits = [e.prompt[at + 1 - self._period(e.prompt[: at + 1])] == gold for e in test for at, gold in e.labels]
         return sum(hits) / len(hits)
 
     def floors(self, train, test):
@@ -153,4 +169,4 @@ def labels_of(text: str, period: int) -> tuple[tuple[int, str], ...]:
     return tuple(enumerate(text[period:], start=period - 1))
 
 
-build_loaders = Induction.build_loaders
+build_loaders = loaders_of(Induction)

@@ -34,13 +34,17 @@ from typing import ClassVar
 
 import numpy as np
 
-from dataset.base import Example, LengthConfig, Slice, Task, option
-from dataset.parity import label_rows, row_strings
-from src.config import UserError
+from dataset.entry import loaders_of
+from dataset.strings import label_rows, row_strings
+from dataset.task import Example, LengthConfig, Slice, Task, option
+from src.flags.fields import UserError
 
 DIGITS = "0123456789"
 OPERATORS = "+-*"
-OPENS, CLOSES = 0.25, 0.5  # chances of a bracket; one holds 3 operands on average, so fewer than one bracket of its own: nesting dies out
+OPENS, CLOSES = (
+    0.25,
+    0.5,
+)  # chances of a bracket; one holds 3 operands on average, so fewer than one bracket of its own: nesting dies out
 
 
 class ModArith(Task):
@@ -50,7 +54,11 @@ class ModArith(Task):
     class Config(LengthConfig):
         """mod_arith"""
 
-        max_len: int = option(40, "longest training length, and the test length, in characters of the expression; 0 = context_len", least=0)
+        max_len: int = option(
+            40,
+            "longest training length, and the test length, in characters of the expression; 0 = context_len",
+            least=0,
+        )
         modulus: int = option(5, "values are taken modulo this number", least=2, most=10)
         brackets: bool = option(False, "expressions with brackets")
         running: bool = option(False, "labels with the value so far at every digit, over + and - only")
@@ -73,7 +81,7 @@ class ModArith(Task):
 
     @property
     def alphabet(self):
-        return DIGITS[:self.args.modulus] + ("+-" if self.args.running else "+-*=") + "()" * self.args.brackets
+        return DIGITS[: self.args.modulus] + ("+-" if self.args.running else "+-*=") + "()" * self.args.brackets
 
     def example(self, rng, length):
         return self.examples(rng, 1, length)[0]
@@ -87,12 +95,17 @@ class ModArith(Task):
             return [Example(prompt, labels=row) for prompt, row in zip(row_strings(text), labels, strict=True)]
         values, deepest = evaluate(text, self.args.modulus)
         rows = zip(row_strings(text), values.tolist(), deepest.tolist(), strict=True)
-        return [Example(f"{expression}=", DIGITS[value], meta={"depth": depth} if self.args.brackets else {}) for expression, value, depth in rows]
+        return [
+            Example(f"{expression}=", DIGITS[value], meta={"depth": depth} if self.args.brackets else {})
+            for expression, value, depth in rows
+        ]
 
     def _expressions(self, rng, n, width):
         """Code points (n, width) uint8."""
         digits = np.frombuffer(DIGITS.encode(), dtype=np.uint8)[rng.integers(0, self.args.modulus, (n, width))]
-        operators = np.frombuffer(OPERATORS.encode(), dtype=np.uint8)[rng.integers(0, 2 if self.args.running else 3, (n, width))]
+        operators = np.frombuffer(OPERATORS.encode(), dtype=np.uint8)[
+            rng.integers(0, 2 if self.args.running else 3, (n, width))
+        ]
         if not self.args.brackets:
             return np.where(np.arange(width) % 2 == 0, digits, operators)
         return bracketed(digits, operators, rng.random((width, n)))
@@ -106,7 +119,7 @@ class ModArith(Task):
     def solve(self, prompt):
         modulus = self.args.modulus
         if self.args.running:
-            return tuple((i, DIGITS[parsed(prompt[:i + 1], modulus)]) for i in range(0, len(prompt), 2))
+            return tuple((i, DIGITS[parsed(prompt[: i + 1], modulus)]) for i in range(0, len(prompt), 2))
         return DIGITS[parsed(prompt[:-1], modulus)]
 
     def floors(self, train, test):
@@ -136,7 +149,9 @@ def bracketed(digits: np.ndarray, operators: np.ndarray, coins: np.ndarray) -> n
         done = has_operation[depth, rows]
         closes = ~operand & done & (depth > 0) & ((coins[place] < CLOSES) | (spare == 0))
         operation = ~(operand | closes)
-        text[:, place] = np.where(opens, ord("("), np.where(closes, ord(")"), np.where(operand, digits[:, place], operators[:, place])))
+        text[:, place] = np.where(
+            opens, ord("("), np.where(closes, ord(")"), np.where(operand, digits[:, place], operators[:, place]))
+        )
         bare += opens.astype(np.int64) - (operation & ~done)
         has_operation[depth, rows] = done | operation
         depth = depth + opens - closes
@@ -163,7 +178,9 @@ def evaluate(text: np.ndarray, modulus: int) -> tuple[np.ndarray, np.ndarray]:
         deepest = np.maximum(deepest, depth)
         here_total, here_factor, here_term = total[depth, rows], factor[depth, rows], term[depth, rows]
         total[depth, rows] = np.where(opens, 0, here_total + ends * here_term)
-        factor[depth, rows] = np.where(opens, 1, np.where(ends, np.where(minus, -1, 1), np.where(c == ord("*"), here_term, here_factor)))
+        factor[depth, rows] = np.where(
+            opens, 1, np.where(ends, np.where(minus, -1, 1), np.where(c == ord("*"), here_term, here_factor))
+        )
         term[depth, rows] = np.where(digit | closes, here_factor * value % modulus, here_term)
     return (total[0] + term[0]) % modulus, deepest
 
@@ -177,6 +194,7 @@ def running_values(text: np.ndarray, modulus: int) -> np.ndarray:
 
 def parsed(expression: str, modulus: int) -> int:
     """The value of an expression, by recursive descent: the definition, with which `evaluate` must agree."""
+
     def operand(at):
         if expression[at] != "(":
             return int(expression[at]), at + 1
@@ -185,14 +203,14 @@ def parsed(expression: str, modulus: int) -> int:
 
     def multiplied(at):
         value, at = operand(at)
-        while expression[at:at + 1] == "*":
+        while expression[at : at + 1] == "*":
             factor, at = operand(at + 1)
             value = value * factor % modulus
         return value, at
 
     def added(at):
         value, at = multiplied(at)
-        while expression[at:at + 1] in ("+", "-"):
+        while expression[at : at + 1] in ("+", "-"):
             sign = 1 if expression[at] == "+" else -1
             term, at = multiplied(at + 1)
             value = (value + sign * term) % modulus
@@ -214,8 +232,11 @@ def n_expressions(width: int, digits: int, operators: int, brackets: bool) -> in
     """How many expressions have this many characters: an operand, or an operand, an operator and an expression."""
     if not brackets:
         return digits ** (width // 2 + 1) * operators ** (width // 2)
-    longer = (n_operands(first, digits, operators) * operators * n_expressions(width - 1 - first, digits, operators, True) for first in range(1, width - 1, 2))
+    longer = (
+        n_operands(first, digits, operators) * operators * n_expressions(width - 1 - first, digits, operators, True)
+        for first in range(1, width - 1, 2)
+    )
     return n_operands(width, digits, operators) + sum(longer)
 
 
-build_loaders = ModArith.build_loaders
+build_loaders = loaders_of(ModArith)

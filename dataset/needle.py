@@ -23,9 +23,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from dataset.base import Example, LengthConfig, Slice, Task, option
-from dataset.caesar import LETTERS, random_words
-from src.config import UserError
+from dataset.entry import loaders_of
+from dataset.strings import LETTERS, random_words
+from dataset.task import Example, LengthConfig, Slice, Task, option
+from src.flags.fields import UserError
 
 VALUES = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
 SENTENCE = "the tide went out and the boats lay on the sand until it came back "
@@ -57,8 +58,10 @@ class Needle(Task):
     def __init__(self, args):
         super().__init__(args)
         if self.lengths[0] < self._needles_size:
-            raise UserError(f"--min_len: got {self.lengths[0]}, allowed: >= {self._needles_size}, the {args.n_distractors + 1} needle(s) of "
-                            f"{args.needle_len + FRAME} characters; use --min_len {self._needles_size} or shorter or fewer needles")
+            raise UserError(
+                f"--min_len: got {self.lengths[0]}, allowed: >= {self._needles_size}, the {args.n_distractors + 1} needle(s) of "
+                f"{args.needle_len + FRAME} characters; use --min_len {self._needles_size} or shorter or fewer needles"
+            )
 
     @property
     def _needles_size(self):
@@ -73,21 +76,34 @@ class Needle(Task):
             raise UserError(f"length {length}: too short, allowed: >= {self._needles_size}, the size of the needle(s)")
         starts = self._starts(rng, n, length)
         keys = self._keys(rng, n)
-        values = np.frombuffer(VALUES.encode(), dtype=np.uint8)[rng.integers(0, len(VALUES), (*starts.shape, self.args.needle_len), dtype=np.uint8)]
+        values = np.frombuffer(VALUES.encode(), dtype=np.uint8)[
+            rng.integers(0, len(VALUES), (*starts.shape, self.args.needle_len), dtype=np.uint8)
+        ]
         haystacks = self._hide(self._hay(rng, n, length - self._needles_size), starts, keys, values).tobytes().decode()
         answers, width = values[:, 0].tobytes().decode(), self.args.needle_len
         made = []
         for i, (start, key) in enumerate(zip(starts[:, 0].tolist(), keys[:, 0].tobytes().decode(), strict=True)):
             gap = length - start
-            meta = {"gap": gap, "depth": 100 * start / max(1, length - width - FRAME), "distractors": self.args.n_distractors}
-            made.append(Example(f"{haystacks[i * length:(i + 1) * length]}?{key}=", answers[i * width:(i + 1) * width], gaps=(gap,) * width, meta=meta))
+            meta = {
+                "gap": gap,
+                "depth": 100 * start / max(1, length - width - FRAME),
+                "distractors": self.args.n_distractors,
+            }
+            made.append(
+                Example(
+                    f"{haystacks[i * length : (i + 1) * length]}?{key}=",
+                    answers[i * width : (i + 1) * width],
+                    gaps=(gap,) * width,
+                    meta=meta,
+                )
+            )
         return made
 
     def _keys(self, rng, n):
         """Distinct key letters (n, needles), the queried one first."""
         if self.args.n_distractors == 0:
             return rng.integers(97, 123, (n, 1), dtype=np.uint8)
-        return (np.argsort(rng.random((n, 26)), axis=1)[:, :self.args.n_distractors + 1] + 97).astype(np.uint8)
+        return (np.argsort(rng.random((n, 26)), axis=1)[:, : self.args.n_distractors + 1] + 97).astype(np.uint8)
 
     def _hay(self, rng, n, size):
         """Hay (n, size) as code points."""
@@ -101,7 +117,13 @@ class Needle(Task):
         """Haystacks (n, length): needles at `starts` (n, needles), hay in the places between."""
         n, needles = starts.shape
         needle = np.empty((n, needles, self.args.needle_len + FRAME), dtype=np.uint8)
-        needle[..., 0], needle[..., 1], needle[..., 2], needle[..., 3:-1], needle[..., -1] = ord("["), keys, ord("="), values, ord("]")
+        needle[..., 0], needle[..., 1], needle[..., 2], needle[..., 3:-1], needle[..., -1] = (
+            ord("["),
+            keys,
+            ord("="),
+            values,
+            ord("]"),
+        )
         full = np.empty((n, hay.shape[1] + needles * needle.shape[2]), dtype=np.uint8)
         is_hay = np.ones(full.shape, dtype=bool)
         at = (np.arange(n)[:, None, None], starts[..., None] + np.arange(needle.shape[2]))
@@ -135,14 +157,19 @@ class Needle(Task):
 
     def n_keys(self):
         length, width = self.lengths[1], self.args.needle_len + FRAME
-        if self.args.n_distractors or self.args.haystack == "words" or (length - width > 6 and self.args.haystack == "random") or width > 8:
+        if (
+            self.args.n_distractors
+            or self.args.haystack == "words"
+            or (length - width > 6 and self.args.haystack == "random")
+            or width > 8
+        ):
             return None
         hay = 1 if self.args.haystack == "repeat" else 27 ** (length - width)
         return 26 * len(VALUES) ** self.args.needle_len * (length - width + 1) * hay
 
     def solve(self, prompt):
         start = prompt.index(f"[{prompt[-2]}=") + 3
-        return prompt[start:prompt.index("]", start)]
+        return prompt[start : prompt.index("]", start)]
 
     def floors(self, train, test):
         return {"any_needle": 1 / (1 + self.args.n_distractors)} if self.args.n_distractors else {}
@@ -184,4 +211,4 @@ def _lay(rng, counts, spaces, width, most):
     return np.where(chosen == none, -1, chosen + np.arange(most) * (width - 1) * (chosen != none))
 
 
-build_loaders = Needle.build_loaders
+build_loaders = loaders_of(Needle)

@@ -26,7 +26,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from dataset.base import Example, LengthConfig, Slice, Task, option
+from dataset.entry import loaders_of
+from dataset.strings import label_rows, row_strings
+from dataset.task import Example, LengthConfig, Slice, Task, option
 
 BITS = "01"
 
@@ -39,7 +41,9 @@ class Parity(Task):
         """parity"""
 
         max_len: int = option(40, "longest training length, and the test length, in bits; 0 = context_len", least=0)
-        labels: str = option("dense", "dense: the parity so far at every bit; final: at the last bit only", choices=("dense", "final"))
+        labels: str = option(
+            "dense", "dense: the parity so far at every bit; final: at the last bit only", choices=("dense", "final")
+        )
 
     kind = "labels"
     primary = "token_acc"
@@ -74,21 +78,4 @@ class Parity(Task):
         return length
 
 
-def label_rows(values: np.ndarray, at: np.ndarray, characters: str) -> list[tuple]:
-    """Labels of n examples that stand at the same positions: values (n, k) number the characters, at (k,) are positions of the prompt.
-
-    The (position, character) pairs are made once and shared, since millions of new ones would take most of the time.
-    """
-    pairs = np.empty((len(at), len(characters)), dtype=object)
-    for row, position in zip(pairs, at.tolist(), strict=True):
-        row[:] = [(position, character) for character in characters]
-    return list(map(tuple, pairs[np.arange(len(at)), values].tolist()))
-
-
-def row_strings(points: np.ndarray) -> list[str]:
-    """Rows of Latin-1 code points (n, width) uint8 as n strings."""
-    text, width = points.tobytes().decode("latin-1"), points.shape[1]
-    return [text[i:i + width] for i in range(0, len(text), width)]
-
-
-build_loaders = Parity.build_loaders
+build_loaders = loaders_of(Parity)

@@ -21,8 +21,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from dataset.base import Example, Slice, Task
-from src.config import option
+from dataset.entry import loaders_of
+from dataset.task import Example, Slice, Task
+from src.flags.fields import option
 
 LARGEST = 9  # of coefficients and of x, in absolute value
 TERM = re.compile(r"([+-]?)([0-9]?)(x?)(?:\^([0-9]))?")
@@ -57,12 +58,19 @@ class Poly(Task):
         coefficients[np.arange(n), degree] = rng.integers(1, LARGEST + 1, size=n) * rng.choice([-1, 1], size=n)
         coefficients[np.arange(self.args.degree + 1) > degree[:, None]] = 0
         x = rng.integers(-LARGEST, LARGEST + 1, size=n)
-        return [self._instance(c[:d + 1], at) for c, d, at in zip(coefficients.tolist(), degree.tolist(), x.tolist(), strict=True)]
+        return [
+            self._instance(c[: d + 1], at)
+            for c, d, at in zip(coefficients.tolist(), degree.tolist(), x.tolist(), strict=True)
+        ]
 
     @staticmethod
     def _instance(coefficients: list[int], x: int) -> Example:
         answer = str(evaluate(coefficients, x))
-        return Example(f"{write(coefficients)},x={x}=", answer, meta={"degree": len(coefficients) - 1, "digits": len(answer.removeprefix("-"))})
+        return Example(
+            f"{write(coefficients)},x={x}=",
+            answer,
+            meta={"degree": len(coefficients) - 1, "digits": len(answer.removeprefix("-"))},
+        )
 
     def solve(self, prompt: str) -> str:
         expression, x, _ = prompt.split("=")
@@ -116,4 +124,4 @@ def sign(value: int) -> int:
     return (value > 0) - (value < 0)
 
 
-build_loaders = Poly.build_loaders
+build_loaders = loaders_of(Poly)

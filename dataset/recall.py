@@ -34,12 +34,14 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 
-from dataset.base import Example, LengthConfig, Slice, Task, option
-from dataset.selective_copy import distinct
-from src.config import UserError
+from dataset.entry import loaders_of
+from dataset.strings import FIRST_KEY, FIRST_VALUE, distinct, symbols
+from dataset.task import Example, LengthConfig, Slice, Task, option
+from src.flags.fields import UserError
 
 FILLER = "."
-FIRST_KEY, FIRST_VALUE = 0x4E00, 0x6E00  # unified ideographs: printable, one code point wide, changed by no normalisation, none combining
+
+
 BLOCK = 1 << 22  # characters drawn together, which bounds the memory of temporary arrays
 
 
@@ -58,14 +60,25 @@ class Recall(Task):
     class Config(LengthConfig):
         """recall"""
 
-        min_len: int = option(0, "shortest training length, in characters; 0 = what the pairs and their queries take", least=0)
+        min_len: int = option(
+            0, "shortest training length, in characters; 0 = what the pairs and their queries take", least=0
+        )
         n_pairs: int = option(16, "key-value pairs", least=1)
         mix_pairs: bool = option(False, "draw the number of pairs uniformly from 1..n_pairs")
         vocab: int = option(8192, "symbols, half of them keys and half of them values", least=2, most=16384)
-        power_a: float = option(0.01, "queries stand at slot j with a probability like j^(a-1); 1 = uniform", above=0.0, most=10.0)
-        filler: str = option("zero", "characters between queries: zero, a `.`; random, symbols that are no key here", choices=("zero", "random"))
+        power_a: float = option(
+            0.01, "queries stand at slot j with a probability like j^(a-1); 1 = uniform", above=0.0, most=10.0
+        )
+        filler: str = option(
+            "zero",
+            "characters between queries: zero, a `.`; random, symbols that are no key here",
+            choices=("zero", "random"),
+        )
         rebind: int = option(0, "pairs that are written again with a new value", least=0)
-        mixture: tuple[str, ...] = option((), "train on settings LENGTH:PAIRS[:SHARE],... such as 64:4:5,128:8:1 (instead of --n_pairs and the lengths)")
+        mixture: tuple[str, ...] = option(
+            (),
+            "train on settings LENGTH:PAIRS[:SHARE],... such as 64:4:5,128:8:1 (instead of --n_pairs and the lengths)",
+        )
 
     kind = "labels"
     primary = "token_acc"
@@ -87,17 +100,24 @@ class Recall(Task):
         if args.rebind:
             self.slices = (*Recall.slices, Slice("rebound", "whether the key got a new value", level="char"))
         half = args.vocab // 2
-        keys, values = symbols("abcdefghijklmnopqrstuvwxyz", FIRST_KEY, half), symbols("ABCDEFGHIJKLMNOPQRSTUVWXYZ", FIRST_VALUE, half)
+        keys, values = (
+            symbols("abcdefghijklmnopqrstuvwxyz", FIRST_KEY, half),
+            symbols("ABCDEFGHIJKLMNOPQRSTUVWXYZ", FIRST_VALUE, half),
+        )
         self._keys, self._values = frozenset(keys), frozenset(values)
         self._symbols = keys + values
         self._points = np.frombuffer((self._symbols + FILLER).encode("utf-32-le"), dtype=np.uint32)
-        self._characters = np.array(list(self._symbols), dtype=object)  # shared, as new strings would take most of the memory of labels
+        self._characters = np.array(
+            list(self._symbols), dtype=object
+        )  # shared, as new strings would take most of the memory of labels
 
     @property
     def lengths(self):
         if self.mixture:
             return min(s.length for s in self.mixture), max(s.length for s in self.mixture)
-        return self.args.min_len or room(self.args.n_pairs, self.args.rebind), self.args.max_len or self.args.context_len
+        return self.args.min_len or room(
+            self.args.n_pairs, self.args.rebind
+        ), self.args.max_len or self.args.context_len
 
     @property
     def pool_lengths(self):
@@ -124,7 +144,7 @@ class Recall(Task):
         for pairs in np.unique(counts).tolist():
             rows = np.flatnonzero(counts == pairs)
             for start in range(0, len(rows), block):
-                part = rows[start:start + block]
+                part = rows[start : start + block]
                 made[part] = self._same_pairs(rng, len(part), length, pairs)
         return made.tolist()
 
@@ -134,9 +154,13 @@ class Recall(Task):
         here = [s for s in self.mixture if s.length == length] or [Setting(length, self._pairs_at(length), 1.0)]
         most = max(s.pairs for s in here)
         if length < room(most, again):
-            raise UserError(f"length {length}: too short, allowed: >= {room(most, again)}, what {most} pairs and their queries take")
+            raise UserError(
+                f"length {length}: too short, allowed: >= {room(most, again)}, what {most} pairs and their queries take"
+            )
         if most + again > self.args.vocab // 2:
-            raise UserError(f"length {length}: its {most} pairs need --vocab {2 * (most + again)} or more, got {self.args.vocab}")
+            raise UserError(
+                f"length {length}: its {most} pairs need --vocab {2 * (most + again)} or more, got {self.args.vocab}"
+            )
         if self.args.mix_pairs:
             return rng.integers(max(1, again), most + 1, n)
         shares = np.array([s.share for s in here])
@@ -154,12 +178,14 @@ class Recall(Task):
         again, half, row = self.args.rebind, self.args.vocab // 2, np.arange(n)[:, None]
         context = 2 * (pairs + again)
         keys, values = distinct(rng, n, pairs, half), half + distinct(rng, n, pairs + again, half)
-        latest = np.repeat(np.arange(pairs)[None], n, axis=0)  # the pair (in the order of writing) that counts for each key
+        latest = np.repeat(
+            np.arange(pairs)[None], n, axis=0
+        )  # the pair (in the order of writing) that counts for each key
         written = self._filler(rng, n, length, keys, context)
-        written[:, 0:2 * pairs:2], written[:, 1:context:2] = keys, values
+        written[:, 0 : 2 * pairs : 2], written[:, 1:context:2] = keys, values
         if again:
             chosen = distinct(rng, n, again, pairs)
-            written[:, 2 * pairs:context:2] = keys[row, chosen]
+            written[:, 2 * pairs : context : 2] = keys[row, chosen]
             latest[row, chosen] = pairs + np.arange(again)
         places = context + 2 * self._slots(rng, n, (length - context) // 2, pairs)
         written[row, places] = keys
@@ -195,10 +221,22 @@ class Recall(Task):
         n, length = written.shape
         text = self._points[written].tobytes().decode("utf-32-le")
         shared = {"pairs": places.shape[1]}
-        metas = [shared] * n if not self.args.rebind else [{**shared, "rebound": tuple(each)} for each in rebound.tolist()]
-        columns = zip(range(0, n * length, length), places.tolist(), self._characters[values].tolist(), gaps.tolist(), metas, strict=True)
+        metas = (
+            [shared] * n if not self.args.rebind else [{**shared, "rebound": tuple(each)} for each in rebound.tolist()]
+        )
+        columns = zip(
+            range(0, n * length, length),
+            places.tolist(),
+            self._characters[values].tolist(),
+            gaps.tolist(),
+            metas,
+            strict=True,
+        )
         made = np.empty(n, dtype=object)
-        made[:] = [Example(text[i:i + length], labels=tuple(zip(at, gold, strict=True)), gaps=tuple(gap), meta=meta) for i, at, gold, gap, meta in columns]
+        made[:] = [
+            Example(text[i : i + length], labels=tuple(zip(at, gold, strict=True)), gaps=tuple(gap), meta=meta)
+            for i, at, gold, gap, meta in columns
+        ]
         return made
 
     def n_keys(self):
@@ -208,7 +246,13 @@ class Recall(Task):
         counts = {s.pairs for s in self.mixture if s.length == length} or {self.args.n_pairs}
         if self.args.mix_pairs:
             counts = set(range(max(1, again), self.args.n_pairs + 1))
-        total = sum(math.perm(half, n) * math.perm(half, n + again) * math.perm(n, again) * math.perm((length - 2 * (n + again)) // 2, n) for n in counts)
+        total = sum(
+            math.perm(half, n)
+            * math.perm(half, n + again)
+            * math.perm(n, again)
+            * math.perm((length - 2 * (n + again)) // 2, n)
+            for n in counts
+        )
         return total if total < 10**9 else None
 
     def solve(self, prompt):
@@ -222,8 +266,11 @@ class Recall(Task):
     def floors(self, train, test):
         again, labels = self.args.rebind, sum(len(e.labels) for e in test)
         last = [e.prompt[2 * (e.meta["pairs"] + again) - 1] for e in test]
-        return {"random_value": sum(e.meta["pairs"] / (e.meta["pairs"] + again) for e in test) / labels,
-                "last_value": sum(gold == value for e, value in zip(test, last, strict=True) for _, gold in e.labels) / labels}
+        return {
+            "random_value": sum(e.meta["pairs"] / (e.meta["pairs"] + again) for e in test) / labels,
+            "last_value": sum(gold == value for e, value in zip(test, last, strict=True) for _, gold in e.labels)
+            / labels,
+        }
 
     def max_chars(self, length):
         return length
@@ -237,12 +284,16 @@ def room(pairs: int, rebind: int) -> int:
 def check_symbols(args, pairs: list[int]) -> None:
     """UserError where the vocabulary has too few symbols, or more pairs are written again than there are."""
     if args.vocab % 2:
-        raise UserError(f"--vocab: got {args.vocab}, allowed: an even number, half keys and half values; use --vocab {args.vocab + 1}")
+        raise UserError(
+            f"--vocab: got {args.vocab}, allowed: an even number, half keys and half values; use --vocab {args.vocab + 1}"
+        )
     if args.rebind > min(pairs):
         raise UserError(f"--rebind: got {args.rebind}, allowed: at most {min(pairs)}, the number of pairs")
     values = max(pairs) + args.rebind
     if values > args.vocab // 2:
-        raise UserError(f"--vocab: got {args.vocab}, allowed: >= {2 * values}, twice the {values} different values of a prompt")
+        raise UserError(
+            f"--vocab: got {args.vocab}, allowed: >= {2 * values}, twice the {values} different values of a prompt"
+        )
 
 
 def check_room(args) -> None:
@@ -251,25 +302,31 @@ def check_room(args) -> None:
     longest = ("--max_len", args.max_len) if args.max_len else ("--context_len", args.context_len)
     for flag, got in (longest, ("--min_len", args.min_len or need)):
         if got < need:
-            raise UserError(f"{flag}: got {got}, allowed: >= {need}, what {args.n_pairs} pairs, {args.rebind} rebound and the queries take; "
-                            f"use {flag} {need} or fewer --n_pairs")
+            raise UserError(
+                f"{flag}: got {got}, allowed: >= {need}, what {args.n_pairs} pairs, {args.rebind} rebound and the queries take; "
+                f"use {flag} {need} or fewer --n_pairs"
+            )
 
 
 def check_mixture(args, mixture: list[Setting]) -> None:
     """UserError where a setting's length cannot hold its pairs, or another flag names lengths or pairs as well."""
     fixed = args.train_lengths == "fixed"
-    for flag, given in (("min_len", args.min_len), ("max_len", args.max_len), ("mix_pairs", args.mix_pairs), ("train_lengths fixed", fixed)):
+    for flag, given in (
+        ("min_len", args.min_len),
+        ("max_len", args.max_len),
+        ("mix_pairs", args.mix_pairs),
+        ("train_lengths fixed", fixed),
+    ):
         if given:
-            raise UserError(f"--{flag}: does not go with --mixture, which names the lengths and pairs itself; leave one of them out")
+            raise UserError(
+                f"--{flag}: does not go with --mixture, which names the lengths and pairs itself; leave one of them out"
+            )
     for s in mixture:
         need = room(s.pairs, args.rebind)
         if s.length < need:
-            raise UserError(f"--mixture: got a length of {s.length} for {s.pairs} pairs, allowed: >= {need}, what they and their queries take")
-
-
-def symbols(letters: str, first: int, count: int) -> str:
-    """`count` symbols: the letters, then the code points from `first` on."""
-    return letters[:count] + "".join(map(chr, range(first, first + count - len(letters))))
+            raise UserError(
+                f"--mixture: got a length of {s.length} for {s.pairs} pairs, allowed: >= {need}, what they and their queries take"
+            )
 
 
 def _setting(word: str) -> Setting:
@@ -277,10 +334,12 @@ def _setting(word: str) -> Setting:
         length, pairs, share = [*word.split(":"), "1"][:3] if word.count(":") < 3 else []
         setting = Setting(int(length), int(pairs), float(share))
     except ValueError:
-        raise UserError(f"--mixture: got '{word}', allowed: LENGTH:PAIRS or LENGTH:PAIRS:SHARE, such as 64:4:5") from None
+        raise UserError(
+            f"--mixture: got '{word}', allowed: LENGTH:PAIRS or LENGTH:PAIRS:SHARE, such as 64:4:5"
+        ) from None
     if setting.length < 1 or setting.pairs < 1 or not 0 < setting.share < math.inf:
         raise UserError(f"--mixture: got '{word}', allowed: a length, pairs and share above 0")
     return setting
 
 
-build_loaders = Recall.build_loaders
+build_loaders = loaders_of(Recall)

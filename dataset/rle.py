@@ -19,7 +19,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from dataset.base import Example, LengthConfig, Slice, Task, option
+from dataset.entry import loaders_of
+from dataset.task import Example, LengthConfig, Slice, Task, option
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 LONGEST_RUN = 9
@@ -32,7 +33,9 @@ class RunLength(Task):
     class Config(LengthConfig):
         """rle"""
 
-        run_p: float = option(0.5, "chance that a run ends after each letter; 1 = no letter is repeated", above=0.0, most=1.0)
+        run_p: float = option(
+            0.5, "chance that a run ends after each letter; 1 = no letter is repeated", above=0.0, most=1.0
+        )
 
     small: ClassVar[dict] = {"context_len": 12, "d_model": 128, "lr": 1e-3, "max_steps": 2500}
     slices = (
@@ -54,7 +57,9 @@ class RunLength(Task):
 
     def _block(self, rng, n, length):
         runs = self._run_lengths(rng, n, length)
-        steps = rng.integers(1, 26, (n, length), dtype=np.uint8)  # from one run's letter to the next, so that neighbours differ
+        steps = rng.integers(
+            1, 26, (n, length), dtype=np.uint8
+        )  # from one run's letter to the next, so that neighbours differ
         steps[:, 0] = rng.integers(0, 26, n)
         letters = (np.cumsum(steps, axis=1, dtype=np.int32) % 26 + 97).astype(np.uint8)
         kept = runs > 0
@@ -65,7 +70,13 @@ class RunLength(Task):
         made, at = [], 0
         for i in range(n):
             end = at + 2 * counts[i]
-            made.append(Example(text[i * length:(i + 1) * length] + ">", code[at:end], meta={"runs": counts[i], "longest_run": longest[i]}))
+            made.append(
+                Example(
+                    text[i * length : (i + 1) * length] + ">",
+                    code[at:end],
+                    meta={"runs": counts[i], "longest_run": longest[i]},
+                )
+            )
             at = end
         return made
 
@@ -74,7 +85,9 @@ class RunLength(Task):
         q = 1 - self.args.run_p
         if q == 0:
             return np.ones((n, length), dtype=np.int16)
-        share = 1 - rng.random((n, length), dtype=np.float32) * np.float32(1 - q**LONGEST_RUN)  # in (q^9, 1]: the tail is cut off
+        share = 1 - rng.random((n, length), dtype=np.float32) * np.float32(
+            1 - q**LONGEST_RUN
+        )  # in (q^9, 1]: the tail is cut off
         drawn = np.clip(np.ceil(np.log(share) / np.float32(np.log(q))), 1, LONGEST_RUN).astype(np.int16)
         before = np.cumsum(drawn, axis=1, dtype=np.int32) - drawn
         return np.clip(length - before, 0, drawn).astype(np.int16)
@@ -92,4 +105,4 @@ class RunLength(Task):
         return 3 * length + 1
 
 
-build_loaders = RunLength.build_loaders
+build_loaders = loaders_of(RunLength)

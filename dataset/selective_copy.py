@@ -19,10 +19,14 @@ from typing import ClassVar
 
 import numpy as np
 
-from dataset.base import Example, LengthConfig, Slice, Task, option
-from src.config import UserError
+from dataset.entry import loaders_of
+from dataset.strings import distinct
+from dataset.task import Example, LengthConfig, Slice, Task, option
+from src.flags.fields import UserError
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
+
+
 BLANK = "."
 
 
@@ -48,7 +52,9 @@ class SelectiveCopy(Task):
         shortest, longest = self._range(args)
         if min(shortest, longest) < args.n_data:
             flag, value = ("--max_len", longest) if longest < args.n_data else ("--min_len", shortest)
-            raise UserError(f"{flag}: got {value}, allowed: >= {args.n_data}, the symbols of --n_data; use {flag} {args.n_data} or a smaller --n_data")
+            raise UserError(
+                f"{flag}: got {value}, allowed: >= {args.n_data}, the symbols of --n_data; use {flag} {args.n_data} or a smaller --n_data"
+            )
         super().__init__(args)
 
     @staticmethod
@@ -61,7 +67,7 @@ class SelectiveCopy(Task):
 
     @property
     def alphabet(self):
-        return LETTERS[:self.args.n_symbols] + BLANK + ">"
+        return LETTERS[: self.args.n_symbols] + BLANK + ">"
 
     def example(self, rng, length):
         return self.examples(rng, 1, length)[0]
@@ -77,10 +83,17 @@ class SelectiveCopy(Task):
         hay[:, -1] = ord(">")
         prompts, answers = hay.tobytes().decode(), symbols.tobytes().decode()
         gaps = (length + 1 + np.arange(count) - places).tolist()
-        return [Example(prompts[i * (length + 1):(i + 1) * (length + 1)], answers[i * count:(i + 1) * count], gaps=tuple(gaps[i])) for i in range(n)]
+        return [
+            Example(
+                prompts[i * (length + 1) : (i + 1) * (length + 1)],
+                answers[i * count : (i + 1) * count],
+                gaps=tuple(gaps[i]),
+            )
+            for i in range(n)
+        ]
 
     def n_keys(self):
-        total = math.comb(self.lengths[1], self.args.n_data) * self.args.n_symbols ** self.args.n_data
+        total = math.comb(self.lengths[1], self.args.n_data) * self.args.n_symbols**self.args.n_data
         return total if total < 10**9 else None
 
     def solve(self, prompt):
@@ -90,24 +103,4 @@ class SelectiveCopy(Task):
         return length + 1 + self.args.n_data
 
 
-def distinct(rng: np.random.Generator, n: int, count: int, pool: int) -> np.ndarray:
-    """(n, count) integers in 0..pool-1, distinct within a row; every ordered choice is equally likely.  count must not exceed pool.
-
-    Repeats are drawn again until none is left. That treats all integers alike, so no choice is favoured, and takes memory for what is
-    chosen only; where more than half the pool is chosen, sorting random keys is quicker.
-    """
-    if 2 * count > pool:
-        return np.argsort(rng.random((n, pool)), axis=1)[:, :count]
-    chosen, rows = rng.integers(0, pool, (n, count)), np.arange(n)
-    while len(rows):
-        part = chosen[rows]
-        order = np.argsort(part, axis=1, kind="stable")
-        ordered = np.take_along_axis(part, order, axis=1)
-        repeats = ordered[:, 1:] == ordered[:, :-1]
-        row, place = np.nonzero(repeats)
-        chosen[rows[row], order[row, place + 1]] = rng.integers(0, pool, len(row))
-        rows = rows[repeats.any(axis=1)]
-    return chosen
-
-
-build_loaders = SelectiveCopy.build_loaders
+build_loaders = loaders_of(SelectiveCopy)

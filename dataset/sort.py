@@ -19,7 +19,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from dataset.base import Example, LengthConfig, Slice, Task
+from dataset.entry import loaders_of
+from dataset.task import Example, LengthConfig, Slice, Task
 
 DIGITS = "0123456789"
 
@@ -41,7 +42,7 @@ class Sort(Task):
     def examples(self, rng, n, length):
         digits = rng.integers(48, 58, (n, length), dtype=np.uint8)
         text, ordered = digits.tobytes().decode(), np.sort(digits, axis=1).tobytes().decode()
-        return [Example(text[i:i + length] + ">", ordered[i:i + length]) for i in range(0, n * length, length)]
+        return [Example(text[i : i + length] + ">", ordered[i : i + length]) for i in range(0, n * length, length)]
 
     def key(self, example):
         return example.answer
@@ -56,4 +57,4 @@ class Sort(Task):
         return 2 * length + 1
 
 
-build_loaders = Sort.build_loaders
+build_loaders = loaders_of(Sort)

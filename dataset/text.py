@@ -7,11 +7,11 @@
 The first 90 % of the characters train, the next 5 % are val, the last 5 % test, and `heldout` is the 10 % of both in one pass. Text is UTF-8, line
 ends untouched. A .txt file alone is taken as it is; every document of a .jsonl file and every file of a folder that does not end in a line break gets one.
 A line that is no JSON object with a string `text`, and bytes that are not UTF-8, are errors that name the file and the line. The text is read in a stream
-(dataset/stored_text.py), so that memory does not grow with it; a line of a .jsonl file must fit into it.
+(dataset/corpus/stored_text.py), so that memory does not grow with it; a line of a .jsonl file must fit into it.
 
 Alphabet: the characters of the training text, and `<unk>` for those that only held-out text has; its rate there is reported. A window of --context_len
 characters begins with <bos>; all characters are trained and scored, <unk> like any other. Primary: token_acc. Source: `custom`; runs on different text are
-told apart by their SHA-256. Floors: uniform, unigram. Baselines: interpolated Witten-Bell n-grams (dataset/ngram.py), fitted on the first 2,000,000
+told apart by their SHA-256. Floors: uniform, unigram. Baselines: interpolated Witten-Bell n-grams (dataset/corpus/ngram.py), fitted on the first 2,000,000
 training characters at most.
 
 Prior use: this form, any text file and characters, is that of char-rnn (Karpathy 2015).
@@ -25,19 +25,26 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import ClassVar
 
-from dataset.language import StreamedTask
-from dataset.stored_text import BLOCK
-from src.config import UserError
+from dataset.corpus.language import StreamedTask
+from dataset.corpus.stored_text import BLOCK
+from dataset.entry import loaders_of
+from src.flags.fields import UserError
 
 ENDINGS = (".txt", ".jsonl")
-ALLOWED = "allowed: a .txt file, a .jsonl file with a JSON object {\"text\": ...} a line, or a folder of them"
+ALLOWED = 'allowed: a .txt file, a .jsonl file with a JSON object {"text": ...} a line, or a folder of them'
 
 
 class Text(StreamedTask):
     """The text behind --data_path, in UTF-8."""
 
     small: ClassVar[dict] = {
-        "context_len": 128, "train_size": 20_000, "val_size": 200, "test_size": 200, "d_model": 128, "max_steps": 800, "batch_chars": 4096,
+        "context_len": 128,
+        "train_size": 20_000,
+        "val_size": 200,
+        "test_size": 200,
+        "d_model": 128,
+        "max_steps": 800,
+        "batch_chars": 4096,
         "embed_std": 1.0,
     }
 
@@ -68,9 +75,14 @@ def text_files(path: Path) -> list[Path]:
             if path.suffix.lower() not in ENDINGS:
                 raise UserError(f"--data_path: got '{path}', {ALLOWED}; rename it if it is one")
             return [path]
-        found = sorted((p for p in path.rglob("*") if p.suffix.lower() in ENDINGS and p.is_file()), key=lambda p: p.relative_to(path).parts)
+        found = sorted(
+            (p for p in path.rglob("*") if p.suffix.lower() in ENDINGS and p.is_file()),
+            key=lambda p: p.relative_to(path).parts,
+        )
     except OSError as error:
-        raise UserError(f"--data_path: got '{path}', which cannot be read ({error.strerror or error}), {ALLOWED}") from None
+        raise UserError(
+            f"--data_path: got '{path}', which cannot be read ({error.strerror or error}), {ALLOWED}"
+        ) from None
     if not found:
         raise UserError(f"--data_path: got '{path}', a folder with no {' or '.join(ENDINGS)} file in it, {ALLOWED}")
     return found
@@ -86,11 +98,13 @@ def read_plain(path: Path) -> Iterator[str]:
             try:
                 text = decoder.decode(data, final=not data)
             except UnicodeDecodeError as error:
-                line += (b"\0" * held + data)[:error.start].count(b"\n")
-                raise UserError(f"--data_path: '{path}' line {line}: not UTF-8 (byte {at - held + error.start} of the file), "
-                                "allowed: text in UTF-8; convert the file") from None
+                line += (b"\0" * held + data)[: error.start].count(b"\n")
+                raise UserError(
+                    f"--data_path: '{path}' line {line}: not UTF-8 (byte {at - held + error.start} of the file), "
+                    "allowed: text in UTF-8; convert the file"
+                ) from None
             if "\0" in text:
-                line += text[:text.index("\0")].count("\n")
+                line += text[: text.index("\0")].count("\n")
                 raise UserError(f"--data_path: '{path}' line {line}: a NUL, so this is no text file, {ALLOWED}")
             if text:
                 yield text
@@ -122,28 +136,32 @@ def _document(path: Path, number: int, line: bytes) -> str:
         if not isinstance(found, dict):
             why = f"JSON, but a {type(found).__name__} and no object"
         elif "text" not in found:
-            why = f"an object without \"text\", with {', '.join(map(repr, found)) or 'no keys'}"
+            why = f'an object without "text", with {", ".join(map(repr, found)) or "no keys"}'
         elif not isinstance(found["text"], str):
-            why = f"\"text\" is a {type(found['text']).__name__} and no string"
+            why = f'"text" is a {type(found["text"]).__name__} and no string'
         elif "\0" in found["text"]:
-            why = "\"text\" holds a NUL"
+            why = '"text" holds a NUL'
         else:
             found["text"].encode()  # a lone surrogate is a string to Python and JSON, and no text
             return found["text"]
     except UnicodeDecodeError as error:
         why = f"not UTF-8 (byte {error.start} of the line)"
     except UnicodeEncodeError as error:
-        why = f"\"text\" holds half a surrogate pair (character {error.start})"
+        why = f'"text" holds half a surrogate pair (character {error.start})'
     except (ValueError, RecursionError) as error:
         why = f"no JSON ({str(error).splitlines()[0]})" if line.strip() else "empty"
-    raise UserError(f"--data_path: '{path}' line {number}: {why}, allowed: one JSON object {{\"text\": ...}} a line; correct the line or remove it")
+    raise UserError(
+        f"--data_path: '{path}' line {number}: {why}, allowed: one JSON object {{\"text\": ...}} a line; correct the line or remove it"
+    )
 
 
 def _opened(path: Path):
     try:
         return path.open("rb")
     except OSError as error:
-        raise UserError(f"--data_path: got '{path}', which cannot be read ({error.strerror or error}), {ALLOWED}") from None
+        raise UserError(
+            f"--data_path: got '{path}', which cannot be read ({error.strerror or error}), {ALLOWED}"
+        ) from None
 
 
-build_loaders = Text.build_loaders
+build_loaders = loaders_of(Text)

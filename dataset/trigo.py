@@ -27,8 +27,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from dataset.base import Example, Slice, Task
-from src.config import option
+from dataset.entry import loaders_of
+from dataset.task import Example, Slice, Task
+from src.flags.fields import option
 
 FUNCTIONS = ("sin", "cos", "tan")
 LARGEST_TAN = 9.9999
@@ -62,12 +63,18 @@ class Trigo(Task):
         functions = rng.integers(len(FUNCTIONS), size=n)
         sizes = np.array([len(self._table[name]) for name in FUNCTIONS])
         rows = rng.integers(sizes[functions])
-        return [self._instance(FUNCTIONS[f], *self._table[FUNCTIONS[f]][row]) for f, row in zip(functions.tolist(), rows.tolist(), strict=True)]
+        return [
+            self._instance(FUNCTIONS[f], *self._table[FUNCTIONS[f]][row])
+            for f, row in zip(functions.tolist(), rows.tolist(), strict=True)
+        ]
 
     @cached_property
     def _table(self) -> dict[str, list[tuple[int, str]]]:
         """function -> (tenths of a degree, answer) of every angle that may be asked."""
-        return {name: [(tenths, self._answer(name, tenths)) for tenths in range(3600) if is_asked(name, tenths)] for name in FUNCTIONS}
+        return {
+            name: [(tenths, self._answer(name, tenths)) for tenths in range(3600) if is_asked(name, tenths)]
+            for name in FUNCTIONS
+        }
 
     def _answer(self, name: str, tenths: int) -> str:
         text = f"{value(name, tenths):.{self.args.decimals}f}"
@@ -94,7 +101,11 @@ class Trigo(Task):
     def score(self, prompt: str, answer: str, gold: str, meta: dict) -> dict[str, float]:
         got = read_number(answer)
         error = 1.0 if got is None else abs(got - float(gold))
-        return {"mae": error, "within_0.01": float(got is not None and is_within(error)), "invalid_rate": float(got is None)}
+        return {
+            "mae": error,
+            "within_0.01": float(got is not None and is_within(error)),
+            "invalid_rate": float(got is None),
+        }
 
     def baselines(self, train: list[Example], test: list[Example]) -> dict[str, float]:
         """within_0.01 of the function's mean training answer, and of the answer at its nearest training angle."""
@@ -108,7 +119,11 @@ class Trigo(Task):
                 continue
             mean.append(is_within(np.abs(gold - known.mean())))
             apart = np.abs(angles[:, None] - at[None])
-            nearest.append(is_within(np.abs(gold - known[np.minimum(apart, 360 - apart).argmin(axis=1)])) if len(gold) else mean[-1])
+            nearest.append(
+                is_within(np.abs(gold - known[np.minimum(apart, 360 - apart).argmin(axis=1)]))
+                if len(gold)
+                else mean[-1]
+            )
         return {"mean": float(np.concatenate(mean).mean()), "nearest_angle": float(np.concatenate(nearest).mean())}
 
 
@@ -148,4 +163,4 @@ def _columns(examples: list[Example], name: str) -> tuple[np.ndarray, np.ndarray
     return np.array([float(e.answer) for e in chosen]), np.array([e.meta["angle"] for e in chosen])
 
 
-build_loaders = Trigo.build_loaders
+build_loaders = loaders_of(Trigo)

@@ -12,10 +12,10 @@ taken from the user's cache folder, or fetched into it (8 MB, ten-second timeout
 text's own.
 
 Alphabet: the `--vocab_size` most common characters of the training text, and `<unk>` for the rest; its rate in the held-out text is reported. The files are
-read in a stream (dataset/stored_text.py), so that memory does not grow with them. A window of --context_len characters begins with <bos>; all characters are
+read in a stream (dataset/corpus/stored_text.py), so that memory does not grow with them. A window of --context_len characters begins with <bos>; all characters are
 trained and scored, <unk> like any other, so a loss belongs to its vocabulary. `heldout` is val and test in one pass, each window of it starting without
 memory: neither the word perplexity of the WikiText papers nor the byte perplexity of evaluation harnesses, and not to be compared with them.
-Primary: token_acc. Source: `custom` for --data_path, else `hub`. Floors: uniform, unigram. Baselines: interpolated Witten-Bell n-grams (dataset/ngram.py),
+Primary: token_acc. Source: `custom` for --data_path, else `hub`. Floors: uniform, unigram. Baselines: interpolated Witten-Bell n-grams (dataset/corpus/ngram.py),
 fitted on the first 2,000,000 training characters at most.
 
 Prior use: Merity et al., "Pointer Sentinel Mixture Models", 2016, arXiv:1609.07843, over words.
@@ -30,10 +30,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from dataset.corpora import FAILURES, TIMEOUT_SECONDS, cache_folder, write_cache
-from dataset.language import StreamedTask
-from dataset.stored_text import NUMBERS
-from src.config import UserError, option
+from dataset.corpus.cache import cache_folder, write_cache
+from dataset.corpus.language import StreamedTask
+from dataset.corpus.sources import FAILURES, TIMEOUT_SECONDS
+from dataset.corpus.stored_text import NUMBERS
+from dataset.entry import loaders_of
+from src.flags.fields import UserError, option
 
 TRAIN, VALIDATION, TEST = (f"{split}-00000-of-00001.parquet" for split in ("train", "validation", "test"))
 HUB_FOLDER = "wikitext-2-raw-v1"
@@ -51,10 +53,21 @@ class WikiText(StreamedTask):
     class Config:
         """wikitext"""
 
-        vocab_size: int = option(5000, "characters of the vocabulary, the most common of the training text; the rest is <unk>", least=1, most=NUMBERS - 4)
+        vocab_size: int = option(
+            5000,
+            "characters of the vocabulary, the most common of the training text; the rest is <unk>",
+            least=1,
+            most=NUMBERS - 4,
+        )
 
     small: ClassVar[dict] = {
-        "context_len": 128, "train_size": 20_000, "val_size": 200, "test_size": 200, "d_model": 128, "max_steps": 800, "batch_chars": 4096,
+        "context_len": 128,
+        "train_size": 20_000,
+        "val_size": 200,
+        "test_size": 200,
+        "d_model": 128,
+        "max_steps": 800,
+        "batch_chars": 4096,
         "embed_std": 1.0,
     }
 
@@ -77,8 +90,10 @@ def parquet():
     try:
         import pyarrow.parquet
     except ImportError as error:
-        raise UserError(f"--task wikitext reads Parquet files, which needs pyarrow ({str(error).splitlines()[0]}); "
-                        "install it: pip install pyarrow; or take --task text") from None
+        raise UserError(
+            f"--task wikitext reads Parquet files, which needs pyarrow ({str(error).splitlines()[0]}); "
+            "install it: pip install pyarrow; or take --task text"
+        ) from None
     return pyarrow.parquet
 
 
@@ -86,11 +101,15 @@ def parquet_files(folder: Path) -> list[Path]:
     """The files of train, validation and, if there is one, test; UserError where one is missing."""
     try:
         if not folder.is_dir():
-            raise UserError(f"--data_path: got {str(folder)!r}, {'a file' if folder.exists() else 'no such folder'}, {ALLOWED}")
+            raise UserError(
+                f"--data_path: got {str(folder)!r}, {'a file' if folder.exists() else 'no such folder'}, {ALLOWED}"
+            )
         missing = [name for name in (TRAIN, VALIDATION) if not (folder / name).is_file()]
         test = [folder / TEST] if (folder / TEST).is_file() else []
     except OSError as error:
-        raise UserError(f"--data_path: got '{folder}', which cannot be read ({error.strerror or error}), {ALLOWED}") from None
+        raise UserError(
+            f"--data_path: got '{folder}', which cannot be read ({error.strerror or error}), {ALLOWED}"
+        ) from None
     if missing:
         raise UserError(f"--data_path: got '{folder}', where there is no {' and no '.join(missing)}, {ALLOWED}")
     return [folder / TRAIN, folder / VALIDATION, *test]
@@ -105,13 +124,17 @@ def read_parquet(path: Path) -> Iterator[str]:
             kind = {field.name: field.type for field in file.schema_arrow}.get("text")
             if kind is None or not (pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind)):
                 columns = ", ".join(f"{field.name} ({field.type})" for field in file.schema_arrow)
-                raise UserError(f"--data_path: '{path}' has the columns {columns or 'none'}, allowed: a column `text` of strings")
+                raise UserError(
+                    f"--data_path: '{path}' has the columns {columns or 'none'}, allowed: a column `text` of strings"
+                )
             for batch in file.iter_batches(batch_size=ROWS, columns=["text"], use_threads=False):
                 rows = (row or "" for row in batch.column(0).to_pylist())
                 yield "".join([row if row.endswith("\n") else row + "\n" for row in rows])
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--data_path: '{path}' cannot be read as Parquet ({str(error).splitlines()[0] if str(error) else type(error).__name__}), "
-                        "allowed: a whole Parquet file; fetch it again") from None
+        raise UserError(
+            f"--data_path: '{path}' cannot be read as Parquet ({str(error).splitlines()[0] if str(error) else type(error).__name__}), "
+            "allowed: a whole Parquet file; fetch it again"
+        ) from None
 
 
 def hub_files() -> list[Path]:
@@ -131,11 +154,15 @@ def _hub_file(name: str) -> Path:
             raise ValueError(f"{len(data)} bytes came that are no whole Parquet file")
     except FAILURES as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise UserError(f"--data_path: missing, and the hub's copy could not be had ({reason}), {ALLOWED}, or a network") from None
+        raise UserError(
+            f"--data_path: missing, and the hub's copy could not be had ({reason}), {ALLOWED}, or a network"
+        ) from None
     trouble = write_cache(path.name, data)
     if trouble:
-        raise UserError(f"--data_path: missing, and the hub's copy could not be kept in '{cache_folder()}' ({trouble}), {ALLOWED}")
+        raise UserError(
+            f"--data_path: missing, and the hub's copy could not be kept in '{cache_folder()}' ({trouble}), {ALLOWED}"
+        )
     return path
 
 
-build_loaders = WikiText.build_loaders
+build_loaders = loaders_of(WikiText)

@@ -35,12 +35,14 @@ from typing import ClassVar
 
 import numpy as np
 
-from dataset.base import Example, LengthConfig, Slice, Task, option
-from dataset.parity import label_rows, row_strings
-from src.config import UserError
+from dataset.entry import loaders_of
+from dataset.strings import label_rows, row_strings
+from dataset.task import Example, LengthConfig, Slice, Task, option
+from src.flags.fields import UserError
 
-ELEMENTS = ("0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
-            + "".join(c for c in map(chr, range(0xC0, 0x100)) if c.isalpha()))
+ELEMENTS = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ" + "".join(
+    c for c in map(chr, range(0xC0, 0x100)) if c.isalpha()
+)
 POINTS = np.frombuffer(ELEMENTS.encode("latin-1"), dtype=np.uint8)
 
 
@@ -53,7 +55,9 @@ class WordProblem(Task):
 
         max_len: int = option(40, "longest training length, and the test length, in elements; 0 = context_len", least=0)
         group: str = option("s3", "the group", choices=("z2", "z2xz2", "z3", "z6", "s3", "a5", "s5"))
-        generators: str = option("all", "elements that words are made of; swaps: transpositions only (s3, s5)", choices=("all", "swaps"))
+        generators: str = option(
+            "all", "elements that words are made of; swaps: transpositions only (s3, s5)", choices=("all", "swaps")
+        )
 
     kind = "labels"
     primary = "token_acc"
@@ -67,12 +71,16 @@ class WordProblem(Task):
         super().__init__(args)
         self.group = group(args.group)
         if args.generators == "swaps" and not self.group.swaps:
-            raise UserError(f"--generators: got 'swaps' with --group {args.group}, allowed: all; transpositions exist in s3 and s5")
-        self.letters = np.array(self.group.swaps if args.generators == "swaps" else range(len(self.group.table)), dtype=np.uint8)
+            raise UserError(
+                f"--generators: got 'swaps' with --group {args.group}, allowed: all; transpositions exist in s3 and s5"
+            )
+        self.letters = np.array(
+            self.group.swaps if args.generators == "swaps" else range(len(self.group.table)), dtype=np.uint8
+        )
 
     @property
     def alphabet(self):
-        return ELEMENTS[:len(self.group.table)]
+        return ELEMENTS[: len(self.group.table)]
 
     def example(self, rng, length):
         return self.examples(rng, 1, length)[0]
@@ -91,7 +99,9 @@ class WordProblem(Task):
         return total if total <= 2**24 else None
 
     def solve(self, prompt):
-        products = itertools.accumulate((ELEMENTS.index(c) for c in prompt), lambda a, b: int(self.group.table[a, b]), initial=0)
+        products = itertools.accumulate(
+            (ELEMENTS.index(c) for c in prompt), lambda a, b: int(self.group.table[a, b]), initial=0
+        )
         return tuple((i, ELEMENTS[product]) for i, product in enumerate(itertools.islice(products, 1, None)))
 
     def max_chars(self, length):
@@ -136,4 +146,4 @@ def _inversions(permutation: tuple[int, ...]) -> int:
     return sum(a > b for a, b in itertools.combinations(permutation, 2))
 
 
-build_loaders = WordProblem.build_loaders
+build_loaders = loaders_of(WordProblem)

@@ -13,14 +13,44 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 # Before torch is loaded: threads that spin while they wait make small steps tens of times slower on a machine that is busy.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
-TINY = ["--context_len", "24", "--d_model", "16", "--n_layer", "1", "--n_head", "2", "--max_steps", "12", "--batch_chars", "512", "--val_size", "20",
-        "--test_size", "30", "--warmup_steps", "2", "--threads", "1", "--precision", "fp32", "--quiet"]
+TINY = [
+    "--context_len",
+    "24",
+    "--d_model",
+    "16",
+    "--n_layer",
+    "1",
+    "--n_head",
+    "2",
+    "--max_steps",
+    "12",
+    "--batch_chars",
+    "512",
+    "--val_size",
+    "20",
+    "--test_size",
+    "30",
+    "--warmup_steps",
+    "2",
+    "--threads",
+    "1",
+    "--precision",
+    "fp32",
+    "--quiet",
+]
 
 
 def bench(*arguments, cwd=None, env=None, timeout=240, **kwargs):
     """Run `benchmark.py` in a process of its own; returns it with returncode, stdout and stderr."""
-    return subprocess.run([sys.executable, str(ROOT / "benchmark.py"), *map(str, arguments)], capture_output=True, text=True, cwd=cwd or ROOT,
-                          env={**os.environ, **(env or {})}, timeout=timeout, **kwargs)
+    return subprocess.run(
+        [sys.executable, str(ROOT / "benchmark.py"), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=cwd or ROOT,
+        env={**os.environ, **(env or {})},
+        timeout=timeout,
+        **kwargs,
+    )
 
 
 @pytest.fixture

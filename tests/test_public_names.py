@@ -1,6 +1,6 @@
 """The names that scripts outside this project may rely on, used as such a script would use them: train, evaluate, measure, plot.
 
-    python -m pytest tests/test_public_names.py
+python -m pytest tests/test_public_names.py
 """
 
 import importlib
@@ -11,11 +11,23 @@ import pytest
 import torch
 
 from dataset import TASKS
-from src.config import resolve
+from src.flags.fields import resolve
 from src.models import MODELS
 
-SIZES = {"context_len": 24, "d_model": 16, "n_layer": 1, "n_head": 2, "batch_size": 8, "val_size": 12, "test_size": 12, "warmup_steps": 2, "lr": 1e-2,
-         "dropout": 0.0, "epochs": 3, "precision": "fp32"}
+SIZES = {
+    "context_len": 24,
+    "d_model": 16,
+    "n_layer": 1,
+    "n_head": 2,
+    "batch_size": 8,
+    "val_size": 12,
+    "test_size": 12,
+    "warmup_steps": 2,
+    "lr": 1e-2,
+    "dropout": 0.0,
+    "epochs": 3,
+    "precision": "fp32",
+}
 CASES = {
     "needle with transformer": ("needle", "transformer", "transformer", {"train_size": 200}),
     "tiny_shakespeare with gru": ("tiny_shakespeare", "rnn", "gru", {"train_size": 60}),
@@ -38,7 +50,15 @@ def test_a_script_of_public_names_alone_trains_and_evaluates(case, text_file, tm
     from src.utils.viz import plot_loss, plot_ppl
 
     extra = {"data_path": str(text_file)} if task_name == "tiny_shakespeare" else {}
-    args = resolve(TASKS[task_name].load(), MODELS[model_name].load(), task=task_name, model=model_name, **SIZES, **options, **extra)
+    args = resolve(
+        TASKS[task_name].load(),
+        MODELS[model_name].load(),
+        task=task_name,
+        model=model_name,
+        **SIZES,
+        **options,
+        **extra,
+    )
     tokenizer, loaders, task_meta = build_loaders(args)
     assert {"train", "val", "test"} <= set(loaders)
     torch.manual_seed(args.seed)
@@ -60,7 +80,7 @@ def test_a_script_of_public_names_alone_trains_and_evaluates(case, text_file, tm
     test = evaluate(model, loaders["test"], device, args, task_meta, save_samples=tmp_path / "samples.txt")
     assert test["bpc"] == pytest.approx(test["loss"] / math.log(2))
     assert test["ppl"] == pytest.approx(math.exp(test["loss"]))
-    assert 0 <= test[task_meta["task"].primary] <= 1
+    assert 0 <= test[task_meta.task.primary] <= 1
     assert (tmp_path / "samples.txt").exists() is (task_name == "needle")
 
     plot_loss(history, tmp_path / "loss.png")
@@ -88,25 +108,28 @@ def test_metrics_are_importable_by_name():
 
 
 def test_the_tokenizer_is_built_from_a_corpus():
-    from src.utils.tokenizer import CharTokenizer
+    from dataset.tokenizer import CharTokenizer
 
     tokenizer = CharTokenizer.build("to be", extra_tokens=["<pad>", "<bos>", "<eos>"])
     assert tokenizer.decode(tokenizer.encode("to be")) == "to be"
     assert len(tokenizer) == 3 + len(set("to be"))
 
 
-@pytest.mark.parametrize(("module", "name", "parameters"), [
-    ("src.utils.training", "train_one_epoch", ["model", "loader", "opt", "sched", "scaler", "device", "args"]),
-    ("src.utils.training", "evaluate", ["model", "loader", "device", "args", "task_meta", "save_samples"]),
-    ("src.utils.viz", "plot_loss", ["history", "out_path"]),
-    ("src.utils.viz", "plot_ppl", ["history", "out_path"]),
-    ("src.utils.viz", "plot_distance_curve", ["distance2acc", "out_path"]),
-    ("src.models.transformer", "build_model", ["vocab_size", "args"]),
-    ("src.models.rnn", "build_model", ["vocab_size", "args"]),
-    ("dataset.needle", "build_loaders", ["args"]),
-])
+@pytest.mark.parametrize(
+    ("module", "name", "parameters"),
+    [
+        ("src.utils.training", "train_one_epoch", ["model", "loader", "opt", "sched", "scaler", "device", "args"]),
+        ("src.utils.training", "evaluate", ["model", "loader", "device", "args", "task_meta", "save_samples"]),
+        ("src.utils.viz", "plot_loss", ["history", "out_path"]),
+        ("src.utils.viz", "plot_ppl", ["history", "out_path"]),
+        ("src.utils.viz", "plot_distance_curve", ["distance2acc", "out_path"]),
+        ("src.models.transformer", "build_model", ["vocab_size", "args"]),
+        ("src.models.rnn", "build_model", ["vocab_size", "args"]),
+        ("dataset.needle", "build_loaders", ["args"]),
+    ],
+)
 def test_the_signature_that_scripts_rely_on(module, name, parameters):
     """Further parameters may follow, none of them needed."""
     signature = inspect.signature(getattr(importlib.import_module(module), name))
-    assert list(signature.parameters)[:len(parameters)] == parameters
+    assert list(signature.parameters)[: len(parameters)] == parameters
     signature.bind(*[None] * len(parameters))

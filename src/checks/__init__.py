@@ -4,7 +4,7 @@
     results = quick(model, vocab_size, device)       causality and decoding of a built model, for `train`
 
 A check is a function from a `Subject` to a `Result` or an iterable of them (src/checks/base.py). To add one, write it in its group's file
-and name it in CHECKS; tests/test_checks.py then asks for a broken layer that it catches.
+and name it in CHECKS; tests/checks/test_checks.py then asks for a broken layer that it catches.
 """
 
 from __future__ import annotations
@@ -15,19 +15,36 @@ import traceback
 from collections.abc import Callable, Iterable
 
 from src.checks import causality, cost, decoding, gradients, isolation, numerics, repeatability, shapes
-from src.checks.base import QUICK, BuiltSubject, Result, Subject, careful
-from src.utils.timing import is_out_of_memory
+from src.checks.base import QUICK, BuiltSubject, Result, Subject, exact_float32
+from src.utils.memory import is_out_of_memory
 
 CHECKS: dict[str, tuple[Callable, ...]] = {
     "causality": (causality.changed_tokens, causality.shorter_sequence, causality.gradient),
     "decoding": (decoding.cache, decoding.steps_from_empty, decoding.steps_after_prefill, decoding.prefill_into_state),
-    "isolation": (isolation.other_rows, isolation.row_alone, isolation.padding, isolation.earlier_calls, isolation.two_decodings),
+    "isolation": (
+        isolation.other_rows,
+        isolation.row_alone,
+        isolation.padding,
+        isolation.earlier_calls,
+        isolation.two_decodings,
+    ),
     "shapes": (shapes.odd_lengths, shapes.width_8, shapes.one_head, shapes.batch_1, shapes.longer_than_trained),
-    "numerics": (numerics.bf16_forward, numerics.bf16_decoding, numerics.bf16_gradients, numerics.extreme_embeddings, numerics.extreme_inputs,
-                 numerics.one_repeated_token),
+    "numerics": (
+        numerics.bf16_forward,
+        numerics.bf16_decoding,
+        numerics.bf16_gradients,
+        numerics.extreme_embeddings,
+        numerics.extreme_inputs,
+        numerics.one_repeated_token,
+    ),
     "gradients": (gradients.differences_float64, gradients.float32, gradients.every_parameter),
-    "repeatability": (repeatability.forward_twice, repeatability.backward_twice, repeatability.same_seed, repeatability.save_and_load,
-                      repeatability.initialisation),
+    "repeatability": (
+        repeatability.forward_twice,
+        repeatability.backward_twice,
+        repeatability.same_seed,
+        repeatability.save_and_load,
+        repeatability.initialisation,
+    ),
     "cost": (cost.parameters, cost.decoding, cost.exponents),
 }
 QUICK_GROUPS = ("causality", "decoding")
@@ -35,7 +52,7 @@ QUICK_GROUPS = ("causality", "decoding")
 
 def run(subject: Subject, groups: Iterable[str] = tuple(CHECKS)) -> list[Result]:
     """The results of all checks of these groups, in order. Nothing that the model raises gets out, except for a lack of memory."""
-    with careful(subject.device):
+    with exact_float32(subject.device):
         return [result for group in groups for check in CHECKS[group] for result in run_check(check, subject, group)]
 
 
@@ -49,7 +66,9 @@ def run_check(check: Callable, subject: Subject, group: str = "") -> list[Result
     except Exception as error:
         if is_out_of_memory(error):
             raise
-        results.append(Result(check.__name__.replace("_", " "), "fail", note=reason(error, subject.classes), group=group))
+        results.append(
+            Result(check.__name__.replace("_", " "), "fail", note=reason(error, subject.classes), group=group)
+        )
     return results
 
 

@@ -18,7 +18,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from src.models.base import ARModel, Mixer, build
+from src.flags.fields import RunFlags
+from src.models.backbone import build
+from src.models.contract import ARModel, Mixer
 
 LONGEST = 270  # tokens: beyond the chunk borders 16 ... 256 and beyond caches that double at a power of two
 QUICK = 70  # tokens of the quick form: beyond 64
@@ -71,14 +73,16 @@ class Subject:
     """
 
     model_class: type
-    args: object
+    args: RunFlags
     device: torch.device = dataclasses.field(default_factory=lambda: torch.device("cpu"))
     vocab_size: int = 16
     longest: int = LONGEST
     quick: bool = False
     seed: int = 0
 
-    def model(self, *, seed: int | None = None, max_len: int | None = None, dtype=torch.float32, awake: bool = True, **changes) -> ARModel:
+    def model(
+        self, *, seed: int | None = None, max_len: int | None = None, dtype=torch.float32, awake: bool = True, **changes
+    ) -> ARModel:
         """A fresh model in eval mode.
 
         seed: of the initialisation.  max_len: tokens of a learned position table.  awake: see `wake`.  changes: other values of args.
@@ -86,7 +90,9 @@ class Subject:
         args = dataclasses.replace(self.args, **changes)
         with torch.random.fork_rng(devices=_devices(self.device)):
             torch.manual_seed(self.seed if seed is None else seed)
-            model = build(self.model_class, self.vocab_size, args, max_len or self.longest).to(self.device, dtype).eval()
+            model = (
+                build(self.model_class, self.vocab_size, args, max_len or self.longest).to(self.device, dtype).eval()
+            )
         if awake:
             wake(model)
         return model
@@ -141,7 +147,7 @@ def wake(model) -> None:
 
 
 @contextlib.contextmanager
-def careful(device) -> Iterator[None]:
+def exact_float32(device) -> Iterator[None]:
     """Global state as the checks need it, and afterwards as it was: random state, and float32 products in float32."""
     before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False

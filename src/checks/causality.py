@@ -8,7 +8,18 @@ from __future__ import annotations
 
 import torch
 
-from src.checks.base import NO_EMBEDDING, Result, Subject, at_embedding, check_logits, gap, judged, logits_of, ratio, skipped
+from src.checks.base import (
+    NO_EMBEDDING,
+    Result,
+    Subject,
+    at_embedding,
+    check_logits,
+    gap,
+    judged,
+    logits_of,
+    ratio,
+    skipped,
+)
 
 ONE_TOKEN = "the model ends at one token"
 BORDERS = (16, 32, 64, 128, 256)  # chunk lengths of parallel forms
@@ -30,7 +41,11 @@ def changed_tokens(subject: Subject):
         yield skipped("changed tokens", ONE_TOKEN)
         return
     model = subject.model()
-    lengths = (subject.longest,) if subject.quick else sorted({min(64, subject.longest), min(129, subject.longest), subject.longest})
+    lengths = (
+        (subject.longest,)
+        if subject.quick
+        else sorted({min(64, subject.longest), min(129, subject.longest), subject.longest})
+    )
     for mode in ("eval", "train"):
         name = "changed tokens" + (" in train mode" if mode == "train" else "")
         model.train(mode == "train")
@@ -44,9 +59,13 @@ def _changed_tokens(subject: Subject, model, lengths, name: str) -> Result:
         want = logits_of(model, x)
         again = gap(logits_of(model, x), want)
         if again > LEAK:  # else noise would be taken for the future
-            return skipped(name, f"the same tokens twice differ by {again:.2g}; see the checks of hidden state and repeatability")
+            return skipped(
+                name, f"the same tokens twice differ by {again:.2g}; see the checks of hidden state and repeatability"
+            )
         for t in cuts(length, subject.quick):
-            changed = torch.cat([x[:, :t], (x[:, t:] + 1 + other[:, t:] % (subject.vocab_size - 1)) % subject.vocab_size], dim=1)
+            changed = torch.cat(
+                [x[:, :t], (x[:, t:] + 1 + other[:, t:] % (subject.vocab_size - 1)) % subject.vocab_size], dim=1
+            )
             leak = gap(logits_of(model, changed)[:, :t], want[:, :t], want)
             n += 1
             if leak > worst:
@@ -63,10 +82,15 @@ def shorter_sequence(subject: Subject) -> Result:
     want = logits_of(model, x)
     again = gap(logits_of(model, x), want)
     if again > LEAK:
-        return skipped("shortened sequence", f"the same tokens twice differ by {again:.2g}; see the checks of hidden state and repeatability")
+        return skipped(
+            "shortened sequence",
+            f"the same tokens twice differ by {again:.2g}; see the checks of hidden state and repeatability",
+        )
     gaps = {t: gap(logits_of(model, x[:, :t]), want[:, :t], want) for t in cuts(length, subject.quick)}
     worst = max(gaps, key=gaps.get)
-    return judged("shortened sequence", gaps[worst], subject.tolerance, f"{len(gaps)} lengths; worst t={worst} of {length}")
+    return judged(
+        "shortened sequence", gaps[worst], subject.tolerance, f"{len(gaps)} lengths; worst t={worst} of {length}"
+    )
 
 
 def gradient(subject: Subject) -> Result:
@@ -74,7 +98,10 @@ def gradient(subject: Subject) -> Result:
     name = "gradient of later inputs"
     if subject.longest < 2:
         return skipped(name, ONE_TOKEN)
-    model, length = subject.model().train(), subject.longest  # train mode: cuDNN's recurrences have a backward pass there alone
+    model, length = (
+        subject.model().train(),
+        subject.longest,
+    )  # train mode: cuDNN's recurrences have a backward pass there alone
     x = subject.tokens(subject.batch, length)
     model.requires_grad_(False)
     with at_embedding(model, lambda h: h.detach().requires_grad_()) as leaves:
@@ -90,7 +117,10 @@ def gradient(subject: Subject) -> Result:
     worst, at = 0.0, ""
     for t in cuts(length, quick=True):
         found = torch.autograd.grad((logits * weights)[:, :t].sum(), leaves, retain_graph=True, allow_unused=True)
-        past, future = (max((_largest(g[:, part]) for g in found if g is not None), default=0.0) for part in (slice(t), slice(t, None)))
+        past, future = (
+            max((_largest(g[:, part]) for g in found if g is not None), default=0.0)
+            for part in (slice(t), slice(t, None))
+        )
         leak = ratio(future, past)
         if leak > worst:
             worst, at = leak, f"; worst at t={t} of {length}"

@@ -14,7 +14,7 @@ import time
 import torch
 
 from src.checks.base import Subject, measured, mixers, skipped
-from src.models.base import state_bytes
+from src.models.contract import state_bytes
 from src.utils.memory import kept_bytes
 
 NEAR, FAR, REPLAY_FAR = 128, 4096, 512
@@ -32,7 +32,9 @@ def parameters(subject: Subject):
     model = subject.model()
     total = sum(p.numel() for p in model.parameters())
     layers = mixers(model)
-    note = f"{sum(p.numel() for layer in layers for p in layer.parameters()):,} in {len(layers)} layers" if layers else ""
+    note = (
+        f"{sum(p.numel() for layer in layers for p in layer.parameters()):,} in {len(layers)} layers" if layers else ""
+    )
     return measured("parameters", total, note)
 
 
@@ -60,7 +62,7 @@ class _Decoding:
         self.at, began = 0, time.perf_counter()
         while self.at < position - TIMED and time.perf_counter() - began < PATIENCE:
             end = min(self.at + PIECE, position - TIMED)
-            _, self.state = model.prefill(self.x[:, self.at:end], self.state)
+            _, self.state = model.prefill(self.x[:, self.at : end], self.state)
             self.at = end
         self.position = self.at + TIMED
 
@@ -83,18 +85,28 @@ def decoding(subject: Subject):
             for _ in range(TIMED):
                 run.step()
             note = "" if run.position in (NEAR, FAR) else f"; stops there: {'replay' if replay else _why(model, far)}"
-            yield measured(f"state bytes at T = {run.position:,}", state_bytes(run.state), "live tensors, batch 1" + note)
+            yield measured(
+                f"state bytes at T = {run.position:,}", state_bytes(run.state), "live tensors, batch 1" + note
+            )
         runs = [_Decoding(subject, model, position, ROWS) for position in (NEAR, run.position)]
         for _ in range(TIMED):
             for run in runs:
                 run.seconds.append(_timed(subject.device, run.step))
     near, late = (statistics.median(run.seconds[5:]) for run in runs)
-    yield measured(f"step at {runs[1].position:,} / step at {NEAR}", late / near, f"{1e3 * near:.2f} ms at {NEAR}, {1e3 * late:.2f} ms late, batch {ROWS}",
-                   limit=GROWTH)
+    yield measured(
+        f"step at {runs[1].position:,} / step at {NEAR}",
+        late / near,
+        f"{1e3 * near:.2f} ms at {NEAR}, {1e3 * late:.2f} ms late, batch {ROWS}",
+        limit=GROWTH,
+    )
 
 
 def _why(model, far: int) -> str:
-    return f"its position table has {model.max_len} tokens" if far == model.max_len else f"further takes over {PATIENCE:g} s"
+    return (
+        f"its position table has {model.max_len} tokens"
+        if far == model.max_len
+        else f"further takes over {PATIENCE:g} s"
+    )
 
 
 def exponents(subject: Subject):
@@ -122,9 +134,19 @@ def exponents(subject: Subject):
             seconds[n].append(run(n))
     at = f"T = {', '.join(f'{n:,}' for n in lengths)}"
     best = {n: min(s) for n, s in seconds.items()}  # noise only ever adds time
-    yield measured("time exponent in T", slope(best), f"{at}: {1e3 * best[lengths[-1]]:.3g} ms{' of CPU time' * on_cpu}", limit=GROWTH)
+    yield measured(
+        "time exponent in T",
+        slope(best),
+        f"{at}: {1e3 * best[lengths[-1]]:.3g} ms{' of CPU time' * on_cpu}",
+        limit=GROWTH,
+    )
     kept = {n: kept_bytes(functools.partial(model, subject.tokens(ROWS, n)), model.parameters()) for n in lengths}
-    yield measured("memory exponent in T", slope(kept), f"{at}: {kept[lengths[-1]] / 2**20:.3g} MiB kept for backward", limit=GROWTH)
+    yield measured(
+        "memory exponent in T",
+        slope(kept),
+        f"{at}: {kept[lengths[-1]] / 2**20:.3g} MiB kept for backward",
+        limit=GROWTH,
+    )
 
 
 def slope(values: dict[int, float]) -> float:

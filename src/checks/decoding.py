@@ -26,7 +26,7 @@ def decode(model, x, plan, room: int = 0):
         for kind, n in plan:
             for size in (n,) if kind == "prefill" else (1,) * n:
                 if kind == "prefill":
-                    logits, state = model.prefill(x[:, at:at + size], state)
+                    logits, state = model.prefill(x[:, at : at + size], state)
                 else:
                     logits, state = model.step(x[:, at], state)
                     logits = logits[:, None]
@@ -46,7 +46,9 @@ def _judge(subject: Subject, model, name: str, plans, room: int = 0) -> Result:
         x = subject.tokens(subject.batch, length, seed=length)
         want, got = logits_of(model, x), decode(model, x, plan, room)
         if got.shape != want.shape:
-            raise ValueError(f"prefill and step return {tuple(got.shape)} in all, allowed: {tuple(want.shape)} as forward")
+            raise ValueError(
+                f"prefill and step return {tuple(got.shape)} in all, allowed: {tuple(want.shape)} as forward"
+            )
         found = gap(got, want)
         if found > worst:
             first = int((got - want).abs().amax(dim=(0, 2)).argmax())
@@ -75,5 +77,8 @@ def prefill_into_state(subject: Subject) -> Result:
     """Pieces of several tokens into a state that holds some already, with steps between; a state with room to spare."""
     plans = [[("step", 3), ("prefill", 30), ("step", 2), ("prefill", 1), ("step", 2)]]
     if not subject.quick:
-        plans += [[("prefill", 7), ("prefill", 64), ("step", 3), ("prefill", 65), ("step", 3)], [("prefill", 64), ("prefill", 64), ("step", 2)]]
+        plans += [
+            [("prefill", 7), ("prefill", 64), ("step", 3), ("prefill", 65), ("step", 3)],
+            [("prefill", 64), ("prefill", 64), ("step", 2)],
+        ]
     return _judge(subject, subject.model(), "prefill into a used state", plans, room=9)

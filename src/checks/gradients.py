@@ -7,7 +7,7 @@ import math
 import torch
 
 from src.checks.base import Result, Subject, at_embedding, check_logits, judged, ratio, skipped
-from src.config import UserError
+from src.flags.fields import UserError
 
 T = 70  # beyond a chunk of 64
 WIDTH = 8
@@ -28,7 +28,9 @@ class _Function:
         except UserError:  # a layer may refuse a width
             self.model = subject.model(dtype=dtype).train()
         self.x = subject.tokens(2, min(T, subject.longest))
-        self.weights = torch.randn(2, self.x.shape[1], subject.vocab_size, generator=torch.Generator().manual_seed(4), dtype=torch.float64).to(subject.device)
+        self.weights = torch.randn(
+            2, self.x.shape[1], subject.vocab_size, generator=torch.Generator().manual_seed(4), dtype=torch.float64
+        ).to(subject.device)
         self.shift = None  # added to the embeddings, so that they are differentiated as a real-valued input
         self.input_norm = 0.0
         self()  # finds the embeddings
@@ -39,7 +41,10 @@ class _Function:
             logits = self.model(self.x)
         check_logits(logits, self.x)
         if self.shift is None and outputs and outputs[0].shape[:2] == self.x.shape:
-            self.shift, self.input_norm = torch.zeros_like(outputs[0]).requires_grad_(), outputs[0].detach().norm().item()
+            self.shift, self.input_norm = (
+                torch.zeros_like(outputs[0]).requires_grad_(),
+                outputs[0].detach().norm().item(),
+            )
         self.dtype = logits.dtype
         return (logits.double() * self.weights).sum()
 
@@ -126,7 +131,9 @@ def differences_float64(subject: Subject) -> Result:
     if f is None:
         return skipped("gradients, float64", f"{why}; see float32")
     worst, where, n = _worst(f, torch.float64)
-    return judged("gradients, float64", worst, TOLERANCE[torch.float64], f"central differences, {n} tensors; worst: {where}")
+    return judged(
+        "gradients, float64", worst, TOLERANCE[torch.float64], f"central differences, {n} tensors; worst: {where}"
+    )
 
 
 def float32(subject: Subject) -> Result:
@@ -134,13 +141,19 @@ def float32(subject: Subject) -> Result:
     f, exact = _Function(subject, torch.float32), _in_float64(subject)[0]
     if exact is None:
         worst, where, n = _worst(f, torch.float32)
-        return judged("gradients, float32", worst, TOLERANCE[torch.float32], f"central differences, {n} tensors; worst: {where}")
+        return judged(
+            "gradients, float32", worst, TOLERANCE[torch.float32], f"central differences, {n} tensors; worst: {where}"
+        )
     wanted = exact.gradients()
     floor = _floor(wanted)
-    errors = {name: ratio((g.double() - w).norm().item(), max(w.norm().item(), floor))
-              for name, g, w in zip(f.places(), f.gradients(), wanted, strict=True)}
+    errors = {
+        name: ratio((g.double() - w).norm().item(), max(w.norm().item(), floor))
+        for name, g, w in zip(f.places(), f.gradients(), wanted, strict=True)
+    }
     worst = max(errors, key=errors.get)
-    return judged("gradients, float32", errors[worst], ROUNDING, f"against float64, {len(errors)} tensors; worst: {worst}")
+    return judged(
+        "gradients, float32", errors[worst], ROUNDING, f"against float64, {len(errors)} tensors; worst: {worst}"
+    )
 
 
 def every_parameter(subject: Subject):
@@ -159,8 +172,14 @@ def every_parameter(subject: Subject):
                 largest[name] = max(largest[name], p.grad.abs().max().item())
                 broken |= set() if torch.isfinite(p.grad).all() else {name}
     dead = [name for name, size in largest.items() if size == 0]
-    yield judged("parameters with a gradient not finite", len(broken), 0, _names(broken) or f"of {len(largest)}, 3 batches")
-    note = _names(dead) + (" (not in the graph)" if set(dead) & missing else "") if dead else f"of {len(largest)}, 3 batches"
+    yield judged(
+        "parameters with a gradient not finite", len(broken), 0, _names(broken) or f"of {len(largest)}, 3 batches"
+    )
+    note = (
+        _names(dead) + (" (not in the graph)" if set(dead) & missing else "")
+        if dead
+        else f"of {len(largest)}, 3 batches"
+    )
     yield judged("parameters without a gradient", len(dead), 0, note)
 
 

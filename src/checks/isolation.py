@@ -28,7 +28,7 @@ def row_alone(subject: Subject) -> Result:
     """A row alone gives what it gives in a batch."""
     model, x = subject.model(), subject.tokens(4, _length(subject))
     want = logits_of(model, x)
-    worst = max(gap(logits_of(model, x[i:i + 1]), want[i:i + 1]) for i in range(len(x)))
+    worst = max(gap(logits_of(model, x[i : i + 1]), want[i : i + 1]) for i in range(len(x)))
     return judged("row alone, or in a batch", worst, subject.tolerance, "each of 4 rows")
 
 
@@ -40,7 +40,7 @@ def padding(subject: Subject) -> Result:
     mask = torch.arange(length, device=x.device) < torch.tensor(lengths, device=x.device)[:, None]
     x = torch.where(mask, x, 0)
     got, whole = logits_of(model, x, attn_mask=mask), logits_of(model, x)
-    worst = max(gap(got[i:i + 1, :n], logits_of(model, x[i:i + 1, :n]), whole) for i, n in enumerate(lengths))
+    worst = max(gap(got[i : i + 1, :n], logits_of(model, x[i : i + 1, :n]), whole) for i, n in enumerate(lengths))
     return judged("padding", worst, subject.tolerance, f"lengths {', '.join(map(str, lengths))} in one batch")
 
 
@@ -57,8 +57,12 @@ def earlier_calls(subject: Subject):
         if mode == "eval":
             _decode(model, subject.tokens(1, 6, seed=4))
             worst = max(worst, gap(logits_of(model, x), want))
-        yield judged("earlier calls" + (" in train mode" if mode == "train" else ""), worst, SAME, "other tokens, other shapes" +
-                     (", a decoding" if mode == "eval" else ""))
+        yield judged(
+            "earlier calls" + (" in train mode" if mode == "train" else ""),
+            worst,
+            SAME,
+            "other tokens, other shapes" + (", a decoding" if mode == "eval" else ""),
+        )
 
 
 def _decode(model, x):

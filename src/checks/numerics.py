@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import torch
 
-from src.checks.base import NO_EMBEDDING, NO_MIXER, Result, Subject, at_embedding, check_logits, judged, logits_of, mixers, skipped
+from src.checks.base import (
+    NO_EMBEDDING,
+    NO_MIXER,
+    Result,
+    Subject,
+    at_embedding,
+    check_logits,
+    judged,
+    logits_of,
+    mixers,
+    skipped,
+)
 
 # Root mean square relative to the logits' spread, in the worst quarter of the sequence. bf16 rounds at 2^-9 = 0.002; the dozen or so roundings
 # of two blocks leave 0.003 to 0.004 in attention, LSTM, GRU and convolution. Over ten times that is a state that loses what it is given.
@@ -49,7 +60,9 @@ def bf16_gradients(subject: Subject) -> Result:
         logits = model(x)
         check_logits(logits, x)
     logits.float().logsumexp(-1).mean().backward()
-    return judged("bf16 gradients, not finite", _not_finite(p.grad for p in model.parameters()), 0, "values in all parameters")
+    return judged(
+        "bf16 gradients, not finite", _not_finite(p.grad for p in model.parameters()), 0, "values in all parameters"
+    )
 
 
 def _not_finite(tensors) -> int:
@@ -70,7 +83,9 @@ def extreme_embeddings(subject: Subject):
     """Embeddings 100 times as large, and all zero, through the whole model."""
     for name, change in (("embeddings x 100", lambda h: 100 * h), ("embeddings zero", lambda h: 0 * h)):
         count, applied = _push(subject, change)
-        yield judged(name + ", not finite", count, 0, "logits and gradients") if applied else skipped(name, NO_EMBEDDING)
+        yield (
+            judged(name + ", not finite", count, 0, "logits and gradients") if applied else skipped(name, NO_EMBEDDING)
+        )
 
 
 def extreme_inputs(subject: Subject):

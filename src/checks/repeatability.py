@@ -54,7 +54,9 @@ def save_and_load(subject: Subject) -> Result:
     file.seek(0)
     other = subject.model(seed=subject.seed + 1)
     other.load_state_dict(torch.load(file, map_location=subject.device, weights_only=True))
-    return judged("saved and loaded", gap(logits_of(other, x), logits_of(model, x)), 1e-6, "into a model of another seed")
+    return judged(
+        "saved and loaded", gap(logits_of(other, x), logits_of(model, x)), 1e-6, "into a model of another seed"
+    )
 
 
 def initialisation(subject: Subject) -> Result:
@@ -90,7 +92,11 @@ def _watched(classes):
             random_state = torch.get_rng_state()
             init(self, *args, **kwargs)
             if type(self) is cls:
-                born[id(self)] = random_state, (args, kwargs), {key: p.detach().clone() for key, p in self.named_parameters()}
+                born[id(self)] = (
+                    random_state,
+                    (args, kwargs),
+                    {key: p.detach().clone() for key, p in self.named_parameters()},
+                )
 
         return mock.patch.object(cls, "__init__", watching)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from src.checks.base import Result, Subject, check_logits, gap, judged, logits_of, skipped
-from src.config import UserError
+from src.flags.fields import UserError
 
 LENGTHS = (1, 2, 3, 7, 15, 17, 31, 33, 63, 65, 127)
 
@@ -27,7 +27,12 @@ def odd_lengths(subject: Subject) -> Result:
     lengths = [n for n in LENGTHS if n <= subject.longest]
     counts = {n: _broken(model, subject.tokens(2, n)) for n in lengths}
     bad = [str(n) for n, count in counts.items() if count]
-    return judged("one token, odd lengths", sum(counts.values()), 0, "not finite at T = " + ", ".join(bad) if bad else f"T = {', '.join(map(str, lengths))}")
+    return judged(
+        "one token, odd lengths",
+        sum(counts.values()),
+        0,
+        "not finite at T = " + ", ".join(bad) if bad else f"T = {', '.join(map(str, lengths))}",
+    )
 
 
 def _sized(subject: Subject, name: str, **changes) -> Result:
@@ -40,7 +45,9 @@ def _sized(subject: Subject, name: str, **changes) -> Result:
         return skipped(name, f"refused: {error}")
     x = subject.tokens(2, 21)
     found = gap(decode(model, x, [("prefill", 17), ("step", 4)]), logits_of(model, x))
-    return judged(name, float("nan") if _broken(model, x) else found, subject.tolerance, "finite, and steps equal forward")
+    return judged(
+        name, float("nan") if _broken(model, x) else found, subject.tolerance, "finite, and steps equal forward"
+    )
 
 
 def width_8(subject: Subject) -> Result:
@@ -60,7 +67,12 @@ def batch_1(subject: Subject) -> Result:
     model, x = subject.model(), subject.tokens(1, min(40, subject.longest))
     half = x.shape[1] - 8
     found = gap(decode(model, x, [("prefill", half), ("step", 8)]), logits_of(model, x))
-    return judged("batch of one", float("nan") if _broken(model, x) else found, subject.tolerance, "finite, and steps equal forward")
+    return judged(
+        "batch of one",
+        float("nan") if _broken(model, x) else found,
+        subject.tolerance,
+        "finite, and steps equal forward",
+    )
 
 
 def longer_than_trained(subject: Subject) -> Result:

@@ -25,9 +25,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from src.cli import Parser, add_flags, first_look, read_flags
-from src.config import ModelConfig, UserError, option, own_config, resolve
-from src.registry import is_path
+from src.flags.fields import ModelConfig, UserError, option, own_config, resolve
+from src.flags.parser import Parser, add_flags, first_look, read_flags
+from src.flags.registry import is_path
 
 # Wide enough for two heads, deep enough that one layer feeds another, and small enough for seconds.
 DEFAULTS = {"d_model": 32, "n_layer": 2, "n_head": 2, "dropout": 0.0}
@@ -74,7 +74,7 @@ def main(argv: list[str]) -> int:
 
 def load(seen):
     """The class behind --model; UserError where there is none."""
-    from src.runs import find_model
+    from src.setup.classes import find_model
 
     return find_model(seen.model, seen.layers)
 
@@ -101,21 +101,30 @@ def read(parser: Parser, argv: list[str], parts) -> tuple[CheckConfig, dict]:
     if values.get("dropout"):
         raise UserError(f"--dropout: got {values['dropout']}, allowed: 0; what is compared must not be random")
     own = {f.name for f in dataclasses.fields(CheckConfig)}
-    return CheckConfig(**{k: v for k, v in values.items() if k in own}), {k: v for k, v in values.items() if k not in own}
+    return CheckConfig(**{k: v for k, v in values.items() if k in own}), {
+        k: v for k, v in values.items() if k not in own
+    }
 
 
 def judge(model_class, config: CheckConfig, given: dict) -> list:
     """The results of all checks; UserError where the model cannot be built at all."""
     from src import checks
     from src.checks.base import Subject
-    from src.models.base import settle
-    from src.runs import blaming, set_threads
-    from src.utils import env
+    from src.models.backbone import resolve_auto
+    from src.setup.classes import blaming
+    from src.setup.plan import set_threads
+    from src.storage import env
 
     set_threads(config.threads)
     device = env.resolve_device(config.device)
-    shared = {"seed": config.seed, "threads": config.threads, "device": str(device), "backend": config.backend, "precision": "fp32"}
-    args = settle(model_class, resolve(_NoTask, model_class, preset=DEFAULTS, **shared, **given))
+    shared = {
+        "seed": config.seed,
+        "threads": config.threads,
+        "device": str(device),
+        "backend": config.backend,
+        "precision": "fp32",
+    }
+    args = resolve_auto(model_class, resolve(_NoTask, model_class, preset=DEFAULTS, **shared, **given))
     subject = Subject(model_class, args, device, seed=config.seed)
     name = given["model"]
     with blaming("model", str(Path(name).resolve()) if is_path(name) else name):  # whole, as a traceback has it
@@ -129,15 +138,29 @@ def report(config: CheckConfig, given: dict, results, seconds: float) -> None:
     failed = [r for r in results if r.status == "fail"]
     if config.json:
         rows = [{k: plain(v) for k, v in dataclasses.asdict(r).items()} for r in results]
-        print(json.dumps({"schema": 1, "model": given["model"], "flags": {k: list(v) if isinstance(v, tuple) else v for k, v in given.items()},
-                          "strict": config.strict, "verdict": "fail" if failed else "pass", "seconds": round(seconds, 2), "results": rows}, indent=1))
+        print(
+            json.dumps(
+                {
+                    "schema": 1,
+                    "model": given["model"],
+                    "flags": {k: list(v) if isinstance(v, tuple) else v for k, v in given.items()},
+                    "strict": config.strict,
+                    "verdict": "fail" if failed else "pass",
+                    "seconds": round(seconds, 2),
+                    "results": rows,
+                },
+                indent=1,
+            )
+        )
         return
     for line in table(results):
         print(line)
     count = {status: sum(r.status == status for r in results) for status in ("pass", "fail", "skipped", "measured")}
     names = f" ({', '.join(r.name for r in failed[:4])}{', ...' if len(failed) > 4 else ''})" if failed else ""
-    print(f"\n{'FAIL' if failed else 'pass'}: {given['model']}: {count['pass']} passed, {count['fail']} failed{names}, {count['skipped']} skipped, "
-          f"{count['measured']} measured, {seconds:.1f} s")
+    print(
+        f"\n{'FAIL' if failed else 'pass'}: {given['model']}: {count['pass']} passed, {count['fail']} failed{names}, {count['skipped']} skipped, "
+        f"{count['measured']} measured, {seconds:.1f} s"
+    )
 
 
 def plain(value):
@@ -155,7 +178,10 @@ def table(results) -> list[str]:
             group = r.group
             lines.append(group)
         cells = (r.name, "FAIL" if r.status == "fail" else r.status, show(r.value), show(r.tolerance))
-        head = "  " + "".join((cell + " " if len(cell) >= width else cell).ljust(width) for cell, width in zip(cells, WIDTHS.values(), strict=True))
+        head = "  " + "".join(
+            (cell + " " if len(cell) >= width else cell).ljust(width)
+            for cell, width in zip(cells, WIDTHS.values(), strict=True)
+        )
         notes = textwrap.wrap(r.note, WIDTH - indent) or [""]
         lines += [(head + notes[0]).rstrip(), *(" " * indent + note for note in notes[1:])]
     return lines

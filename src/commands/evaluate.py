@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 
-from src.cli import first_look, read_request
-from src.commands.train import build_data, is_stored, one_out_dir
-from src.config import UserError
+from src.flags.fields import UserError
+from src.flags.parser import first_look, read_request
 
 CHANGEABLE = ("eval_lengths", "test_size", "batch_size", "device", "precision", "threads")
 
 
 def main(argv: list[str]) -> int:
-    from src.runs import build_model, load_checkpoint, make_setup, open_run, override
-    from src.utils import env
-    from src.utils.distributed import World
+    from src.setup.plan import build_model, make_setup
+    from src.setup.session import open_session
+    from src.setup.stored import load_checkpoint, one_out_dir, open_run, override
+    from src.storage import env
+    from src.storage.rundir import seal, write_json
     from src.utils.results import evaluate_splits, length_curve, public_args
-    from src.utils.rundir import seal, write_json
 
     run = open_run(one_out_dir(first_look(argv)))
     request = read_request(argv, run.task_class, run.model_class)
@@ -25,24 +26,33 @@ def main(argv: list[str]) -> int:
     run = override(run, changes)
     device = env.resolve_device(run.args.device)
     setup = make_setup(run.args, {}, run.task_class, run.model_class, run.config["preset"], device)
-    task, tokenizer, loaders, task_meta = build_data(setup)
-    model = build_model(setup, tokenizer, task, device)
+    session = open_session(setup, device)
+    model = build_model(setup, session.tokenizer, session.task, device)
     found = {}
     for name, path in (("best", run.run_dir.best), ("last", run.run_dir.ckpt)):
         if not path.exists():
             continue
         payload = load_checkpoint(run, path, device)
-        if payload["vocab"] != tokenizer.tokens:
-            raise UserError(f"{path}: its vocabulary is not that of this data; the text or the task has changed since training, restore it")
+        if payload["vocab"] != session.tokenizer.tokens:
+            raise UserError(
+                f"{path}: its vocabulary is not that of this data; the text or the task has changed since training, restore it"
+            )
         model.load_state_dict(payload["model"])
-        result = evaluate_splits(model, loaders, task_meta, setup.args, device, World())
-        curve = length_curve(model, loaders, task_meta, setup.args, tokenizer, device, result["test"], World())
+        result = evaluate_splits(model, session)
+        curve = length_curve(model, session, result["test"])
         found[name] = {"step": payload["step"], **result, "length_curve": curve}
     if not found:
         raise UserError(f"{run.run_dir.path}: no checkpoint yet; train it further with --resume")
     changed = {k: list(v) if isinstance(v, tuple) else v for k, v in changes.items()}
     shown = public_args(run.args)
-    document = {"task": shown["task"], "model": shown["model"], "changed": changed, "precision": setup.args.precision, "data": task_meta["data"], **found}
+    document = {
+        "task": shown["task"],
+        "model": shown["model"],
+        "changed": changed,
+        "precision": setup.args.precision,
+        "data": dataclasses.asdict(session.data.facts),
+        **found,
+    }
     write_json(run.run_dir.path / f"eval-{time.strftime('%Y%m%d-%H%M%S')}.json", seal(document))
     print(json.dumps(document, indent=1, allow_nan=False))
     return 0
@@ -50,6 +60,8 @@ def main(argv: list[str]) -> int:
 
 def allowed_changes(request, run) -> dict:
     """The flags that change evaluation; UserError for any other that differs from the stored run."""
+    from src.setup.stored import is_stored
+
     if request.control.overwrite:
         raise UserError("--eval_only and --overwrite contradict each other; give one")
     changes = {}
@@ -57,7 +69,9 @@ def allowed_changes(request, run) -> dict:
         if name in CHANGEABLE:
             changes[name] = value
         elif not is_stored(name, value, run):
-            raise UserError(f"--{name}: got {value}, but the run has {getattr(run.args, name)}; with --eval_only only {', '.join(CHANGEABLE)} may change")
+            raise UserError(
+                f"--{name}: got {value}, but the run has {getattr(run.args, name)}; with --eval_only only {', '.join(CHANGEABLE)} may change"
+            )
     if "batch_size" in changes:
         changes["batch_chars"] = 0
     return changes

@@ -12,8 +12,8 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 
-from src.cli import Parser, add_flags, read_flags
-from src.config import UserError, option
+from src.flags.fields import UserError, option
+from src.flags.parser import Parser, add_flags, read_flags
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,9 @@ class GenerateConfig:
     """generation"""
 
     prompt: str = option("", "text to continue; without it, stdin is read: interactively on a terminal, else whole")
-    max_new_tokens: int = option(0, "most characters to write; 0 = 200, or what a learned position table has room for", least=0, most=1_000_000)
+    max_new_tokens: int = option(
+        0, "most characters to write; 0 = 200, or what a learned position table has room for", least=0, most=1_000_000
+    )
     temperature: float = option(0.8, "softmax temperature; 0 is greedy", least=0.0, most=100.0)
     top_k: int = option(0, "sample among the k likeliest characters; 0 = all", least=0)
     top_p: float = option(1.0, "sample among the likeliest characters whose probability reaches p", above=0.0, most=1.0)
@@ -47,7 +49,9 @@ def main(argv: list[str]) -> int:
     if config.greedy and unused:
         raise UserError(f"--greedy and {unused[0]} contradict each other; give one")
     if len(given) != 1:
-        raise UserError(f"generate: got {len(given)} run directories, allowed: exactly one, as `generate R` or `generate --out_dir R`")
+        raise UserError(
+            f"generate: got {len(given)} run directories, allowed: exactly one, as `generate R` or `generate --out_dir R`"
+        )
     model, tokenizer, device = load(given[0], config)
     if has_prompt:
         write(model, tokenizer, device, config, config.prompt)
@@ -63,14 +67,17 @@ def read_stdin() -> str:
     try:
         return sys.stdin.read().removesuffix("\n")
     except UnicodeDecodeError as error:
-        raise UserError(f"stdin: not text in {error.encoding} (byte {error.start}), allowed: the prompt as text; or give it with --prompt") from None
+        raise UserError(
+            f"stdin: not text in {error.encoding} (byte {error.start}), allowed: the prompt as text; or give it with --prompt"
+        ) from None
 
 
 def load(out_dir: str, config: GenerateConfig):
     """The model with its trained weights, its tokenizer and its device; sizes come from the run's config.json and vocab."""
-    from src.runs import build_model, load_checkpoint, open_run, set_threads
-    from src.utils import env
-    from src.utils.tokenizer import CharTokenizer
+    from dataset.tokenizer import CharTokenizer
+    from src.setup.plan import build_model, set_threads
+    from src.setup.stored import load_checkpoint, open_run
+    from src.storage import env
 
     run = open_run(out_dir)
     device = env.resolve_device(config.device)
@@ -90,19 +97,30 @@ def write(model, tokenizer, device, config: GenerateConfig, prompt: str) -> None
     """Print the continuation of one prompt."""
     import torch
 
-    from src.utils.tokenizer import EOS
+    from dataset.tokenizer import EOS
 
     try:
         ids = torch.from_numpy(tokenizer.encode_prompt(prompt)).to(device)
     except UnicodeEncodeError as error:  # bytes that were no UTF-8 arrive as lone surrogates
-        raise UserError(f"--prompt: character {error.start} is no text in UTF-8, allowed: the characters of the run's vocab.json") from None
+        raise UserError(
+            f"--prompt: character {error.start} is no text in UTF-8, allowed: the characters of the run's vocab.json"
+        ) from None
     new_tokens = config.max_new_tokens or min(200, model.max_len - len(prompt) if model.max_len is not None else 200)
     if new_tokens < 1:
-        raise UserError(f"--prompt: got {len(prompt)} characters, allowed: at most {model.max_len - 1}, what the learned position table has room for")
+        raise UserError(
+            f"--prompt: got {len(prompt)} characters, allowed: at most {model.max_len - 1}, what the learned position table has room for"
+        )
     generator = torch.Generator(device=device).manual_seed(config.seed)
     try:
-        new = model.generate(ids, new_tokens, temperature=0.0 if config.greedy else config.temperature,
-                             top_k=config.top_k or None, top_p=config.top_p if config.top_p < 1 else None, stop_id=EOS, generator=generator)
+        new = model.generate(
+            ids,
+            new_tokens,
+            temperature=0.0 if config.greedy else config.temperature,
+            top_k=config.top_k or None,
+            top_p=config.top_p if config.top_p < 1 else None,
+            stop_id=EOS,
+            generator=generator,
+        )
     except ValueError as error:
         raise UserError(str(error)) from error
     print(tokenizer.decode(new[0].tolist()))

@@ -6,7 +6,7 @@
 
 Ops: attention, causal_conv, selective_scan, linear_attention and delta_rule with their backends, and rmsnorm, softmax and linear. Every form is checked
 against the op's definition before it is timed, forward and forward with backward; one that cannot run here is a row that says why. Operations and
-bytes are counted by formula (src/suites/kernels_subjects.py), the ceilings are a copy and a matrix product measured here. Into the run directory go
+bytes are counted by formula (src/measure/kernels/subjects.py), the ceilings are a copy and a matrix product measured here. Into the run directory go
 results.csv, results.jsonl, history.json and figures; the same command with the same --out_dir continues where it was stopped.
 """
 
@@ -14,8 +14,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from src.cli import Parser, add_flags, read_flags
-from src.config import UserError, option, suggest, to_dict
+from src.flags.fields import UserError, option, suggest, to_dict
+from src.flags.parser import Parser, add_flags, read_flags
 from src.ops.backends import OPS
 
 SIMPLE = ("rmsnorm", "softmax", "linear")
@@ -54,7 +54,12 @@ class PlaceConfig:
 
 
 def main(argv: list[str]) -> int:
-    parser = Parser(prog="benchmark.py kernels", usage="python benchmark.py kernels --op OP [--flag value ...]", description=INTRODUCTION, scope="for kernels")
+    parser = Parser(
+        prog="benchmark.py kernels",
+        usage="python benchmark.py kernels --op OP [--flag value ...]",
+        description=INTRODUCTION,
+        scope="for kernels",
+    )
     for part in (KernelsConfig, PlaceConfig):
         add_flags(parser, part, part.__doc__)
     namespace = parser.parse_strict(argv)
@@ -68,12 +73,12 @@ def main(argv: list[str]) -> int:
 
 def start(config: KernelsConfig, place: PlaceConfig, argv: list[str]) -> int:
     """Everything that can be wrong is found before the first file is written."""
-    from src.runs import set_threads
-    from src.suites import kernels as suite
-    from src.suites.progress import Progress
-    from src.suites.record import INTERRUPTED, Record
-    from src.suites.session import conduct, say_interrupted
-    from src.utils import env
+    from src.measure.kernels import bench as suite
+    from src.measure.progress import Progress
+    from src.measure.session import conduct, say_interrupted
+    from src.setup.plan import set_threads
+    from src.storage import env
+    from src.storage.record import INTERRUPTED, Record
 
     device = env.resolve_device(config.device)
     env.resolve_precision(config.precision, device)
@@ -102,21 +107,29 @@ def start(config: KernelsConfig, place: PlaceConfig, argv: list[str]) -> int:
 
 def make_plan(config: KernelsConfig, device, threads: int):
     """The shapes and forms that the flags mean; UserError for a form that no op has, or a length that is none."""
-    from src.suites import kernels as suite
-    from src.suites.kernels_subjects import SUBJECTS, Shape, known_names
-    from src.suites.session import machine_fields
-    from src.utils.timing import Limits
+    from src.measure.kernels import bench as suite
+    from src.measure.kernels.contract import Shape
+    from src.measure.kernels.subjects import SUBJECTS, known_names
+    from src.measure.session import machine_fields
+    from src.measure.timing import Limits
 
     subject = SUBJECTS[config.op]
     for name in config.backends:
         if name not in known_names():
-            raise UserError(f"--backends: unknown form '{name}' of {config.op}, allowed: {', '.join(subject.forms)}{suggest(name, subject.forms)}")
+            raise UserError(
+                f"--backends: unknown form '{name}' of {config.op}, allowed: {', '.join(subject.forms)}{suggest(name, subject.forms)}"
+            )
     if not config.lengths or min(config.lengths) < 1:
         raise UserError(f"--lengths: got {','.join(map(str, config.lengths))}, allowed: whole numbers >= 1")
-    shapes = tuple(Shape(max(1, config.batch_tokens // T), T, config.width, config.heads, config.head_dim, config.state) for T in sorted(set(config.lengths)))
+    shapes = tuple(
+        Shape(max(1, config.batch_tokens // T), T, config.width, config.heads, config.head_dim, config.state)
+        for T in sorted(set(config.lengths))
+    )
     forms = tuple(dict.fromkeys(config.backends)) or tuple(subject.forms)
     machine = {**machine_fields(device, threads, config.precision), "seed": config.seed}
-    return suite.Plan(subject, shapes, forms, device, config.precision, config.seed, Limits(config.cell_seconds), machine)
+    return suite.Plan(
+        subject, shapes, forms, device, config.precision, config.seed, Limits(config.cell_seconds), machine
+    )
 
 
 def title_of(config: KernelsConfig, plan) -> str:
@@ -127,13 +140,13 @@ def title_of(config: KernelsConfig, plan) -> str:
 
 
 def draw(record, history: dict):
-    from src.utils import viz_kernels
+    from src.figures import kernels as kernel_figures
 
-    return viz_kernels.draw_kernels(history, record.figures)
+    return kernel_figures.draw_kernels(history, record.figures)
 
 
 def redraw(place: PlaceConfig) -> int:
-    from src.suites.record import Record
+    from src.storage.record import Record
 
     if not place.out_dir:
         raise UserError("--vis_only: no --out_dir given; name a run of `kernels`")
@@ -149,20 +162,27 @@ def redraw(place: PlaceConfig) -> int:
 
 def table(rows, subject) -> list[str]:
     """Ceilings, then each pass and length: its forms, the fastest first; at the end those without a time, with the reason."""
-    from src.suites.kernels import ceilings_of
+    from src.measure.kernels.bench import ceilings_of
 
     ceilings = ceilings_of(rows)
-    lines = [f"ceilings here: copy {ceilings.bytes_per_s / 1e9:.1f} GB/s, matrix product {ceilings.operations_per_s / 1e9:.1f} GFLOP/s (medians)",
-             f"operations of {subject.name}: {subject.formula}"]
+    lines = [
+        f"ceilings here: copy {ceilings.bytes_per_s / 1e9:.1f} GB/s, matrix product {ceilings.operations_per_s / 1e9:.1f} GFLOP/s (medians)",
+        f"operations of {subject.name}: {subject.formula}",
+    ]
     found = [row for row in rows if row["op"] == subject.name]
     for which in PASSES:
-        lines += ["", f"{which:<18}{'T':>8}{'ms':>12}{'quartiles':>22}{'GB/s':>9}{'GFLOP/s':>10}{'of roof':>9}{'x plain':>9}{'first ms':>11}"]
+        lines += [
+            "",
+            f"{which:<18}{'T':>8}{'ms':>12}{'quartiles':>22}{'GB/s':>9}{'GFLOP/s':>10}{'of roof':>9}{'x plain':>9}{'first ms':>11}",
+        ]
         for length in sorted({row["x"] for row in found}):
             lines += lines_at([row for row in found if row["form"] == which and row["x"] == length], subject, ceilings)
     lost = {}
     for row in found:
         if row["status"] != "ok":
-            lost.setdefault(f"{row['backend']}: {row['status']}: {row['note']}", []).append(f"{row['x']:,} {row['form']}")
+            lost.setdefault(f"{row['backend']}: {row['status']}: {row['note']}", []).append(
+                f"{row['x']:,} {row['form']}"
+            )
     return lines + [""] * bool(lost) + [f"no time for {what} (T {', '.join(where)})" for what, where in lost.items()]
 
 
@@ -179,6 +199,8 @@ def lines_at(rows, subject, ceilings) -> list[str]:
         roof = ceilings.roof(ms["settings"]["operations"] / ms["settings"]["bytes"]) / 1e9
         quartiles = f"{ms['q1']:.4g} to {ms['q3']:.4g}"
         ratio = f"{plain / ms['value']:.2f}" if plain else ""
-        lines.append(f"  {name:<16}{ms['x']:>8,}{ms['value']:>12.4g}{quartiles:>22}{cells['gb_per_s']['value']:>9.3g}{rate:>10.4g}{rate / roof:>9.1%}{ratio:>9}"
-                     f"{ms['first_ms']:>11.4g}")
+        lines.append(
+            f"  {name:<16}{ms['x']:>8,}{ms['value']:>12.4g}{quartiles:>22}{cells['gb_per_s']['value']:>9.3g}{rate:>10.4g}{rate / roof:>9.1%}{ratio:>9}"
+            f"{ms['first_ms']:>11.4g}"
+        )
     return lines

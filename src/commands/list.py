@@ -1,9 +1,9 @@
 """`benchmark.py list`: what there is to choose from, a line each, without importing torch.
 
-    python benchmark.py list                    tasks, models, presets, backends
-    python benchmark.py list --presets
-    python benchmark.py list --task needle      its docstring, flags, floors and three instances
-    python benchmark.py list --model gru        its docstring and flags (imports torch)
+python benchmark.py list                    tasks, models, presets, backends
+python benchmark.py list --presets
+python benchmark.py list --task needle      its docstring, flags, floors and three instances
+python benchmark.py list --model gru        its docstring and flags (imports torch)
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import inspect
 import sys
 
 from dataset import TASKS
-from dataset.base import Task
-from src import registry
-from src.cli import Parser, add_flags
-from src.config import own_config, resolve
+from dataset.task import Task
+from src.flags import registry
+from src.flags.fields import own_config, resolve
+from src.flags.parser import Parser, add_flags
+from src.flags.presets import PRESETS
 from src.models import MODELS
-from src.presets import PRESETS
 
 
 def main(argv: list[str]) -> int:
@@ -48,7 +48,11 @@ def show_entries(title: str, entries: dict[str, registry.Entry]) -> None:
     print(f"{title}:")
     for name, entry in entries.items():
         missing = entry.missing()
-        needs = "" if not entry.needs else f"  [needs {', '.join(entry.needs)}: {'not installed: ' + ', '.join(missing) if missing else 'installed'}]"
+        needs = (
+            ""
+            if not entry.needs
+            else f"  [needs {', '.join(entry.needs)}: {'not installed: ' + ', '.join(missing) if missing else 'installed'}]"
+        )
         print(f"  {name:<18}{entry.summary}  ({entry.source}){needs}")
     print()
 
@@ -84,18 +88,25 @@ def show_task(name: str) -> None:
     args = resolve(task_class)
     print("\ndefault run on a CPU (--preset small): " + " ".join(f"--{k} {v}" for k, v in task_class.small.items()))
     if getattr(task_class, "own_text", False):
-        print(f"\nprimary metric: {task_class.primary}; floors: uniform = 1/(characters of the vocabulary, <unk> among them), "
-              "unigram (the most common training character)\n\nno windows to show: the text is the one that --data_path names")
+        print(
+            f"\nprimary metric: {task_class.primary}; floors: uniform = 1/(characters of the vocabulary, <unk> among them), "
+            "unigram (the most common training character)\n\nno windows to show: the text is the one that --data_path names"
+        )
         return
     task = task_class(args)
-    if task.kind == "language":
+    if task.reads_text:
         show_language(task)
         return
-    from dataset.base import draw_heldout, stream
+    from dataset.seeds import stream
+    from dataset.splits import draw_heldout
 
     length = None if task.lengths is None else task.lengths[1]
-    print(f"\nfloors: uniform = 1/{len(task.alphabet)} a character, unigram (the most common training character at that answer position)")
-    print(f"primary metric: {task.primary}\n\nthree instances{'' if length is None else f' of length {length}'}, prompt | answer:")
+    print(
+        f"\nfloors: uniform = 1/{len(task.alphabet)} a character, unigram (the most common training character at that answer position)"
+    )
+    print(
+        f"primary metric: {task.primary}\n\nthree instances{'' if length is None else f' of length {length}'}, prompt | answer:"
+    )
     for e in draw_heldout(task, "test", 3, length, stream(task, "instances", 0))[0]:
         answer = e.answer or " ".join(f"{at}:{c}" for at, c in e.labels or ())
         print(f"  {e.prompt}|{answer}")
@@ -104,15 +115,17 @@ def show_task(name: str) -> None:
 def show_language(task) -> None:
     text = task.text("test")
     print(f"\nsource: {task.source}, SHA-256 {task.digest}")
-    print(f"primary metric: {task.primary}; floors: uniform = 1/{len(task.alphabet)}, unigram (the most common training character)")
+    print(
+        f"primary metric: {task.primary}; floors: uniform = 1/{len(task.alphabet)}, unigram (the most common training character)"
+    )
     print("\nthree windows:")
     for at in (0, len(text) // 3, 2 * len(text) // 3):
-        print(f"  {text[at:at + 100]!r}")
+        print(f"  {text[at : at + 100]!r}")
 
 
 def show_model(name: str) -> None:
     def bases():
-        from src.models.base import ARModel, Mixer
+        from src.models.contract import ARModel, Mixer
 
         return Mixer, ARModel
 

@@ -14,9 +14,9 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 
-from src.cli import Parser, add_flags, first_look, read_flags
-from src.cli import parser_for as train_parser
-from src.config import UserError, option, to_dict
+from src.flags.fields import UserError, option, to_dict
+from src.flags.parser import Parser, add_flags, first_look, read_flags
+from src.flags.parser import parser_for as train_parser
 
 ONLY_TRAIN = ("eval_only", "resume", "figures", "log")
 ROWS_SHOWN = 20
@@ -27,7 +27,9 @@ INTRODUCTION = f"{__doc__.strip()}\n"
 class ProfileConfig:
     """profile"""
 
-    lengths: tuple[int, ...] = option((), "lengths of the training examples for time and memory by length; default: powers of two up to the longest")
+    lengths: tuple[int, ...] = option(
+        (), "lengths of the training examples for time and memory by length; default: powers of two up to the longest"
+    )
     steps: int = option(10, "steps recorded for the table by operator", least=1, most=1000)
     cell_seconds: float = option(2.0, "seconds of timing for each length", above=0.0, most=3600.0)
 
@@ -45,12 +47,16 @@ def main(argv: list[str]) -> int:
 
 def parser_for(task: str | None, model: str | None, layers) -> Parser:
     """Flags of `train` for the chosen task and model, and this command's own."""
-    from src.runs import find_model, find_task
+    from src.setup.classes import find_model, find_task
 
     task_class = find_task(task) if task else None
     model_class = find_model(model, layers) if model else None
     parser = train_parser(task_class, model_class)
-    parser.prog, parser.usage, parser.scope = "benchmark.py profile", "python benchmark.py profile [--flag value ...]", "for profile"
+    parser.prog, parser.usage, parser.scope = (
+        "benchmark.py profile",
+        "python benchmark.py profile [--flag value ...]",
+        "for profile",
+    )
     parser.description = INTRODUCTION
     add_flags(parser, ProfileConfig, ProfileConfig.__doc__)
     return parser
@@ -71,29 +77,32 @@ def read(parser: Parser, argv: list[str]) -> tuple[ProfileConfig, list[str]]:
 
 def start(config: ProfileConfig, rest: list[str], argv: list[str]) -> int:
     """Everything that can be wrong is found before the first file is written."""
-    from src.commands.train import build_data, check_backends, environment
-    from src.runs import build_model, plan, settle_model, try_own_model
-    from src.suites import profile as suite
-    from src.suites.gate import Gate
-    from src.suites.progress import Progress
-    from src.suites.record import INTERRUPTED, Record
-    from src.suites.session import conduct, machine_fields, say_interrupted
-    from src.utils import env
-    from src.utils.timing import Limits
+    from src.measure.gate import Gate
+    from src.measure.profile import steps as suite
+    from src.measure.progress import Progress
+    from src.measure.session import conduct, machine_fields, say_interrupted
+    from src.measure.timing import Limits
+    from src.setup.classes import try_own_model
+    from src.setup.plan import build_model, plan, resolve_model
+    from src.setup.session import check_backends, environment, open_session, with_args
+    from src.storage import env
+    from src.storage.record import INTERRUPTED, Record
     from src.utils.training import Diverged, total_steps
 
     setup, request = plan(rest)
     if len(request.out_dirs) > 1:
         raise UserError(f"--out_dir: got {len(request.out_dirs)} folders, allowed: one")
-    task, tokenizer, loaders, task_meta = build_data(setup)
-    total_steps(setup.args, loaders["train"])
-    setup, lines = settle_model(setup, tokenizer, task)
-    args, device = setup.args, env.resolve_device(setup.args.device)
+    device = env.resolve_device(setup.args.device)
+    session = open_session(setup, device)
+    total_steps(setup.args, session.loaders["train"])
+    setup, lines = resolve_model(setup, session.tokenizer, session.task)
+    session, args = with_args(session, setup), setup.args
     settings = {"profile": to_dict(config), "args": to_dict(args)}
     Record.check_dir("profile", request.control.out_dir, settings, request.control.overwrite)
     backends = check_backends(setup, device)
-    try_own_model(args.model, build_model(setup, tokenizer, task, device), tokenizer, loaders["val"], device)
-    job = suite.Job(setup, task, tokenizer, loaders["train"], device)
+    model = build_model(setup, session.tokenizer, session.task, device)
+    try_own_model(args.model, model, session.tokenizer, session.loaders["val"], device)
+    job = suite.Job(session, setup.model_class)
     drawn = suite.draw(job, config.lengths)
     verdict = Gate(device, args.precision).check(backends)
     if not verdict.passed:
@@ -116,9 +125,16 @@ def start(config: ProfileConfig, rest: list[str], argv: list[str]) -> int:
             record.add(job.row(panel="diverged", metric="step_ms", status="diverged", note=diverged))
 
     def finish(status):
-        draw(record, record.finish({"title": title_of(args), "memory": suite.memory_of(record.path), "gate": verdict.note}, status))
+        draw(
+            record,
+            record.finish(
+                {"title": title_of(args), "memory": suite.memory_of(record.path), "gate": verdict.note}, status
+            ),
+        )
 
-    status = conduct(record, settings, environment(setup, device, backends, task_meta), work, finish, Progress(quiet, config.cell_seconds))
+    status = conduct(
+        record, settings, environment(setup, session, backends), work, finish, Progress(quiet, config.cell_seconds)
+    )
     if status == INTERRUPTED:
         return say_interrupted(record, argv)
     if not quiet:
@@ -135,15 +151,15 @@ def title_of(args) -> str:
 
 
 def draw(record, history: dict):
-    from src.utils import viz_kernels
+    from src.figures import kernels as kernel_figures
 
-    return viz_kernels.draw_profile(history, record.figures)
+    return kernel_figures.draw_profile(history, record.figures)
 
 
 def redraw(argv: list[str]) -> int:
     """--vis_only: the figures anew from history.json, without torch."""
-    from src.config import ControlConfig
-    from src.suites.record import Record
+    from src.flags.fields import ControlConfig
+    from src.storage.record import Record
 
     parser = Parser(prog="benchmark.py profile --vis_only", description=INTRODUCTION, scope="with --vis_only")
     add_flags(parser, ControlConfig, ControlConfig.__doc__)
@@ -195,21 +211,29 @@ def length_table(rows) -> list[str]:
             continue
         if len(at) == 3:
             step, token, peak = at["step_ms"], at["token_us"], at["peak_bytes"]
-            lines.append(f"{length:>10,}{step['batch']:>8,}{step['tokens']:>10,}{step['value']:>14.3f}{token['value']:>14.3f}{peak['value'] / 2**20:>12.2f}")
+            lines.append(
+                f"{length:>10,}{step['batch']:>8,}{step['tokens']:>10,}{step['value']:>14.3f}{token['value']:>14.3f}{peak['value'] / 2**20:>12.2f}"
+            )
     return lines + growth(found)
 
 
 def growth(rows) -> list[str]:
     """How the time of a sequence grows with its length, in words; nothing below three lengths."""
-    from src.utils.scaling import TAIL, fit
+    from src.stats.exponents import TAIL, fit
 
     timed = {r["x"]: r for r in rows if r["metric"] == "step_ms" and r["status"] == "ok"}
-    found = fit({x: r["values"] for x, r in timed.items()}, share={x: r["batch"] for x, r in timed.items()}) if timed else None
+    found = (
+        fit({x: r["values"] for x, r in timed.items()}, share={x: r["batch"] for x, r in timed.items()})
+        if timed
+        else None
+    )
     if found is None or found.exponent is None:
         return []
     end = f", over the {TAIL} longest ~ length^{found.tail:.2f}" if len(found.used) > TAIL else ""
-    return [f"time a sequence ~ length^{found.exponent:.2f} [{found.low:.2f}, {found.high:.2f}]{end}; a step's fixed cost is in it, `speed` holds it apart"]
+    return [
+        f"time a sequence ~ length^{found.exponent:.2f} [{found.low:.2f}, {found.high:.2f}]{end}; a step's fixed cost is in it, `speed` holds it apart"
+    ]
 
 
 def shorten(text: str, width: int) -> str:
-    return text if len(text) <= width else text[:width - 4] + " ..."
+    return text if len(text) <= width else text[: width - 4] + " ..."

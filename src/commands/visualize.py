@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from src.cli import Parser, add_flags, read_flags
-from src.config import ControlConfig, UserError
-from src.utils import viz
-from src.utils.rundir import RunDir, open_sealed
-from src.utils.schema import validate
+from src.figures import runs as run_figures
+from src.flags.fields import ControlConfig, UserError
+from src.flags.parser import Parser, add_flags, read_flags
+from src.storage.rundir import RunDir, open_sealed
+from src.storage.schema import validate
 
 
 def main(argv: list[str]) -> int:
@@ -23,11 +23,13 @@ def main(argv: list[str]) -> int:
     documents = [load_metrics(run) for run in runs]
     if len(runs) == 1:
         folder = Path(control.figures) if control.figures else runs[0].figures
-        paths = viz.draw_all(documents[0], folder)
+        paths = run_figures.draw_all(documents[0], folder)
     else:
         if not control.figures:
             raise UserError(f"--vis_only: got {len(runs)} runs but no --figures DIR to overlay them into")
-        paths = viz.overlay([(label(d, run), d) for d, run in zip(documents, runs, strict=True)], Path(control.figures))
+        paths = run_figures.overlay(
+            [(label(d, run), d) for d, run in zip(documents, runs, strict=True)], Path(control.figures)
+        )
     for path in paths:
         print(path)
     return 0

@@ -22,21 +22,29 @@ and the last three q, k, v, whatever T.   python benchmark.py --model gated_delt
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from src.config import option
-from src.models.base import ARModel, Form, build, max_len_of, wide
-from src.models.gla import Expansion, gated, xavier_parts
-from src.models.linear_attention import LinearMixer, head_size, make_conv, split_heads
+from src.flags.fields import option
+from src.models.backbone import build, max_len_of
+from src.models.contract import ARModel, BlockDefaults
+from src.models.parts import (
+    Expansion,
+    LinearMixer,
+    at_least_float32,
+    gated,
+    head_size,
+    initial_dt_bias,
+    l2_normalize,
+    make_conv,
+    split_heads,
+    xavier_parts,
+)
 from src.ops.backends import parse_backend
 from src.ops.delta_rule import delta_rule, delta_rule_step
-
-UNIT_EPS = 1e-6  # added to the squared length, as in flash-linear-attention
 
 
 class _Delta(LinearMixer):
@@ -44,10 +52,12 @@ class _Delta(LinearMixer):
 
     @dataclass(frozen=True)
     class Config(Expansion):
-        neg_eigen: bool = option(False, "transitions between -1 and 1 instead of 0 and 1, which lets a state change its sign")
+        neg_eigen: bool = option(
+            False, "transitions between -1 and 1 instead of 0 and 1, which lets a state change its sign"
+        )
 
     ops = ("delta_rule",)
-    published = Form("rms", 4, 4)
+    published = BlockDefaults("rms", 4, 4)
     ratios: tuple[float, float]  # published widths of keys and values, in multiples of d_model
 
     def __init__(self, args):
@@ -68,13 +78,13 @@ class _Delta(LinearMixer):
         H, K, V = self.memory
         qkv, window = self._convolve(self.qkv(x), window)
         q, k, v = split_heads(F.silu(qkv) if self.conv is None else qkv, H, (K, K, V))
-        q, k = unit(q), unit(k)
-        beta = self.strength * wide(self.beta(x)).sigmoid()
+        q, k = l2_normalize(q), l2_normalize(k)
+        beta = self.strength * at_least_float32(self.beta(x)).sigmoid()
         if x.dim() == 2:
-            o, memory = delta_rule_step(q, k, v, beta, decay, memory, K ** -0.5)
+            o, memory = delta_rule_step(q, k, v, beta, decay, memory, K**-0.5)
         else:
-            o, memory = delta_rule(q, k, v, beta, decay, memory, K ** -0.5, self.backend)
-        return self.norm(wide(o)), memory, window
+            o, memory = delta_rule(q, k, v, beta, decay, memory, K**-0.5, self.backend)
+        return self.norm(at_least_float32(o)), memory, window
 
 
 class DeltaNet(_Delta):
@@ -110,21 +120,11 @@ class GatedDeltaNet(_Delta):
             p._no_weight_decay = True
 
     def _mix(self, x, memory, window):
-        decay = -wide(self.A_log).exp() * F.softplus(wide(self.alpha(x)) + wide(self.dt_bias))
+        decay = -at_least_float32(self.A_log).exp() * F.softplus(
+            at_least_float32(self.alpha(x)) + at_least_float32(self.dt_bias)
+        )
         o, memory, window = self._recall(x, decay, memory, window)
         return self.out(gated(o, self.gate(x))), memory, window
-
-
-def unit(x):
-    """x (..., K) at unit length, computed in float32; the result has x's dtype, and a zero vector stays zero."""
-    y = wide(x)
-    return (y * torch.rsqrt(y.square().sum(dim=-1, keepdim=True) + UNIT_EPS)).to(x.dtype)
-
-
-def initial_dt_bias(n: int):
-    """b (n,) with softplus(b) log-uniform in [0.001, 0.1]. Gu & Dao 2023, arXiv:2312.00752, section 3.6."""
-    dt = torch.exp(torch.rand(n) * (math.log(0.1) - math.log(0.001)) + math.log(0.001))
-    return dt + torch.log(-torch.expm1(-dt))  # the inverse of softplus
 
 
 def build_model(vocab_size: int, args) -> ARModel:

@@ -13,23 +13,23 @@ not come out whole are rounded up; `--short_conv K` adds the SiLU convolution of
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-import torch.nn.functional as F
 from torch import nn
 
-from src.config import option
-from src.models.base import Backbone, Form, build, max_len_of, wide
-from src.models.linear_attention import GATE_RANK, LinearMixer, head_size, log_gate, make_conv, split_heads
+from src.models.backbone import Backbone, build, max_len_of
+from src.models.contract import BlockDefaults
+from src.models.parts import (
+    GATE_RANK,
+    Expansion,
+    LinearMixer,
+    at_least_float32,
+    gated,
+    head_size,
+    log_gate,
+    make_conv,
+    split_heads,
+    xavier_parts,
+)
 from src.ops.backends import parse_backend
-
-
-@dataclass(frozen=True)
-class Expansion:
-    """Widths of keys and values, for all layers that have them."""
-
-    expand_k: float = option(0.0, "width of all keys in multiples of d_model, rounded up to whole heads; 0 = as published", least=0.0, most=16.0)
-    expand_v: float = option(0.0, "width of all values in multiples of d_model, rounded up to whole heads; 0 = as published", least=0.0, most=16.0)
 
 
 class GLA(LinearMixer):
@@ -37,7 +37,7 @@ class GLA(LinearMixer):
 
     Config = Expansion
     ops = ("linear_attention",)
-    published = Form("rms", 4, 0)
+    published = BlockDefaults("rms", 4, 0)
 
     @classmethod
     def kinds(cls, args):
@@ -65,19 +65,8 @@ class GLA(LinearMixer):
         qkv, window = self._convolve(qkv, window)
         q, k, v = split_heads(qkv, H, (K, K, V))
         decay = log_gate(self.gate(x)).unflatten(-1, (H, K))
-        o, memory = self._attend(q, k, v, decay, memory, K ** -0.5)
-        return self.out(gated(self.norm(wide(o)), g)), memory, window
-
-
-def gated(o, g):
-    """o (..., H, V), normalised in float32 -> (..., H V) in the dtype of the gate g (..., H V), times silu(g)."""
-    return o.flatten(-2).to(g.dtype) * F.silu(g)
-
-
-def xavier_parts(weight, sizes, gain: float = 2 ** -2.5) -> None:
-    """Initialise the rows of a fused map part by part, as the separate maps that they are."""
-    for part in weight.data.split(sizes):
-        nn.init.xavier_uniform_(part, gain=gain)
+        o, memory = self._attend(q, k, v, decay, memory, K**-0.5)
+        return self.out(gated(self.norm(at_least_float32(o)), g)), memory, window
 
 
 def build_model(vocab_size: int, args) -> Backbone:

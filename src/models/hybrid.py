@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 
-from src.config import UserError, field_types, option, own_config
+from src.flags.fields import UserError, field_types, option, own_config
+from src.flags.registry import find
 from src.models import MODELS
-from src.models.base import Backbone, Mixer, build, max_len_of
-from src.registry import find
+from src.models.backbone import Backbone, build, max_len_of
+from src.models.contract import Mixer
 
 DEFAULT = ("mamba", "transformer")
 
@@ -26,14 +27,18 @@ class Hybrid:
     def of(cls, names: tuple[str, ...]) -> type[Hybrid]:
         """The class for these layers. UserError for an unknown name, a hybrid, or a whole model."""
         mixers = tuple(_mixer(name) for name in names)
-        return type("Hybrid", (cls,), {
-            "layers": mixers,
-            "Config": _union(names, mixers),
-            "positions": tuple(dict.fromkeys(p for m in mixers for p in m.positions)),
-            "default_pos": mixers[0].default_pos if len({m.default_pos for m in mixers}) == 1 else "none",
-            "has_heads": any(m.has_heads for m in mixers),
-            "__module__": cls.__module__,
-        })
+        return type(
+            "Hybrid",
+            (cls,),
+            {
+                "layers": mixers,
+                "Config": _union(names, mixers),
+                "positions": tuple(dict.fromkeys(p for m in mixers for p in m.positions)),
+                "default_pos": mixers[0].default_pos if len({m.default_pos for m in mixers}) == 1 else "none",
+                "has_heads": any(m.has_heads for m in mixers),
+                "__module__": cls.__module__,
+            },
+        )
 
 
 def _mixer(name: str) -> type[Mixer]:
@@ -46,12 +51,22 @@ def _mixer(name: str) -> type[Mixer]:
 
 def _union(names, mixers) -> type:
     """The flags of all the layers, and `layers` itself."""
-    fields = {"layers": ("layers", tuple[str, ...], option(names, "the layer of each block, in order; the depth is the list's"))}
+    fields = {
+        "layers": (
+            "layers",
+            tuple[str, ...],
+            option(names, "the layer of each block, in order; the depth is the list's"),
+        )
+    }
     for config in filter(None, map(own_config, mixers)):
         types = field_types(config)
         for f in dataclasses.fields(config):
-            fields.setdefault(f.name, (f.name, types[f.name], dataclasses.field(default=f.default, metadata=f.metadata)))
-    return dataclasses.make_dataclass("Config", fields.values(), frozen=True, namespace={"__module__": mixers[0].__module__})
+            fields.setdefault(
+                f.name, (f.name, types[f.name], dataclasses.field(default=f.default, metadata=f.metadata))
+            )
+    return dataclasses.make_dataclass(
+        "Config", fields.values(), frozen=True, namespace={"__module__": mixers[0].__module__}
+    )
 
 
 DefaultHybrid = Hybrid.of(DEFAULT)

@@ -29,111 +29,35 @@ python benchmark.py --model linear_attention --decay scalar
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from src.config import option
-from src.models.base import Backbone, Form, Mixer, State, build, max_len_of, wide
-from src.models.short_conv import ShortConv
-from src.models.transformer import check_heads
+from src.flags.fields import option
+from src.models.backbone import Backbone, build, max_len_of
+from src.models.contract import BlockDefaults
+from src.models.parts import (
+    GATE_RANK,
+    LinearMixer,
+    at_least_float32,
+    fixed_log_decay,
+    head_size,
+    log_gate,
+    make_conv,
+    split_heads,
+)
 from src.ops.backends import parse_backend
-from src.ops.linear_attention import linear_attention, linear_attention_step
-from src.ops.precision import accumulation_dtype
 
 EPS = 1e-6  # of the normaliser, as in the code released with Katharopoulos et al. 2020
-GATE_RANK = 16  # of the vector decay's map, Yang et al. 2023, section 4.4
-GATE_TEMPERATURE = 16.0  # sigmoid^(1/16): decays start near 1
-
-
-class LinearMixer(Mixer):
-    """A layer with one matrix memory a head. Its subclass writes `_mix`, once for a sequence and for a token.
-
-    State: (memory (B, H, K, V) float32,), and behind it the window of the short convolution (B, width - 1, channels) where there is one.
-    """
-
-    has_heads = True
-    own_conv = True
-    memory: tuple[int, int, int]  # (H, K, V), set by the subclass
-    conv: ShortConv | None
-
-    def _mix(self, x, memory, window):
-        """x (B, T, D) or (B, D); memory and window, None at the start of a sequence -> y of x's shape, memory, window."""
-        raise NotImplementedError(f"{type(self).__name__} must define _mix(self, x, memory, window)")
-
-    def forward(self, x):
-        return self._mix(x, None, None)[0]
-
-    def init_state(self, batch_size: int, max_len: int) -> State:
-        weight = next(self.parameters())
-        memory = torch.zeros(batch_size, *self.memory, dtype=accumulation_dtype(weight), device=weight.device)
-        window = self._first_window(batch_size)
-        return (memory,) if window is None else (memory, window)
-
-    def prefill(self, x, state: State):
-        return self._advance(x, state)
-
-    def step(self, x, state: State):
-        return self._advance(x, state)
-
-    def _advance(self, x, state, *where):
-        """One token or several."""
-        memory, *window = state
-        y, memory, window = self._mix(x, memory, window[0] if window else None, *where)
-        return y, (memory,) if window is None else (memory, window)
-
-    def _first_window(self, batch_size: int):
-        """The convolution's state before the first token, None where there is no convolution."""
-        return None if self.conv is None else self.conv.init_state(batch_size)
-
-    def _convolve(self, x, window):
-        """x (B, T, C) or (B, C) through the short convolution, where there is one."""
-        if self.conv is None:
-            return x, None
-        return self.conv.step(x, window) if x.dim() == 2 else self.conv(x, window)
-
-    def _attend(self, q, k, v, decay, memory, scale=None):
-        """`linear_attention` over a sequence (B, T, H, K), or its step for a token (B, H, K)."""
-        if q.dim() == 3:
-            return linear_attention_step(q, k, v, decay, memory, scale)
-        return linear_attention(q, k, v, decay, memory, scale, self.backend)
-
-
-def make_conv(channels: int, args, activation: str | None) -> ShortConv | None:
-    """The convolution that --short_conv asks for."""
-    return ShortConv(channels, args.short_conv, activation, args.backend) if args.short_conv > 0 else None
-
-
-def head_size(args, ratio: float) -> int:
-    """Channels of one head where all heads together have ratio x d_model, rounded up. UserError where --n_head does not divide --d_model."""
-    check_heads(args.d_model, args.n_head, "none")
-    return max(1, math.ceil(ratio * args.d_model / args.n_head - 1e-9))
-
-
-def split_heads(x, n_head: int, sizes):
-    """x (..., H (K_1 + K_2 + ...)) -> (..., H, K_1), (..., H, K_2), ... without a copy."""
-    parts = x.split([n_head * size for size in sizes], dim=-1)
-    return tuple(part.unflatten(-1, (n_head, size)) for part, size in zip(parts, sizes, strict=True))
-
-
-def fixed_log_decay(n_head: int):
-    """log(1 - 2^(-5 - h)) of heads h = 0 .. n_head - 1: (H,) float32. Sun et al. 2023, equation 8."""
-    return torch.log1p(-torch.exp2(-5.0 - torch.arange(n_head, dtype=torch.float64))).float()
-
-
-def log_gate(x):
-    """log sigmoid(x)^(1/16), float32: a decay near 1 while x is near 0."""
-    return F.logsigmoid(wide(x)) / GATE_TEMPERATURE
 
 
 def taylor(x):
     """Features (..., 1 + K + K^2) of x (..., K) with taylor(q)^T taylor(k) = 1 + s + s^2 / 2, s = q^T k / sqrt(K)."""
     K = x.shape[-1]
-    x = x * K ** -0.25
-    second = (x[..., :, None] * x[..., None, :]).flatten(-2) * 0.5 ** 0.5
+    x = x * K**-0.25
+    second = (x[..., :, None] * x[..., None, :]).flatten(-2) * 0.5**0.5
     return torch.cat([torch.ones_like(x[..., :1]), x, second], dim=-1)
 
 
@@ -146,12 +70,20 @@ class LinearAttention(LinearMixer):
     @dataclass(frozen=True)
     class Config:
         feature_map: str = option("elu", "what q and k pass through before they meet", choices=tuple(FEATURES))
-        decay: str = option("none", "forgetting: none, fixed a head, or learned from the input a head (scalar) or a key channel (vector)",
-                            choices=("none", "fixed", "scalar", "vector"))
-        feature_dim: int = option(16, "channels of q and k a head under --feature_map taylor, which makes 1 + n + n^2 features of n", least=1, most=64)
+        decay: str = option(
+            "none",
+            "forgetting: none, fixed a head, or learned from the input a head (scalar) or a key channel (vector)",
+            choices=("none", "fixed", "scalar", "vector"),
+        )
+        feature_dim: int = option(
+            16,
+            "channels of q and k a head under --feature_map taylor, which makes 1 + n + n^2 features of n",
+            least=1,
+            most=64,
+        )
 
     ops = ("linear_attention",)
-    published = Form("layer", 4, 0)
+    published = BlockDefaults("layer", 4, 0)
 
     @classmethod
     def kinds(cls, args):
@@ -176,17 +108,21 @@ class LinearAttention(LinearMixer):
         elif self.decay == "scalar":
             self.gate = nn.Linear(args.d_model, args.n_head)
         elif self.decay == "vector":
-            self.gate = nn.Sequential(nn.Linear(args.d_model, GATE_RANK, bias=False), nn.Linear(GATE_RANK, args.n_head * n_features))
+            self.gate = nn.Sequential(
+                nn.Linear(args.d_model, GATE_RANK, bias=False), nn.Linear(GATE_RANK, args.n_head * n_features)
+            )
 
     def _mix(self, x, memory, window):
         qkv, window = self._convolve(self.qkv(x), window)
-        q, k, v = split_heads(wide(qkv), self.memory[0], self.sizes)
+        q, k, v = split_heads(at_least_float32(qkv), self.memory[0], self.sizes)
         q, k = self.features(q), self.features(k)
         if self.norm is not None:
             o, memory = self._attend(q, k, v, self._log_decay(x), memory, self.sizes[0] ** -0.5)
             o = self.norm(o)
         else:
-            sums, memory = self._attend(q, k, F.pad(v, (0, 1), value=1.0), self._log_decay(x), memory)  # a value of 1 sums the features
+            sums, memory = self._attend(
+                q, k, F.pad(v, (0, 1), value=1.0), self._log_decay(x), memory
+            )  # a value of 1 sums the features
             o = sums[..., :-1] / (sums[..., -1:] + EPS)
         return self.out(o.flatten(-2).to(qkv.dtype)), memory, window
 

@@ -22,8 +22,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from src.config import option
-from src.models.base import ARModel, Form, Mixer, State, build, max_len_of
+from src.flags.fields import option
+from src.models.backbone import build, max_len_of
+from src.models.contract import ARModel, BlockDefaults, Mixer, State
 from src.ops.backends import parse_backend
 from src.ops.causal_conv import causal_conv, causal_conv_step
 from src.ops.selective_scan import projected_scan, selective_scan_step
@@ -43,11 +44,13 @@ class Mamba(Mixer):
         d_conv: int = option(4, "characters that the convolution sees, the present one included", least=1)
         expand: int = option(2, "channels inside, as a multiple of d_model", least=1)
         dt_rank: int = option(0, "rank of the projection to the steps; 0 = d_model / 16, rounded up", least=0)
-        neg_eigen: bool = option(False, "transitions between -1 and 1 instead of 0 and 1, which lets a state change its sign")
+        neg_eigen: bool = option(
+            False, "transitions between -1 and 1 instead of 0 and 1, which lets a state change its sign"
+        )
 
     ops = ("causal_conv", "selective_scan")
     own_conv = True
-    published = Form("rms", 0, -1)
+    published = BlockDefaults("rms", 0, -1)
 
     def __init__(self, args):
         super().__init__()
@@ -58,7 +61,9 @@ class Mamba(Mixer):
         self.conv_backend = parse_backend(args.backend, "causal_conv")
         self.scan_backend = parse_backend(args.backend, "selective_scan")
         short_conv = getattr(args, "short_conv", -1)
-        self.width = args.d_conv if short_conv < 0 else short_conv or 1  # K; without a convolution a window of one token
+        self.width = (
+            args.d_conv if short_conv < 0 else short_conv or 1
+        )  # K; without a convolution a window of one token
         self.in_proj = nn.Linear(D, 2 * E, bias=False)
         if short_conv:
             self.conv1d = nn.Conv1d(E, E, self.width, groups=E)
@@ -74,7 +79,7 @@ class Mamba(Mixer):
     @torch.no_grad()
     def _start_steps(self):
         """The published start of dt_proj: softplus(bias) is log-uniform in [STEP_MIN, STEP_MAX]."""
-        nn.init.uniform_(self.dt_proj.weight, -self.dt_rank ** -0.5, self.dt_rank ** -0.5)
+        nn.init.uniform_(self.dt_proj.weight, -(self.dt_rank**-0.5), self.dt_rank**-0.5)
         low, high = math.log(STEP_MIN), math.log(STEP_MAX)
         step = torch.exp(low + (high - low) * torch.rand(len(self.dt_proj.bias))).clamp(min=STEP_FLOOR)
         self.dt_proj.bias.copy_(step + torch.log(-torch.expm1(-step)))  # the inverse of softplus
@@ -84,7 +89,9 @@ class Mamba(Mixer):
 
     def init_state(self, batch_size: int, max_len: int) -> State:
         E, kind = len(self.D), torch.float64 if self.D.dtype == torch.float64 else torch.float32
-        return self.D.new_zeros(batch_size, self.width - 1, E, dtype=kind), self.D.new_zeros(batch_size, E, self.d_state, dtype=kind)
+        return self.D.new_zeros(batch_size, self.width - 1, E, dtype=kind), self.D.new_zeros(
+            batch_size, E, self.d_state, dtype=kind
+        )
 
     def prefill(self, x, state: State):
         window, h = state
@@ -110,7 +117,17 @@ class Mamba(Mixer):
             u, window = causal_conv(u, *self._kernel(), window, "silu", self.conv_backend)
         else:
             u = F.silu(u)
-        y, h = projected_scan(u, self.x_proj.weight, self.dt_proj.weight, self.dt_proj.bias, self.A_log, self.D, h, self.neg_eigen, self.scan_backend)
+        y, h = projected_scan(
+            u,
+            self.x_proj.weight,
+            self.dt_proj.weight,
+            self.dt_proj.bias,
+            self.A_log,
+            self.D,
+            h,
+            self.neg_eigen,
+            self.scan_backend,
+        )
         return self.out_proj(y * F.silu(z)), (window, h)
 
     @property

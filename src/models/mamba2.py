@@ -24,10 +24,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from src.config import UserError, option
-from src.models.base import Backbone, Form, build, max_len_of, wide
-from src.models.deltanet import initial_dt_bias
-from src.models.linear_attention import LinearMixer
+from src.flags.fields import UserError, option
+from src.models.backbone import Backbone, build, max_len_of
+from src.models.contract import BlockDefaults
+from src.models.parts import LinearMixer, at_least_float32, initial_dt_bias
 from src.ops.backends import parse_backend
 from src.ops.causal_conv import causal_conv, causal_conv_step
 from src.ops.precision import accumulation_dtype
@@ -49,7 +49,7 @@ class Mamba2(LinearMixer):
 
     has_heads = False
     ops = ("causal_conv", "linear_attention")
-    published = Form("rms", 0, -1)
+    published = BlockDefaults("rms", 0, -1)
 
     @classmethod
     def kinds(cls, args):
@@ -68,7 +68,9 @@ class Mamba2(LinearMixer):
         self.conv_backend = parse_backend(args.backend, "causal_conv")
         self.in_proj = nn.Linear(args.d_model, sum(self.parts), bias=False)
         width = args.d_conv if args.short_conv < 0 else args.short_conv
-        self.conv1d = nn.Conv1d(self.parts[1], self.parts[1], width, groups=self.parts[1], padding=width - 1) if width else None
+        self.conv1d = (
+            nn.Conv1d(self.parts[1], self.parts[1], width, groups=self.parts[1], padding=width - 1) if width else None
+        )
         self.A_log = nn.Parameter(torch.empty(H).uniform_(1, 16).log())
         self.dt_bias = nn.Parameter(initial_dt_bias(H))
         self.D = nn.Parameter(torch.ones(H))
@@ -81,7 +83,9 @@ class Mamba2(LinearMixer):
         if self.conv1d is None:
             return None
         weight = self.conv1d.weight
-        return torch.zeros(batch_size, weight.shape[-1] - 1, len(weight), dtype=accumulation_dtype(weight), device=weight.device)
+        return torch.zeros(
+            batch_size, weight.shape[-1] - 1, len(weight), dtype=accumulation_dtype(weight), device=weight.device
+        )
 
     def _convolve(self, x, window):
         """SiLU(conv1d(x)) of x (B, T, channels) or (B, channels), and the window."""
@@ -96,12 +100,12 @@ class Mamba2(LinearMixer):
         H, N, V = self.memory
         z, xBC, dt = self.in_proj(x).split(self.parts, dim=-1)
         xBC, window = self._convolve(xBC, window)
-        inner, key, query = wide(xBC).split([H * V, self.ngroups * N, self.ngroups * N], dim=-1)
+        inner, key, query = at_least_float32(xBC).split([H * V, self.ngroups * N, self.ngroups * N], dim=-1)
         inner = inner.unflatten(-1, (H, V))
-        dt = F.softplus(wide(dt) + wide(self.dt_bias))  # (..., H)
-        decay = -wide(self.A_log).exp() * dt
+        dt = F.softplus(at_least_float32(dt) + at_least_float32(self.dt_bias))  # (..., H)
+        decay = -at_least_float32(self.A_log).exp() * dt
         y, memory = self._attend(self._per_head(query), self._per_head(key), inner * dt[..., None], decay, memory)
-        y = y + wide(self.D)[:, None] * inner
+        y = y + at_least_float32(self.D)[:, None] * inner
         return self.out_proj(self.norm(y.flatten(-2), z)), memory, window
 
     def _per_head(self, x):
@@ -121,9 +125,9 @@ class GatedRMSNorm(nn.Module):
 
     def forward(self, y, z):
         """y (..., C) float32, z (..., C) -> (..., C) in z's dtype."""
-        y = (y * F.silu(wide(z))).unflatten(-1, (self.groups, -1))
+        y = (y * F.silu(at_least_float32(z))).unflatten(-1, (self.groups, -1))
         y = F.rms_norm(y, y.shape[-1:], eps=1e-5).flatten(-2)
-        return (y * wide(self.weight)).to(z.dtype)
+        return (y * at_least_float32(self.weight)).to(z.dtype)
 
 
 def head_channels(inner: int, headdim: int) -> int:
@@ -133,7 +137,9 @@ def head_channels(inner: int, headdim: int) -> int:
         return max(n for n in divisors if n <= PUBLISHED_HEAD)
     if headdim not in divisors:
         nearest = min(divisors, key=lambda n: (abs(n - headdim), n))
-        raise UserError(f"--headdim: got {headdim}, allowed: a divisor of the inner width {inner} (--expand x --d_model); try --headdim {nearest}")
+        raise UserError(
+            f"--headdim: got {headdim}, allowed: a divisor of the inner width {inner} (--expand x --d_model); try --headdim {nearest}"
+        )
     return headdim
 
 

@@ -16,8 +16,9 @@ from collections.abc import Callable
 
 import torch
 
-from src.config import UserError
-from src.models.base import ARModel, build, settle, state_after, state_bytes
+from src.flags.fields import UserError
+from src.models.backbone import build, resolve_auto
+from src.models.contract import ARModel, state_after, state_bytes
 
 AIM, LIMIT = 0.01, 0.02  # what is aimed at, and what is refused, as a share of the target
 ROUND = 8  # a width that an MLP completes is a multiple of this, which vector units like
@@ -44,7 +45,9 @@ def read_target(text: str, count_named: Callable[[str], int]) -> int:
     except ValueError:
         return count_named(text)
     if not 1 <= target < 1e12:
-        raise UserError(f"--match_params: got '{text}', allowed: a count from 1 to 1e12 such as 250000, 250k or 1M, or a model's name")
+        raise UserError(
+            f"--match_params: got '{text}', allowed: a count from 1 to 1e12 such as 250000, 250k or 1M, or a model's name"
+        )
     return round(target)
 
 
@@ -54,26 +57,36 @@ def match(model_class, args, explicit: dict, count: Callable, measure: Callable,
     count, measure: settings -> parameters, bytes.  explicit: what the user typed; a typed d_model or dim_ffn stays.
     target, target_state: 0 where that one is free.  Raises UserError beyond LIMIT, or where nothing is left to solve.
     """
-    before = settle(model_class, args)
+    before = resolve_auto(model_class, args)
     has_mlp = not issubclass(model_class, ARModel) and not hasattr(model_class, "layers") and before.dim_ffn > 0
     free_mlp = has_mlp and "dim_ffn" not in explicit
     lines = []
     if target_state:
         if "d_model" in explicit:
             raise UserError("--d_model and --match_state contradict each other; give one")
-        args = dataclasses.replace(args, d_model=_solve_width(model_class, args, measure, target_state, ROUND if free_mlp else 1))
+        args = dataclasses.replace(
+            args, d_model=_solve_width(model_class, args, measure, target_state, ROUND if free_mlp else 1)
+        )
         lines.append(_verdict("--match_state", "bytes of decoding state", target_state, measure(args)))
     if target:
         if not target_state and "d_model" not in explicit:
-            args = dataclasses.replace(args, d_model=_solve_width(model_class, args, count, target, ROUND if free_mlp else 1))
+            args = dataclasses.replace(
+                args, d_model=_solve_width(model_class, args, count, target, ROUND if free_mlp else 1)
+            )
         elif not free_mlp:
-            raise UserError("--match_params: nothing is left to solve, because the width is fixed and the MLP is too or there is none; "
-                            "leave --d_model or --dim_ffn free")
+            raise UserError(
+                "--match_params: nothing is left to solve, because the width is fixed and the MLP is too or there is none; "
+                "leave --d_model or --dim_ffn free"
+            )
         if free_mlp:
             args = _solve_mlp(model_class, args, count, target)
         lines.append(_verdict("--match_params", "parameters", target, count(args)))
-    after = settle(model_class, args)
-    changed = [f"{name} {getattr(before, name)} -> {getattr(after, name)}" for name in ("d_model", "dim_ffn") if getattr(before, name) != getattr(after, name)]
+    after = resolve_auto(model_class, args)
+    changed = [
+        f"{name} {getattr(before, name)} -> {getattr(after, name)}"
+        for name in ("d_model", "dim_ffn")
+        if getattr(before, name) != getattr(after, name)
+    ]
     return args, [f"{line}; {', '.join(changed) or 'nothing had to change'}" for line in lines]
 
 
@@ -99,12 +112,14 @@ def _solve_width(model_class, args, measure, target: int, multiple: int) -> int:
 
 def _solve_mlp(model_class, args, count, target: int):
     """args with the MLP's width that brings the parameters to the target; they are affine in it."""
-    d, hidden = args.d_model, settle(model_class, args).dim_ffn
+    d, hidden = args.d_model, resolve_auto(model_class, args).dim_ffn
     here = dataclasses.replace(args, dim_ffn=hidden)
     slope = count(dataclasses.replace(args, dim_ffn=hidden + 1)) - count(here)
     best = hidden + round((target - count(here)) / slope)
     if best < 1:
-        raise UserError(f"--match_params: {target:,} parameters leave no MLP at d_model {d}; give --dim_ffn 0, another --d_model, or a larger target")
+        raise UserError(
+            f"--match_params: {target:,} parameters leave no MLP at d_model {d}; give --dim_ffn 0, another --d_model, or a larger target"
+        )
     return dataclasses.replace(args, dim_ffn=best)
 
 
@@ -112,7 +127,9 @@ def _verdict(flag: str, what: str, target: int, got: int) -> str:
     """One line, or UserError beyond LIMIT."""
     off = got / target - 1
     if abs(off) > LIMIT:
-        raise UserError(f"{flag}: the nearest possible is {got:,} {what}, {100 * off:+.1f} % off {target:,}, allowed: within {100 * LIMIT:g} %; "
-                        "choose another target, or fewer --n_head, or leave --d_model and --dim_ffn free")
+        raise UserError(
+            f"{flag}: the nearest possible is {got:,} {what}, {100 * off:+.1f} % off {target:,}, allowed: within {100 * LIMIT:g} %; "
+            "choose another target, or fewer --n_head, or leave --d_model and --dim_ffn free"
+        )
     note = "" if abs(off) <= AIM else f" (beyond the {100 * AIM:g} % aimed at: widths are whole numbers)"
     return f"{flag}: {got:,} {what}, {100 * off:+.2f} % off {target:,}{note}"

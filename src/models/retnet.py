@@ -21,10 +21,20 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from src.config import UserError
-from src.models.base import Backbone, Form, State, build, max_len_of, wide
-from src.models.gla import Expansion, gated, xavier_parts
-from src.models.linear_attention import LinearMixer, fixed_log_decay, head_size, make_conv, split_heads
+from src.flags.fields import UserError
+from src.models.backbone import Backbone, build, max_len_of
+from src.models.contract import BlockDefaults, State
+from src.models.parts import (
+    Expansion,
+    LinearMixer,
+    at_least_float32,
+    fixed_log_decay,
+    gated,
+    head_size,
+    make_conv,
+    split_heads,
+    xavier_parts,
+)
 from src.ops.backends import parse_backend
 from src.ops.precision import accumulation_dtype
 
@@ -37,7 +47,7 @@ class RetNet(LinearMixer):
 
     Config = Expansion
     ops = ("linear_attention",)
-    published = Form("layer", 2, 0)
+    published = BlockDefaults("layer", 2, 0)
 
     @classmethod
     def kinds(cls, args):
@@ -48,8 +58,10 @@ class RetNet(LinearMixer):
         H = args.n_head
         K, V = head_size(args, args.expand_k or 1.0), head_size(args, args.expand_v or 2.0)
         if K % 2:
-            raise UserError(f"--n_head: got {H}, which gives heads of {K} key channels, allowed: an even number of them, because retention turns "
-                            "pairs of channels; change --n_head, --d_model or --expand_k")
+            raise UserError(
+                f"--n_head: got {H}, which gives heads of {K} key channels, allowed: an even number of them, because retention turns "
+                "pairs of channels; change --n_head, --d_model or --expand_k"
+            )
         self.memory = H, K, V
         self.backend = parse_backend(args.backend, "linear_attention")
         self.qkvg = nn.Linear(args.d_model, H * (2 * K + 2 * V), bias=False)
@@ -79,8 +91,8 @@ class RetNet(LinearMixer):
         qk, v = qkv.split([2 * H * K, H * V], dim=-1)
         q, k = turn(qk.unflatten(-1, (2 * H, K)), start).chunk(2, dim=-2)
         (v,) = split_heads(v, H, (V,))
-        o, memory = self._attend(q, k, v, self.log_decay, memory, K ** -0.5)
-        return self.out(gated(F.layer_norm(wide(o), (V,), eps=NORM_EPS), g)), memory, window
+        o, memory = self._attend(q, k, v, self.log_decay, memory, K**-0.5)
+        return self.out(gated(F.layer_norm(at_least_float32(o), (V,), eps=NORM_EPS), g)), memory, window
 
 
 def turn(x, start: int):
@@ -92,7 +104,7 @@ def turn(x, start: int):
     positions = torch.arange(start, start + (x.shape[1] if x.dim() == 4 else 1), device=x.device, dtype=dtype)
     angle = positions[:, None, None] * rate  # (T, 1, K / 2)
     cos, sin = angle.cos(), angle.sin()
-    even, odd = wide(x).unflatten(-1, (pairs, 2)).unbind(-1)
+    even, odd = at_least_float32(x).unflatten(-1, (pairs, 2)).unbind(-1)
     return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2).to(x.dtype)
 
 

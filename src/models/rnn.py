@@ -13,7 +13,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from src.models.base import ARModel, Mixer, State, build, max_len_of, wide
+from src.models.backbone import build, max_len_of
+from src.models.contract import ARModel, Mixer, State
+from src.models.parts import at_least_float32
 
 
 class _Recurrent(Mixer):
@@ -31,7 +33,7 @@ class _Recurrent(Mixer):
     def _run(self, x, start):
         """Outputs (B, T, D) in x's dtype and the last state, in torch's layout (1, B, D)."""
         with torch.autocast(x.device.type, enabled=False):
-            y, last = self.rnn(wide(x), start)
+            y, last = self.rnn(at_least_float32(x), start)
         return y.to(x.dtype), last
 
     def _weights(self):
@@ -57,7 +59,7 @@ class LSTM(_Recurrent):
 
     def step(self, x, state: State):
         with torch.autocast(x.device.type, enabled=False):
-            h, c = torch.lstm_cell(wide(x), state, *self._weights())
+            h, c = torch.lstm_cell(at_least_float32(x), state, *self._weights())
         return h.to(x.dtype), (h, c)
 
 
@@ -75,7 +77,7 @@ class GRU(_Recurrent):
 
     def step(self, x, state: State):
         with torch.autocast(x.device.type, enabled=False):
-            h = torch.gru_cell(wide(x), state[0], *self._weights())
+            h = torch.gru_cell(at_least_float32(x), state[0], *self._weights())
         return h.to(x.dtype), (h,)
 
 

@@ -32,8 +32,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from src.config import option
-from src.models.base import ARModel, Backbone, Mixer, State, build, max_len_of
+from src.flags.fields import option
+from src.models.backbone import Backbone, build, max_len_of
+from src.models.contract import ARModel, Mixer, State
 
 
 class GatedConv(Mixer):
@@ -75,7 +76,9 @@ class GatedConv(Mixer):
         """
         value, gate = self.value_gate(x).chunk(2, dim=-1)
         window = torch.cat([state[0][:, 1:], value], dim=1)  # (B, kernel_size - 1 + T, D)
-        return self._mix(window, gate), (window[:, -self.kernel_size:].clone(),)  # a copy: a view would keep all of the prompt
+        return self._mix(window, gate), (
+            window[:, -self.kernel_size :].clone(),
+        )  # a copy: a view would keep all of the prompt
 
     def step(self, x, state: State):
         """One token: x (B, D), state -> y (B, D), state. Optional; it must give what `forward` gives."""
@@ -87,7 +90,9 @@ class GatedConv(Mixer):
     def _mix(self, window, gate):
         """Outputs (B, T, D) from the values (B, kernel_size - 1 + T, D) and the gates (B, T, D)."""
         T = gate.shape[1]
-        mixed = sum(self.kernel[i] * window[:, i:i + T] for i in range(self.kernel_size))  # faster on a CPU than F.conv1d for short kernels
+        mixed = sum(
+            self.kernel[i] * window[:, i : i + T] for i in range(self.kernel_size)
+        )  # faster on a CPU than F.conv1d for short kernels
         return self._gated(mixed, gate)
 
     def _gated(self, mixed, gate):
@@ -108,7 +113,9 @@ class _WholeModel(ARModel):
 
     def __init__(self, vocab_size: int, args):
         super().__init__()
-        self.max_len = None  # a number where a position table ends the sequence; `generate` then refuses to go beyond it
+        self.max_len = (
+            None  # a number where a position table ends the sequence; `generate` then refuses to go beyond it
+        )
         self.embed = nn.Embedding(vocab_size, args.d_model)
         self.up = nn.Linear(2 * args.d_model, 4 * args.d_model)
         self.head = nn.Linear(4 * args.d_model, vocab_size)

@@ -21,14 +21,13 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from src.config import UserError, option
-from src.models.base import Backbone, Mixer, State, build, max_len_of
+from src.flags.fields import option
+from src.models.backbone import Backbone, build, max_len_of
+from src.models.contract import Mixer, State
+from src.models.parts import check_heads, rotate
 from src.models.short_conv import ShortConv
 from src.ops.attention import attention
 from src.ops.backends import parse_backend
-from src.ops.precision import accumulation_dtype
-
-ROPE_BASE = 10_000.0
 
 
 class Attention(Mixer):
@@ -107,7 +106,9 @@ class Attention(Mixer):
         values.select(2, slot).copy_(v.squeeze(2))
         bias = None
         if self.pos == "alibi":
-            distance = (slot - torch.arange(filled, device=x.device)) % (self.window or start + 1)  # slots of a ring are in no order
+            distance = (slot - torch.arange(filled, device=x.device)) % (
+                self.window or start + 1
+            )  # slots of a ring are in no order
             bias = -self.slopes[:, None, None] * distance
         return self._mix(q, keys, values, bias, window=0).squeeze(1), (cache, start + 1, seen)
 
@@ -143,7 +144,9 @@ class Attention(Mixer):
         return self._mix(q, k, v, bias, self.window)
 
     def _mix(self, q, k, v, bias, window: int):
-        y = attention(q, k, v, bias=bias, window=window, dropout_p=self.dropout, training=self.training, backend=self.backend)
+        y = attention(
+            q, k, v, bias=bias, window=window, dropout_p=self.dropout, training=self.training, backend=self.backend
+        )
         return self.out(y.transpose(1, 2).flatten(2))
 
 
@@ -154,37 +157,10 @@ def room(cache, end: int):
     return cache.narrow(3, 0, end)
 
 
-def check_heads(d_model: int, n_head: int, pos: str) -> None:
-    """Raise UserError unless the heads divide the width and, for rope, have an even size."""
-    def fits(h):
-        return d_model % h == 0 and (pos != "rope" or d_model // h % 2 == 0)
-
-    if fits(n_head):
-        return
-    allowed = [h for h in range(1, d_model + 1) if fits(h)]
-    if not allowed:
-        raise UserError(f"--pos rope: got --d_model {d_model}, allowed: an even --d_model, because rope turns pairs of a head's channels")
-    nearest = min(allowed, key=lambda h: (abs(h - n_head), h))
-    need = f"a divisor of --d_model {d_model}" + (" that leaves an even head size for rope" if pos == "rope" else "")
-    raise UserError(f"--n_head: got {n_head}, allowed: {need}; try --n_head {nearest}")
-
-
-def rotate(x, start: int):
-    """Rotary embedding of x (B, T, ..., H, K) at positions start .. start + T - 1: neighbouring channels (2i, 2i+1) turn by
-    position x 10000^(-2i/K). Su et al. 2021, equation 34. In float32 at least; the result has x's dtype."""
-    T, K = x.shape[1], x.shape[-1]
-    dtype = accumulation_dtype(x)
-    rate = ROPE_BASE ** (torch.arange(0, K, 2, device=x.device, dtype=dtype) / -K)
-    angle = torch.arange(start, start + T, device=x.device, dtype=dtype)[:, None] * rate  # (T, K / 2)
-    angle = angle.view(T, *[1] * (x.dim() - 3), K // 2)
-    cos, sin = angle.cos(), angle.sin()
-    even, odd = x.to(dtype).unflatten(-1, (K // 2, 2)).unbind(-1)
-    return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2).to(x.dtype)
-
-
 def alibi_slopes(n_head: int):
     """One slope a head (H,): 2^(-8/n), 2^(-16/n), ... for a power of two n; else those of the power below, then every second
     one of the next power's. Press et al. 2022, section 3, and their released code for other counts."""
+
     def powers(n):
         return [2.0 ** (-8.0 * i / n) for i in range(1, n + 1)]
 
@@ -195,7 +171,7 @@ def alibi_slopes(n_head: int):
 def alibi_bias(slopes, queries: int, keys: int):
     """-slope x distance for the last `queries` of `keys` positions: (H, queries, keys) float32. Later keys are masked elsewhere."""
     at = torch.arange(keys, device=slopes.device)
-    distance = at[keys - queries:, None] - at
+    distance = at[keys - queries :, None] - at
     return -slopes[:, None, None] * distance
 
 
@@ -205,7 +181,12 @@ def build_model(vocab_size: int, args) -> Backbone:
 
 
 STOCK_NAMES = {
-    "norm1": "norm1", "mixer.qkv": "self_attn.in_proj_", "mixer.out": "self_attn.out_proj", "norm2": "norm2", "mlp.up": "linear1", "mlp.down": "linear2",
+    "norm1": "norm1",
+    "mixer.qkv": "self_attn.in_proj_",
+    "mixer.out": "self_attn.out_proj",
+    "norm2": "norm2",
+    "mlp.up": "linear1",
+    "mlp.down": "linear2",
 }
 
 
@@ -214,14 +195,18 @@ def _stock_pairs(model: Backbone) -> list[tuple[str, torch.Tensor]]:
     if not isinstance(model, Backbone) or set(model.mixer_classes) != {Attention}:
         raise ValueError(f"model: got {type(model).__name__}, allowed: the backbone around Attention")
     if model.pos in ("rope", "alibi"):
-        raise ValueError(f"pos: got '{model.pos}', allowed: learned, sinusoidal, none; the stock layer has no positions inside attention")
+        raise ValueError(
+            f"pos: got '{model.pos}', allowed: learned, sinusoidal, none; the stock layer has no positions inside attention"
+        )
     if model.blocks[0].mlp is None:
         raise ValueError("dim_ffn: got 0, allowed: >= 1; the stock layer always has an MLP")
     pairs = [(f"norm.{name}", p) for name, p in model.norm.named_parameters()]
     for i, block in enumerate(model.blocks):
         for ours, stock in STOCK_NAMES.items():
             joint = "" if stock.endswith("_") else "."  # the fused map is a bare parameter there, not a module
-            pairs += [(f"layers.{i}.{stock}{joint}{name}", p) for name, p in block.get_submodule(ours).named_parameters()]
+            pairs += [
+                (f"layers.{i}.{stock}{joint}{name}", p) for name, p in block.get_submodule(ours).named_parameters()
+            ]
     return pairs
 
 
@@ -238,7 +223,9 @@ def from_stock(state: dict[str, torch.Tensor], model: Backbone) -> Backbone:
     """
     pairs = dict(_stock_pairs(model))
     if pairs.keys() != state.keys():
-        raise ValueError(f"state: missing {sorted(pairs.keys() - state.keys()) or 'none'}, unknown {sorted(state.keys() - pairs.keys()) or 'none'}")
+        raise ValueError(
+            f"state: missing {sorted(pairs.keys() - state.keys()) or 'none'}, unknown {sorted(state.keys() - pairs.keys()) or 'none'}"
+        )
     for name, p in pairs.items():
         if p.shape != state[name].shape:
             raise ValueError(f"state: {name} has shape {tuple(state[name].shape)}, allowed: {tuple(p.shape)}")

@@ -14,7 +14,7 @@ import importlib.util
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from src.config import UserError, suggest
+from src.flags.fields import UserError, suggest
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,11 @@ OPS = {
     },
     "selective_scan": {
         "eager": Backend("chunks side by side in torch"),
-        "numba": Backend("the recurrence itself, compiled on first use; recomputes its states in the backward pass", ("numba",), "cpu"),
+        "numba": Backend(
+            "the recurrence itself, compiled on first use; recomputes its states in the backward pass",
+            ("numba",),
+            "cpu",
+        ),
         "mamba_ssm": Backend("the kernels of mamba-ssm", ("mamba_ssm",), "cuda"),
     },
     "linear_attention": {
@@ -74,8 +78,10 @@ def load_form(op: str, backend: str, forms: dict[str, str], device_type: str, do
     present = usable(op, device_type)
     if backend not in present:
         need = OPS[op][backend]
-        raise RuntimeError(f"backend '{backend}' of {op} needs {' and '.join((*need.needs, f'a {need.device} device'))}; "
-                           f"{argument} is on {device_type}; usable here: {', '.join(present)}")
+        raise RuntimeError(
+            f"backend '{backend}' of {op} needs {' and '.join((*need.needs, f'a {need.device} device'))}; "
+            f"{argument} is on {device_type}; usable here: {', '.join(present)}"
+        )
     if double and backend != "eager":
         raise RuntimeError(f"backend '{backend}' of {op} computes in float32, got float64; take eager")
     return importlib.import_module(f"src.ops.{op}.{forms[backend]}")
@@ -90,13 +96,19 @@ def parse_backend(text: str, op: str, available: Iterable[str] | None = None) ->
     name = read_flag(text).get(op, "auto")
     allowed = OPS[op] if available is None else tuple(available)
     if name != "auto" and name not in allowed:
-        raise UserError(f"--backend: got '{name}' for {op}, which cannot run here{_why_not(op, name)}, allowed: {', '.join(('auto', *allowed))}")
+        raise UserError(
+            f"--backend: got '{name}' for {op}, which cannot run here{_why_not(op, name)}, allowed: {', '.join(('auto', *allowed))}"
+        )
     return name
 
 
 def _why_not(op: str, name: str) -> str:
     backend = OPS[op][name]
-    reasons = [f"needs a {backend.device.upper() if backend.device == 'cpu' else backend.device} device"] if backend.device else []
+    reasons = (
+        [f"needs a {backend.device.upper() if backend.device == 'cpu' else backend.device} device"]
+        if backend.device
+        else []
+    )
     reasons += [f"not installed: {', '.join(backend.missing())}"] if backend.missing() else []
     return f" ({'; '.join(reasons)})" if reasons else ""
 
@@ -109,13 +121,17 @@ def read_flag(text: str) -> dict[str, str]:
     for part in text.split(","):
         op, equals, name = (word.strip() for word in part.partition("="))
         if not equals:
-            raise UserError(f"--backend: got '{part.strip()}' in a list, allowed: op=NAME with op one of {', '.join(OPS)}")
+            raise UserError(
+                f"--backend: got '{part.strip()}' in a list, allowed: op=NAME with op one of {', '.join(OPS)}"
+            )
         if op not in OPS:
             raise UserError(f"--backend: unknown op '{op}', allowed: {', '.join(OPS)}{suggest(op, OPS)}")
         if op in chosen:
             raise UserError(f"--backend: names {op} twice, allowed: once")
         if name != "auto" and name not in OPS[op]:
-            raise UserError(f"--backend: unknown backend '{name}' for {op}, allowed: {', '.join(('auto', *OPS[op]))}{suggest(name, OPS[op])}")
+            raise UserError(
+                f"--backend: unknown backend '{name}' for {op}, allowed: {', '.join(('auto', *OPS[op]))}{suggest(name, OPS[op])}"
+            )
         chosen[op] = name
     return chosen
 
@@ -126,8 +142,10 @@ def _bare(name: str) -> dict[str, str]:
     chosen = {op: name for op, names in OPS.items() if name in names}
     if not chosen:
         known = list(dict.fromkeys(n for names in OPS.values() for n in names))
-        raise UserError(f"--backend: unknown backend '{name}', allowed: auto, {', '.join(known)}, or op=NAME,... with op one of "
-                        f"{', '.join(OPS)}{suggest(name, known)}")
+        raise UserError(
+            f"--backend: unknown backend '{name}', allowed: auto, {', '.join(known)}, or op=NAME,... with op one of "
+            f"{', '.join(OPS)}{suggest(name, known)}"
+        )
     return chosen
 
 
@@ -137,28 +155,10 @@ def describe() -> list[str]:
 
 
 def _needs(backend: Backend) -> str:
-    parts = [f"{', '.join(backend.needs)}: {'not installed' if backend.missing() else 'installed'}"] if backend.needs else []
+    parts = (
+        [f"{', '.join(backend.needs)}: {'not installed' if backend.missing() else 'installed'}"]
+        if backend.needs
+        else []
+    )
     parts += [f"{backend.device} only"] if backend.device else []
     return f"  [{'; '.join(parts)}]" if parts else ""
-
-
-def choices(ops: dict[str, tuple[str, ...]], args, device) -> dict[str, dict[str, str]]:
-    """{op: {"backend": ..., "reason": ...}} of the ops that a model uses, for the run's record: what they do on this device.
-
-    ops: op -> the kinds in which the model calls it, () where the op knows no kinds; two kinds may take two backends, then joined by "+".
-    device: a torch.device, or a string such as "cuda:0".  Raises UserError where --backend names what cannot run here, or only ops that the
-    model does not use.
-    """
-    device_type = getattr(device, "type", None) or str(device).split(":")[0]
-    named = read_flag(args.backend)
-    if named and not set(named) & set(ops):
-        raise UserError(f"--backend: got '{args.backend}', but this model uses {'only ' + ', '.join(ops) if ops else 'none of the ops with backends'}; "
-                        "leave it out, or see `list`")
-    result = {}
-    for op, kinds in ops.items():
-        found = {parse_backend(args.backend, op, usable(op, device_type)): "named by --backend"}
-        if "auto" in found:
-            automatic = importlib.import_module(f"src.ops.{op}").automatic  # torch stays out of `list`
-            found = dict([automatic(device_type, args, *([kind] if kind else [])) for kind in kinds or ("",)])
-        result[op] = {"backend": "+".join(found), "reason": "; ".join(found.values())}
-    return result

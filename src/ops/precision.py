@@ -29,4 +29,8 @@ def autocast_dtype(like):
 def no_autocast(like):
     """A context with autocast off on this tensor's device; it does nothing where it is off already."""
     device_type = like.device.type
-    return torch.autocast(device_type, enabled=False) if torch.is_autocast_enabled(device_type) else contextlib.nullcontext()
+    return (
+        torch.autocast(device_type, enabled=False)
+        if torch.is_autocast_enabled(device_type)
+        else contextlib.nullcontext()
+    )

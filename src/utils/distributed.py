@@ -6,6 +6,7 @@ batch (not averaged over ranks), and because a user's layer may leave a paramete
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
 from dataclasses import dataclass
@@ -35,11 +36,13 @@ class World:
         if self.size == 1:
             return
         parameters = list(parameters)
-        flat = torch.cat([(p.grad if p.grad is not None else torch.zeros_like(p)).flatten().float() for p in parameters])
+        flat = torch.cat(
+            [(p.grad if p.grad is not None else torch.zeros_like(p)).flatten().float() for p in parameters]
+        )
         dist.all_reduce(flat)
         at = 0
         for p in parameters:
-            p.grad = flat[at:at + p.numel()].view_as(p).to(p.dtype)
+            p.grad = flat[at : at + p.numel()].view_as(p).to(p.dtype)
             at += p.numel()
 
     def sum(self, values: list[float], device) -> list[float]:
@@ -67,8 +70,18 @@ class World:
         return box
 
 
-def join() -> World:
-    """The world that torchrun started this process in (gloo on CPU, nccl on CUDA), or a world of one."""
+@contextlib.contextmanager
+def joined():
+    """The world that torchrun started this process in (gloo on a CPU, nccl on CUDA), or a world of one; left again at the end."""
+    world = _join()
+    try:
+        yield world
+    finally:
+        if dist.is_available() and dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def _join() -> World:
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         return World()
@@ -78,10 +91,7 @@ def join() -> World:
     if not dist.is_initialized():
         # Gloo beside nccl: objects and --device cpu travel over the CPU. Rank 0 writes figures alone, and on a slow machine the others
         # wait for it longer than the default half hour.
-        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=datetime.timedelta(hours=4))
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=datetime.timedelta(hours=4)
+        )
     return World(dist.get_rank(), size, local_rank)
-
-
-def leave() -> None:
-    if dist.is_available() and dist.is_initialized():
-        dist.destroy_process_group()

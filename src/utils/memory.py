@@ -2,13 +2,11 @@
 
     kept_bytes(lambda: model(x), model.parameters())
 
-The admission gate (src/checks/cost.py) and the efficiency panel (src/suites/panels/memory.py) both report it. Peaks of memory are elsewhere: they
-depend on the device and, on a CPU, need a process of their own (src/suites/panels/memory_of.py).
+The admission gate (src/checks/cost.py) and the efficiency panel (src/measure/speed/panels/memory.py) both report it. Peaks of memory are elsewhere: they
+depend on the device and, on a CPU, need a process of their own (src/measure/speed/panels/memory_of.py).
 """
 
 from __future__ import annotations
-
-import torch
 
 
 def kept_bytes(forward, parameters) -> int:
@@ -16,6 +14,8 @@ def kept_bytes(forward, parameters) -> int:
 
     What a layer stores beside autograd's own list (attributes of a custom Function) does not show.
     """
+    import torch
+
     own = {p.untyped_storage().data_ptr() for p in parameters}
     kept: dict[int, int] = {}
 
@@ -29,3 +29,9 @@ def kept_bytes(forward, parameters) -> int:
         out = forward()  # the graph lives to the end, so that no address is used twice
     del out
     return sum(kept.values())
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether this is a lack of memory: MemoryError, CUDA's own error, or the RuntimeError of torch's CPU allocator."""
+    text = str(error)
+    return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text

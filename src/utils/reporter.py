@@ -49,8 +49,10 @@ class Reporter:
             return
         passed = time.perf_counter() - self.started
         left = passed / max(1, row["step"] - self.first + 1) * (steps - row["step"])
-        line = (f"step {row['step']:>6}/{steps}  val loss {row['val_loss']:.4f}  token acc {row['val_token_acc']:.4f}{' *' if better else '  '}"
-                f"  {self._rate():>9,.0f} chars/s  {left:4.0f} s left")
+        line = (
+            f"step {row['step']:>6}/{steps}  val loss {row['val_loss']:.4f}  token acc {row['val_token_acc']:.4f}{' *' if better else '  '}"
+            f"  {self._rate():>9,.0f} chars/s  {left:4.0f} s left"
+        )
         if self.bar is not None:
             self.bar.write(line, file=sys.stderr)
         else:
@@ -67,7 +69,10 @@ class Reporter:
 def tensorboard_writer(folder):
     """A SummaryWriter, or None with one line that says how to get one."""
     if importlib.util.find_spec("tensorboard") is None:
-        print("--log tensorboard: the package is not installed; `pip install tensorboard`. Going on without it.", file=sys.stderr)
+        print(
+            "--log tensorboard: the package is not installed; `pip install tensorboard`. Going on without it.",
+            file=sys.stderr,
+        )
         return None
     from torch.utils.tensorboard import SummaryWriter
 

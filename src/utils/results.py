@@ -1,76 +1,114 @@
-"""From a finished training to `metrics.json` (schema: src/utils/schema.py), `samples.txt` and `figures/`."""
+"""From a finished training to `metrics.json` (schema: src/storage/schema.py), `samples.txt` and `figures/`."""
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 from pathlib import Path
 
 import torch
 
-from dataset.common import length_loader, longest_training_length, parse_lengths
-from src import registry
-from src.config import to_dict
-from src.models.base import state_after, state_bytes
-from src.utils import checkpoint, stats
-from src.utils.env import peak_memory_mib
-from src.utils.evaluation import evaluate, floors, language_samples, samples_text, scaled, teacher_forced
+from dataset.loaders import length_loader, parse_lengths
+from src.flags import registry
+from src.flags.fields import to_dict
+from src.models.contract import state_after, state_bytes
+from src.stats import intervals
+from src.storage import checkpoint
+from src.storage.env import peak_memory_mib
+from src.storage.rundir import RunDir
+from src.storage.schema import SCHEMA_VERSION
+from src.utils.chance import floors, scaled
+from src.utils.evaluation import evaluate, teacher_forced
 from src.utils.metrics import bpc, finite, perplexity
-from src.utils.schema import SCHEMA_VERSION
+from src.utils.samples import language_samples, samples_text
+from src.utils.session import Session
+from src.utils.training import Fit, Progress
 
 CURVE_POINTS = 1_000  # training losses kept in metrics.json; longer runs are averaged in equal blocks
 
 
-def evaluate_splits(model, loaders, task_meta, args, device, world) -> dict:
+def evaluate_splits(model, session: Session) -> dict:
     """{"val": R, "test": R} of the weights that the model holds; language adds heldout_loss to test."""
-    results = {split: evaluate(model, loaders[split], device, args, task_meta, world=world) for split in ("val", "test")}
-    if "heldout" in loaders:
-        results["test"]["heldout_loss"] = teacher_forced(model, loaders["heldout"], device, args, world=world).loss
+    s = session
+    results = {
+        split: evaluate(model, s.loaders[split], s.device, s.args, s.data, world=s.world) for split in ("val", "test")
+    }
+    if "heldout" in s.loaders:
+        results["test"]["heldout_loss"] = teacher_forced(
+            model, s.loaders["heldout"], s.device, s.args, world=s.world
+        ).loss
     return results
 
 
-def evaluate_both(model, run_dir, progress, loaders, task_meta, args, device, world) -> tuple[dict, dict]:
+def evaluate_both(model, run_dir: RunDir, progress: Progress, session: Session) -> tuple[dict, dict]:
     """Results by split of the best and the last weights, {"best": R, "last": R}. The model ends with the best weights.
 
     Last weights are None after a divergence; best weights are None where no validation came first.
     """
-    last = None if progress.diverged_at is not None else evaluate_splits(model, loaders, task_meta, args, device, world)
+    last = None if progress.diverged_at is not None else evaluate_splits(model, session)
     best = None
     if progress.best_step is not None:
         best = last if last is not None and progress.best_step == progress.step else None
         if best is None:
-            model.load_state_dict(checkpoint.load(run_dir.best, device)["model"])
-            best = evaluate_splits(model, loaders, task_meta, args, device, world)
+            model.load_state_dict(checkpoint.load(run_dir.best, session.device)["model"])
+            best = evaluate_splits(model, session)
     return tuple({"best": best and best[split], "last": last and last[split]} for split in ("val", "test"))
 
 
-def length_curve(model, loaders, task_meta, args, tokenizer, device, final_test, world) -> list[dict]:
+def length_curve(model, session: Session, final_test: dict | None) -> list[dict]:
     """The primary metric and the loss at the training maximum and at every --eval_lengths; a learned table past its end is "undefined".
 
     The length of a language task is that of a window: the same text at every length, with less or more of what came before each character.
     """
-    task = task_meta["task"]
-    longest = longest_training_length(task)
+    task, args = session.task, session.args
+    longest, shortest = task.longest_length(), task.shortest_length()
     if longest is None or final_test is None:
         return []
-    shortest = 1 if task.lengths is None else longest if args.train_lengths == "fixed" else task.lengths[0]  # a window trains all its prefixes
     rows = [_length_row(task, longest, True, final_test)]
     for length in parse_lengths(task, args.eval_lengths):
-        loader = length_loader(task, tokenizer, args, length)
+        loader = length_loader(task, session.tokenizer, args, length)
         tokens = int(loader.dataset.tokens.max())
         if model.max_len is not None and tokens > model.max_len:
             why = f"{tokens} tokens, beyond the learned position table of {model.max_len}"
-            rows.append({"length": length, "in_distribution": False, "count": len(loader.dataset), "value": None, "ci": None, "token_acc": None,
-                         "loss": None, "loss_ci": None, "undefined": why})
+            rows.append(
+                {
+                    "length": length,
+                    "in_distribution": False,
+                    "count": len(loader.dataset),
+                    "value": None,
+                    "ci": None,
+                    "token_acc": None,
+                    "loss": None,
+                    "loss_ci": None,
+                    "undefined": why,
+                }
+            )
             continue
-        rows.append(_length_row(task, length, shortest <= length <= longest, evaluate(model, loader, device, args, task_meta, world=world)))
+        rows.append(
+            _length_row(
+                task,
+                length,
+                shortest <= length <= longest,
+                evaluate(model, loader, session.device, args, session.data, world=session.world),
+            )
+        )
     return sorted(rows, key=lambda r: r["length"])
 
 
 def _length_row(task, length: int, inside: bool, result: dict) -> dict:
     value = result[task.primary]
     count = result["n_scored"] if task.primary == "token_acc" else result["n_examples"]
-    return {"length": length, "in_distribution": inside, "count": count, "value": value, "ci": list(stats.wilson(value * count, count)),
-            "token_acc": result["token_acc"], "loss": finite(result["loss"]), "loss_ci": result["intervals"].get("loss"), "undefined": None}
+    return {
+        "length": length,
+        "in_distribution": inside,
+        "count": count,
+        "value": value,
+        "ci": list(intervals.wilson(value * count, count)),
+        "token_acc": result["token_acc"],
+        "loss": finite(result["loss"]),
+        "loss_ci": result["intervals"].get("loss"),
+        "undefined": None,
+    }
 
 
 def decode_state(model, task) -> dict:
@@ -89,18 +127,30 @@ def curves(log: list[dict], steps: int, eval_every: int) -> dict:
     """loss_curve, ppl_curve, grad_norm statistics and final_train (the mean over the last interval between validations)."""
     train = [r for r in log if "loss" in r]
     block = -(-len(train) // CURVE_POINTS) or 1
-    blocks = [train[i:i + block] for i in range(0, len(train), block)]
-    loss = {"train": [[b[-1]["step"], sum(r["loss"] for r in b) / len(b)] for b in blocks],
-            "val": [[r["step"], r["val_loss"]] for r in log if "val_loss" in r]}
+    blocks = [train[i : i + block] for i in range(0, len(train), block)]
+    loss = {
+        "train": [[b[-1]["step"], sum(r["loss"] for r in b) / len(b)] for b in blocks],
+        "val": [[r["step"], r["val_loss"]] for r in log if "val_loss" in r],
+    }
     ppl = {k: [[s, finite(perplexity(v))] for s, v in points] for k, points in loss.items()}
     norms = [r["grad_norm"] for r in train if r["grad_norm"] is not None]
     tail = [r for r in train if r["step"] > steps - eval_every] or train[-1:]
     weight = sum(r["trained"] for r in tail)
     final = sum(r["loss"] * r["trained"] for r in tail) / weight if weight else None
-    return {"loss_curve": loss, "ppl_curve": ppl,
-            "grad_norm": {"median": statistics.median(norms) if norms else None, "max": max(norms) if norms else None,
-                          "clipped_share": sum(r["clipped"] for r in train) / len(train) if train else None},
-            "final_train": {"loss": final, "bpc": None if final is None else bpc(final), "ppl": None if final is None else finite(perplexity(final))}}
+    return {
+        "loss_curve": loss,
+        "ppl_curve": ppl,
+        "grad_norm": {
+            "median": statistics.median(norms) if norms else None,
+            "max": max(norms) if norms else None,
+            "clipped_share": sum(r["clipped"] for r in train) / len(train) if train else None,
+        },
+        "final_train": {
+            "loss": final,
+            "bpc": None if final is None else bpc(final),
+            "ppl": None if final is None else finite(perplexity(final)),
+        },
+    }
 
 
 def public_args(args) -> dict:
@@ -112,74 +162,56 @@ def public_args(args) -> dict:
     return values
 
 
-def final_metrics(fit, setup, world, started_seconds: float) -> tuple[dict, str]:
+def final_metrics(fit: Fit, started_seconds: float) -> tuple[dict, str]:
     """(metrics.json's document before it is sealed, samples.txt's text). Every rank calls it; rank 0 writes."""
-    model, args, task_meta, device, progress = fit.model, fit.args, fit.task_meta, fit.device, fit.progress
-    task, tokenizer = task_meta["task"], task_meta["tokenizer"]
-    val, test = evaluate_both(model, fit.run_dir, progress, fit.loaders, task_meta, args, device, world)
+    model, session, progress = fit.model, fit.session, fit.progress
+    task, args, data, device = session.task, session.args, session.data, session.device
+    val, test = evaluate_both(model, fit.run_dir, progress, session)
     diverged = progress.diverged_at is not None
-    examples = getattr(fit.loaders["test"].dataset, "examples", [])
-    floor_values, ceiling = floors(task_meta, examples), task.ceiling(examples)
+    examples = getattr(session.loaders["test"].dataset, "examples", [])
+    floor_values, ceiling = floors(data, examples), task.ceiling(examples)
     shown = public_args(args)
     final = None if diverged else test["best"]
     log = fit.run_dir.read_log()
     document = {
-        "schema": SCHEMA_VERSION, "status": "diverged" if diverged else "done", "task": shown["task"], "model": shown["model"], "kind": task.kind,
-        "primary": task.primary, "args": shown, "data": task_meta["data"], "parameters": parameters(model), "decode_state": decode_state(model, task),
-        "steps": progress.step, "best_step": progress.best_step, "diverged_at": progress.diverged_at, "chars_seen": progress.chars_seen,
-        "examples_seen": progress.examples_seen, **curves(log, progress.step, fit.eval_every), "val": val, "test": test, "final_test": final,
-        "floors": floor_values, "baselines": task.baselines(task_meta["floor_train"], examples), "ceiling": ceiling,
+        "schema": SCHEMA_VERSION,
+        "status": "diverged" if diverged else "done",
+        "task": shown["task"],
+        "model": shown["model"],
+        "kind": task.kind,
+        "primary": task.primary,
+        "args": shown,
+        "data": dataclasses.asdict(data.facts),
+        "parameters": parameters(model),
+        "decode_state": decode_state(model, task),
+        "steps": progress.step,
+        "best_step": progress.best_step,
+        "diverged_at": progress.diverged_at,
+        "chars_seen": progress.chars_seen,
+        "examples_seen": progress.examples_seen,
+        **curves(log, progress.step, fit.eval_every),
+        "val": val,
+        "test": test,
+        "final_test": final,
+        "floors": floor_values,
+        "baselines": task.baselines(data.floor_train, examples),
+        "ceiling": ceiling,
         # A run that diverged is a result: it scores the highest floor.
         "scaled": 0.0 if final is None else scaled(final[task.primary], floor_values, ceiling),
-        "length_curve": length_curve(model, fit.loaders, task_meta, args, tokenizer, device, final, world),
+        "length_curve": length_curve(model, session, final),
     }
-    document["machine"] = {"train_seconds": progress.seconds, "chars_per_second": progress.chars_seen / max(1e-9, progress.seconds),
-                           "step_seconds_median": statistics.median(r["seconds"] for r in log if "seconds" in r) if log else None,
-                           "command_seconds": started_seconds, "peak_memory_mib": peak_memory_mib(device), "out_dir": str(fit.run_dir.path),
-                           "data_path": args.data_path, "device": str(device)}
-    if task.kind == "language":
-        samples = language_samples(model, task_meta, device, args.seed)
+    document["machine"] = {
+        "train_seconds": progress.seconds,
+        "chars_per_second": progress.chars_seen / max(1e-9, progress.seconds),
+        "step_seconds_median": statistics.median(r["seconds"] for r in log if "seconds" in r) if log else None,
+        "command_seconds": started_seconds,
+        "peak_memory_mib": peak_memory_mib(device),
+        "out_dir": str(fit.run_dir.path),
+        "data_path": args.data_path,
+        "device": str(device),
+    }
+    if task.reads_text:
+        samples = language_samples(model, data, device, args.seed)
     else:
-        samples = samples_text(model, examples[:8], task_meta, device)
+        samples = samples_text(model, examples[:8], data, device)
     return document, samples
-
-
-def summary(document: dict) -> str:
-    """The lines that a run prints at its end."""
-    name, final = document["primary"], document["final_test"]
-    parts = []
-    if final is None:
-        parts.append(f"diverged at step {document['diverged_at']}; the run scores its floor")
-    else:
-        low, high = final["intervals"].get(name, (None, None))
-        interval = "" if low is None else f" [{low:.3f}, {high:.3f}]"
-        others = [f"{k} {v:.4g}" for k, v in final.items() if isinstance(v, float) and k != name and k in (*_extra(final), "loss", "token_acc")]
-        parts.append(f"test {name} {final[name]:.4f}{interval}   {'   '.join(others)}")
-    floor_text = "  ".join(f"{k} {v['primary']:.3g}" for k, v in document["floors"].items())
-    base_text = "  ".join(f"{k} {v:.3g}" for k, v in document["baselines"].items())
-    parts.append(f"scaled {round(document['scaled'], 3) + 0.0:.3f}   floors: {floor_text}   ceiling {document['ceiling']:.3g}"
-                 + (f"   baselines: {base_text}" if base_text else ""))
-    parts += _length_lines(document)
-    for split, names in document["data"]["left_out"].items():
-        if names:
-            parts.append(f"left out of {split}, too few distinct examples: {', '.join(names)}")
-    n, machine = document["parameters"], document["machine"]
-    parts.append(f"{n['total']:,} parameters ({n['embedding']:,} of them embedding)   {document['steps']} steps   {document['chars_seen']:,} characters   "
-                 f"{machine['train_seconds']:.0f} s training, {machine['command_seconds']:.0f} s in all")
-    return "\n".join(parts)
-
-
-def _length_lines(document: dict) -> list[str]:
-    """A line a length beyond those of training, of a language task a line a window that is not that of training."""
-    language, lines = document["kind"] == "language", []
-    for row in document["length_curve"]:
-        if row["length"] == document["args"]["context_len"] if language else row["in_distribution"]:
-            continue
-        loss = f"   loss {row['loss']:.4g}" if language and row["loss"] is not None else ""
-        lines.append(f"length {row['length']}: " + (f"undefined ({row['undefined']})" if row["value"] is None else f"{row['value']:.4f}{loss}"))
-    return lines
-
-
-def _extra(result: dict) -> list[str]:
-    known = {"loss", "bpc", "ppl", "token_acc", "exact_match", "n_examples", "n_scored", "intervals", "slices"}
-    return [k for k in result if k not in known]

@@ -16,15 +16,31 @@ from dataclasses import dataclass, field
 
 import torch
 
-from dataset.common import FreshBatches, set_epoch
-from src.config import UserError, to_dict
-from src.utils import checkpoint
+from dataset.plans import FreshBatches, set_epoch
+from src.flags.fields import UserError, to_dict
+from src.storage import checkpoint
+from src.storage.rundir import RunDir
 from src.utils.distributed import World
-from src.utils.evaluation import autocast, evaluate, teacher_forced
+from src.utils.evaluation import evaluate, teacher_forced
 from src.utils.metrics import bpc, finite, perplexity
+from src.utils.precision import autocast
+from src.utils.reporter import Reporter
+from src.utils.session import Session
 
-__all__ = ["Diverged", "Fit", "Interrupted", "Progress", "evaluate", "fit", "make_optimizer", "make_scaler", "make_scheduler", "total_steps",
-           "train_one_epoch", "train_step"]
+__all__ = [
+    "Diverged",
+    "Fit",
+    "Interrupted",
+    "Progress",
+    "evaluate",
+    "fit",
+    "make_optimizer",
+    "make_scaler",
+    "make_scheduler",
+    "total_steps",
+    "train_one_epoch",
+    "train_step",
+]
 
 CHECKPOINT_SECONDS = 30.0
 
@@ -44,7 +60,9 @@ def make_optimizer(model, args, device):
         if p.requires_grad:
             (plain if p.ndim < 2 or getattr(p, "_no_weight_decay", False) else decay).append(p)
     groups = [{"params": decay, "weight_decay": args.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=args.lr, fused=torch.device(device).type in ("cpu", "cuda"))
+    return torch.optim.AdamW(
+        [g for g in groups if g["params"]], lr=args.lr, fused=torch.device(device).type in ("cpu", "cuda")
+    )
 
 
 def make_scheduler(optimizer, args, steps: int):
@@ -70,7 +88,9 @@ def total_steps(args, loader) -> int:
     if args.max_steps:
         return args.max_steps
     if isinstance(loader.dataset, FreshBatches):
-        raise UserError("--max_steps: got 0, but fresh data (--train_size 0) has no epochs; give --max_steps, or a --train_size")
+        raise UserError(
+            "--max_steps: got 0, but fresh data (--train_size 0) has no epochs; give --max_steps, or a --train_size"
+        )
     return args.epochs * len(loader)
 
 
@@ -99,13 +119,20 @@ def train_step(model, batch, optimizer, scheduler, scaler, device, args, world: 
     loss_value = world.sum([loss_value], device)[0]
     if not math.isfinite(loss_value):
         raise Diverged(f"the loss is {loss_value}")
-    if not math.isfinite(norm_value) and not scaler.is_enabled():  # an overflow in fp16 is the scaler's business: it skips the step
+    if (
+        not math.isfinite(norm_value) and not scaler.is_enabled()
+    ):  # an overflow in fp16 is the scaler's business: it skips the step
         raise Diverged(f"the norm of the gradient is {norm_value}")
     lr = optimizer.param_groups[0]["lr"]
     scaler.step(optimizer)
     scaler.update()
     scheduler.step()
-    return {"loss": loss_value, "grad_norm": finite(norm_value), "clipped": bool(args.grad_clip and norm_value > args.grad_clip), "lr": lr}
+    return {
+        "loss": loss_value,
+        "grad_norm": finite(norm_value),
+        "clipped": bool(args.grad_clip and norm_value > args.grad_clip),
+        "lr": lr,
+    }
 
 
 def _unsmoothed(aux) -> torch.Tensor:
@@ -188,22 +215,31 @@ class Stopper:
 class Fit:
     """A training run over a run directory. `run()` trains from wherever `progress` stands to the last step."""
 
-    def __init__(self, model, loaders, task_meta, args, device, run_dir, world: World, reporter):
-        self.model, self.loaders, self.task_meta, self.args = model, loaders, task_meta, args
-        self.device, self.run_dir, self.world, self.reporter = device, run_dir, world, reporter
+    def __init__(self, model, session: Session, run_dir: RunDir, reporter: Reporter):
+        self.model, self.session, self.run_dir, self.reporter = model, session, run_dir, reporter
+        self.loaders, self.args, self.device, self.world = session.loaders, session.args, session.device, session.world
+        args, loaders, device = self.args, self.loaders, self.device
         self.steps = total_steps(args, loaders["train"])
         self.eval_every = args.eval_every or max(1, self.steps // 10)
         self.optimizer = make_optimizer(model, args, device)
         self.scheduler = make_scheduler(self.optimizer, args, self.steps)
         self.scaler = make_scaler(args, device)
         self.progress = Progress()
-        self.vocab = task_meta["tokenizer"].tokens
+        self.vocab = session.tokenizer.tokens
 
     def payload(self) -> dict:
         """What a checkpoint holds: keys model, args, vocab, and all state that continuing needs."""
-        return {"model": self.model.state_dict(), "args": to_dict(self.args), "vocab": self.vocab, "optimizer": self.optimizer.state_dict(),
-                "scheduler": self.scheduler.state_dict(), "scaler": self.scaler.state_dict(), "step": self.progress.step,
-                "progress": dict(vars(self.progress)), "random": checkpoint.random_state()}
+        return {
+            "model": self.model.state_dict(),
+            "args": to_dict(self.args),
+            "vocab": self.vocab,
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "step": self.progress.step,
+            "progress": dict(vars(self.progress)),
+            "random": checkpoint.random_state(),
+        }
 
     def restore(self, payload: dict) -> None:
         self.model.load_state_dict(payload["model"])
@@ -233,7 +269,9 @@ class Fit:
     def _epoch(self) -> None:
         set_epoch(self.loaders["train"], self.progress.epoch, self.progress.batch)
         for batch in self.loaders["train"]:
-            row = train_step(self.model, batch, self.optimizer, self.scheduler, self.scaler, self.device, self.args, self.world)
+            row = train_step(
+                self.model, batch, self.optimizer, self.scheduler, self.scaler, self.device, self.args, self.world
+            )
             self._after_step(row, batch)
             if self.progress.step == self.steps:
                 return
@@ -271,16 +309,19 @@ class Fit:
         if self.world.is_main:
             self.run_dir.append(row)
             if better:  # before ckpt.pt: a kill in between leaves a best.pt that the continued run writes again, alike
-                checkpoint.save(self.run_dir.best, {"model": self.model.state_dict(), "args": to_dict(self.args), "vocab": self.vocab, "step": p.step})
+                checkpoint.save(
+                    self.run_dir.best,
+                    {"model": self.model.state_dict(), "args": to_dict(self.args), "vocab": self.vocab, "step": p.step},
+                )
         self.reporter.validation(row, self.steps, better)
 
 
-def fit(model, loaders, task_meta, args, device, run_dir, world: World, reporter, resume_from: dict | None = None) -> Fit:
+def fit(model, session: Session, run_dir: RunDir, reporter: Reporter, resume_from: dict | None = None) -> Fit:
     """Train a model into a run directory, from the start or from a checkpoint's payload; returns the finished Fit."""
-    job = Fit(model, loaders, task_meta, args, device, run_dir, world, reporter)
+    job = Fit(model, session, run_dir, reporter)
     if resume_from is not None:
         job.restore(resume_from)
-    if args.compile:
+    if session.args.compile:
         compile_model(model)
     job.run()
     return job

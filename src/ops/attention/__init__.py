@@ -1,6 +1,6 @@
 """Causal softmax attention: `attention(q, k, v)`, computed by torch's fused kernel, explicit matrix products or FlashAttention.
 
-All backends compute the function that reference.py defines (tests/test_attention.py holds them to it); README.md has the maths.
+All backends compute the function that reference.py defines (tests/ops/test_attention.py holds them to it); README.md has the maths.
 `choose_backend` decides between them and says why. Vaswani et al. 2017, "Attention Is All You Need", arXiv:1706.03762, section 3.2.
 
 S queries, T keys (S <= T), K size of a head.
@@ -18,7 +18,9 @@ from src.ops.precision import HALF, accumulation_dtype, no_autocast
 SHORT = 768  # keys below which a CPU runs the fused kernel in float32 even when its inputs are bf16
 
 
-def attention(q, k, v, *, bias=None, window: int = 0, dropout_p: float = 0.0, training: bool = True, backend: str = "auto"):
+def attention(
+    q, k, v, *, bias=None, window: int = 0, dropout_p: float = 0.0, training: bool = True, backend: str = "auto"
+):
     """Causal attention of S queries, the last S of the T positions, over T keys.
 
     q: (B, H, S, K).  k, v: (B, H, T, K), S <= T: query i stands at position T - S + i and sees the keys up to there.
@@ -54,7 +56,10 @@ def choose_backend(device_type: str, T: int, *, dropout_p: float = 0.0) -> tuple
     #   bf16, dropout 0.1   0.87     0.94      0.88     0.79      0.77
     # The fused CPU kernel has no dropout: sdpa then takes explicit products itself, with more passes over the probabilities.
     if device_type == "cpu" and dropout_p > 0:
-        return "explicit", "torch's fused CPU kernel has no dropout, and explicit products took 0.77 to 0.99 of its fallback's time"
+        return (
+            "explicit",
+            "torch's fused CPU kernel has no dropout, and explicit products took 0.77 to 0.99 of its fallback's time",
+        )
     if device_type == "cpu":
         return "sdpa", "torch's fused CPU kernel is faster at every length measured (1.3 x at T=64, 3 x at T=512)"
     return "sdpa", f"torch's fused kernels on {device_type} need no (T, T) memory"
@@ -66,12 +71,16 @@ def _windowed(compute, q, k, v, bias, window: int, dropout_p: float):
     if not window or keys <= window:
         return compute(q, k, v, bias, dropout_p)
     if queries == 1:
-        return compute(q, k[:, :, -window:], v[:, :, -window:], None if bias is None else bias[..., -window:], dropout_p)
+        return compute(
+            q, k[:, :, -window:], v[:, :, -window:], None if bias is None else bias[..., -window:], dropout_p
+        )
     if queries == keys and bias is None and keys > 2 * window:
         return _blocks(compute, q, k, v, window, dropout_p)
     start = keys - min(keys, queries + window - 1)  # the first key that any of the queries sees
     outside = beyond(queries, keys - start, window, q)
-    return compute(q, k[:, :, start:], v[:, :, start:], outside if bias is None else bias[..., start:] + outside, dropout_p)
+    return compute(
+        q, k[:, :, start:], v[:, :, start:], outside if bias is None else bias[..., start:] + outside, dropout_p
+    )
 
 
 def _blocks(compute, q, k, v, window: int, dropout_p: float):
@@ -83,14 +92,19 @@ def _blocks(compute, q, k, v, window: int, dropout_p: float):
     n = -(-T // window)
 
     def fold(x, before: int):
-        return F.pad(x, (0, 0, before, n * window - T)).unfold(2, window + before, window).permute(0, 2, 1, 4, 3)  # (B, n, H, window + before, K)
+        return (
+            F.pad(x, (0, 0, before, n * window - T)).unfold(2, window + before, window).permute(0, 2, 1, 4, 3)
+        )  # (B, n, H, window + before, K)
 
     q, k, v = fold(q, 0), fold(k, window), fold(v, window)
     later = beyond(window, 2 * window, window, q)[None]
     first = later.clone()
     first[:, :, :window] = -math.inf
     out = []
-    for blocks, bias in ((slice(0, 1), first), (slice(1, n), later)):  # one bias for each call: all later blocks are alike
+    for blocks, bias in (
+        (slice(0, 1), first),
+        (slice(1, n), later),
+    ):  # one bias for each call: all later blocks are alike
         out.append(compute(*(x[:, blocks].flatten(0, 1) for x in (q, k, v)), bias, dropout_p).unflatten(0, (B, -1)))
     return torch.cat(out, dim=1).transpose(1, 2).flatten(2, 3)[:, :, :T]
 
@@ -109,7 +123,9 @@ def _sdpa(q, k, v, bias, dropout_p):
     else:
         mask = None if queries in (1, keys) else future(queries, keys, q)
     with no_autocast(q):
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout_p, is_causal=mask is None and queries > 1)
+        out = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, dropout_p=dropout_p, is_causal=mask is None and queries > 1
+        )
     return out.to(dtype)
 
 
@@ -122,7 +138,9 @@ def _explicit(q, k, v, bias, dropout_p):
         start = future(queries, keys, q)
         if bias is not None:
             start = (start + bias.to(q.dtype)).expand(B, H, queries, keys).reshape(B * H, queries, keys)
-        scores = torch.baddbmm(start, q.reshape(B * H, queries, K), k.reshape(B * H, keys, K).transpose(1, 2), alpha=1 / math.sqrt(K))
+        scores = torch.baddbmm(
+            start, q.reshape(B * H, queries, K), k.reshape(B * H, keys, K).transpose(1, 2), alpha=1 / math.sqrt(K)
+        )
         weights = F.dropout(scores.softmax(dim=-1), dropout_p)
         return torch.bmm(weights, v.reshape(B * H, keys, K)).view(B, H, queries, K).to(dtype)
 
@@ -130,8 +148,10 @@ def _explicit(q, k, v, bias, dropout_p):
 def _flash_attn(q, k, v, bias, window: int, dropout_p: float):
     """FlashAttention-2 (Dao 2023, arXiv:2307.08691). Its layout is (B, T, H, K), and its causal mask, like ours, ends at the last key."""
     if q.device.type != "cuda" or q.dtype not in HALF or bias is not None:
-        raise RuntimeError(f"backend 'flash_attn' needs fp16 or bf16 on a CUDA device and no bias (got {q.dtype} on {q.device.type}"
-                           f"{'' if bias is None else ', with a bias'}); use --backend attention=sdpa, or --precision bf16 without --pos alibi")
+        raise RuntimeError(
+            f"backend 'flash_attn' needs fp16 or bf16 on a CUDA device and no bias (got {q.dtype} on {q.device.type}"
+            f"{'' if bias is None else ', with a bias'}); use --backend attention=sdpa, or --precision bf16 without --pos alibi"
+        )
     from flash_attn import flash_attn_func
 
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
@@ -149,12 +169,22 @@ def future(queries: int, keys: int, like):
 
 def beyond(queries: int, keys: int, window: int, like):
     """(queries, keys): 0 for the keys within the window of a query, -inf for older ones; the causal mask comes on top."""
-    return torch.full((queries, keys), -math.inf, dtype=accumulation_dtype(like), device=like.device).tril(keys - queries - window)
+    return torch.full((queries, keys), -math.inf, dtype=accumulation_dtype(like), device=like.device).tril(
+        keys - queries - window
+    )
 
 
 def _check(q, k, v, window: int) -> None:
     if window < 0:
         raise ValueError(f"window: got {window}, allowed: >= 1, or 0 for all keys")
-    if k.shape != v.shape or q.dim() != 4 or q.shape[:2] != k.shape[:2] or q.shape[3] != k.shape[3] or not 0 < q.shape[2] <= k.shape[2]:
-        raise ValueError(f"q, k, v: got {tuple(q.shape)}, {tuple(k.shape)}, {tuple(v.shape)}, "
-                         "allowed: q (B, H, S, K), k and v (B, H, T, K) with 0 < S <= T")
+    if (
+        k.shape != v.shape
+        or q.dim() != 4
+        or q.shape[:2] != k.shape[:2]
+        or q.shape[3] != k.shape[3]
+        or not 0 < q.shape[2] <= k.shape[2]
+    ):
+        raise ValueError(
+            f"q, k, v: got {tuple(q.shape)}, {tuple(k.shape)}, {tuple(v.shape)}, "
+            "allowed: q (B, H, S, K), k and v (B, H, T, K) with 0 < S <= T"
+        )

@@ -14,7 +14,9 @@ def attention_reference(q, k, v, bias=None, window: int = 0):
     """
     q, k, v = q.double(), k.double(), v.double()
     (H, queries, K), keys = q.shape[1:], k.shape[2]
-    bias = torch.zeros(H, queries, keys, dtype=torch.float64) if bias is None else bias.double().expand(H, queries, keys)
+    bias = (
+        torch.zeros(H, queries, keys, dtype=torch.float64) if bias is None else bias.double().expand(H, queries, keys)
+    )
     rows = []
     for i in range(queries):
         seen = slice(max(0, keys - queries + i + 1 - window) if window else 0, keys - queries + i + 1)

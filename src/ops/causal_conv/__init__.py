@@ -3,7 +3,7 @@
     y_t = act(bias + sum_i weight[:, i] * x_{t - K + 1 + i}) ,   i = 0 .. K - 1,   x before the first token: the state
 
 The short convolution in front of Mamba (Gu & Dao 2023, arXiv:2312.00752, section 3.4) and of the delta-rule layers. All backends compute what
-reference.py defines (tests/test_causal_conv.py holds them to it); README.md has the maths and the costs.
+reference.py defines (tests/ops/test_causal_conv.py holds them to it); README.md has the maths and the costs.
 
 B batch, T time, D channels, K width of the convolution.
 """
@@ -17,7 +17,11 @@ from src.ops.backends import OPS, load_form, usable
 from src.ops.precision import accumulation_dtype, no_autocast
 
 ACTIVATIONS = (None, "silu")
-FORMS = {"eager": "eager", "numba": "compiled", "causal_conv1d": "cuda"}  # backend -> the file of this package that has its `run`
+FORMS = {
+    "eager": "shifted",
+    "numba": "one_pass",
+    "causal_conv1d": "causal_conv1d",
+}  # backend -> the file of this package that has its `run`
 WIDTHS = (2, 3, 4)  # of causal_conv1d's kernels
 
 
@@ -67,11 +71,20 @@ def automatic(device_type: str, args=None) -> tuple[str, str]:
     present = usable("causal_conv", device_type)
     K = _width(args)
     if "causal_conv1d" in present:
-        return ("causal_conv1d", "the published kernel") if K in WIDTHS else ("eager", f"causal_conv1d has widths 2 to 4, not {K}")
+        return (
+            ("causal_conv1d", "the published kernel")
+            if K in WIDTHS
+            else ("eager", f"causal_conv1d has widths 2 to 4, not {K}")
+        )
     if "numba" in present:
         return "numba", "3 times as fast as shifted sums in torch on a CPU in float32"
     missing = ", ".join(p for b in OPS["causal_conv"].values() if b.device == device_type for p in b.missing())
-    return "eager", f"shifted sums in torch; not installed: {missing}" if missing else "shifted sums in torch, which run on any device"
+    return (
+        "eager",
+        f"shifted sums in torch; not installed: {missing}"
+        if missing
+        else "shifted sums in torch, which run on any device",
+    )
 
 
 def _width(args) -> int:
@@ -85,7 +98,7 @@ def last_inputs(x, state, K: int):
     kind = accumulation_dtype(x)
     if K == 1:
         return x.new_zeros(len(x), 0, x.shape[2], dtype=kind)
-    tail = x[:, -(K - 1):].to(kind)
+    tail = x[:, -(K - 1) :].to(kind)
     missing = K - 1 - tail.shape[1]
     if not missing:
         return tail.clone()
@@ -101,13 +114,17 @@ def _form(backend: str, x, K: int):
         backend = next((name for name in ("causal_conv1d", "numba") if name in present and fits[name]), "eager")
     form = load_form("causal_conv", backend, FORMS, x.device.type, x.dtype == torch.float64, "x")
     if backend == "causal_conv1d" and K not in WIDTHS:
-        raise RuntimeError(f"backend 'causal_conv1d' of causal_conv has widths {', '.join(map(str, WIDTHS))}, got {K}; take eager, or auto")
+        raise RuntimeError(
+            f"backend 'causal_conv1d' of causal_conv has widths {', '.join(map(str, WIDTHS))}, got {K}; take eager, or auto"
+        )
     return form
 
 
 def _check(x, weight, bias, state, activation) -> None:
     if x.dim() != 3 or 0 in x.shape or weight.dim() != 2 or weight.shape[0] != x.shape[2] or weight.shape[1] < 1:
-        raise ValueError(f"x, weight: got {tuple(x.shape)} and {tuple(weight.shape)}, allowed: x (B, T, D) with T >= 1, weight (D, K) with K >= 1")
+        raise ValueError(
+            f"x, weight: got {tuple(x.shape)} and {tuple(weight.shape)}, allowed: x (B, T, D) with T >= 1, weight (D, K) with K >= 1"
+        )
     (B, _, D), K = x.shape, weight.shape[1]
     if bias is not None and bias.shape != (D,):
         raise ValueError(f"bias: got {tuple(bias.shape)}, allowed: ({D},) or None")

@@ -19,7 +19,7 @@ from src.ops import backends
 from src.ops.linear_attention import check_backend
 from src.ops.precision import HALF, accumulation_dtype, no_autocast
 
-FORMS = {"eager": "eager", "numba": "compiled", "fla": "cuda"}  # backend -> the file of this package that has its `run`
+FORMS = {"eager": "chunked", "numba": "recurrent", "fla": "fla"}  # backend -> the file of this package that has its `run`
 
 
 def delta_rule(q, k, v, beta, decay=None, state=None, scale=None, backend: str = "auto"):
@@ -61,7 +61,10 @@ def automatic(device_type: str, args=None) -> tuple[str, str]:
     present = backends.usable("delta_rule", device_type)
     if "fla" in present:
         if getattr(args, "precision", "bf16") == "fp32":
-            return "eager", "flash-linear-attention multiplies float32 in TF32, which keeps 10 bits, or has no chunk kernel for it"
+            return (
+                "eager",
+                "flash-linear-attention multiplies float32 in TF32, which keeps 10 bits, or has no chunk kernel for it",
+            )
         return "fla", "flash-linear-attention is installed: fused kernels for half precision"
     if "numba" in present:
         return "numba", "the compiled recurrence took 0.34 to 0.63 of the time of chunks in torch (keys of 16 to 128)"
@@ -101,13 +104,26 @@ def _form(backend: str, v, double: bool):
 
 def _check(q, k, v, beta, decay, state, time: bool) -> None:
     letters = "(B, T, H, K)" if time else "(B, H, K)"
-    if q.dim() != (4 if time else 3) or q.shape != k.shape or v.dim() != q.dim() or v.shape[:-1] != k.shape[:-1] or 0 in q.shape or 0 in v.shape:
-        raise ValueError(f"q, k, v: got {tuple(q.shape)}, {tuple(k.shape)}, {tuple(v.shape)}, "
-                         f"allowed: q and k {letters}, v {letters.replace('K', 'V')}, none of them empty")
+    if (
+        q.dim() != (4 if time else 3)
+        or q.shape != k.shape
+        or v.dim() != q.dim()
+        or v.shape[:-1] != k.shape[:-1]
+        or 0 in q.shape
+        or 0 in v.shape
+    ):
+        raise ValueError(
+            f"q, k, v: got {tuple(q.shape)}, {tuple(k.shape)}, {tuple(v.shape)}, "
+            f"allowed: q and k {letters}, v {letters.replace('K', 'V')}, none of them empty"
+        )
     if beta.shape != q.shape[:-1]:
-        raise ValueError(f"beta: got {tuple(beta.shape)}, allowed: {tuple(q.shape[:-1])}, that of q without its last dimension")
+        raise ValueError(
+            f"beta: got {tuple(beta.shape)}, allowed: {tuple(q.shape[:-1])}, that of q without its last dimension"
+        )
     if decay is not None and decay.shape != q.shape[:-1]:
-        raise ValueError(f"decay: got {tuple(decay.shape)}, allowed: None or {tuple(q.shape[:-1])}, that of q without its last dimension")
+        raise ValueError(
+            f"decay: got {tuple(decay.shape)}, allowed: None or {tuple(q.shape[:-1])}, that of q without its last dimension"
+        )
     expected = (q.shape[0], q.shape[-2], q.shape[-1], v.shape[-1])
     if state is not None and tuple(state.shape) != expected:
         raise ValueError(f"state: got {tuple(state.shape)}, allowed: None or (B, H, K, V) = {expected}")

@@ -15,7 +15,9 @@ def delta_rule_reference(q, k, v, beta, decay=None, state=None, scale=None):
     outputs = []
     for t in range(T):
         key, strength = k[:, t], beta[:, t, :, None, None]
-        transition = decay[:, t].exp()[..., None, None] * (eye - strength * key[..., :, None] * key[..., None, :])  # (B, H, K, K)
+        transition = decay[:, t].exp()[..., None, None] * (
+            eye - strength * key[..., :, None] * key[..., None, :]
+        )  # (B, H, K, K)
         S = transition @ S + strength * key[..., :, None] * v[:, t, :, None, :]
         outputs.append((1.0 if scale is None else scale) * (S * q[:, t, :, :, None]).sum(dim=2))
     return torch.stack(outputs, dim=1), S

@@ -19,7 +19,7 @@ import torch
 from src.ops import backends
 from src.ops.precision import HALF, accumulation_dtype, no_autocast
 
-FORMS = {"eager": "eager", "numba": "compiled", "fla": "cuda"}  # backend -> the file of this package that has its `run`
+FORMS = {"eager": "chunked", "numba": "recurrent", "fla": "fla"}  # backend -> the file of this package that has its `run`
 
 
 def linear_attention(q, k, v, decay=None, state=None, scale=None, backend: str = "auto"):
@@ -66,8 +66,13 @@ def automatic(device_type: str, args=None, decay: str | None = None) -> tuple[st
         return _cuda(args)
     decay = decay or getattr(args, "decay", None)
     if decay == "vector" and "numba" in present:
-        return "numba", "with a decay a key channel, the compiled recurrence took 0.26 to 0.53 of the time of chunks in torch (keys of 16 to 128)"
-    return "eager", "chunks as matrix products in torch" + ("" if decay else ", unless there is a decay a key channel and numba")
+        return (
+            "numba",
+            "with a decay a key channel, the compiled recurrence took 0.26 to 0.53 of the time of chunks in torch (keys of 16 to 128)",
+        )
+    return "eager", "chunks as matrix products in torch" + (
+        "" if decay else ", unless there is a decay a key channel and numba"
+    )
 
 
 def _cuda(args) -> tuple[str, str]:
@@ -119,19 +124,32 @@ def check_backend(op: str, backend: str, forms, x, double: bool) -> None:
         raise ValueError(f"backend: got '{backend}' for {op}, allowed: auto, {', '.join(forms)}")
     present = backends.usable(op, x.device.type)
     if backend not in present:
-        raise RuntimeError(f"backend '{backend}' of {op} cannot run here on {x.device.type}, usable: {', '.join(present)}; see `list` for what it needs")
+        raise RuntimeError(
+            f"backend '{backend}' of {op} cannot run here on {x.device.type}, usable: {', '.join(present)}; see `list` for what it needs"
+        )
     if double and backend != "eager":
         raise RuntimeError(f"backend '{backend}' of {op} computes in float32, got float64; take eager")
 
 
 def _check(q, k, v, decay, state, time: bool) -> None:
     letters = "(B, T, H, K)" if time else "(B, H, K)"
-    if q.dim() != (4 if time else 3) or q.shape != k.shape or v.dim() != q.dim() or v.shape[:-1] != k.shape[:-1] or 0 in q.shape or 0 in v.shape:
-        raise ValueError(f"q, k, v: got {tuple(q.shape)}, {tuple(k.shape)}, {tuple(v.shape)}, "
-                         f"allowed: q and k {letters}, v {letters.replace('K', 'V')}, none of them empty")
+    if (
+        q.dim() != (4 if time else 3)
+        or q.shape != k.shape
+        or v.dim() != q.dim()
+        or v.shape[:-1] != k.shape[:-1]
+        or 0 in q.shape
+        or 0 in v.shape
+    ):
+        raise ValueError(
+            f"q, k, v: got {tuple(q.shape)}, {tuple(k.shape)}, {tuple(v.shape)}, "
+            f"allowed: q and k {letters}, v {letters.replace('K', 'V')}, none of them empty"
+        )
     H = q.shape[-2]
     if decay is not None and tuple(decay.shape) not in ((H,), tuple(q.shape[:-1]), tuple(q.shape)):
-        raise ValueError(f"decay: got {tuple(decay.shape)}, allowed: None, ({H},), {tuple(q.shape[:-1])} or {tuple(q.shape)}")
+        raise ValueError(
+            f"decay: got {tuple(decay.shape)}, allowed: None, ({H},), {tuple(q.shape[:-1])} or {tuple(q.shape)}"
+        )
     expected = (q.shape[0], H, q.shape[-1], v.shape[-1])
     if state is not None and tuple(state.shape) != expected:
         raise ValueError(f"state: got {tuple(state.shape)}, allowed: None or (B, H, K, V) = {expected}")

@@ -5,7 +5,7 @@
 Gu & Dao 2023, arXiv:2312.00752, algorithm 2: A is discretised by zero-order hold, B by Euler's rule, as in the published kernels. With
 neg_eigen a_t = 2 exp(delta_t A) - 1, between -1 and 1 (Grazzi et al. 2024, arXiv:2411.12537); the input term stays as it is.
 
-All backends compute what reference.py defines (tests/test_selective_scan.py holds them to it) and keep their inputs alone for the backward
+All backends compute what reference.py defines (tests/ops/test_selective_scan.py holds them to it) and keep their inputs alone for the backward
 pass, where states are formed again. README.md has the maths and the costs.
 
 B batch, T time, E channels, N states a channel, R rank of the step's projection.
@@ -20,7 +20,11 @@ from torch.autograd.function import once_differentiable
 from src.ops.backends import OPS, load_form, usable
 from src.ops.precision import accumulation_dtype, autocast_dtype, no_autocast
 
-FORMS = {"eager": "eager", "numba": "compiled", "mamba_ssm": "cuda"}  # backend -> the file of this package with its `forward` and `backward`
+FORMS = {
+    "eager": "chunked",
+    "numba": "recurrent",
+    "mamba_ssm": "mamba_ssm",
+}  # backend -> the file of this package with its `forward` and `backward`
 
 
 def selective_scan(u, delta, A, B, C, D=None, state=None, neg_eigen: bool = False, backend: str = "auto"):
@@ -53,12 +57,18 @@ def projected_scan(u, x_proj, dt_proj, dt_bias, A_log, D, state=None, neg_eigen:
     """
     (E, R), N = dt_proj.shape, A_log.shape[-1]
     if u.dim() != 3 or u.shape[2] != E or x_proj.shape != (R + 2 * N, E) or A_log.shape != (E, N):
-        raise ValueError(f"u, x_proj, dt_proj, A_log: got {tuple(u.shape)}, {tuple(x_proj.shape)}, {tuple(dt_proj.shape)}, {tuple(A_log.shape)}, "
-                         "allowed: (B, T, E), (R + 2 N, E), (E, R), (E, N)")
+        raise ValueError(
+            f"u, x_proj, dt_proj, A_log: got {tuple(u.shape)}, {tuple(x_proj.shape)}, {tuple(dt_proj.shape)}, {tuple(A_log.shape)}, "
+            "allowed: (B, T, E), (R + 2 N, E), (E, R), (E, N)"
+        )
     if dt_bias.shape != (E,) or D.shape != (E,) or (state is not None and state.shape != (len(u), E, N)):
-        raise ValueError(f"dt_bias, D, state: got {tuple(dt_bias.shape)}, {tuple(D.shape)}, {None if state is None else tuple(state.shape)}, "
-                         f"allowed: ({E},), ({E},), ({len(u)}, {E}, {N}) or None")
-    return _ProjectedScan.apply(u, x_proj, dt_proj, dt_bias, A_log, D, state, neg_eigen, _form(backend, u, state, neg_eigen))
+        raise ValueError(
+            f"dt_bias, D, state: got {tuple(dt_bias.shape)}, {tuple(D.shape)}, {None if state is None else tuple(state.shape)}, "
+            f"allowed: ({E},), ({E},), ({len(u)}, {E}, {N}) or None"
+        )
+    return _ProjectedScan.apply(
+        u, x_proj, dt_proj, dt_bias, A_log, D, state, neg_eigen, _form(backend, u, state, neg_eigen)
+    )
 
 
 def selective_scan_step(u, delta, A, B, C, D=None, state=None, neg_eigen: bool = False):
@@ -88,11 +98,18 @@ def automatic(device_type: str, args=None) -> tuple[str, str]:
     neg_eigen = getattr(args, "neg_eigen", False)
     present = usable("selective_scan", device_type)
     if "mamba_ssm" in present:
-        return ("eager", "mamba_ssm's kernel has no negative transitions (--neg_eigen)") if neg_eigen else ("mamba_ssm", "the published kernel")
+        return (
+            ("eager", "mamba_ssm's kernel has no negative transitions (--neg_eigen)")
+            if neg_eigen
+            else ("mamba_ssm", "the published kernel")
+        )
     if "numba" in present:
         return "numba", "4 to 6 times as fast as torch operations on a CPU in float32"
     missing = ", ".join(p for b in OPS["selective_scan"].values() if b.device == device_type for p in b.missing())
-    return "eager", f"torch operations; not installed: {missing}" if missing else "torch operations, which run on any device"
+    return (
+        "eager",
+        f"torch operations; not installed: {missing}" if missing else "torch operations, which run on any device",
+    )
 
 
 class _Scan(torch.autograd.Function):
@@ -142,7 +159,9 @@ class _ProjectedScan(torch.autograd.Function):
             dy = torch.zeros_like(u, dtype=kind) if dy is None else dy.to(kind)
             delta, B, C = (t.detach() for t in projected)
             before = None if state is None else state.to(kind)
-            du, ddelta, dA, dB, dC, dD, dstate = ctx.form.backward(dy, dlast, u.to(kind), delta, A, B, C, D.to(kind), before, ctx.neg_eigen)
+            du, ddelta, dA, dB, dC, dD, dstate = ctx.form.backward(
+                dy, dlast, u.to(kind), delta, A, B, C, D.to(kind), before, ctx.neg_eigen
+            )
         more, *dweights = torch.autograd.grad(projected, leaves, (ddelta, dB, dC))
         dstate = None if state is None else dstate
         return (du.to(u.dtype) + more, *dweights, (dA * A).to(A_log.dtype), dD.to(D.dtype), dstate, None, None)
@@ -162,18 +181,32 @@ def _form(backend: str, u, state, neg_eigen: bool):
     """The module that computes, after the choice of "auto" for these tensors."""
     present = usable("selective_scan", u.device.type)
     if backend == "auto":
-        fits = {"numba": u.dtype != torch.float64, "mamba_ssm": u.dtype != torch.float64 and state is None and not neg_eigen}
+        fits = {
+            "numba": u.dtype != torch.float64,
+            "mamba_ssm": u.dtype != torch.float64 and state is None and not neg_eigen,
+        }
         backend = next((name for name in ("mamba_ssm", "numba") if name in present and fits[name]), "eager")
     form = load_form("selective_scan", backend, FORMS, u.device.type, u.dtype == torch.float64, "u")
     if backend == "mamba_ssm" and (neg_eigen or state is not None):
-        raise RuntimeError(f"backend 'mamba_ssm' of selective_scan has no {'neg_eigen' if neg_eigen else 'initial state'}; take eager, or auto")
+        raise RuntimeError(
+            f"backend 'mamba_ssm' of selective_scan has no {'neg_eigen' if neg_eigen else 'initial state'}; take eager, or auto"
+        )
     return form
 
 
 def _check(u, delta, A, B, C, D, state) -> None:
     shapes = f"got {tuple(u.shape)}, {tuple(delta.shape)}, {tuple(A.shape)}, {tuple(B.shape)}, {tuple(C.shape)}"
-    if u.dim() != 3 or 0 in u.shape or delta.shape != u.shape or A.dim() != 2 or A.shape[0] != u.shape[2] or A.shape[1] < 1:
-        raise ValueError(f"u, delta, A, B, C: {shapes}, allowed: u and delta (B, T, E) with T >= 1, A (E, N), B and C (B, T, N)")
+    if (
+        u.dim() != 3
+        or 0 in u.shape
+        or delta.shape != u.shape
+        or A.dim() != 2
+        or A.shape[0] != u.shape[2]
+        or A.shape[1] < 1
+    ):
+        raise ValueError(
+            f"u, delta, A, B, C: {shapes}, allowed: u and delta (B, T, E) with T >= 1, A (E, N), B and C (B, T, N)"
+        )
     (batch, T, E), N = u.shape, A.shape[1]
     if B.shape != (batch, T, N) or C.shape != (batch, T, N):
         raise ValueError(f"u, delta, A, B, C: {shapes}, allowed: B and C ({batch}, {T}, {N})")

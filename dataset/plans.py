@@ -1,0 +1,144 @@
+"""Batch plans: which rows make up each batch of an epoch. Every plan is a pure function of (seed, epoch), or of (seed, batch number) for fresh data."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+from torch.utils.data import DataLoader, IterableDataset, Sampler
+
+from dataset.common import Batch, ExampleDataset, WindowDataset, collate_fn
+from dataset.seeds import stream
+from dataset.splits import draw_train
+from dataset.task import Task
+from dataset.tokenizer import CharTokenizer
+from dataset.windows import windows_random
+
+
+class LengthBatches(Sampler):
+    """Batches of row numbers, each of one length where there are enough; what is left over is pooled, nearest lengths together.
+
+    pool=False: what is left over of a length makes a smaller batch of its own.
+    The order is a pure function of (seed, epoch). `set_epoch(epoch, start)` chooses the epoch and skips its first batches; iterating
+    again without it goes on with the next epoch.
+    """
+
+    def __init__(self, dataset: ExampleDataset, batch_size: int, batch_chars: int, seed: int, pool: bool = True):
+        # Longest first: a pooled batch takes the size of its longest rows, so that padding never carries it over batch_chars.
+        self.groups = [np.flatnonzero(dataset.task_lengths == n) for n in np.unique(dataset.task_lengths)[::-1]]
+        tokens = dataset.tokens
+        self.sizes = [max(1, batch_chars // int(tokens[g].max())) if batch_chars else batch_size for g in self.groups]
+        self.seed, self.pool = seed, pool
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int, start: int = 0) -> None:
+        self.epoch, self.start = epoch, start
+
+    def _plan(self) -> list[np.ndarray]:
+        rng = np.random.default_rng([self.seed, self.epoch, 1])
+        batches, rest = [], []
+        for group, size in zip(self.groups, self.sizes, strict=True):
+            order = rng.permutation(group)
+            cut = len(order) // size * size
+            batches += np.split(order[:cut], cut // size) if cut else []
+            rest.append(order[cut:])
+        rest = np.concatenate(rest)
+        batches += [rest[a:b] for a, b in self._pooled()]
+        return [batches[i] for i in rng.permutation(len(batches))]
+
+    def _pooled(self) -> list[tuple[int, int]]:
+        """(start, end) of each batch among the rows that fill no batch of their own length."""
+        if not self.pool:
+            ends = np.cumsum(
+                [0, *(len(group) % size for group, size in zip(self.groups, self.sizes, strict=True))]
+            ).tolist()
+            return [(start, end) for start, end in itertools.pairwise(ends) if end > start]
+        sizes = [size for group, size in zip(self.groups, self.sizes, strict=True) for _ in range(len(group) % size)]
+        cuts = [0]
+        while cuts[-1] < len(sizes):
+            cuts.append(min(cuts[-1] + sizes[cuts[-1]], len(sizes)))
+        return list(itertools.pairwise(cuts))
+
+    def __iter__(self):
+        yield from self._plan()[self.start :]
+        self.set_epoch(self.epoch + 1)
+
+    def __len__(self) -> int:
+        return sum(len(g) // s for g, s in zip(self.groups, self.sizes, strict=True)) + len(self._pooled())
+
+
+class FreshBatches(IterableDataset):
+    """Endless training batches that never repeat: batch i is a pure function of (task, seed, i).
+
+    Iterating again without `set_epoch` goes on behind the last batch.
+    """
+
+    def __init__(self, task: Task, tokenizer: CharTokenizer, args):
+        self.task, self.tokenizer, self.args = task, tokenizer, args
+        self._tokens: dict[int | None, int] = {}
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int, start: int = 0) -> None:
+        """All fresh data is one epoch; `start` is the first batch."""
+        self.start = start
+
+    def batch(self, i: int) -> Batch:
+        rng = stream(self.task, f"train batch {i}", self.args.seed)
+        length = draw_length(self.task, self.args.train_lengths, rng)
+        examples = draw_train(self.task, self._size(length), length, rng)
+        data = ExampleDataset(examples, [length] * len(examples), self.task, self.tokenizer, self.args.loss_on)
+        return collate_fn((data, np.arange(len(examples))))
+
+    def _size(self, length) -> int:
+        if not self.args.batch_chars:
+            return self.args.batch_size
+        if length not in self._tokens:
+            self._tokens[length] = self.task.max_tokens(length)
+        return max(1, self.args.batch_chars // self._tokens[length])
+
+    def __iter__(self):
+        while True:
+            self.start += 1  # iterating again goes on behind the last batch
+            yield self.batch(self.start - 1)
+
+
+def draw_length(task: Task, train_lengths: str, rng) -> int | None:
+    """A training length: the task's choice (uniform over its range), its maximum under `fixed`, None where the task has no length."""
+    return task.lengths[1] if task.lengths is not None and train_lengths == "fixed" else task.train_length(rng)
+
+
+class WindowBatches(Sampler):
+    """Batches of windows at random offsets: an epoch is `n_windows` of them, drawn anew from (seed, epoch).
+
+    Iterating again without `set_epoch` goes on with the next epoch.
+    """
+
+    def __init__(self, dataset: WindowDataset, n_windows: int, context_len: int, batch_size: int, seed: int):
+        self.dataset, self.n_windows, self.context_len, self.batch_size, self.seed = (
+            dataset,
+            n_windows,
+            context_len,
+            batch_size,
+            seed,
+        )
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int, start: int = 0) -> None:
+        self.epoch, self.start = epoch, start
+
+    def __iter__(self):
+        rng = np.random.default_rng([self.seed, self.epoch, 2])
+        self.dataset.spans = windows_random(self.dataset.ids, self.n_windows, self.context_len, rng)
+        rows = np.arange(self.n_windows)
+        for at in range(self.start * self.batch_size, self.n_windows, self.batch_size):
+            yield rows[at : at + self.batch_size]
+        self.set_epoch(self.epoch + 1)
+
+    def __len__(self) -> int:
+        return -(-self.n_windows // self.batch_size)
+
+
+def set_epoch(loader: DataLoader, epoch: int, start: int = 0) -> None:
+    """Choose a loader's epoch and skip its first `start` batches."""
+    plan = loader.dataset if isinstance(loader.dataset, FreshBatches) else loader.batch_sampler
+    plan.set_epoch(epoch, start)

@@ -1,0 +1,122 @@
+"""The score against the length at which it is tested."""
+
+from __future__ import annotations
+
+from src.figures.slices import draw_points
+from src.figures.style import (
+    explain_intervals,
+    finish,
+    look_of,
+    metric_words,
+    named_floors,
+    new_figure,
+    reference_lines,
+    styled,
+)
+
+
+def figure_length_curve(
+    curve: list[dict],
+    *,
+    title: str = "",
+    label: str = "exact_match",
+    floor=None,
+    ceiling: float = 1.0,
+    unit: str = "length (in the task's own unit)",
+    with_loss: bool = False,
+):
+    """The primary metric against length, the training lengths shaded, undefined lengths marked by a cross; returns a Figure.
+
+    curve: `length_curve` of metrics.json.  label: the metric's name.  unit: the label of the length axis.  with_loss: the loss in a panel before it,
+    as for language. Raises ValueError for an empty curve.
+    """
+    return figure_lengths([("", curve)], title, label, named_floors(floor), ceiling, unit, with_loss)
+
+
+@styled
+def figure_lengths(curves, title: str, metric: str, floors: dict, ceiling: float, unit: str, with_loss: bool):
+    if not any(curve for _, curve in curves):
+        raise ValueError("length_curve: got no lengths, allowed: at least one")
+    figure, axes = new_figure(2 if with_loss else 1, share_y=False)
+    if with_loss:
+        as_loss = [
+            (name, [{**row, "value": row["loss"], "ci": row.get("loss_ci")} for row in curve]) for name, curve in curves
+        ]
+        _draw_length_panel(axes[0], as_loss, "loss", unit)
+        axes[0].margins(y=0.15)
+    axes[-1].set_ylim(0, 1)
+    _draw_length_panel(axes[-1], curves, metric, unit)
+    reference_lines(axes[-1], floors, ceiling)
+    return finish(figure, title)
+
+
+def _draw_length_panel(ax, curves, metric: str, unit: str) -> None:
+    from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
+
+    rows = [row for _, curve in curves for row in curve]
+    lengths = sorted({row["length"] for row in rows})
+    spread = lengths[-1] / max(1, lengths[0])
+    if spread >= 4:
+        ax.set_xscale("log", base=2)
+        ax.set_xlim(max(1, lengths[0]) / spread**0.08, lengths[-1] * spread**0.05)
+    else:
+        ax.set_xlim(
+            lengths[0] - 0.08 * (lengths[-1] - lengths[0] or 1), lengths[-1] + 0.05 * (lengths[-1] - lengths[0] or 1)
+        )
+    for i, (name, curve) in enumerate(curves):
+        _draw_lengths(ax, curve, i, name or metric_words(metric), alone=len(curves) == 1)
+    if len(curves) > 1:
+        explain_intervals(ax, rows)
+    _shade_training(ax, rows)
+    if len(lengths) <= 10:
+        ax.set_xticks(lengths)
+        ax.xaxis.set_minor_locator(NullLocator())
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.0f}"))
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.set_xlabel(unit)
+    ax.set_ylabel(metric_words(metric))
+
+
+def length_words(metrics: dict, result: dict) -> str:
+    """The label of the length axis: of a language task its context, else what the slice by length says."""
+    if metrics["kind"] == "language":
+        return "context length (characters in a window)"
+    return result["slices"].get("length", {}).get("label", "length (in the task's own unit)")
+
+
+def _draw_lengths(ax, curve, i: int, label: str, alone: bool) -> None:
+    look = look_of(i)
+    known = [row for row in curve if row["value"] is not None]
+    if known:
+        draw_points(ax, [row["length"] for row in known], known, look, label, joined=True, alone=alone)
+    undefined = [row for row in curve if row["value"] is None]
+    if undefined:
+        # a row of crosses a run, just over the axis, so that runs do not hide each other
+        ax.plot(
+            [row["length"] for row in undefined],
+            [0.03 + 0.035 * i] * len(undefined),
+            linestyle="none",
+            marker="x",
+            markersize=8,
+            markeredgewidth=2,
+            color=look[0],
+            label="undefined (position table too short)",
+            clip_on=False,
+            zorder=4,
+            transform=ax.get_xaxis_transform(),
+        )
+
+
+def _shade_training(ax, rows) -> None:
+    inside = [row["length"] for row in rows if row["in_distribution"]]
+    if not inside:
+        return
+    least, most = min(inside), max(inside)
+    if not any(row["length"] < least for row in rows):
+        ax.axvspan(ax.get_xlim()[0], most, color="0.93", zorder=0, label=f"lengths of training (up to {most:,})")
+    elif least < most:
+        ax.axvspan(
+            least, most, color="0.93", zorder=0, label=f"lengths of training ({least:,} to {most:,} tested here)"
+        )
+    else:  # shorter ones were not trained
+        ax.axvline(most, color="0.8", linewidth=5, zorder=0, label=f"length of training ({most:,})")

@@ -1,0 +1,219 @@
+"""The command line as data: dataclass fields -> argparse -> typed values; one line and exit code 2 for anything wrong.
+
+Two readings. The first only looks for --task, --model, --layers, --preset and the directory flags; they decide which classes are loaded
+and whether a stored configuration is used. The second knows exactly the flags of that task and model, so an unknown one is an
+error with a suggestion, and `--help` shows what applies.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+
+from src.flags.fields import (
+    SHARED,
+    ControlConfig,
+    UserError,
+    config_parts,
+    field_types,
+    own_config,
+    parse_value,
+    suggest,
+)
+from src.flags.registry import is_path
+
+HEADLINE = """Train, evaluate, measure and plot a small sequence model on a character-level task.
+
+examples:
+  python benchmark.py --task needle --model transformer
+  python benchmark.py --task tiny_shakespeare --model gru --max_steps 500
+  python benchmark.py check --model my_layer.py
+  python benchmark.py list --task dyck
+
+commands: train (default), list, generate, check, speed, profile, kernels; each has its own --help."""
+
+
+class Store(argparse.Action):
+    """Stores a flag's text, or `const` for one that takes none; two different flags of one field (`--rope --pos alibi`) are an error.
+
+    One flag given twice is none: the last counts, so that a script can add to a line of its own.
+    """
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        value = self.const if self.nargs == 0 or values is None else values
+        earlier = namespace.__dict__.setdefault("_set_by", {}).setdefault(self.dest, option_string)
+        if earlier != option_string and getattr(namespace, self.dest) != value:
+            raise UserError(f"{earlier} and {option_string} contradict each other; give one")
+        setattr(namespace, self.dest, value)
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose errors are UserErrors and which never guesses an abbreviation."""
+
+    def __init__(self, scope: str = "for this command", **kwargs):
+        """scope: what the flags belong to, in the words of an error."""
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **kwargs)
+        self.scope = scope
+
+    def error(self, message):
+        raise UserError(message.removeprefix("argument "))
+
+    def parse_strict(self, argv):
+        """parse_args that names an unknown flag and the nearest known one."""
+        values, extra = self.parse_known_args(argv)
+        if extra:
+            name = extra[0].split("=")[0]
+            if not name.startswith("-"):
+                raise UserError(
+                    f"unexpected argument '{name}'; flags begin with --, and a value of several words needs quotes; see --help"
+                )
+            raise UserError(f"unknown flag {name} {self.scope}{suggest(name, self._option_string_actions)}; see --help")
+        return values
+
+
+def add_flags(parser: argparse.ArgumentParser, config_class, title: str, defaults: dict | None = None) -> None:
+    """A help group with one flag a field. Values stay text here; `read_flags` converts them."""
+    group = parser.add_argument_group(title)
+    types = field_types(config_class)
+    for f in dataclasses.fields(config_class):
+        kind, default = types[f.name], (defaults or {}).get(f.name, f.default)
+        is_list = typing.get_origin(kind) is tuple
+        help_text = (f.metadata.get("help") or "").replace("%", "%%") + (
+            f" [{_show(default)}]" if default not in ("", ()) else ""
+        )
+        options = {"dest": f.name, "default": argparse.SUPPRESS, "help": help_text}
+        if kind is bool:
+            group.add_argument(f"--{f.name}", action=Store, nargs="?", const="true", metavar="BOOL", **options)
+            if f.default:
+                group.add_argument(
+                    f"--no_{f.name}",
+                    action=Store,
+                    nargs=0,
+                    const="false",
+                    **{**options, "help": f"short for --{f.name} false"},
+                )
+        elif f.metadata.get("choices"):
+            group.add_argument(
+                f"--{f.name}", action=Store, metavar="{" + ",".join(f.metadata["choices"]) + "}", **options
+            )
+        else:
+            metavar = {int: "N", float: "X"}.get(kind, "TEXT")
+            many = {"nargs": "+", "action": "extend"} if is_list or f.metadata.get("paths") else {"action": Store}
+            group.add_argument(f"--{f.name}", metavar=metavar, **many, **options)
+        for flag, value in (f.metadata.get("shorthand") or {}).items():
+            group.add_argument(
+                flag, action=Store, nargs=0, const=value, **{**options, "help": f"short for --{f.name} {value}"}
+            )
+
+
+def _show(value) -> str:
+    return (
+        ",".join(map(str, value))
+        if isinstance(value, tuple)
+        else f"{value:g}"
+        if isinstance(value, float)
+        else str(value)
+    )
+
+
+def read_flags(namespace, config_classes) -> dict:
+    """The typed values of the flags that were given, checked against their fields."""
+    values = {}
+    for config_class in config_classes:
+        types = field_types(config_class)
+        for f in dataclasses.fields(config_class):
+            if hasattr(namespace, f.name):
+                values[f.name] = parse_value(f, types[f.name], getattr(namespace, f.name))
+    return values
+
+
+@dataclass
+class Request:
+    """What was asked for. explicit: typed flags of the run configuration; control: everything about the run itself."""
+
+    explicit: dict
+    control: ControlConfig
+    out_dirs: list[str]
+
+
+def first_look(argv: list[str]) -> argparse.Namespace:
+    """The flags that decide how the rest is read; anything else is left alone."""
+    parser = Parser(add_help=False)
+    for name in ("--task", "--model", "--preset"):
+        parser.add_argument(name, default=None)
+    for name in ("--out_dir", "--layers"):
+        parser.add_argument(name, nargs="+", action="extend", default=[])
+    for name in ("--eval_only", "--vis_only", "--resume"):
+        parser.add_argument(name, nargs="?", const="true", default="false")
+    parser.add_argument("-h", "--help", action="store_true")
+    seen, _ = parser.parse_known_args(argv)
+    seen.layers = tuple(name for words in seen.layers for name in words.replace(",", " ").split())
+    for name in ("eval_only", "vis_only", "resume"):
+        value = getattr(seen, name).lower()
+        if value not in ("true", "1", "false", "0"):
+            raise UserError(
+                f"--{name}: got '{value}', allowed: nothing, or true or false; the run's directory goes behind --out_dir"
+            )
+        setattr(seen, name, value in ("true", "1"))
+    modes = [f"--{n}" for n in ("eval_only", "vis_only", "resume") if getattr(seen, n)]
+    if len(modes) > 1:
+        raise UserError(f"{' and '.join(modes)} contradict each other; give one")
+    return seen
+
+
+def parser_for(task_class=None, model_class=None, defaults: dict | None = None, layer_note: str = "") -> Parser:
+    """The parser of `train` for a chosen task and model (either may be None: shared flags only).
+
+    defaults: a preset's values, shown in place of the dataclass defaults; layer_note: the line that says whose they are.
+    """
+    config_parts(task_class, model_class)  # a user's flag that exists already
+    own = (
+        [] if task_class and model_class else ["", "A task's and a model's own flags: --help with --task and --model."]
+    )
+    layer = (
+        ["Defaults in brackets are those of --preset base; --preset small changes them per task."]
+        if defaults is None
+        else [layer_note]
+    )
+    parser = Parser(
+        prog="benchmark.py",
+        usage="python benchmark.py [COMMAND] [--flag value ...]",
+        description="\n".join([HEADLINE, *own, *layer]),
+    )
+    for part in (*SHARED, ControlConfig):
+        add_flags(parser, part, part.__doc__, defaults)
+    for kind, cls in (("task", task_class), ("model", model_class)):
+        if cls is not None and own_config(cls) is not None:
+            add_flags(parser, own_config(cls), f"{kind} {cls.__name__}", defaults)
+    return parser
+
+
+def read_request(argv: list[str], task_class, model_class) -> Request:
+    """The second reading: all flags, typed and checked."""
+    parser = parser_for(task_class, model_class)
+    parser.scope = "for this task and model"
+    namespace = parser.parse_strict(argv)
+    out_dirs = namespace.__dict__.pop("out_dir", [])
+    if "" in out_dirs:
+        raise UserError("--out_dir: got '', allowed: a folder; leave the flag out for runs/<timestamp>")
+    owned = [c for c in (own_config(task_class), own_config(model_class)) if c is not None]
+    explicit = read_flags(namespace, [*SHARED, *owned])
+    for name in ("task", "model", "data_path"):  # whole paths, so that the run can be continued from any folder
+        if explicit.get(name) and (name == "data_path" or is_path(explicit[name])):
+            explicit[name] = str(Path(explicit[name]).resolve())
+    control = ControlConfig(**read_flags(namespace, [ControlConfig]), **({"out_dir": out_dirs[0]} if out_dirs else {}))
+    return Request(explicit, control, out_dirs)
+
+
+def report_error(error: Exception) -> None:
+    """One line on stderr."""
+    print("error: " + " ".join(str(error).split("\n")), file=sys.stderr)
+
+
+def config_of(config_class, given: dict):
+    """A config made of those given values that are its own."""
+    return config_class(**{f.name: given[f.name] for f in dataclasses.fields(config_class) if f.name in given})

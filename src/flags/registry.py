@@ -1,0 +1,80 @@
+"""Names to classes: lazy registry entries, and a user's own file.
+
+`TASKS` and `MODELS` are dicts of `Entry`; nothing is imported before it is asked for, so a missing optional package never
+breaks another entry and `list` needs no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from src.flags.fields import UserError, suggest
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of `list`.  target: "package.module:Class".  needs: importable packages, probed with find_spec only."""
+
+    target: str
+    summary: str
+    source: str
+    needs: tuple[str, ...] = ()
+
+    def load(self):
+        module, name = self.target.split(":")
+        return getattr(importlib.import_module(module), name)
+
+    def missing(self) -> list[str]:
+        return [name for name in self.needs if importlib.util.find_spec(name) is None]
+
+
+def find(kind: str, registry: dict[str, Entry], name: str, bases: tuple[type, ...] | None = None):
+    """The class behind a registry name or a path to a .py file; UserError when there is none.
+
+    bases: what a user's file must define exactly one public subclass of (a function returning the tuple keeps imports lazy).
+    """
+    if is_path(name):
+        return load_file(kind, Path(name), bases() if callable(bases) else bases)
+    if name not in registry:
+        raise UserError(
+            f"--{kind}: unknown {kind} '{name}', allowed: {', '.join(registry)}, or a path to a .py file{suggest(name, registry)}"
+        )
+    return registry[name].load()
+
+
+def is_path(name: str) -> bool:
+    return name.endswith(".py") or "/" in name or "\\" in name
+
+
+def load_file(kind: str, path: Path, bases: tuple[type, ...]):
+    """The one public subclass of `bases` that the file defines (imported ones do not count)."""
+    wanted = " or ".join(b.__name__ for b in bases)
+    if not path.is_file() or path.suffix != ".py":
+        what = "is a folder" if path.is_dir() else "no such file" if not path.exists() else "not a .py file"
+        raise UserError(f"--{kind}: got '{path}' ({what}), allowed: a .py file that defines one {wanted} subclass")
+    module_name = f"user_{kind}_{path.stem}"
+    spec = importlib.util.spec_from_file_location(module_name, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module  # dataclasses and pickles look their module up by name
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        line = f", line {error.lineno}" if isinstance(error, SyntaxError) else ""
+        raise UserError(
+            f"--{kind}: '{path}' cannot be imported{line}: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        ) from error
+    found = [
+        c
+        for n, c in vars(module).items()
+        if isinstance(c, type) and issubclass(c, bases) and c.__module__ == module_name and not n.startswith("_")
+    ]
+    if len(found) != 1:
+        got = ", ".join(c.__name__ for c in found) or "none"
+        raise UserError(
+            f"--{kind}: '{path}' defines {got}, allowed: exactly one public {wanted} subclass (prefix the others with '_')"
+        )
+    return found[0]

@@ -1,0 +1,229 @@
+"""Memory on a CPU, measured in a process of its own: a clean server that forks one child a measurement.
+
+    with Children() as children:
+        result = children.call("src.measure.speed.panels.memory:in_child", spec)       # a dict; or OutOfMemory, Failed
+
+A fork costs milliseconds where a new interpreter costs seconds, but a fork of a process that has already worked inherits its freed memory, and what a
+child then reuses of it never shows. So the server is started once, imports what it must and computes nothing (which also keeps OpenMP's threads,
+that do not survive a fork, out of it); each child starts from there. The C library is told to give every block of MMAP_BYTES or more back
+to the system when it is freed (MALLOC_MMAP_THRESHOLD_, glibc), so that what is resident follows what is alive.
+
+`peak_of(action)` is what a child runs: the largest resident set (VmHWM, reset before) minus the resident set before. It counts every byte of a
+page that was touched, by torch, by a compiled kernel's scratch or by Python; it does not count what was there before, nor memory that was reserved and never
+written. Pages make it coarse: differences below about 256 KiB mean nothing. On systems without /proc the process's largest resident set so far
+(ru_maxrss) stands for VmHWM. A child that the system kills, for want of memory, is a result (`OutOfMemory`) and leaves this process alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import traceback
+from collections.abc import Iterable
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parents[2]
+MMAP_BYTES = 64 * 1024
+STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+INCLUDES = "largest resident set of a process of its own during the call, above that before it"
+
+
+class Failed(Exception):
+    """The child raised something, or crashed."""
+
+
+class OutOfMemory(Failed):
+    """The child raised a lack of memory, or the system killed it, which is how Linux ends a lack of memory."""
+
+
+def supported() -> bool:
+    """Whether this system can measure so: it can fork, and tells a process its size."""
+    return hasattr(os, "fork")
+
+
+class Children:
+    """The server, started at the first call. Use it as a context, so that no process outlives the command."""
+
+    def __init__(self):
+        self._server: subprocess.Popen | None = None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def call(self, target: str, spec: dict, imports: Iterable[str] = ()) -> dict:
+        """The dict that target ("package.module:function") returns for `spec` (JSON-able) in a child.
+
+        imports: modules that the server loads once, so that no child has to; loading them must compute nothing.
+        Raises OutOfMemory or Failed, with the child's error in one line.
+        """
+        server = self._started()
+        server.stdin.write(
+            (json.dumps({"target": target, "spec": spec, "imports": list(imports)}) + "\n").encode("ascii")
+        )
+        server.stdin.flush()
+        line = server.stdout.readline()
+        if not line:
+            self.close()
+            raise Failed("the process that measures memory ended unexpectedly")
+        answer = json.loads(line)
+        if "signal" in answer:
+            name = signal.Signals(answer["signal"]).name
+            raise (OutOfMemory if name == "SIGKILL" else Failed)(
+                f"the process that measures memory was ended by {name}"
+            )
+        if "error" in answer:
+            raise (OutOfMemory if answer["memory"] else Failed)(answer["error"])
+        return answer["result"]
+
+    def _started(self) -> subprocess.Popen:
+        if self._server is None:
+            path = os.pathsep.join([str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])])
+            env = {
+                **os.environ,
+                "PYTHONPATH": path,
+                "MALLOC_MMAP_THRESHOLD_": str(MMAP_BYTES),
+                "MALLOC_TRIM_THRESHOLD_": str(MMAP_BYTES),
+            }
+            # A session of its own: Ctrl-C reaches this process, which then ends the group.
+            self._server = subprocess.Popen(
+                [sys.executable, "-m", "src.measure.child"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env=env,
+                start_new_session=True,
+            )
+        return self._server
+
+    def close(self) -> None:
+        """End the server and whatever child it has."""
+        server, self._server = self._server, None
+        if server is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+        server.stdin.close()
+        server.stdout.close()
+
+
+def peak_of(action) -> tuple[int, object]:
+    """(bytes, result): how far the resident set rose above its present size while `action()` ran, and what it returned."""
+    before = _resident()
+    _reset_peak()
+    result = action()
+    return max(0, _peak() - before), result
+
+
+def _resident() -> int:
+    return _status("VmRSS") if STATUS.exists() else _largest()
+
+
+def _peak() -> int:
+    return _status("VmHWM") if STATUS.exists() else _largest()
+
+
+def _reset_peak() -> None:
+    with contextlib.suppress(
+        OSError
+    ):  # a kernel without it: the peak so far stays, which the small warm-up before kept low
+        CLEAR.write_text("5")
+
+
+def _status(key: str) -> int:
+    for line in STATUS.read_text().splitlines():
+        if line.startswith(key + ":"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError(f"{STATUS} has no {key}")
+
+
+def _largest() -> int:
+    import resource
+
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return used if sys.platform == "darwin" else used * 1024  # bytes there, KiB elsewhere
+
+
+def serve() -> None:
+    """Answer requests, a line each on stdin, until it ends."""
+    answers = os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(2, 1)  # what a user's layer prints must not pass for an answer
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            function = resolve(request["target"])
+            for name in request["imports"]:
+                importlib.import_module(name)
+        except Exception as error:
+            answers.write(_line(_error(error)))
+            continue
+        answers.write(_line(_fork(function, request["spec"])))
+
+
+def resolve(target: str):
+    """The function behind "package.module:function"."""
+    module, name = target.split(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def _fork(function, spec: dict) -> dict:
+    """Run function(spec) in a child; {"result"}, {"error", "memory"} or {"signal"}."""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(reading)
+        _work(function, spec, writing)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        text = pipe.read()
+    _, status = os.waitpid(pid, 0)
+    if os.WIFSIGNALED(status):
+        return {"signal": os.WTERMSIG(status)}
+    return (
+        json.loads(text)
+        if text
+        else {"error": f"the child ended with exit code {os.WEXITSTATUS(status)}", "memory": False}
+    )
+
+
+def _work(function, spec: dict, writing: int) -> None:
+    """The child's life: it never returns into the server's loop."""
+    code = 1
+    try:
+        with contextlib.suppress(OSError):
+            Path("/proc/self/oom_score_adj").write_text(
+                "1000"
+            )  # where memory runs out, this process goes, and no other
+        try:
+            answer = {"result": function(spec)}
+        except Exception as error:
+            answer = _error(error)
+        with os.fdopen(writing, "wb") as pipe:
+            pipe.write(_line(answer))
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def _error(error: Exception) -> dict:
+    from src.utils.memory import is_out_of_memory
+
+    text = (str(error).splitlines() or [""])[0]
+    return {"error": f"{type(error).__name__}: {text}", "memory": is_out_of_memory(error)}
+
+
+def _line(answer: dict) -> bytes:
+    return (json.dumps(answer) + "\n").encode("ascii")
+
+
+if __name__ == "__main__":
+    serve()

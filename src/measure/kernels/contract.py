@@ -1,0 +1,109 @@
+"""What one op under measurement is made of: its shape, its cost in operations and bytes, its implementations."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+CONV_WIDTH = 4
+
+
+EPS = 1e-5
+
+
+PASSES = ("forward", "both")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """B rows of T tokens.  width: channels (E, D).  heads, head_dim: H and K.  state: N."""
+
+    B: int
+    T: int
+    width: int = 256
+    heads: int = 4
+    head_dim: int = 64
+    state: int = 16
+
+
+@dataclass(frozen=True)
+class Cost:
+    """operations: see above.  bytes: see above.  intensity: operations a byte."""
+
+    operations: int
+    bytes: int
+
+    @property
+    def intensity(self) -> float:
+        return self.operations / self.bytes
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(self.operations + other.operations, self.bytes + other.bytes)
+
+
+@dataclass(frozen=True)
+class Implementation:
+    """One way to compute a subject.  run(**inputs) -> output.  needs, device: as in src.ops.backends.Backend.  compiled: run by torch.compile."""
+
+    run: Callable
+    summary: str
+    needs: tuple[str, ...] = ()
+    device: str = ""
+    half_only: bool = False
+    compiled: bool = False
+
+    def obstacle(self, device_type: str, precision: str) -> str:
+        """Why it cannot run on this device in this precision, in one line; empty where it can."""
+        reasons = []
+        if self.device not in ("", device_type):
+            reasons.append(f"needs a {self.device.upper()} device, this is {device_type}")
+        missing = [name for name in self.needs if importlib.util.find_spec(name) is None]
+        if missing:
+            reasons.append(f"not installed: {', '.join(missing)}")
+        if self.half_only and precision == "fp32":
+            reasons.append("computes in bf16 or fp16 only; give --precision bf16")
+        return "; ".join(reasons)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """An op under measurement.
+
+    draw(shape, randn, rand) -> {name: float32 tensor}, where randn and rand draw on the CPU.  reference(**inputs): float64, differentiable.
+    forward(shape), backward(shape) -> (operations, numbers moved), numbers times the bytes of an element.  plain: the form that the others
+    are compared with at the measured shape.  dims: the fields of Shape, beside B and T, that it depends on.
+    """
+
+    name: str
+    draw: Callable
+    reference: Callable
+    forward: Callable
+    backward: Callable
+    forms: dict[str, Implementation]
+    plain: str
+    dims: tuple[str, ...]
+    formula: str
+    float32_inputs: tuple[str, ...] = field(default=())
+
+    def inputs(self, shape: Shape, seed: int):
+        """Random inputs, a pure function of shape and seed; float32 on the CPU."""
+        import torch
+
+        generator = torch.Generator().manual_seed(seed)
+
+        def randn(*size):
+            return torch.randn(*size, generator=generator)
+
+        def rand(*size):
+            return torch.rand(*size, generator=generator)
+
+        return self.draw(shape, randn, rand)
+
+    def cost(self, shape: Shape, element_bytes: int, which: str) -> Cost:
+        """Operations and bytes of `which`, "forward" or "both". element_bytes: of one number of the inputs and outputs."""
+        if which not in PASSES:
+            raise ValueError(f"which: got '{which}', allowed: {', '.join(PASSES)}")
+        parts = [self.forward(shape)] + ([self.backward(shape)] if which == "both" else [])
+        return Cost(sum(operations for operations, _ in parts), element_bytes * sum(numbers for _, numbers in parts))

@@ -1,0 +1,379 @@
+"""What `kernels` measures: for each op its inputs, its forms, its definition, and how many operations and bytes it needs.
+
+    subject = SUBJECTS["selective_scan"]
+    shape = Shape(B=2, T=512, width=256, heads=4, head_dim=64, state=16)
+    inputs = subject.inputs(shape, generator)                    {"u": (B, T, E), ...}, float32 on the CPU
+    y = subject.forms["eager"].run(**inputs)                     the output alone
+    Cost(...) = subject.cost(shape, element_bytes, "forward")
+
+**Operations** are those of the op's definition, not those of a backend's algorithm, so that GFLOP/s of two backends compare times and nothing
+else: an addition, a multiplication, a comparison, an exponential or a division each count 1. Backward: the operations of the gradients'
+formulas, where what the forward pass computed counts as known (recomputing it is a backend's own choice). **Bytes** are the least that
+must move: every input read once, every output written once; backward reads the inputs and the output's gradient once and writes the inputs'
+gradients once. Real kernels move more, and so reach less than the roof. "both" is forward and backward together.
+
+B batch, T time, D width, H heads, K size of a head (keys and values), E channels, N states a channel, W width of a convolution.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import math
+from collections.abc import Callable
+
+from src.measure.kernels.contract import CONV_WIDTH, EPS, Implementation, Shape, Subject
+from src.ops.backends import OPS
+
+
+def _op(op: str, name: str) -> Callable:
+    """A backend of one of src/ops, imported when it is first called; of (output, state) the output alone."""
+
+    def run(**inputs):
+        out = getattr(importlib.import_module(f"src.ops.{op}"), op)(**inputs, backend=name)
+        return out[0] if isinstance(out, tuple) else out
+
+    return run
+
+
+def _reference(op: str) -> Callable:
+    def run(**inputs):
+        out = getattr(importlib.import_module(f"src.ops.{op}.reference"), f"{op}_reference")(**inputs)
+        return out[0] if isinstance(out, tuple) else out
+
+    return run
+
+
+def _forms(op: str) -> dict[str, Implementation]:
+    """The backends that `--backend` knows for an op."""
+    return {
+        name: Implementation(_op(op, name), b.summary, b.needs, b.device, half_only=name == "flash_attn")
+        for name, b in OPS[op].items()
+    }
+
+
+def _scan_inputs(s: Shape, randn, rand):
+    E, N = s.width, s.state
+    return {
+        "u": randn(s.B, s.T, E),
+        "delta": 0.001 + 0.1 * rand(s.B, s.T, E),
+        "A": -(0.5 + rand(E, N) * N),
+        "B": randn(s.B, s.T, N),
+        "C": randn(s.B, s.T, N),
+        "D": randn(E),
+    }
+
+
+def _scan_forward(s: Shape):
+    # delta u: 1. A state: delta A, exp, decay h, (delta u) B, +, C h and its sum: 7. D u and +: 2.
+    tokens, E, N = s.B * s.T, s.width, s.state
+    return tokens * E * (7 * N + 3), 3 * tokens * E + 2 * tokens * N + E * N + E
+
+
+def _scan_backward(s: Shape):
+    # A state: gradient of h: + C dy (2), x decay (1); of C and B: 4; of delta u: 2; of the decay: 1; of delta: dy-decay decay A and its sum (3);
+    # of A: x delta and its sum (2): 15. A channel: of u: d(delta u) delta + D dy (3); of delta: + d(delta u) u (2); of D: 2.
+    tokens, E, N = s.B * s.T, s.width, s.state
+    inputs = 2 * tokens * E + 2 * tokens * N + E * N + E
+    return tokens * E * (15 * N + 7), 2 * inputs + tokens * E
+
+
+def _conv_inputs(s: Shape, randn, rand):
+    return {"x": randn(s.B, s.T, s.width), "weight": randn(s.width, CONV_WIDTH) / 2, "bias": randn(s.width)}
+
+
+def _conv_forward(s: Shape):
+    # W products, W - 1 sums and the bias.
+    numbers = s.B * s.T * s.width
+    return numbers * 2 * CONV_WIDTH, 2 * numbers + s.width * (CONV_WIDTH + 1)
+
+
+def _conv_backward(s: Shape):
+    # of x: W products, W - 1 sums; of the weight: W products and sums; of the bias: 1.
+    numbers, weights = s.B * s.T * s.width, s.width * (CONV_WIDTH + 1)
+    return numbers * 4 * CONV_WIDTH, 3 * numbers + 2 * weights
+
+
+def _linear_inputs(s: Shape, randn, rand):
+    size = (s.B, s.T, s.heads, s.head_dim)
+    return {
+        "q": randn(*size) / math.sqrt(s.head_dim),
+        "k": randn(*size) / math.sqrt(s.head_dim),
+        "v": randn(*size),
+        "decay": -0.2 * rand(*size[:3]),
+    }
+
+
+def _linear_forward(s: Shape):
+    # A number of the state: decay 1, write 2, read 2.
+    rows = s.B * s.T * s.heads
+    return rows * 5 * s.head_dim**2, rows * (4 * s.head_dim + 1)
+
+
+def _linear_backward(s: Shape):
+    # A number of the state: of q 2, its own gradient + q do 2 and x decay 1, of k 2, of v 2, of the decay 2.
+    rows = s.B * s.T * s.heads
+    return rows * 11 * s.head_dim**2, rows * (7 * s.head_dim + 2)
+
+
+def _delta_inputs(s: Shape, randn, rand):
+    import torch
+
+    made = _linear_inputs(s, randn, rand)
+    made["k"] = torch.nn.functional.normalize(made["k"], dim=-1)
+    return {**made, "beta": rand(s.B, s.T, s.heads)}
+
+
+def _delta_forward(s: Shape):
+    # A number of the state: decay 1, S^T k 2, write 2, read 2. A value: v - S^T k, x beta: 2.
+    rows, K = s.B * s.T * s.heads, s.head_dim
+    return rows * (7 * K**2 + 2 * K), rows * (4 * K + 2)
+
+
+def _delta_backward(s: Shape):
+    # A number of the state: as linear attention without a decay 10 - 2 (of q 2, + q do 2, of the write's k and value 4), through S^T k: of k 2, of
+    # the state 2; of the decay 2, x decay 1: 15. A value: x beta 1, of beta 2, sign 1: 4.
+    rows, K = s.B * s.T * s.heads, s.head_dim
+    return rows * (15 * K**2 + 4 * K), rows * (7 * K + 4)
+
+
+def _attention_inputs(s: Shape, randn, rand):
+    size = (s.B, s.heads, s.T, s.head_dim)
+    return {"q": randn(*size), "k": randn(*size), "v": randn(*size)}
+
+
+def _explicit_attention(q, k, v):
+    from src.ops.attention import COMPUTE  # without the public function's dispatch, which torch.compile cannot follow
+
+    return COMPUTE["explicit"](q, k, v, None, 0.0)
+
+
+def _pairs(s: Shape) -> int:
+    """Pairs of a query and a key that it sees."""
+    return s.B * s.heads * s.T * (s.T + 1) // 2
+
+
+def _attention_forward(s: Shape):
+    # A pair: q k 2 K, scale, maximum, minus it, exp, sum, division: 6, weight v 2 K.
+    return _pairs(s) * (4 * s.head_dim + 6), 4 * s.B * s.heads * s.T * s.head_dim
+
+
+def _attention_backward(s: Shape):
+    # A pair: of v 2 K, of the weight 2 K, softmax: product and sum 2, minus, product 2, scale 1, of q 2 K, of k 2 K.
+    return _pairs(s) * (8 * s.head_dim + 5), 7 * s.B * s.heads * s.T * s.head_dim
+
+
+def _rows_inputs(s: Shape, randn, rand):
+    return {"x": randn(s.B, s.T, s.width)}
+
+
+def _rmsnorm_inputs(s: Shape, randn, rand):
+    return {**_rows_inputs(s, randn, rand), "weight": 1 + 0.1 * randn(s.width)}
+
+
+def rmsnorm(x, weight):
+    """x / sqrt(mean(x^2) + 1e-5) x weight over the last dimension (Zhang & Sennrich 2019, arXiv:1910.07467, eq. 4)."""
+    return x * (x.float().pow(2).mean(-1, keepdim=True) + EPS).rsqrt().to(x.dtype) * weight
+
+
+def _rmsnorm_fused(x, weight):
+    import torch
+
+    return torch.nn.functional.rms_norm(x, (x.shape[-1],), weight, EPS)
+
+
+def _rmsnorm_reference(x, weight):
+    x, weight = x.double(), weight.double()
+    return x / (x.pow(2).mean(-1, keepdim=True) + EPS).sqrt() * weight
+
+
+def _rmsnorm_forward(s: Shape):
+    # A number: square, sum, x scale, x weight: 4. A row: mean, + eps, rsqrt: 3.
+    rows, D = s.B * s.T, s.width
+    return rows * (4 * D + 3), 2 * rows * D + D
+
+
+def _rmsnorm_backward(s: Shape):
+    # A number: x scale 1, of the weight 2, dy weight 1, its product with x scale and the sum 2, of x 3: 9. A row: mean 1.
+    rows, D = s.B * s.T, s.width
+    return rows * (9 * D + 1), 3 * rows * D + 2 * D
+
+
+def softmax(x):
+    """exp(x) / sum(exp(x)) over the last dimension, by torch's own kernel."""
+    return x.softmax(-1)
+
+
+def _softmax_reference(x):
+    x = x.double()
+    powers = (x - x.max(dim=-1, keepdim=True).values).exp()
+    return powers / powers.sum(dim=-1, keepdim=True)
+
+
+def _softmax_explicit(x):
+    powers = (x - x.amax(dim=-1, keepdim=True)).exp()
+    return powers / powers.sum(dim=-1, keepdim=True)
+
+
+def _softmax_forward(s: Shape):
+    # A number: maximum, minus it, exp, sum, division.
+    numbers = s.B * s.T * s.width
+    return 5 * numbers, 2 * numbers
+
+
+def _softmax_backward(s: Shape):
+    # A number: dy y and its sum 2, minus 1, x y 1. Reads the output in place of the input.
+    numbers = s.B * s.T * s.width
+    return 4 * numbers, 3 * numbers
+
+
+def _linear_map_inputs(s: Shape, randn, rand):
+    return {"x": randn(s.B, s.T, s.width), "weight": randn(4 * s.width, s.width) / math.sqrt(s.width)}
+
+
+def linear(x, weight):
+    """x weight^T: the widening map of an MLP, D to 4 D, without a bias."""
+    import torch
+
+    return torch.nn.functional.linear(x, weight)
+
+
+def _linear_map_reference(x, weight):
+    return x.double() @ weight.double().T
+
+
+def _linear_map_forward(s: Shape):
+    rows, D = s.B * s.T, s.width
+    return 2 * rows * 4 * D * D, rows * 5 * D + 4 * D * D
+
+
+def _linear_map_backward(s: Shape):
+    rows, D = s.B * s.T, s.width
+    return 4 * rows * 4 * D * D, rows * 6 * D + 8 * D * D
+
+
+def _triton(name: str) -> Callable:
+    def run(**inputs):
+        return getattr(importlib.import_module("src.measure.kernels.triton"), name)(**inputs)
+
+    return run
+
+
+def _simple(eager, triton: str = "", fused=None) -> dict[str, Implementation]:
+    forms = {
+        "eager": Implementation(eager, "torch operations"),
+        "compiled": Implementation(eager, "torch.compile of them", compiled=True),
+    }
+    if fused is not None:
+        forms["fused"] = Implementation(fused, "torch's own function")
+    if triton:
+        forms["triton"] = Implementation(
+            _triton(triton), "a kernel of this project, one program a row", ("triton",), "cuda"
+        )
+    return forms
+
+
+SUBJECTS = {
+    s.name: s
+    for s in (
+        Subject(
+            "selective_scan",
+            _scan_inputs,
+            _reference("selective_scan"),
+            _scan_forward,
+            _scan_backward,
+            _forms("selective_scan"),
+            "eager",
+            ("width", "state"),
+            "B T E (7 N + 3) forward, B T E (15 N + 7) backward",
+            float32_inputs=("A", "D"),
+        ),
+        Subject(
+            "causal_conv",
+            _conv_inputs,
+            _reference("causal_conv"),
+            _conv_forward,
+            _conv_backward,
+            _forms("causal_conv"),
+            "eager",
+            ("width",),
+            "B T D 2 W forward, B T D 4 W backward, W = 4",
+        ),
+        Subject(
+            "linear_attention",
+            _linear_inputs,
+            _reference("linear_attention"),
+            _linear_forward,
+            _linear_backward,
+            _forms("linear_attention"),
+            "eager",
+            ("heads", "head_dim"),
+            "B T H 5 K^2 forward, B T H 11 K^2 backward",
+            float32_inputs=("decay",),
+        ),
+        Subject(
+            "delta_rule",
+            _delta_inputs,
+            _reference("delta_rule"),
+            _delta_forward,
+            _delta_backward,
+            _forms("delta_rule"),
+            "eager",
+            ("heads", "head_dim"),
+            "B T H (7 K^2 + 2 K) forward, B T H (15 K^2 + 4 K) backward",
+            float32_inputs=("decay",),
+        ),
+        Subject(
+            "attention",
+            _attention_inputs,
+            _reference("attention"),
+            _attention_forward,
+            _attention_backward,
+            {
+                **_forms("attention"),
+                "compiled": Implementation(_explicit_attention, "torch.compile of the explicit form", compiled=True),
+            },
+            "explicit",
+            ("heads", "head_dim"),
+            "B H T (T + 1) / 2 pairs, (4 K + 6) each forward, (8 K + 5) backward",
+        ),
+        Subject(
+            "rmsnorm",
+            _rmsnorm_inputs,
+            _rmsnorm_reference,
+            _rmsnorm_forward,
+            _rmsnorm_backward,
+            _simple(rmsnorm, "rmsnorm", _rmsnorm_fused),
+            "eager",
+            ("width",),
+            "B T (4 D + 3) forward, B T (9 D + 1) backward",
+        ),
+        Subject(
+            "softmax",
+            _rows_inputs,
+            _softmax_reference,
+            _softmax_forward,
+            _softmax_backward,
+            _simple(_softmax_explicit, "softmax", softmax),
+            "eager",
+            ("width",),
+            "5 B T D forward, 4 B T D backward",
+        ),
+        Subject(
+            "linear",
+            _linear_map_inputs,
+            _linear_map_reference,
+            _linear_map_forward,
+            _linear_map_backward,
+            _simple(linear),
+            "eager",
+            ("width",),
+            "8 B T D^2 forward, 16 B T D^2 backward (D to 4 D)",
+        ),
+    )
+}
+
+
+def known_names() -> tuple[str, ...]:
+    """Every name of a form that some subject has; triton always, as it is what people ask for."""
+    return tuple(dict.fromkeys(name for subject in SUBJECTS.values() for name in subject.forms))

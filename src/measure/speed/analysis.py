@@ -1,0 +1,281 @@
+"""From the rows of `speed` to what they say: exponents, crossovers, winners, and the printed tables. No torch: `--vis_only` uses it too.
+
+    findings = analyse(rows)            # {"models": [...], "fits": [...], "crossovers": [...], "winners": [...]}, JSON-able
+    print("\\n".join(tables(rows, findings)))
+
+QUANTITIES says which metrics have an exponent and a crossover, and what their floor is (src/stats/exponents.py has the floor rule).
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+from src.stats.exponents import TAIL, crossover, fit
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A number that the panels compare.
+
+    metric: of the rows.  floor: the metric of its floor, "" for none.  less: a metric to take off first (weights).  a_sequence: the exponent is that of
+    one sequence, while a row is that of a whole batch.  words: for tables.
+    """
+
+    panel: str
+    metric: str
+    words: str
+    floor: str = ""
+    less: str = ""
+    a_sequence: bool = False
+    crosses: bool = True
+
+
+QUANTITIES = (
+    Quantity("train", "step_ms", "time a sequence", "floor_ms", a_sequence=True),
+    Quantity(
+        "train", "peak_bytes", "memory a sequence, without weights", "floor_bytes", "weights_bytes", a_sequence=True
+    ),
+    Quantity("memory", "kept_bytes", "bytes kept for backward"),
+    Quantity("memory", "peak_bytes", "peak of forward + backward", "floor_bytes"),
+    Quantity("decode", "prefill_ms", "reading the prompt", "floor_prefill_ms"),
+    Quantity("decode", "token_ms", "writing one token", "floor_ms"),
+    Quantity("decode", "state_bytes", "state"),
+    Quantity("scaling", "step_ms", "step", "floor_ms"),
+    Quantity("scaling", "peak_bytes", "peak memory"),
+)
+SHOWN = {  # panel -> (metric, heading, format, divided by, better when lower)
+    "train": (
+        ("step_ms", "step, ms", "{:,.1f}", 1, True),
+        ("tokens_per_s", "tokens a second", "{:,.0f}", 1, False),
+        ("peak_bytes", "peak memory, MiB", "{:,.1f}", 2**20, True),
+    ),
+    "memory": (
+        ("kept_bytes", "kept for backward, MiB", "{:,.2f}", 2**20, True),
+        ("peak_bytes", "peak, MiB", "{:,.1f}", 2**20, True),
+    ),
+    "decode": (
+        ("prefill_ms", "prefill, ms", "{:,.1f}", 1, True),
+        ("token_ms", "ms a token", "{:,.3f}", 1, True),
+        ("tokens_per_s", "tokens a second", "{:,.0f}", 1, False),
+        ("state_bytes", "state, KiB", "{:,.1f}", 2**10, True),
+    ),
+    "scaling": (
+        ("step_ms", "step, ms", "{:,.1f}", 1, True),
+        ("tokens_per_s", "tokens a second", "{:,.0f}", 1, False),
+        ("peak_bytes", "peak memory, MiB", "{:,.1f}", 2**20, True),
+    ),
+}
+FLAT = 1.5  # growth from end to end, at the floor, that counts as none
+CONFIDENT = 0.95  # share of resamples below which a winner at the end is called uncertain
+
+
+def models_of(rows, named=()) -> list[str]:
+    """The models that have rows: in the order in which they were named, then of their rows."""
+    found = dict.fromkeys(r["model"] for r in rows)
+    return [*(m for m in named if m in found), *(m for m in found if m not in named)]
+
+
+def batches_of(rows, panel: str) -> list:
+    """The batches that are compared apart: those of decode; elsewhere the batch follows from x."""
+    return sorted({r["batch"] for r in rows if r["panel"] == panel}) if panel == "decode" else [None]
+
+
+def cells(rows, panel: str, metric: str, model: str, batch=None) -> dict[int, dict]:
+    """{x: row} of what was measured."""
+    return {
+        r["x"]: r
+        for r in rows
+        if r["panel"] == panel
+        and r["metric"] == metric
+        and r["model"] == model
+        and r["status"] == "ok"
+        and (batch is None or r["batch"] == batch)
+    }
+
+
+def repeats(row: dict) -> list[float]:
+    """The repeats of a row; the value itself of one that has none."""
+    return row["values"] or [row["value"]]
+
+
+def positive(samples: dict) -> dict:
+    """Those x whose repeats are all above 0, as logarithms need: a layer may keep no state, or fit into pages that it had."""
+    return {x: values for x, values in samples.items() if min(values) > 0}
+
+
+def analyse(rows: list[dict], named=()) -> dict:
+    """{"models", "fits", "crossovers", "winners"}: of every model, of every pair and at every x, from whatever rows there are.
+
+    named: the models in the order of tables and figures.
+    """
+    fits, crossovers, models = [], [], models_of(rows, named)
+    for q in QUANTITIES:
+        for batch in batches_of(rows, q.panel):
+            named = {"panel": q.panel, "metric": q.metric, "batch": batch, "what": q.words}
+            fits += [
+                {**named, "model": m, **found.as_dict()}
+                for m in models
+                if (found := exponent(rows, q, m, batch)) is not None
+            ]
+            for a, b in itertools.combinations(models, 2):
+                found = crossover(
+                    *(
+                        positive({x: repeats(r) for x, r in cells(rows, q.panel, q.metric, m, batch).items()})
+                        for m in (a, b)
+                    )
+                )
+                if found is not None:
+                    winner, loser = (a, b) if found.cheaper == "a" else (b, a)
+                    crossovers.append(
+                        {
+                            **named,
+                            "cheaper": winner,
+                            "dearer": loser,
+                            "from": found.at,
+                            "low": found.low,
+                            "high": found.high,
+                            "share": found.share,
+                            "first": found.first,
+                            "last": found.last,
+                            "words": found.words(),
+                        }
+                    )
+    return {"models": models, "fits": fits, "crossovers": crossovers, "winners": winners(rows)}
+
+
+def exponent(rows, q: Quantity, model: str, batch=None):
+    """The Fit of one model's quantity; None below two points."""
+    found = cells(rows, q.panel, q.metric, model, batch)
+    less = cells(rows, q.panel, q.less, model, batch) if q.less else {}
+    samples = {x: [v - (less[x]["value"] if x in less else 0) for v in repeats(row)] for x, row in found.items()}
+    samples = positive(samples)
+    if len(samples) < 2:
+        return None
+    floors = list(cells(rows, q.panel, q.floor, model, batch).values()) if q.floor else []
+    share = {x: found[x]["batch"] for x in samples} if q.a_sequence else None
+    return fit(samples, floors[0]["value"] if floors else 0.0, share=share)
+
+
+def winners(rows) -> list[dict]:
+    """The best model of every metric at every x, and those that cannot be told from it: their intervals of the median meet."""
+    found = []
+    for panel, shown in SHOWN.items():
+        for batch, (metric, _, _, _, lower) in itertools.product(batches_of(rows, panel), shown):
+            by_model = {m: cells(rows, panel, metric, m, batch) for m in models_of(rows)}
+            for x in sorted({x for c in by_model.values() for x in c}):
+                there = {m: c[x] for m, c in by_model.items() if x in c}
+                best = (min if lower else max)(there, key=lambda m: there[m]["value"])
+                level = [m for m, r in there.items() if m != best and meet(r, there[best])]
+                found.append(
+                    {
+                        "panel": panel,
+                        "metric": metric,
+                        "batch": batch,
+                        "x": x,
+                        "model": best,
+                        "value": there[best]["value"],
+                        "level_with": level,
+                        "of": len(there),
+                    }
+                )
+    return found
+
+
+def meet(a: dict, b: dict) -> bool:
+    """Whether the intervals of two medians meet; numbers without one meet where they are equal."""
+    (a_low, a_high), (b_low, b_high) = (
+        (r["low"], r["high"]) if r["low"] is not None else (r["value"], r["value"]) for r in (a, b)
+    )
+    return a_low <= b_high and b_low <= a_high
+
+
+def tables(rows: list[dict], findings: dict) -> list[str]:
+    """Lines to print: for each panel its numbers by x, then exponents and crossovers."""
+    lines: list[str] = []
+    for panel, shown in SHOWN.items():
+        mine = [r for r in rows if r["panel"] == panel]
+        for batch in batches_of(mine, panel) if mine else []:
+            for metric, heading, form, unit, _ in shown:
+                lines += table(mine, findings, panel, batch, metric, heading, form, unit)
+            lines += exponents(findings, panel, batch)
+            lines += crossings(findings, panel, batch)
+        lines += troubles(mine)
+    return lines
+
+
+def table(rows, findings, panel, batch, metric, heading, form, unit) -> list[str]:
+    """One metric: a line an x, a column a model; * the best, ~ not to be told from it, - not measured."""
+    models = [m for m in findings["models"] if m in models_of(rows)]
+    by_model = {m: cells(rows, panel, metric, m, batch) for m in models}
+    xs = sorted({x for c in by_model.values() for x in c})
+    if not xs:
+        return []
+    best = {w["x"]: w for w in findings["winners"] if (w["panel"], w["metric"], w["batch"]) == (panel, metric, batch)}
+    width = max(12, *(len(m) + 3 for m in models))
+    x_name = next(r["x_name"] for r in rows)
+    lines = [
+        f"{panel}{'' if batch is None else f', batch {batch}'}: {heading}   (* best, ~ as good within its interval)",
+        f"  {x_name:>10}" + "".join(f"{m:>{width}} " for m in models),
+    ]
+    for x in xs:
+        line = f"  {x:>10,}"
+        for m in models:
+            mark = "*" if best[x]["model"] == m else "~" if m in best[x]["level_with"] else " "
+            line += f"{form.format(by_model[m][x]['value'] / unit) if x in by_model[m] else '-':>{width}}{mark}"
+        lines.append(line.rstrip())
+    return [*lines, ""]
+
+
+def exponents(findings, panel, batch) -> list[str]:
+    """Lines of the exponents."""
+    lines = []
+    for f in findings["fits"]:
+        if (f["panel"], f["batch"]) != (panel, batch):
+            continue
+        if f["exponent"] is None:
+            flat = f["below"] and f["growth"] is not None and f["growth_high"] < FLAT
+            said = f"flat: x {f['growth']:.2f} from end to end ({f['note']})" if flat else f"no exponent ({f['note']})"
+        else:
+            power, low, high, tail = (
+                f"{round(f[k], 2) + 0.0:.2f}" for k in ("exponent", "low", "high", "tail")
+            )  # + 0.0: no -0.00
+            said = (
+                f"x^{power} [{low}, {high}]  R2 {f['r2']:.3f}  x^{tail} over the last {min(TAIL, len(f['used']))}"
+                f"  ({f['used'][0]:,.0f} to {f['used'][-1]:,.0f}"
+                + (f"; {len(f['below'])} at the floor)" if f["below"] else ")")
+            )
+        lines.append(f"  {f['what']:<36}{f['model']:<18}{said}")
+    return [f"{panel}{'' if batch is None else f', batch {batch}'}: growth", *lines, ""] if lines else []
+
+
+def crossings(findings, panel, batch) -> list[str]:
+    """Lines of the crossovers in time; those in bytes are in history.json."""
+    lines = []
+    for c in findings["crossovers"]:
+        if (c["panel"], c["batch"]) != (panel, batch) or not c["metric"].endswith("_ms"):
+            continue
+        doubt = "" if c["share"] >= CONFIDENT else f"  (uncertain: so in {100 * c['share']:.0f} % of resamples)"
+        pair = f"{c['cheaper']} < {c['dearer']}"
+        said = f"from {c['words']}" if c["from"] is not None else f"{c['words']}: at every point"
+        lines.append(f"  {c['what']:<24}{pair:<34}{said}{doubt}")
+    return (
+        [f"{panel}{'' if batch is None else f', batch {batch}'}: crossovers (a < b: a is faster)", *lines, ""]
+        if lines
+        else []
+    )
+
+
+def troubles(rows) -> list[str]:
+    """Lines of what could not be measured, alike ones together."""
+    groups: dict[tuple, list] = {}
+    for r in rows:
+        if r["status"] != "ok":
+            groups.setdefault(
+                (r["panel"], r["model"], r["status"], r["note"], r["batch"] if r["panel"] == "decode" else None), []
+            ).append(r["x"])
+    lines = []
+    for (panel, model, status, note, batch), xs in groups.items():
+        at = f"{', '.join(f'{x:,}' for x in xs)}{'' if batch is None else f', batch {batch}'}"
+        lines.append(f"{panel}: {model} at {at}: {note if note.startswith(status) else f'{status}: {note}'}")
+    return [*lines, ""] if lines else []

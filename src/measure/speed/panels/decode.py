@@ -1,0 +1,163 @@
+"""`--panel decode`: reading a prompt and writing one token at a time, by position and batch.
+
+    prefill_ms    the prompt of `position` tokens through the parallel form, into a decoding state
+    token_ms      one further token: of STEPS of them, from that position on, the median; on CUDA the mean, since waiting for each would hide
+                  that launches run ahead of the device
+    tokens_per_s  batch / token time
+    state_bytes   the live state after `position` tokens, from init_state(batch, position): measured, never declared
+
+A repeat is a whole decoding, so that no state is stepped further than STEPS tokens beyond its position. A model that decodes by replaying its prefix
+(cache=replay) costs O(T) a token and holds the prefix: its cells stop at REPLAY_LONGEST.
+"""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+import time
+
+import torch
+
+from src.measure.speed.panels import FLOOR_TOKENS, Panel, Point
+from src.measure.speed.subjects import VOCABULARY, Subject
+from src.measure.timing import sync_for
+from src.models.contract import state_bytes
+from src.setup.plan import set_threads
+from src.storage.rows import timed
+from src.utils.precision import autocast
+
+STEPS = 16
+REPLAY_LONGEST = 512
+LONGEST = 8192
+CAREFUL_SHARE = 0.5  # of the free memory: a cell that may need more is tried in a child first
+
+
+class Decoder:
+    """A model in evaluation mode and its random prompt (batch, length)."""
+
+    def __init__(self, subject: Subject, device, batch: int, length: int, clock=time.perf_counter):
+        self.model, self.args, self.device = subject.build(device).eval(), subject.args, device
+        rng = torch.Generator().manual_seed(self.args.seed)
+        ids = torch.randint(0, VOCABULARY, (batch, length + STEPS), generator=rng).to(device)
+        self.prompt, self.next = ids[:, :length], ids[:, length:].unbind(1)
+        self.sync, self.clock = sync_for(device), clock
+
+    @torch.inference_mode()
+    def decode(self) -> dict[str, float]:
+        """{"prefill": seconds, "token": seconds a token}."""
+        batch, length = self.prompt.shape
+        with autocast(self.device, self.args.precision):
+            state = self.model.init_state(batch, length + STEPS)
+            self.sync()
+            began = self.clock()
+            _, state = self.model.prefill(self.prompt, state)
+            self.sync()
+            times = [self.clock()]
+            for ids in self.next:
+                _, state = self.model.step(ids, state)
+                times.append(self.clock())
+            self.sync()
+        if self.device.type == "cuda":
+            return {"prefill": times[0] - began, "token": (self.clock() - times[0]) / STEPS}
+        return {"prefill": times[0] - began, "token": statistics.median(b - a for a, b in itertools.pairwise(times))}
+
+    @torch.inference_mode()
+    def read(self) -> tuple[dict[str, float], int]:
+        """({"prefill": seconds}, bytes of the state after the prompt, which was made for no more)."""
+        with autocast(self.device, self.args.precision):
+            state = self.model.init_state(*self.prompt.shape)
+            self.sync()
+            began = self.clock()
+            _, state = self.model.prefill(self.prompt, state)
+            self.sync()
+        return {"prefill": self.clock() - began}, state_bytes(state)
+
+
+class Decoding:
+    """What is timed at a point; the first call only reads, and takes the state's size."""
+
+    def __init__(self, decoder: Decoder):
+        self.decoder, self.facts = decoder, {}
+
+    def __call__(self) -> dict[str, float]:
+        if self.facts:
+            return self.decoder.decode()
+        seconds, size = self.decoder.read()
+        self.facts = {"state_bytes": size}
+        return seconds
+
+
+def try_once(spec: dict) -> dict:
+    """Decode once, to see whether memory lasts; {}."""
+    subject, device = Subject.from_spec(spec["subject"]), torch.device(spec["device"])
+    set_threads(spec["threads"])
+    Decoder(subject, device, spec["batch"], spec["length"]).decode()
+    return {}
+
+
+def free_bytes() -> int | None:
+    """Memory that the system could give, as Linux tells it; None elsewhere."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            return next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        return None
+
+
+class Decode(Panel):
+    name = "decode"
+    x_name = "position"
+    metrics = ("prefill_ms", "token_ms", "tokens_per_s", "state_bytes")
+    floor_metrics = ("floor_prefill_ms", "floor_ms")
+    peak = "src.measure.speed.panels.decode:try_once"
+
+    def points(self, config) -> list[Point]:
+        return [
+            Point(n, batch, n, n == FLOOR_TOKENS)
+            for batch in config.decode_batches
+            for n in (FLOOR_TOKENS, *(n for n in config.lengths if n <= LONGEST))
+        ]
+
+    def refuse(self, subject, point):
+        if point.length > REPLAY_LONGEST and cache_kind(subject) == "replay":
+            return f"cache=replay: it reads the whole prefix again for every token, so cells stop at {REPLAY_LONGEST}"
+        return ""
+
+    def wants_child(self, subject, point):
+        """Only where memory might not last: the widest activations of a prompt, twice over, or all keys and values."""
+        wide = (
+            4
+            * point.batch
+            * point.length
+            * max(2 * subject.args.dim_ffn, 4 * subject.args.n_layer * subject.args.d_model)
+        )
+        free = free_bytes()
+        return free is not None and torch.device(subject.args.device).type == "cpu" and wide > CAREFUL_SHARE * free
+
+    def action(self, subject, point, device):
+        return Decoding(Decoder(subject, device, point.batch, point.length, self.clock))
+
+    def fields(self, subject, point, sample, memory):
+        prefill, token, note = sample.of("prefill"), sample.of("token"), f"cache={cache_kind(subject)}"
+        if point.is_floor:
+            return [
+                {"metric": "floor_prefill_ms", **timed(prefill), "note": note},
+                {"metric": "floor_ms", **timed(token), "note": note},
+            ]
+        return [
+            {"metric": "prefill_ms", **timed(prefill), "note": note},
+            {"metric": "token_ms", **timed(token), "note": note},
+            {"metric": "tokens_per_s", **timed(token, "tokens/s", lambda seconds: point.batch / seconds), "note": note},
+            {
+                "metric": "state_bytes",
+                "value": memory["state_bytes"],
+                "unit": "bytes",
+                "note": f"{note}; live, batch {point.batch}",
+            },
+        ]
+
+
+def cache_kind(subject: Subject) -> str:
+    """ "own" where every layer decodes by its own step, else "replay"."""
+    layers = getattr(subject.model_class, "layers", None) or (subject.model_class,)
+    return "own" if all(layer.cache_kind() == "own" for layer in layers) else "replay"

@@ -1,0 +1,95 @@
+"""`--panel memory`: one mixer alone, forward and backward, by length: what it keeps, and its peak.
+
+    kept_bytes  storages that autograd saves in the forward pass for the backward one, each once, parameters apart; the input counts, as the block
+                keeps it for the mixer. What a layer stores beside autograd's own list (attributes of a custom Function) does not show
+    peak_bytes  the most memory during forward and backward, above weights and input; the parameters' gradients are part of it
+
+ROWS sequences at every length, so that an exponent is that of one sequence. A layer's short convolution belongs to it. A whole model of the user's own has no
+mixer, and a hybrid has several: neither is measured here.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from src.measure.speed.panels import FLOOR_TOKENS, Panel, Point
+from src.measure.speed.panels.memory_of import includes, peak_above
+from src.measure.speed.subjects import Subject
+from src.models.contract import ARModel
+from src.setup.plan import set_threads
+from src.utils.memory import kept_bytes
+from src.utils.precision import autocast
+
+ROWS = 4
+
+
+class OneMixer:
+    """The first block's mixer with its short convolution, and an input (ROWS, T, D)."""
+
+    def __init__(self, subject: Subject, device):
+        block = subject.build(device).train().blocks[0]
+        self.conv, self.mixer, self.args, self.device = block.conv, block.mixer, subject.args, device
+
+    def input(self, rows: int, length: int):
+        x = torch.randn(rows, length, self.args.d_model, generator=torch.Generator().manual_seed(self.args.seed))
+        return x.to(self.device).requires_grad_()
+
+    def parameters(self):
+        return [*self.mixer.parameters(), *(self.conv.parameters() if self.conv is not None else ())]
+
+    def forward(self, x):
+        with autocast(self.device, self.args.precision):
+            return self.mixer(x if self.conv is None else self.conv(x)[0])
+
+    def train(self, x) -> None:
+        """Forward and backward; gradients are dropped afterwards."""
+        self.forward(x).float().sum().backward()
+        x.grad = None
+        for p in self.parameters():
+            p.grad = None
+
+
+def measure_peak(spec: dict) -> dict:
+    """{"peak_bytes", "kept_bytes", "parameters"}. The second pass is measured: the first of a shape loads code and makes kernels (some MiB, once)."""
+    subject, device = Subject.from_spec(spec["subject"]), torch.device(spec["device"])
+    set_threads(spec["threads"])
+    mixer = OneMixer(subject, device)
+    x = mixer.input(spec["batch"], spec["length"])
+    mixer.train(x)
+    peak = peak_above(lambda: mixer.train(x), device)
+    kept = kept_bytes(lambda: mixer.forward(x), mixer.parameters())
+    return {"peak_bytes": peak, "kept_bytes": kept, "parameters": sum(p.numel() for p in mixer.parameters())}
+
+
+class Memory(Panel):
+    name = "memory"
+    metrics = ("kept_bytes", "peak_bytes")
+    floor_metrics = ("floor_bytes",)
+    peak = "src.measure.speed.panels.memory:measure_peak"
+
+    def points(self, config) -> list[Point]:
+        return [Point(FLOOR_TOKENS, ROWS, FLOOR_TOKENS, True), *(Point(n, ROWS, n) for n in config.lengths)]
+
+    def refuse(self, subject, point):
+        if issubclass(subject.model_class, ARModel):
+            return "a whole model of its own has no mixer to measure alone"
+        return "a hybrid has several mixers; name them one by one" if hasattr(subject.model_class, "layers") else ""
+
+    def fields(self, subject, point, sample, memory):
+        common = {"unit": "bytes", "parameters": memory["parameters"], "form": "forward+backward"}
+        peak = {
+            "value": memory["peak_bytes"],
+            "note": f"gradients of the parameters, and {includes(torch.device(subject.args.device).type)}",
+            **common,
+        }
+        if point.is_floor:
+            return [{"metric": "floor_bytes", **peak}]
+        return [
+            {
+                "metric": "kept_bytes",
+                "value": memory["kept_bytes"],
+                "note": "storages that autograd saves, parameters apart",
+                **common,
+            },
+            {"metric": "peak_bytes", **peak},
+        ]

@@ -1,0 +1,29 @@
+"""Peak memory of a call, by device: the allocator's count on CUDA, the resident set of a process of its own on a CPU (src/measure/child.py)."""
+
+from __future__ import annotations
+
+import torch
+
+from src.measure import child
+
+
+def peak_above(action, device) -> int:
+    """Bytes by which memory rose above what it was while `action()` ran. On a CPU this process must be a child of src/measure/child.py."""
+    if device.type != "cuda":
+        return child.peak_of(action)[0]
+    torch.cuda.synchronize(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    action()
+    torch.cuda.synchronize(device)
+    return torch.cuda.max_memory_allocated(device) - before
+
+
+def includes(device_type: str) -> str:
+    """What a peak includes, for the note of its row."""
+    return "torch's CUDA allocator" if device_type == "cuda" else child.INCLUDES
+
+
+def nbytes(tensors) -> int:
+    """Bytes of tensors; a storage that several share counts once."""
+    return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())

@@ -1,0 +1,124 @@
+"""`--panel train`: real optimiser steps on random tokens, a constant number of tokens a step, by length.
+
+    step_ms        forward, backward, clipping and AdamW of the whole backbone (src/utils/training.py, train_step)
+    tokens_per_s   tokens of that step over its time
+    peak_bytes     the most memory during the step: weights_bytes, activations and scratch
+    weights_bytes  parameters, gradients and optimiser state, counted from the tensors
+
+A length that does not divide --batch_tokens has a few tokens fewer, one beyond it a single sequence; the rows tell the tokens.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from dataset.common import Batch
+from src.measure.speed.panels import FLOOR_TOKENS, Panel, Point
+from src.measure.speed.panels.memory_of import includes, nbytes, peak_above
+from src.measure.speed.subjects import VOCABULARY, Subject
+from src.setup.plan import set_threads
+from src.storage.rows import timed
+from src.utils.training import compile_model, make_optimizer, make_scaler, make_scheduler, train_step
+
+BATCHES = 4  # different batches, in turn
+ENDLESS = 1_000_000  # steps of the learning rate's schedule: it stays in its warm-up and plateau
+
+
+class Trainer:
+    """A model with its optimiser; `step()` takes the next of a few fixed batches of random tokens."""
+
+    def __init__(self, subject: Subject, device):
+        self.args, self.device = subject.args, device
+        self.model = subject.build(device).train()
+        self.optimizer = make_optimizer(self.model, self.args, device)
+        self.scheduler = make_scheduler(self.optimizer, self.args, ENDLESS)
+        self.scaler = make_scaler(self.args, device)
+        if self.args.compile:
+            compile_model(self.model)
+
+    def use(self, rows: int, length: int) -> Trainer:
+        """Draw the batches (rows, length)."""
+        rng = torch.Generator().manual_seed(self.args.seed)
+        self.batches = [random_batch(rows, length, rng) for _ in range(BATCHES)]
+        self.at = 0
+        return self
+
+    def step(self) -> None:
+        batch = self.batches[self.at % BATCHES]
+        self.at += 1
+        train_step(self.model, batch, self.optimizer, self.scheduler, self.scaler, self.device, self.args)
+
+    def weights_bytes(self) -> int:
+        """Parameters, gradients, optimiser state: what stays from step to step."""
+        state = [t for values in self.optimizer.state.values() for t in values.values() if isinstance(t, torch.Tensor)]
+        own = list(self.model.parameters())
+        return nbytes([*own, *(p.grad for p in own if p.grad is not None), *state])
+
+
+def random_batch(rows: int, length: int, rng: torch.Generator) -> Batch:
+    """Uniform tokens, each position trained on the next one."""
+    ids = torch.randint(0, VOCABULARY, (rows, length + 1), generator=rng)
+    x, y = ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
+    whole = torch.ones_like(x, dtype=torch.bool)
+    return Batch(x, y, whole, torch.full((rows,), length), torch.full_like(x, -1))
+
+
+def measure_peak(spec: dict) -> dict:
+    """{"peak_bytes", "weights_bytes"} of one step. A step on a few tokens before it loads the code and makes the optimiser's state."""
+    subject, device = Subject.from_spec(spec["subject"]), torch.device(spec["device"])
+    set_threads(spec["threads"])
+    trainer = Trainer(subject, device).use(1, FLOOR_TOKENS)
+    trainer.step()
+    weights = trainer.weights_bytes()
+    trainer.use(spec["batch"], spec["length"])
+    return {"weights_bytes": weights, "peak_bytes": weights + peak_above(trainer.step, device)}
+
+
+def training_fields(point: Point, sample, memory: dict, device_type: str) -> list[dict]:
+    """The fields of the rows of a training cell, or of its floor."""
+    tokens = point.batch * point.length
+    if point.is_floor:
+        return [
+            {"metric": "floor_ms", **timed(sample), "note": f"the same step on {tokens} tokens"},
+            {
+                "metric": "floor_bytes",
+                "value": memory["peak_bytes"] - memory["weights_bytes"],
+                "unit": "bytes",
+                "note": includes(device_type),
+            },
+        ]
+    return [
+        {"metric": "step_ms", **timed(sample)},
+        {"metric": "tokens_per_s", **timed(sample, "tokens/s", lambda seconds: tokens / seconds)},
+        {
+            "metric": "peak_bytes",
+            "value": memory["peak_bytes"],
+            "unit": "bytes",
+            "note": f"weights_bytes and {includes(device_type)}",
+        },
+        {
+            "metric": "weights_bytes",
+            "value": memory["weights_bytes"],
+            "unit": "bytes",
+            "note": "parameters, gradients, optimiser state",
+        },
+    ]
+
+
+class Train(Panel):
+    name = "train"
+    metrics = ("step_ms", "tokens_per_s", "peak_bytes", "weights_bytes")
+    floor_metrics = ("floor_ms", "floor_bytes")
+    peak = "src.measure.speed.panels.train:measure_peak"
+
+    def points(self, config) -> list[Point]:
+        return [
+            Point(FLOOR_TOKENS, 1, FLOOR_TOKENS, True),
+            *(Point(n, max(1, config.batch_tokens // n), n) for n in config.lengths),
+        ]
+
+    def action(self, subject, point, device):
+        return Trainer(subject, device).use(point.batch, point.length).step
+
+    def fields(self, subject, point, sample, memory):
+        return training_fields(point, sample, memory, torch.device(subject.args.device).type)

@@ -1,0 +1,132 @@
+"""What `speed` measures, planned and checked before the first file is written."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from src.flags.fields import UserError, option, suggest
+
+PANELS = ("train", "memory", "decode", "scaling")
+
+
+SHORTEST, LONGEST = 16, 1 << 20
+
+
+DECODE_STEPS = 64  # rows of a learned position table beyond the longest prompt
+
+
+@dataclass(frozen=True)
+class SpeedConfig:
+    """what is measured"""
+
+    model: tuple[str, ...] = option(
+        ("transformer", "mamba", "gla", "gated_deltanet"), "names from `list`, or paths to your own .py files"
+    )
+    panel: tuple[str, ...] = option(PANELS, "train, memory, decode, scaling")
+    lengths: tuple[int, ...] = option(
+        (128, 256, 512, 1024, 2048, 4096, 8192), "tokens of a sequence; of decode the positions"
+    )
+    batch_tokens: int = option(8192, "train: tokens an optimiser step, at every length", least=SHORTEST, most=1 << 24)
+    decode_batches: tuple[int, ...] = option((1, 32), "decode: sequences side by side")
+    sizes: tuple[str, ...] = option(("1M", "3M", "10M", "30M"), "scaling: parameters")
+    scaling_len: int = option(512, "scaling: tokens of a sequence", least=SHORTEST, most=LONGEST)
+    scaling_tokens: int = option(1024, "scaling: tokens a step", least=SHORTEST, most=1 << 24)
+    cell_seconds: float = option(
+        5.0, "seconds that one model may be repeated at one point; below 3 repeats it goes on", above=0.0, most=3600.0
+    )
+
+    def sizes_as_numbers(self) -> tuple[int, ...]:
+        """--sizes as parameters, rising."""
+        from src.models.match import read_target
+
+        return tuple(sorted({read_target(text, _no_name) for text in self.sizes}))
+
+
+def _no_name(text: str) -> int:
+    raise UserError(f"--sizes: got '{text}', allowed: counts such as 250000, 250k or 1.5M")
+
+
+def checked(config: SpeedConfig) -> SpeedConfig:
+    """The config with its lists in order and without repeats; UserError for a value that means nothing."""
+    for name in config.panel:
+        if name not in PANELS:
+            raise UserError(f"--panel: unknown panel '{name}', allowed: {', '.join(PANELS)}{suggest(name, PANELS)}")
+    for flag, values, least, most in (
+        ("lengths", config.lengths, SHORTEST, LONGEST),
+        ("decode_batches", config.decode_batches, 1, 1 << 16),
+    ):
+        if not values:
+            raise UserError(f"--{flag}: got none, allowed: at least one number")
+        for value in values:
+            if not least <= value <= most:
+                raise UserError(f"--{flag}: got {value}, allowed: {least} to {most:,}")
+    if not config.panel or not config.sizes:
+        raise UserError(f"--{'sizes' if config.panel else 'panel'}: got none, allowed: at least one")
+    config.sizes_as_numbers()
+    if config.scaling_tokens < config.scaling_len:
+        raise UserError(
+            f"--scaling_tokens: got {config.scaling_tokens}, allowed: at least --scaling_len {config.scaling_len}"
+        )
+    return dataclasses.replace(
+        config,
+        panel=tuple(p for p in PANELS if p in config.panel),
+        lengths=tuple(sorted(set(config.lengths))),
+        decode_batches=tuple(sorted(set(config.decode_batches))),
+    )
+
+
+def build_subjects(config: SpeedConfig, classes, given: dict, device, backend: str):
+    """(name -> Subject, size -> name -> Subject or the reason why there is none, lines to print); UserError for anything wrong."""
+    from src.measure.speed.subjects import check_backends, check_positions, labels, make_subject, sized_subject
+
+    check_positions(given.get("pos", "auto"), classes)
+    match = given.get("match_params", "")
+    max_len = max(*config.lengths, config.scaling_len) + DECODE_STEPS
+    subjects, sized, lines = {}, {}, []
+    names = labels(classes)
+    for model, model_class in classes.items():
+        subjects[names[model]], solved = make_subject(names[model], model, model_class, given, max_len, device, match)
+        lines += [f"{names[model]}: {line}" for line in solved]
+    check_backends(backend, subjects.values())
+    for size in config.sizes_as_numbers() if "scaling" in config.panel else ():
+        sized[size] = {}
+        for model, model_class in classes.items():
+            try:
+                sized[size][names[model]] = sized_subject(
+                    names[model], model, model_class, given, config.scaling_len + DECODE_STEPS, device, size
+                )
+            except UserError as error:
+                sized[size][names[model]] = str(error)
+    return subjects, sized, lines
+
+
+def tried(subject, device):
+    """The subject with the backends that really run; UserError where a user's own file fails on its first tokens, before anything is written."""
+    import torch
+
+    from src.flags.registry import is_path
+    from src.measure.speed.observe import as_it_runs
+    from src.measure.speed.subjects import VOCABULARY
+    from src.setup.classes import blaming, check_shape
+
+    with blaming("model", subject.model):
+        if is_path(subject.model):
+            with torch.no_grad():
+                x = torch.zeros(2, SHORTEST, dtype=torch.long, device=device)
+                check_shape(subject.model, "model", subject.build(device).eval()(x), (*x.shape, VOCABULARY))
+        return as_it_runs(subject, device)
+
+
+def resolve_threads(threads: int) -> int:
+    from src.setup.plan import set_threads
+
+    return set_threads(threads)
+
+
+def digest(model: str) -> str:
+    """The SHA-256 of a user's file, so that a changed one does not continue old results; empty for a registered name."""
+    from src.flags.registry import is_path
+    from src.setup.classes import file_digest
+
+    return file_digest(model) if is_path(model) else ""

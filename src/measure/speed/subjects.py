@@ -1,0 +1,249 @@
+"""What `speed` measures: a model class with settled flags, built alike in this process and in the one that measures its memory.
+
+    subjects, lines = make_subjects(models, given, size, device)       # UserError for anything wrong; nothing on disk changes
+    subject.build(device)                                               # the model, from its seed
+    Subject.from_spec(subject.spec())                                   # the same subject in another process
+
+The vocabulary has VOCABULARY symbols. Where a layer was published with a learned position table and --pos does not ask for one, it gets sinusoids:
+a table of the longest length would be most of a small model's parameters, and of its optimiser's time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from src.flags.fields import MachineConfig, ModelConfig, RunArgs, TrainConfig, UserError, own_config, resolve, to_dict
+from src.flags.registry import is_path
+
+VOCABULARY = 64
+DEFAULTS = {"d_model": 128, "n_layer": 2, "n_head": 4, "dropout": 0.0}
+OWN_POSITIONS = ("rope", "alibi")  # those that a mixer applies itself
+PRELOADED = (
+    "src.setup.plan",
+    "src.models.match",
+    "torch._dynamo",
+)  # torch's optimisers load the last one at their first step
+MATCH = ("match_params", "match_state")
+MOST_LAYERS_TRIED = 3  # depths tried before a size counts as out of reach for a layer
+
+
+class NoTask:
+    """Stands for the task, which random tokens do not have."""
+
+    Config = None
+
+
+@dataclass(frozen=True)
+class Subject:
+    """name: as in the rows, unique.  model: what --model named.  args: settled flags.  max_len: rows of a learned position table.
+
+    backends: {op: {"backend", "reason"}} of the ops that the model calls.
+    """
+
+    name: str
+    model: str
+    model_class: type
+    args: RunArgs
+    max_len: int
+    backends: dict
+    parameters: int
+
+    def build(self, device):
+        """The model, freshly initialised from its seed, in training mode."""
+        import torch
+
+        from src.models.backbone import build
+
+        torch.manual_seed(self.args.seed)
+        return build(self.model_class, VOCABULARY, self.args, self.max_len).to(device)
+
+    def settings(self) -> dict:
+        """The flags that make this model, for its rows; a user's file by its stem."""
+        own = own_config(self.model_class)
+        names = [
+            f.name
+            for part in (ModelConfig, own)
+            if part is not None
+            for f in dataclasses.fields(part)
+            if f.name not in MATCH
+        ]
+        values = to_dict(self.args)
+        return {
+            name: Path(self.model).stem if name == "model" and is_path(self.model) else values[name] for name in names
+        }
+
+    def spec(self) -> dict:
+        """JSON-able; see `from_spec`."""
+        return {
+            "name": self.name,
+            "model": self.model,
+            "args": to_dict(self.args),
+            "max_len": self.max_len,
+            "backends": self.backends,
+            "parameters": self.parameters,
+        }
+
+    def imports(self) -> list[str]:
+        """Modules that building and running it loads; a user's file is left out, since it may do anything."""
+        from src.ops.backends import OPS
+
+        needs = {
+            name
+            for op, choice in self.backends.items()
+            for backend in choice["backend"].split("+")
+            for name in OPS[op][backend].needs
+        }
+        own = set() if is_path(self.model) else {self.model_class.__module__}
+        return sorted({*PRELOADED, *needs, *own, *(f"src.ops.{op}" for op in self.backends)})
+
+    @classmethod
+    def from_spec(cls, spec: dict) -> Subject:
+        from src.setup.classes import find_model
+
+        model_class = find_model(spec["model"], tuple(spec["args"].get("layers", ())))
+        args = resolve(NoTask, model_class, preset={}, **spec["args"])
+        return cls(
+            spec["name"], spec["model"], model_class, args, spec["max_len"], spec["backends"], spec["parameters"]
+        )
+
+
+def load_classes(models: Iterable[str], layers: tuple[str, ...] = ()) -> dict[str, type]:
+    """{what --model named: its class}; UserError for an unknown model, none, or one named twice."""
+    from src.setup.classes import find_model
+
+    models = tuple(models)
+    if not models:
+        raise UserError("--model: got none, allowed: one or several names from `list`, or paths to your own .py files")
+    twice = [m for m in models if models.count(m) > 1]
+    if twice:
+        raise UserError(f"--model: names '{twice[0]}' twice, allowed: once")
+    if layers and "hybrid" not in models:
+        raise UserError("--layers: only goes with --model hybrid, which is not among the models named")
+    return {name: find_model(name, layers if name == "hybrid" else ()) for name in models}
+
+
+def make_subject(
+    name: str, model: str, model_class, given: dict, max_len: int, device, match: str = ""
+) -> tuple[Subject, list[str]]:
+    """(a subject, lines that say what --match_params solved). given: typed flags, of which those that this model has count."""
+    from src.models.backbone import ops_of, resolve_auto
+    from src.models.match import match as solve
+    from src.models.match import parameters
+    from src.ops.choices import choices
+    from src.setup.classes import blaming
+
+    args = arguments(model_class, {**given, "model": model}, device)
+    lines: list[str] = []
+    with blaming("model", model):
+        if match:
+            target = target_of(match, given, max_len, device)
+            args, lines = solve(
+                model_class, args, given, lambda a: parameters(model_class, a, VOCABULARY, max_len), None, target, 0
+            )
+        args = resolve_auto(model_class, args)
+        args = dataclasses.replace(args, backend=backends_for(args.backend, ops_of(model_class, args)))
+        count = parameters(model_class, args, VOCABULARY, max_len)
+    return Subject(
+        name, model, model_class, args, max_len, choices(ops_of(model_class, args), args, device), count
+    ), lines
+
+
+def arguments(model_class, given: dict, device):
+    """The frozen flags of a model before `settle`: those of `given` that it has over DEFAULTS."""
+    known = {
+        f.name
+        for part in (ModelConfig, TrainConfig, MachineConfig, own_config(model_class))
+        if part is not None
+        for f in dataclasses.fields(part)
+    }
+    mine = {k: v for k, v in given.items() if k in known and k not in MATCH}
+    if mine.get("pos") in OWN_POSITIONS and mine["pos"] not in model_class.positions:
+        del mine["pos"]  # --pos rope beside a layer that has none: it concerns the layers that have it
+    if mine.get("pos", "auto") == "auto" and model_class.default_pos == "learned":
+        mine["pos"] = "sinusoidal"
+    return resolve(NoTask, model_class, preset=DEFAULTS, **{**mine, "device": str(device)})
+
+
+def target_of(match: str, given: dict, max_len: int, device) -> int:
+    """--match_params as a number: a count, or the parameters of a model named there at these flags."""
+    from src.models.match import parameters, read_target
+    from src.setup.classes import find_model
+
+    def named(name: str) -> int:
+        model_class = find_model(name)
+        return parameters(model_class, arguments(model_class, {**given, "model": name}, device), VOCABULARY, max_len)
+
+    return read_target(match, named)
+
+
+def sized_subject(name: str, model: str, model_class, given: dict, max_len: int, device, target: int) -> Subject:
+    """A subject of about `target` parameters: the width is solved, the depth grows slowly with the size. UserError where no depth comes near enough."""
+    free = {k: v for k, v in given.items() if k not in ("d_model", "dim_ffn")}
+    if "n_layer" in given or hasattr(model_class, "layers"):
+        depths = [given.get("n_layer")]
+    else:
+        depths = [depth_for(target) + extra for extra in range(MOST_LAYERS_TRIED)]
+    for depth in depths:
+        try:
+            return make_subject(
+                name,
+                model,
+                model_class,
+                {**free, **({"n_layer": depth} if depth else {})},
+                max_len,
+                device,
+                str(target),
+            )[0]
+        except UserError as error:
+            last = error
+    raise last
+
+
+def depth_for(parameters: int) -> int:
+    """Blocks of a model of this size: 2 for 1M, 3 for 3M, 5 for 10M, 8 for 30M."""
+    return max(1, round(2 * (parameters / 1e6) ** 0.4))
+
+
+def backends_for(text: str, ops: tuple[str, ...]) -> str:
+    """The part of --backend that concerns these ops, so that one flag serves models with different ops."""
+    from src.ops.backends import read_flag
+
+    mine = {op: name for op, name in read_flag(text).items() if op in ops}
+    return ",".join(f"{op}={name}" for op, name in mine.items()) or "auto"
+
+
+def check_backends(text: str, subjects: Iterable[Subject]) -> None:
+    """UserError where --backend names only ops that none of the models uses."""
+    from src.models.backbone import ops_of
+    from src.ops.backends import read_flag
+
+    named = set(read_flag(text))
+    used = {op for s in subjects for op in ops_of(s.model_class, s.args)}
+    if named and not named & used:
+        raise UserError(
+            f"--backend: got '{text}', but these models use {'only ' + ', '.join(sorted(used)) if used else 'none of the ops with backends'}; "
+            "leave it out, or see `list`"
+        )
+
+
+def check_positions(pos: str, classes: dict[str, type]) -> None:
+    """UserError where --pos names an encoding that none of the models has."""
+    if pos in OWN_POSITIONS and not any(pos in c.positions for c in classes.values()):
+        raise UserError(
+            f"--pos: got '{pos}', which none of {', '.join(classes)} has, allowed: learned, sinusoidal, none"
+        )
+
+
+def labels(models: Iterable[str]) -> dict[str, str]:
+    """{what --model named: the name in the rows}: a file's stem, with a number where another model has it."""
+    names: dict[str, str] = {}
+    for model in models:
+        stem = Path(model).stem if is_path(model) else model
+        name, n = stem, 2
+        while name in names.values():
+            name, n = f"{stem}-{n}", n + 1
+        names[model] = name
+    return names

@@ -1,0 +1,47 @@
+"""The selective scan by mamba-ssm's CUDA kernels (`selective_scan_fn`), whose layout is (B, E, T) for u and delta, (B, N, T) for B and C.
+
+The kernel starts from a zero state, has no negative transitions, and returns the last state without a gradient. Its own autograd function keeps
+states, so `backward` runs it again on the inputs: one more forward pass for memory that does not grow with N, as the package's own fused layer
+does for the convolution and the steps.
+"""
+
+from __future__ import annotations
+
+import torch
+
+
+def forward(u, delta, A, B, C, D, state, neg_eigen: bool):
+    """y (B, T, E) and the last state (B, E, N), float32; no gradient is recorded. D may be None."""
+    _refuse(state, neg_eigen)
+    with torch.no_grad():
+        y, last = _kernel(u, delta, A, B, C, D)
+        return y, last.float().contiguous()
+
+
+def backward(dy, dlast, u, delta, A, B, C, D, state, neg_eigen: bool):
+    """Gradients of u, delta, A, B, C, D (None without D) and None for the initial state, from that of y."""
+    _refuse(state, neg_eigen)
+    if dlast is not None:
+        raise RuntimeError(
+            "backend 'mamba_ssm' of selective_scan has no gradient through the returned state; take eager"
+        )
+    inputs = [t.detach().requires_grad_() for t in (u, delta, A, B, C, D) if t is not None]
+    with torch.enable_grad():
+        y, _ = _kernel(*inputs, *(() if D is not None else (None,)))
+    gradients = torch.autograd.grad(y, inputs, dy)
+    return (*gradients, *(() if D is not None else (None,)), None)
+
+
+def _kernel(u, delta, A, B, C, D):
+    from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
+
+    u, delta, B, C = (t.transpose(1, 2).contiguous() for t in (u, delta, B, C))  # time last, one number after the other
+    y, last = selective_scan_fn(u, delta, A.contiguous(), B, C, D, return_last_state=True)
+    return y.transpose(1, 2), last
+
+
+def _refuse(state, neg_eigen) -> None:
+    if neg_eigen or state is not None:
+        raise RuntimeError(
+            f"backend 'mamba_ssm' of selective_scan has no {'neg_eigen' if neg_eigen else 'initial state'}; take eager, or auto"
+        )

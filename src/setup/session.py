@@ -1,0 +1,71 @@
+"""The session of a run: its data, what has to be checked before anything is written, and the record of the machine."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+
+from dataset.loaders import build_loaders, length_loader, parse_lengths
+from dataset.seeds import stream
+from dataset.splits import draw_train
+from src.flags.fields import UserError
+from src.models.backbone import ops_of
+from src.ops.choices import choices
+from src.setup.classes import blaming
+from src.setup.plan import Setup
+from src.storage import env
+from src.utils.distributed import World
+from src.utils.session import Session
+from src.utils.training import total_steps
+
+SHORT_LENGTHS = 8
+
+
+def open_session(setup: Setup, device: torch.device, world: World | None = None) -> Session:
+    """Build the data of a run. UserError where the task's flags, lengths or sizes do not fit together."""
+    with blaming("task", setup.args.task):
+        task = setup.task_class(setup.args)
+        parse_lengths(task, setup.args.eval_lengths)
+        _, loaders, data = build_loaders(task, setup.args)
+    return Session(setup.args, data, loaders, device, world or World())
+
+
+def with_args(session: Session, setup: Setup) -> Session:
+    """The same data under the flags of a setup whose model is resolved."""
+    return dataclasses.replace(session, args=setup.args)
+
+
+def check_batches(session: Session) -> None:
+    """UserError for a batch that holds no sequence, or a run without end."""
+    args, longest = session.args, session.task.max_tokens()
+    if args.batch_chars and args.batch_chars < longest:
+        raise UserError(
+            f"--batch_chars: got {args.batch_chars}, allowed: at least the longest sequence, {longest} characters"
+        )
+    total_steps(args, session.loaders["train"])
+
+
+def check_lengths(session: Session) -> None:
+    """UserError for a training or --eval_lengths length at which the task has too few examples: found now, not at the end of the run."""
+    task, args = session.task, session.args
+    with blaming("task", args.task):
+        for length in parse_lengths(task, args.eval_lengths):
+            length_loader(task, session.tokenizer, args, length)
+        low, high = task.lengths or (1, 0)
+        for length in range(
+            low, min(high, low + SHORT_LENGTHS) + 1
+        ):  # longer ones have more keys than can all be held out
+            draw_train(task, 1, length, stream(task, "lengths", args.seed))
+
+
+def environment(setup: Setup, session: Session, backends: dict[str, dict]) -> dict:
+    """The content of env.json: the machine, the choices made on it, and which data this is."""
+    collected = env.collect(setup.args, session.device, (setup.args.precision, setup.precision_reason), backends)
+    facts = session.data.facts
+    return {**collected, "data": {"digest": facts.digest, "source": facts.source}}
+
+
+def check_backends(setup: Setup, device: torch.device) -> dict[str, dict]:
+    """Which backend computes each op of the model and why; UserError where --backend names what cannot run here."""
+    return choices(ops_of(setup.model_class, setup.args), setup.args, device)

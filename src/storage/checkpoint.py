@@ -1,0 +1,208 @@
+"""Checkpoints that run no code and notice a flipped byte: one file, readable by plain torch.load and zipfile.
+
+torch.save writes a zip archive; the SHA-256 of its bytes is appended as the archive's comment, which zip readers skip:
+
+    [ archive as torch.save wrote it, comment length 0 ]  ->  [ the same, comment length 71 ] [ "sha256:" + 64 hex digits ]
+
+`load` checks the digest before a byte is unpickled, then reads with weights_only=True. The digest is no signature: whoever can
+write the file can compute it, and weights_only is what keeps a crafted file from running anything.
+Payloads are plain (tensors, numbers, strings, None, lists, tuples, dicts) and are brought to one form before they are written,
+so equal payloads give equal bytes, whether a value was just computed or came from an earlier checkpoint.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from src.flags.fields import UserError
+from src.storage.rundir import write_atomic
+
+KEYS = (
+    "model",
+    "args",
+    "vocab",
+)  # what every checkpoint has; training adds optimiser, scheduler, scaler, step, random states
+TAIL = re.compile(
+    rb"(.{20})\x47\x00sha256:([0-9a-f]{64})\Z", re.DOTALL
+)  # end record of a zip without its comment, length 71, comment
+END_RECORD = b"PK\x05\x06"
+
+
+def save(path, payload: dict) -> None:
+    """Write a checkpoint whole or not at all. Tensors go to the CPU; tied ones (same memory and shape) stay tied.
+
+    Raises ValueError when one of KEYS is missing, TypeError for a value that is not plain, OSError when the disk is full.
+    """
+    lacking = [key for key in KEYS if key not in payload]
+    if lacking:
+        raise ValueError(f"payload: lacks {', '.join(lacking)}, must have {', '.join(KEYS)}")
+    write_atomic(path, to_bytes(payload))
+
+
+def to_bytes(payload: dict) -> bytes:
+    """The bytes of a checkpoint file: equal payloads give equal bytes."""
+    buffer = io.BytesIO()
+    torch.save(_plain(payload, "payload", {}), buffer)
+    archive = buffer.getvalue()
+    if archive[-22:-18] != END_RECORD or archive[-2:] != b"\0\0":
+        raise RuntimeError(
+            f"torch {torch.__version__} ends its archives otherwise than expected, so they cannot carry a digest; use torch 2.6 to 2.13"
+        )
+    comment = b"sha256:" + hashlib.sha256(archive).hexdigest().encode("ascii")
+    return archive[:-2] + len(comment).to_bytes(2, "little") + comment
+
+
+def load(path, map_location="cpu") -> dict:
+    """The payload of a checkpoint, its tensors on `map_location` (a device or its name).
+
+    Raises UserError of one line, before anything is unpickled, when the file is missing, truncated, altered or not a checkpoint of
+    this program; and, with nothing run, when it holds anything but plain values.
+    """
+    path = Path(path)
+    data = _read(path)
+    problem = _digest_problem(data)
+    if problem:
+        raise UserError(f"'{path}' {problem}; {_way_out(path)}")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's advice on archives of other kinds, which are refused anyway
+            payload = _plain(torch.load(io.BytesIO(data), map_location="cpu", weights_only=True), "payload", {})
+    except MemoryError:
+        raise
+    except (
+        Exception
+    ) as error:  # whatever a crafted file provokes; torch's own text is many lines and advises to trust the file
+        raise UserError(
+            f"'{path}' is not a checkpoint of this program: it holds more than tensors, numbers and text "
+            f"({type(error).__name__}); nothing in it was run; {_way_out(path)}"
+        ) from error
+    if not isinstance(payload, dict) or not all(key in payload for key in KEYS):
+        got = ", ".join(map(str, payload)) if isinstance(payload, dict) else type(payload).__name__
+        raise UserError(
+            f"'{path}' is not a checkpoint of this program: got {got[:80]!r}, must have {', '.join(KEYS)}; {_way_out(path)}"
+        )
+    return (
+        payload
+        if torch.device(map_location).type == "cpu"
+        else _plain(payload, "payload", {}, torch.device(map_location))
+    )
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"'{path}': no such checkpoint; {_way_out(path)}") from None
+    except OSError as error:
+        raise UserError(f"'{path}' cannot be read ({error.strerror}); {_way_out(path)}") from error
+
+
+def _digest_problem(data: bytes) -> str:
+    """What is wrong with a checkpoint's bytes, as the predicate of a sentence; empty when the digest holds."""
+    tail = TAIL.search(data, max(0, len(data) - 93))
+    if tail is None or not tail[1].startswith(END_RECORD):
+        if data[:4] != b"PK\x03\x04"[: len(data)]:
+            return "is not a checkpoint of this program; nothing in it was run"
+        return (
+            "is truncated, or not a checkpoint of this program: there is no SHA-256 at its end; nothing in it was run"
+        )
+    content = hashlib.sha256(memoryview(data)[:-73])
+    content.update(b"\0\0")
+    if content.hexdigest().encode("ascii") != tail[2]:
+        return "was altered or damaged: its content does not match its SHA-256"
+    return ""
+
+
+def _way_out(path: Path) -> str:
+    """What to do instead: the run's other checkpoint where that one is sound, else a new run."""
+    other = path.with_name({"ckpt.pt": "best.pt", "best.pt": "ckpt.pt"}.get(path.name, "ckpt.pt"))
+    try:
+        sound = other != path and not _digest_problem(other.read_bytes())
+    except OSError:
+        sound = False
+    if sound:
+        return f"use '{other}', which is sound and has the weights of its own step, or train again with --overwrite"
+    return "train again with --overwrite, or choose another --out_dir"
+
+
+def _plain(value, name: str, memo: dict, device=None):
+    """A copy in the one form that pickles alike every time: own containers, each string and tensor once, numbers of Python.
+
+    memo: strings and tensors met so far (pickle refers back to an object it has seen, so identity shows in the bytes).
+    """
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, str):
+        return memo.setdefault(value, str(value))
+    if isinstance(value, (float, np.number, np.bool_)):
+        return value.item() if isinstance(value, np.generic) else float(value)
+    if isinstance(value, torch.Tensor):
+        return _plain_tensor(value, memo, device or torch.device("cpu"))
+    if isinstance(value, dict):
+        return {_key(k, name, memo): _plain(v, f"{name}[{k!r}]", memo, device) for k, v in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(_plain(v, f"{name}[{i}]", memo, device) for i, v in enumerate(value))
+    raise TypeError(
+        f"{name}: got {type(value).__name__}, allowed: tensors, numbers, strings, None, lists, tuples and dicts of them"
+    )
+
+
+def _key(key, name, memo):
+    if not isinstance(key, (str, int)):
+        raise TypeError(f"{name}: got a key of type {type(key).__name__}, allowed: strings and ints")
+    return _plain(key, name, memo)
+
+
+def _plain_tensor(tensor, memo, device):
+    """The tensor alone in its storage, contiguous; what shares memory and shape with an earlier one shares it again."""
+    place = (tensor.device, tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), tensor.stride())
+    if tensor.numel() == 0 or place not in memo:
+        copy = torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
+        copy.copy_(tensor.detach())
+        memo[place] = (copy, tensor)  # the original too: its address must not be used again meanwhile
+    return memo[place][0]
+
+
+def random_state(generators: dict | None = None) -> dict:
+    """States of torch's CPU generator, of the CUDA generators where CUDA is in use, and of `generators`.
+
+    generators: name -> np.random.Generator or torch.Generator.  The result is plain, so it can go into a checkpoint.
+    """
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else []
+    own = {
+        name: g.get_state() if isinstance(g, torch.Generator) else _lists(g.bit_generator.state)
+        for name, g in (generators or {}).items()
+    }
+    return {"torch": torch.get_rng_state(), "cuda": list(cuda), "generators": own}
+
+
+def set_random_state(state: dict, generators: dict | None = None) -> None:
+    """Put back what `random_state` gave; ValueError when a generator has no saved state. CUDA states go to the devices that exist."""
+    torch.set_rng_state(state["torch"].cpu())
+    if torch.cuda.is_available():
+        for index, saved in enumerate(state["cuda"][: torch.cuda.device_count()]):
+            torch.cuda.set_rng_state(saved.cpu(), index)
+    for name, generator in (generators or {}).items():
+        if name not in state["generators"]:
+            raise ValueError(f"generator {name!r}: no saved state, got {', '.join(state['generators']) or 'none'}")
+        saved = state["generators"][name]
+        if isinstance(generator, torch.Generator):
+            generator.set_state(saved.cpu())
+        else:
+            generator.bit_generator.state = saved  # its setter takes lists for arrays
+
+
+def _lists(value):
+    """NumPy's generator state with arrays as lists: plain ints, which keep all 128 bits of a PCG64."""
+    if isinstance(value, dict):
+        return {k: _lists(v) for k, v in value.items()}
+    return value.tolist() if isinstance(value, np.ndarray) else value

@@ -1,0 +1,221 @@
+"""Where a run happens: device and precision as the user asked for them, and the record of the machine in env.json.
+
+    device = resolve_device(args.device)
+    precision, reason = resolve_precision(args.precision, device)
+    write_json(run.env, collect(args, device, (precision, reason), backends))
+
+Choices are made once and come with their reason; a device or precision that was named and is not there is an error, never
+silently another one. torch is imported inside the functions only, so that commands without tensors need none.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from src.flags.fields import UserError, suggest, to_dict
+
+PROJECT = Path(__file__).resolve().parents[2]
+PACKAGES = (
+    "torch",
+    "numpy",
+    "matplotlib",
+    "tqdm",
+    "tensorboard",
+    "triton",
+    "mamba-ssm",
+    "causal-conv1d",
+    "flash-attn",
+    "flash-linear-attention",
+)
+CPUINFO = Path("/proc/cpuinfo")
+
+
+def resolve_device(text: str):
+    """torch.device of `auto` (CUDA where there is one), `cpu`, `cuda` (the first) or `cuda:N`; UserError when it is not there."""
+    import torch
+
+    n = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    allowed = ", ".join(["auto", "cpu", *(["cuda"] if n else []), *(f"cuda:{i}" for i in range(n))])
+    if text == "cpu" or (text == "auto" and n == 0):
+        return torch.device("cpu")
+    match = re.fullmatch(r"cuda(?::([0-9]{1,4}))?", text, re.ASCII)
+    if match is None and text != "auto":
+        raise UserError(f"--device: got '{text}', allowed: {allowed}{suggest(text, ('auto', 'cpu', 'cuda'))}")
+    index = int(match[1] or 0) if match else 0
+    if index >= n:
+        found = "no CUDA device is found here" if n == 0 else f"{n} CUDA device{'s' if n > 1 else ''} found here"
+        raise UserError(
+            f"--device: got '{text}' ({found}), allowed: {allowed}; use --device {'cpu' if n == 0 else 'cuda'}"
+        )
+    return torch.device("cuda", index)
+
+
+def resolve_precision(text: str, device) -> tuple[str, str]:
+    """(name, reason) of `auto`, `fp32`, `fp16` or `bf16` on a device; auto is bf16 where the device is fast at it, else fp32.
+
+    UserError for fp16 on a CPU and for bf16 on a CUDA device older than sm80. bf16 on any CPU is allowed, since it computes the
+    same there; the reason then says that it is slow.
+    """
+    if text not in ("auto", "fp32", "fp16", "bf16"):
+        raise UserError(
+            f"--precision: got '{text}', allowed: auto, fp32, fp16, bf16{suggest(text, ('auto', 'fp32', 'fp16', 'bf16'))}"
+        )
+    fast, why = _fast_bf16(device)
+    if text == "auto":
+        return ("bf16" if fast else "fp32"), why
+    if text == "fp16" and device.type != "cuda":
+        raise UserError(
+            f"--precision: got fp16 on {device}, allowed there: auto, fp32, bf16 (fp16 needs a CUDA device); use --precision auto"
+        )
+    if text == "bf16" and not fast and device.type == "cuda":
+        raise UserError(
+            f"--precision: got bf16 on {device} ({why}), allowed there: auto, fp32, fp16; use --precision auto"
+        )
+    return text, "asked for" + (f", though slow here: {why}" if text == "bf16" and not fast else "")
+
+
+def _fast_bf16(device) -> tuple[bool, str]:
+    """Whether the device computes in bf16 faster than in fp32, and how that is known."""
+    import torch
+
+    if device.type == "cuda":
+        major, minor = torch.cuda.get_device_capability(device)
+        return major >= 8, f"{torch.cuda.get_device_name(device)} is sm{major}{minor}, bf16 needs sm80"
+    found = sorted(_cpu_bf16_flags())
+    return bool(found), f"CPU has {' and '.join(found)}" if found else "CPU has neither avx512_bf16 nor amx_bf16"
+
+
+def _cpu_bf16_flags() -> set[str]:
+    """Which of avx512_bf16 and amx_bf16 the CPU has: as Linux lists them, elsewhere as torch detects them (none when it cannot)."""
+    flags = _cpuinfo("flags")
+    if flags:
+        return {"avx512_bf16", "amx_bf16"} & set(flags.split())
+    import torch
+
+    probes = {"avx512_bf16": "_is_avx512_bf16_supported", "amx_bf16": "_is_amx_tile_supported"}
+    return {flag for flag, name in probes.items() if _probe(getattr(torch.cpu, name, None))}
+
+
+def _probe(function) -> bool:
+    """The answer of one of torch's undocumented questions; no when this torch, or this system, does not have it."""
+    try:
+        return bool(function and function())
+    except (RuntimeError, AttributeError, NotImplementedError):
+        return False
+
+
+def _cpuinfo(key: str) -> str:
+    """The first value of a key in /proc/cpuinfo; empty where there is none."""
+    try:
+        text = CPUINFO.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+    match = re.search(rf"^{re.escape(key)}[ \t]*:[ \t]*(.+)$", text, re.MULTILINE)
+    return match[1].strip() if match else ""
+
+
+def cpu_model() -> str:
+    """The processor's name, or its architecture where the system does not tell."""
+    if sys.platform == "darwin":
+        return _output("sysctl", "-n", "machdep.cpu.brand_string") or platform.machine()
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def git_commit(root: Path = PROJECT) -> tuple[str, bool] | None:
+    """(commit, whether the tree differs from it) of the project; None when it is not a git checkout of its own."""
+    top = _output("git", "-C", str(root), "rev-parse", "--show-toplevel")
+    commit = _output("git", "-C", str(root), "rev-parse", "HEAD")
+    if not top or not commit or Path(top).resolve() != Path(root).resolve():
+        return None
+    return commit, _output("git", "-C", str(root), "--no-optional-locks", "status", "--porcelain") != ""
+
+
+def _output(*command: str) -> str | None:
+    """What a small program prints, stripped; None when it is not there, fails, or takes ten seconds."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages in PACKAGES that are installed; nothing is imported for it."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def collect(args, device, precision_reason: tuple[str, str], backends) -> dict:
+    """The content of env.json, JSON-able.
+
+    args: the run configuration (or a dict).  precision_reason: what `resolve_precision` gave.  backends: op -> kernel and why, as
+    the caller has it.  Sizes in MiB.  The data's digest is the caller's to add.
+    """
+    import torch
+
+    commit = git_commit()
+    precision, reason = precision_reason
+    return {
+        "commit": commit and commit[0],
+        "dirty": commit and commit[1],
+        "argv": list(sys.argv),
+        "args": dict(args) if isinstance(args, dict) else to_dict(args),
+        "versions": versions(),
+        "platform": platform.platform(),
+        "cpu": {
+            "model": cpu_model(),
+            "cores": os.cpu_count(),
+            "usable_cores": _usable_cores(),
+            "bf16": sorted(_cpu_bf16_flags()),
+        },
+        "threads": {"torch": torch.get_num_threads(), "interop": torch.get_num_interop_threads()},
+        "device": _describe(device),
+        "precision": {"name": precision, "reason": reason},
+        "backends": backends,
+    }
+
+
+def _usable_cores() -> int | None:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def _describe(device) -> dict:
+    import torch
+
+    if device.type != "cuda":
+        return {"name": str(device), "kind": cpu_model()}
+    facts = torch.cuda.get_device_properties(device)
+    return {
+        "name": str(device),
+        "kind": facts.name,
+        "sm": f"{facts.major}{facts.minor}",
+        "memory_mib": facts.total_memory // 2**20,
+        "n_devices": torch.cuda.device_count(),
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),
+    }
+
+
+def peak_memory_mib(device) -> float | None:
+    """Most memory used so far, in MiB: on CUDA by torch's allocator on that device, else by the whole process; None if unknown."""
+    if device.type == "cuda":
+        import torch
+
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return used / 2**20 if sys.platform == "darwin" else used / 2**10  # bytes there, KiB elsewhere

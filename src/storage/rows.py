@@ -1,0 +1,353 @@
+"""One row a measurement, with one schema for everything that this program measures: training runs, the efficiency panel, kernels, profiles.
+
+    row = make_row("speed", panel="train", model="gru", metric="step_ms", value=12.1, unit="ms", n=10, x_name="length", x=512, **machine)
+    rows = rows_of(metrics, env)        # a training run's metrics.json (and env.json), one row a number
+
+`results.jsonl` holds such rows, of a suite as they were measured, and `results.csv` those of a suite without the repeats. A training run writes its
+`results.jsonl` at its end and leaves out what its clock and allocator said, so that the same command gives the same bytes.
+
+`FIELDS` below is the schema, in the order of the columns: every row has every field, null where it means nothing. A measurement that could not be made
+is a row as well: `status` says what happened, `note` says it in words, and `value` is null. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterable
+
+ROW_SCHEMA = 1
+KINDS = ("train-run", "speed", "kernel", "profile")
+# failed: raised something else; gate failed: the op differs from its reference, so it is not timed; not tried: a shorter one ran out of memory.
+STATUSES = ("ok", "out of memory", "gate failed", "failed", "unsupported", "not tried", "diverged")
+
+FIELDS = {
+    "schema": "ROW_SCHEMA",
+    "kind": "one of KINDS",
+    "panel": "the group of rows that are compared with each other: train, memory, decode, scaling; of a kernel its op",
+    "task": "of a training run or a profile",
+    "model": "a registry name or the stem of a user's file; null for a kernel",
+    "op": "of a kernel",
+    "form": "what of it is measured where that is not the whole: forward, forward+backward, an operator group",
+    "metric": "what was measured: step_ms, tokens_per_s, peak_bytes, kept_bytes, prefill_ms, token_ms, state_bytes, ...",
+    "value": "the median of the repeats, or the number itself; null without one",
+    "unit": "of value, low, high and values: ms, s, tokens/s, bytes, nats, share, ...",
+    "q1": "lower quartile of the repeats",
+    "q3": "upper quartile of the repeats",
+    "low": "lower end of a 95 % interval (of the median; of a score, Wilson's)",
+    "high": "upper end",
+    "n": "repeats (scored items of a score)",
+    "stopped": "why the repeats ended: settled (interval within 5 %), budget, most",
+    "warmups": "calls thrown away, the first included",
+    "first_ms": "the first call, with compilation and caches; in no median",
+    "x_name": "what x is: length, position, parameters, step, ...",
+    "x": "where on the axis",
+    "batch": "sequences side by side",
+    "tokens": "tokens a step",
+    "parameters": "of the model (of the mixer alone in the panel memory)",
+    "settings": "the model's resolved flags, or the shape of a kernel",
+    "backend": "{op: {backend, reason}}; of a kernel its name alone",
+    "precision": "fp32, bf16, fp16",
+    "device": "cpu, cuda:0, and its name",
+    "threads": "of torch",
+    "clock": "which clock, what it waited for, the machine's frequency and load",
+    "versions": "of Python and the packages that matter",
+    "seed": "of weights and inputs",
+    "status": "one of STATUSES",
+    "note": "in words: why there is no value, what limits it, what it includes",
+    "values": "the repeats, in the unit, for bootstraps; not in results.csv",
+}
+NUMBERS = ("value", "q1", "q3", "low", "high", "first_ms", "x")
+COUNTS = ("n", "warmups", "batch", "tokens", "parameters", "threads", "seed")
+TEXTS = (
+    "panel",
+    "task",
+    "model",
+    "op",
+    "form",
+    "metric",
+    "unit",
+    "stopped",
+    "x_name",
+    "precision",
+    "device",
+    "clock",
+    "note",
+)
+
+
+def make_row(kind: str, **fields) -> dict:
+    """A row of this kind with every field of FIELDS; those not given are null, status is ok and note empty. ValueError as `check_row`."""
+    row = {**dict.fromkeys(FIELDS), "schema": ROW_SCHEMA, "kind": kind, "status": "ok", "note": "", **fields}
+    row = {k: list(v) if isinstance(v, tuple) else v for k, v in row.items()}
+    check_row(row)
+    return row
+
+
+def timed(sample, unit: str = "ms", of=lambda seconds: 1e3 * seconds) -> dict:
+    """The fields of a row that come from a timing.Sample of one part: value, q1, q3, low, high, n, stopped, warmups, first_ms, values.
+
+    of: one repeat's seconds -> the value in `unit`, monotonous; `lambda s: tokens / s` gives tokens a second.
+    """
+    from src.stats.medians import median_interval, quantile
+
+    first = sample.first_seconds
+    values = [of(s) for s in sample.values]
+    low, high, _ = median_interval(values)
+    return {
+        "value": quantile(values, 0.5),
+        "unit": unit,
+        "q1": quantile(values, 0.25),
+        "q3": quantile(values, 0.75),
+        "low": low,
+        "high": high,
+        "n": len(values),
+        "stopped": sample.stopped,
+        "warmups": sample.warmups + 1,
+        "first_ms": None if first is None else 1e3 * first,
+        "values": values,
+    }
+
+
+def check_row(row) -> None:
+    """Raise ValueError, naming the field, unless `row` is as FIELDS says."""
+    if not isinstance(row, dict) or row.get("schema") != ROW_SCHEMA:
+        raise ValueError(f"row: got {row!r:.60}, allowed: a dict with schema {ROW_SCHEMA}")
+    odd = sorted(row.keys() ^ FIELDS.keys())
+    if odd:
+        raise ValueError(
+            f"row: {'missing' if odd[0] in FIELDS else 'unknown'} field '{odd[0]}', allowed: {', '.join(FIELDS)}"
+        )
+    for name, allowed in (("kind", KINDS), ("status", STATUSES)):
+        if row[name] not in allowed:
+            raise ValueError(f"row: {name} got {row[name]!r:.40}, allowed: {', '.join(allowed)}")
+    for name in NUMBERS:
+        _expect(name, row[name], _is_number, "a finite number or null")
+    for name in COUNTS:
+        _expect(
+            name,
+            row[name],
+            lambda v: isinstance(v, int) and not isinstance(v, bool) and v >= 0,
+            "a whole number >= 0 or null",
+        )
+    for name in TEXTS:
+        _expect(name, row[name], lambda v: isinstance(v, str), "text or null")
+    _expect(
+        "values",
+        row["values"],
+        lambda v: isinstance(v, list) and all(map(_is_number, v)),
+        "a list of finite numbers or null",
+    )
+    for name in ("settings", "versions"):
+        _expect(name, row[name], lambda v: isinstance(v, dict), "an object or null")
+    if row["status"] == "ok" and (row["value"] is None or not row["metric"] or not row["unit"]):
+        raise ValueError(
+            f"row: status ok needs a metric, a value and a unit, got {row['metric']!r}, {row['value']!r}, {row['unit']!r}"
+        )
+    if row["status"] not in ("ok", "diverged") and (row["value"] is not None or not row["note"]):
+        raise ValueError(
+            f"row: status '{row['status']}' needs a note and no value, got {row['note']!r:.40} and {row['value']!r}"
+        )
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _expect(name: str, value, is_good, allowed: str) -> None:
+    if value is not None and not is_good(value):
+        raise ValueError(f"row: {name} got {value!r:.60}, allowed: {allowed}")
+
+
+def to_line(row: dict) -> str:
+    """The row as one line of results.jsonl, with its line break; fields in the order of FIELDS."""
+    check_row(row)
+    return json.dumps({name: row[name] for name in FIELDS}, allow_nan=False) + "\n"
+
+
+def to_jsonl(rows: Iterable[dict]) -> bytes:
+    return "".join(map(to_line, rows)).encode("ascii")
+
+
+def to_csv(rows: Iterable[dict]) -> bytes:
+    """results.csv: a column a field but `values`; objects as compact JSON, null as an empty cell."""
+    columns = [name for name in FIELDS if name != "values"]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    for row in rows:
+        writer.writerow([_cell(row[name]) for name in columns])
+    return text.getvalue().encode("utf-8")
+
+
+def _cell(value) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, (dict, list)):
+        return json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return repr(value) if isinstance(value, float) else str(value)
+
+
+def rows_of(metrics: dict, env: dict | None = None) -> list[dict]:
+    """The rows of a training run: its metrics.json (src/storage/schema.py) and, where it is at hand, its env.json.
+
+    One row a number of the test result, the training loss, the gradient's norm and clipping, and decoding state; speed and memory where metrics has its
+    part "machine"; one a length of the length curve and a bin of a slice. A run that diverged has rows of status "diverged", its score being the
+    highest floor.
+    """
+    env = env or {}
+    args, machine = metrics["args"], metrics.get("machine") or {}
+    common = {
+        "task": metrics["task"],
+        "model": metrics["model"],
+        "parameters": metrics["parameters"]["total"],
+        "settings": args,
+        "backend": env.get("backends"),
+        "precision": args.get("precision"),
+        "device": _device(env, machine),
+        "threads": args.get("threads") or None,
+        "versions": env.get("versions"),
+        "seed": args.get("seed"),
+        "status": "ok" if metrics["status"] == "done" else "diverged",
+    }
+    found = [*_scores(metrics), *_training(metrics), *_machine(metrics, machine)]
+    return [make_row("train-run", **{**common, **fields}) for fields in found]
+
+
+def _device(env: dict, machine: dict) -> str | None:
+    device = env.get("device")
+    return f"{device['name']}: {device['kind']}" if device else machine.get("device")
+
+
+def _scores(metrics: dict):
+    """The fields of the rows of the test result."""
+    primary, steps = metrics["primary"], {"x_name": "step", "x": metrics["steps"]}
+    yield {
+        "panel": "quality",
+        "metric": "scaled",
+        "value": metrics["scaled"],
+        "unit": "share",
+        **steps,
+        "note": "of the way from the highest floor to the ceiling",
+    }
+    result = metrics["final_test"]
+    if result is None:
+        yield {
+            "panel": "quality",
+            "metric": primary,
+            "value": None,
+            "unit": "share",
+            **steps,
+            "note": f"diverged at step {metrics['diverged_at']}",
+        }
+        return
+    for name, value in result.items():
+        if not _is_number(value) or name in ("n_examples", "n_scored"):
+            continue
+        low, high = result["intervals"].get(name, (None, None))
+        by_character = name in ("loss", "bpc", "ppl", "token_acc", "heldout_loss")
+        yield {
+            "panel": "quality",
+            "metric": name,
+            "value": value,
+            "unit": UNITS.get(name, "share" if name == primary else "number"),
+            "low": low,
+            "high": high,
+            "n": result["n_scored" if by_character else "n_examples"],
+            **steps,
+            "note": "test set, best weights",
+        }
+    for point in metrics["length_curve"]:
+        low, high = point["ci"] or (None, None)
+        if point["value"] is None:
+            yield {
+                "panel": "length",
+                "metric": primary,
+                "status": "unsupported",
+                "x_name": "length",
+                "x": point["length"],
+                "note": point["undefined"] or "no value",
+            }
+        else:
+            yield {
+                "panel": "length",
+                "metric": primary,
+                "value": point["value"],
+                "unit": "share",
+                "low": low,
+                "high": high,
+                "n": point["count"],
+                "x_name": "length",
+                "x": point["length"],
+            }
+    for name, part in result["slices"].items():
+        for item in part["bins"]:
+            low, high = item["ci"] or (None, None)
+            note = item["name"] if "name" in item else f"{item['lo']:g} to {item['hi']:g}"
+            yield {
+                "panel": f"slice {name}",
+                "metric": part["metric"],
+                "value": item["value"],
+                "unit": UNITS.get(part["metric"], "share"),
+                "low": low,
+                "high": high,
+                "n": item["count"],
+                "x_name": part["of"],
+                "x": item.get("lo"),
+                "note": note,
+            }
+
+
+def _training(metrics: dict):
+    """The fields of the rows of the training log: loss, gradient norm, clipping."""
+    steps = {"panel": "training", "x_name": "step", "x": metrics["steps"]}
+    numbers = (
+        ("train_loss", metrics["final_train"]["loss"], "nats"),
+        ("grad_norm_median", metrics["grad_norm"]["median"], "norm"),
+        ("grad_norm_max", metrics["grad_norm"]["max"], "norm"),
+        ("clipped_share", metrics["grad_norm"]["clipped_share"], "share"),
+    )
+    for name, value, unit in numbers:
+        if value is not None:
+            yield {**steps, "metric": name, "value": value, "unit": unit, "n": metrics["steps"]}
+
+
+def _machine(metrics: dict, machine: dict):
+    """The fields of the rows of speed and memory."""
+    state = metrics["decode_state"]
+    yield {
+        "panel": "cost",
+        "metric": "state_bytes",
+        "value": state["bytes"],
+        "unit": "bytes",
+        "x_name": "position",
+        "x": state["tokens"],
+        "batch": 1,
+        "note": f"cache={state['cache']}",
+    }
+    peak = machine.get("peak_memory_mib")
+    numbers = (
+        ("chars_per_s", machine.get("chars_per_second"), "characters/s"),
+        ("train_s", machine.get("train_seconds"), "s"),
+        ("step_ms", _times(machine.get("step_seconds_median"), 1e3), "ms"),
+        ("peak_bytes", _times(peak, 2**20), "bytes"),
+    )
+    for name, value, unit in numbers:
+        if value is not None:
+            yield {"panel": "cost", "metric": name, "value": value, "unit": unit, "n": metrics["steps"]}
+
+
+def _times(value, factor: float):
+    return None if value is None else factor * value
+
+
+UNITS = {
+    "loss": "nats",
+    "heldout_loss": "nats",
+    "bpc": "bits",
+    "ppl": "perplexity",
+    "token_acc": "share",
+    "exact_match": "share",
+}

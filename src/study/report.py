@@ -1,0 +1,78 @@
+"""What `study` shows: the verdicts as lines, tables.md, and the figures of the panels. No torch: `--vis_only` uses it too.
+
+    draw(history, record)               # figures/ and tables.md in the study's folder; the paths written
+    print("\n".join(lines(history)))    # tables of the panels, then the verdicts
+
+history: what history.json holds, {"settings", "claims", "trainings", "rows", "models", "fits", "crossovers", "winners"}.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from src.figures import speed as speed_figures
+from src.measure.speed.analysis import tables
+from src.storage.rundir import write_atomic
+from src.study.claims import QUESTIONS, heading
+
+
+def draw(history: dict, record) -> list[Path]:
+    """Write the figures of the panels and tables.md; the paths."""
+    rows = of_panels(history["rows"])
+    paths = speed_figures.draw_all({**history, "rows": rows}, record.figures)
+    table = record.path / "tables.md"
+    write_atomic(
+        table,
+        markdown(history["claims"], history["trainings"], tables(rows, history), title(history["settings"])).encode(),
+    )
+    return [*paths, table]
+
+
+def lines(history: dict) -> list[str]:
+    """What the command prints at its end."""
+    return [*tables(of_panels(history["rows"]), history), title(history["settings"]), "", *verdicts(history["claims"])]
+
+
+def title(settings: dict) -> str:
+    """'transformer, gla: 800 steps a training, seed 1337, fp32 on cpu, 2 threads'."""
+    words = f"{', '.join(settings['models'])}: {settings['train_steps']:,} steps a training, seed {settings['seed']}"
+    return f"{words}, {settings['precision']} on {settings['device']}, {settings['threads']} thread{'' if settings['threads'] == 1 else 's'}"
+
+
+def of_panels(rows) -> list[dict]:
+    """The rows of the panels among those of a study."""
+    return [r for r in rows if r["kind"] == "speed" and r["panel"] not in ("claims", "parts")]
+
+
+def verdicts(claims: list[dict]) -> list[str]:
+    """Lines to print: each question, and below it a line a model."""
+    lines: list[str] = []
+    width = max((len(c["model"]) for c in claims), default=0) + 2
+    for key in QUESTIONS:
+        mine = [c for c in claims if c["claim"] == key]
+        if mine:
+            lines += [f"{heading(mine[0])}?", *(f"  {c['model']:<{width}}{c['verdict']:<11}{c['words']}" for c in mine)]
+    return [*lines, ""]
+
+
+def markdown(claims: list[dict], trainings: list[dict], panel_lines: list[str], title: str) -> str:
+    """tables.md: the verdicts, the trainings, and the tables of the panels as they are printed."""
+    lines = [f"# {title}", "", "| claim | model | verdict | measured |", "|---|---|---|---|"]
+    lines += [f"| {heading(c)} | {c['model']} | {c['verdict']} | {_cell(c['words'])} |" for c in claims]
+    lines += [
+        "",
+        "| training | model | parameters | steps | metric | value | 95 % interval |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for t in trainings:
+        value = "-" if t["value"] is None else f"{t['value']:.4f}"
+        interval = "-" if t["low"] is None else f"{t['low']:.4f} to {t['high']:.4f}"
+        told = _cell(t["why"]) or t["status"] if t["status"] != "done" else t["metric"]
+        lines.append(
+            f"| {t['task']} | {t['model']} | {t['parameters']:,} | {t['steps']:,} | {told} | {value} | {interval} |"
+        )
+    return "\n".join([*lines, "", "```", *panel_lines, "```", ""])
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "/").replace("\n", " ")

@@ -1,0 +1,86 @@
+"""Presets that bear a paper's name: they resolve, fix their task, and are listed with their source and numbers.
+
+python -m pytest tests/flags/test_presets.py
+"""
+
+import json
+
+import pytest
+
+from dataset import TASKS
+from src.flags.fields import UserError, resolve
+from src.flags.presets import PRESETS, settings, task_of
+from src.models import MODELS
+
+NAMED = [name for name, preset in PRESETS.items() if preset.task]
+MINIS = [name for name in NAMED if name.endswith("-mini")]
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_every_value_of_a_preset_is_a_flag_of_its_task_and_within_bounds(name):
+    task_class = TASKS[PRESETS[name].task].load()
+    resolved, layer = settings(name, task_class, "cpu")
+    args = resolve(task_class, MODELS["transformer"].load(), preset=layer)
+    assert resolved == name
+    assert all(getattr(args, flag) == value for flag, value in PRESETS[name].values.items())
+    task_class(args)  # the task's own checks of what several flags say together
+
+
+def test_a_preset_with_a_value_that_is_no_flag_would_be_refused():
+    with pytest.raises(UserError, match="--n_pears"):
+        resolve(TASKS["recall"].load(), preset={"n_pears": 4})
+
+
+def test_a_preset_fixes_the_task():
+    assert task_of("grazzi-parity", None) == "parity"
+    assert task_of("grazzi-parity", "parity") == "parity"
+    assert task_of("small", "dyck") == task_of(None, "dyck") == "dyck"
+    with pytest.raises(UserError, match="--preset grazzi-parity is an experiment on 'parity'"):
+        task_of("grazzi-parity", "dyck")
+    with pytest.raises(UserError, match="did you mean 'grazzi-parity'"):
+        task_of("grazzi-party", None)
+
+
+def test_list_shows_source_published_number_and_settings_of_each(main):
+    code, out, _ = main("list", "--presets")
+    assert code == 0
+    assert all(f"  {name} " in out and PRESETS[name].source in out and PRESETS[name].published in out for name in NAMED)
+    assert out.count("sets: ") == len(NAMED)
+    assert "published:" not in main("list")[1]
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_a_preset_names_its_source_its_numbers_and_what_it_reduces(name):
+    preset = PRESETS[name]
+    assert preset.source
+    assert preset.published
+    assert bool(preset.reduced) == name.endswith("-mini")
+
+
+def test_a_run_takes_its_task_from_the_preset_and_explicit_flags_win(main, tmp_path):
+    tiny = [
+        "--max_steps",
+        "2",
+        "--batch_size",
+        "4",
+        "--d_model",
+        "8",
+        "--val_size",
+        "20",
+        "--test_size",
+        "20",
+        "--threads",
+        "1",
+        "--eval_lengths",
+        "64",
+    ]
+    code, _, err = main("--preset", "grazzi-parity", "--model", "gru", *tiny, "--out_dir", "run")
+    assert code == 0, err
+    stored = json.loads((tmp_path / "run/config.json").read_text(encoding="utf-8"))
+    assert stored["preset"] == "grazzi-parity"
+    assert stored["args"]["task"] == "parity"
+    assert stored["args"]["labels"] == "final"
+    assert stored["args"]["max_steps"] == 2
+    code, _, err = main("--preset", "grazzi-parity", "--task", "dyck")
+    assert code == 2
+    assert len(err.splitlines()) == 1

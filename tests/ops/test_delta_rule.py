@@ -1,0 +1,323 @@
+"""The delta rule: every form, with and without decay, against the float64 loop, its state, its step, the kernels' conventions, and the choice.
+
+python -m pytest tests/ops/test_delta_rule.py            (-m gpu for flash-linear-attention's kernels)
+"""
+
+import importlib.util
+import sys
+import types
+
+import pytest
+import torch
+
+from src.ops import backends
+from src.ops.delta_rule import FORMS, automatic, delta_rule, delta_rule_step, fla
+from src.ops.delta_rule.reference import delta_rule_reference
+from src.ops.linear_attention import chunked as linear_attention_eager
+
+LENGTHS = (1, 7, 63, 64, 65, 257)
+DECAYS = ("none", "weak", "mixed", "strong")
+KEYS = ("random", "equal", "reflections", "equal reflections")  # reflections: beta just below 2
+numba_only = pytest.mark.skipif(importlib.util.find_spec("numba") is None, reason="numba is not installed")
+CPU_FORMS = ["eager", pytest.param("numba", marks=numba_only)]
+GPU = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+    pytest.mark.skipif(importlib.util.find_spec("fla") is None, reason="flash-linear-attention is not installed"),
+]
+
+
+def inputs(T, decay="none", keys="random", dtype=torch.float32, B=2, H=3, K=8, V=5):
+    """[q, k, v, beta, state(, decay)], keys of unit norm, and gradients for the output and the last state."""
+    g = torch.Generator().manual_seed(T)
+    q, k, v, state, *out = (
+        torch.randn(s, generator=g)
+        for s in ((B, T, H, K), (B, T, H, K), (B, T, H, V), (B, H, K, V), (B, T, H, V), (B, H, K, V))
+    )
+    k = k[:, :1].expand_as(k) if "equal" in keys else k
+    k = k / k.norm(dim=-1, keepdim=True)
+    beta = torch.full((B, T, H), 1.999) if "reflections" in keys else 2 * torch.rand(B, T, H, generator=g)
+    wide = dtype if dtype == torch.float64 else torch.float32
+    tensors = [t.to(dtype) for t in (q, k, v)] + [beta.to(wide), state.to(wide)]
+    if decay != "none":
+        u = torch.rand(B, T, H, generator=g).to(wide)
+        tensors.append({"weak": -1e-4 * u, "mixed": -50 * u**8 - 1e-4, "strong": -50 * u}[decay])
+    return [t.requires_grad_() for t in tensors], out
+
+
+def with_gradients(function, tensors, out_gradients):
+    """Output, last state and all gradients through both, as float64."""
+    results = function(*tensors)
+    gradients = torch.autograd.grad(
+        results, tensors, [g.to(r.dtype) for r, g in zip(results, out_gradients, strict=True)]
+    )
+    return [t.detach().double() for t in (*results, *gradients)]
+
+
+def call(backend, scale=0.7):
+    return lambda q, k, v, beta, state, decay=None: delta_rule(q, k, v, beta, decay, state, scale, backend)
+
+
+def reference(q, k, v, beta, state, decay=None):
+    return delta_rule_reference(q, k, v, beta, decay, state, 0.7)
+
+
+def distance(got, want):
+    """The largest absolute difference over the largest absolute value, over all results."""
+    return max(((a - b).abs().max() / b.abs().max()).item() for a, b in zip(got, want, strict=True))
+
+
+@pytest.mark.parametrize("keys", KEYS)
+@pytest.mark.parametrize("decay", DECAYS)
+@pytest.mark.parametrize("T", LENGTHS, ids=lambda t: f"T{t}")
+@pytest.mark.parametrize("backend", CPU_FORMS)
+def test_outputs_gradients_and_state_agree_with_the_reference(backend, T, decay, keys):
+    tensors, out = inputs(T, decay, keys)
+    assert distance(with_gradients(call(backend), tensors, out), with_gradients(reference, tensors, out)) <= 1e-4
+
+
+@pytest.mark.parametrize("keys", ["random", "equal reflections"])
+@pytest.mark.parametrize("decay", DECAYS)
+@pytest.mark.parametrize("T", [1, 63, 65], ids=lambda t: f"T{t}")
+def test_float64_agrees_with_the_reference(T, decay, keys):
+    tensors, out = inputs(T, decay, keys, torch.float64)
+    assert distance(with_gradients(call("auto"), tensors, out), with_gradients(reference, tensors, out)) <= 1e-9
+
+
+@pytest.mark.parametrize("decay", ["none", "mixed"])
+def test_eager_segments_give_the_same_as_one_and_a_batch_of_one_too(decay, monkeypatch):
+    monkeypatch.setattr(linear_attention_eager, "SEGMENT", 1)
+    tensors, out = inputs(100, decay, B=1)  # 32 + 32 + 32 + 4 tokens
+    assert distance(with_gradients(call("eager"), tensors, out), with_gradients(reference, tensors, out)) <= 1e-4
+
+
+def test_reference_returns_what_was_written_and_forgets_what_is_written_over():
+    """beta 1 replaces what a key holds, 2 reflects it: v, then w for the same key, then asked; an orthogonal key sees neither."""
+    k = torch.eye(4, dtype=torch.float64)[[0, 0, 1]].view(1, 3, 1, 4)
+    v = torch.tensor([[3.0], [5.0], [7.0]], dtype=torch.float64).view(1, 3, 1, 1)
+    q = torch.eye(4, dtype=torch.float64)[[0, 0, 0]].view(1, 3, 1, 4)
+    o, state = delta_rule_reference(q, k, v, torch.ones(1, 3, 1))
+    assert o.flatten().tolist() == [3, 5, 5]
+    assert state.flatten().tolist() == [5, 7, 0, 0]
+    o, _ = delta_rule_reference(
+        q, k, v, torch.full((1, 3, 1), 2.0), decay=torch.tensor([0.0, 0.0, -torch.inf]).view(1, 3, 1)
+    )
+    assert o.flatten().tolist() == [6, 4, 0]  # 2 v; -6 + 2 w; all gone
+
+
+def test_comparison_with_the_reference_sees_a_query_that_reads_before_the_write():
+    tensors, out = inputs(7)
+    early = lambda q, k, v, beta, state: call("eager")(q.roll(-1, dims=1), k, v, beta, state)  # noqa: E731
+    assert distance(with_gradients(early, tensors, out), with_gradients(reference, tensors, out)) > 1e-2
+
+
+@pytest.mark.parametrize("backend", CPU_FORMS)
+def test_five_hundred_reflections_of_one_key_stay_exact(backend):
+    """beta 2 and one key: the system of a chunk has entries of 2 everywhere below the diagonal, and nothing is ever forgotten."""
+    (q, k, v, _, state), _ = inputs(512, keys="equal", B=1, H=2)
+    beta = torch.full((1, 512, 2), 2.0)
+    with torch.no_grad():
+        got, want = (
+            delta_rule(q, k, v, beta, None, state, None, backend),
+            delta_rule_reference(q, k, v, beta, None, state),
+        )
+    assert distance([t.double() for t in got], want) <= 1e-4
+
+
+@pytest.mark.parametrize("decay", ["none", "mixed"])
+@pytest.mark.parametrize("backend", CPU_FORMS)
+def test_two_parts_with_the_state_between_are_the_whole(backend, decay):
+    tensors, _ = inputs(70, decay)
+    (q, k, v, beta, state), decays = tensors[:5], tensors[5:]
+    with torch.no_grad():
+        whole, last = call(backend)(q, k, v, beta, state, *decays)
+        first, middle = call(backend)(*(t[:, :37] for t in (q, k, v, beta)), state, *(d[:, :37] for d in decays))
+        second, end = call(backend)(*(t[:, 37:] for t in (q, k, v, beta)), middle, *(d[:, 37:] for d in decays))
+    torch.testing.assert_close(torch.cat([first, second], dim=1), whole, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(end, last, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("decay", ["none", "mixed"])
+def test_steps_agree_with_the_parallel_form_and_write_into_the_state(decay):
+    tensors, _ = inputs(33, decay)
+    (q, k, v, beta, state), decays = tensors[:5], tensors[5:]
+    with torch.no_grad():
+        want, last = call("eager")(q, k, v, beta, state, *decays)
+        memory = given = state.clone()
+        outputs = []
+        for t in range(33):
+            o, memory = delta_rule_step(
+                q[:, t], k[:, t], v[:, t], beta[:, t], decays[0][:, t] if decays else None, memory, 0.7
+            )
+            outputs.append(o)
+    torch.testing.assert_close(torch.stack(outputs, dim=1), want, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(memory, last, atol=1e-5, rtol=1e-5)
+    assert memory is given
+
+
+def test_step_without_a_state_starts_from_zeros_and_records_gradients():
+    (q, k, v, beta, state, decay), out = inputs(1, "mixed")
+    tensors, out = [q, k, v, beta, decay], [out[0][:, 0], out[1]]
+    got = with_gradients(
+        lambda q, k, v, beta, decay: delta_rule_step(
+            q[:, 0], k[:, 0], v[:, 0], beta[:, 0], decay[:, 0], state * 0, 0.7
+        ),
+        tensors,
+        out,
+    )
+    want = with_gradients(
+        lambda *t: [
+            x[:, 0] if x.dim() == 4 and i == 0 else x for i, x in enumerate(delta_rule_reference(*t, None, 0.7))
+        ],
+        tensors,
+        out,
+    )
+    assert distance([*got[:6]], [*want[:6]]) <= 1e-5
+    with torch.no_grad():
+        o, last = delta_rule_step(q[:, 0], k[:, 0], v[:, 0], beta[:, 0], None, None, 0.7)
+    torch.testing.assert_close([o.double(), last.double()], [got[0], got[1]], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("autocast", [False, True], ids=["plain", "autocast"])
+@pytest.mark.parametrize("decay", ["none", "mixed"])
+@pytest.mark.parametrize("backend", CPU_FORMS)
+def test_bf16_inputs_cost_no_more_than_their_own_rounding(backend, decay, autocast):
+    """Against torch's loop on the same bf16 inputs with a float32 state: twice its error, which is the rounding of results to bf16."""
+    tensors, out = inputs(65, decay, dtype=torch.bfloat16)
+    want = with_gradients(reference, tensors, out)
+
+    def plain(*tensors):
+        o, last = reference(*tensors)
+        return o.bfloat16(), last.float()
+
+    def ours(*tensors):
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            return call(backend)(*tensors)
+
+    own = [distance([a], [b]) for a, b in zip(with_gradients(plain, tensors, out), want, strict=True)]
+    got = with_gradients(ours, tensors, out)
+    assert all(distance([a], [b]) <= 2 * error + 1e-5 for a, b, error in zip(got, want, own, strict=True))
+
+
+@numba_only
+def test_numba_gives_the_same_bytes_on_any_number_of_threads():
+    tensors, out = inputs(100, "mixed")
+    threads = torch.get_num_threads()
+    try:
+        results = []
+        for n in (1, 2):
+            torch.set_num_threads(n)
+            results.append(with_gradients(call("numba"), tensors, out))
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+def stand_in(log, name, gated, recurrent):
+    """A stand-in for a function of flash-linear-attention, written from what its documentation says: (B, T, H, .) tensors, g the log decay, scale
+    K^-1/2 unless given and positive, the final state only on request, float32; no float32 in chunk_delta_rule, no gradient in the gated step."""
+
+    def function(
+        q, k, v, beta, scale=None, initial_state=None, output_final_state=False, use_qk_l2norm_in_kernel=False, **given
+    ):
+        assert set(given) == ({"g"} if gated else set())
+        assert q.dtype == k.dtype == v.dtype
+        assert gated or recurrent or q.dtype != torch.float32
+        assert scale is None or scale > 0
+        assert not use_qk_l2norm_in_kernel
+        log.append(name)
+        o, state = delta_rule_reference(
+            q, k, v, beta, given.get("g"), initial_state, q.shape[-1] ** -0.5 if scale is None else scale
+        )
+        if gated and recurrent:
+            o, state = o.detach(), state.detach()
+        return o.to(v.dtype), state.float() if output_final_state else None
+
+    return function
+
+
+@pytest.mark.parametrize(
+    ("decay", "T", "dtype", "recorded", "used"),
+    [
+        ("none", 7, torch.float32, True, "fused_recurrent_delta_rule"),
+        ("none", 65, torch.float32, True, "fused_recurrent_delta_rule"),
+        ("none", 65, torch.bfloat16, True, "chunk_delta_rule"),
+        ("mixed", 7, torch.float32, True, "chunk_gated_delta_rule"),
+        ("mixed", 65, torch.bfloat16, True, "chunk_gated_delta_rule"),
+        ("mixed", 7, torch.float32, False, "fused_recurrent_gated_delta_rule"),
+    ],
+    ids=lambda x: str(x).removeprefix("torch."),
+)
+def test_fla_adapter_passes_what_the_packages_functions_document(decay, T, dtype, recorded, used, monkeypatch):
+    log = []
+    package = types.ModuleType("fla.ops")
+    for name, gated in (("delta_rule", False), ("gated_delta_rule", True)):
+        module = types.ModuleType(name)
+        for form in ("chunk", "fused_recurrent"):
+            setattr(module, f"{form}_{name}", stand_in(log, f"{form}_{name}", gated, form == "fused_recurrent"))
+        setattr(package, name, module)
+    monkeypatch.setitem(sys.modules, "fla", types.ModuleType("fla"))
+    monkeypatch.setitem(sys.modules, "fla.ops", package)
+    tensors, out = inputs(T, decay, dtype=dtype)
+    adapter = lambda q, k, v, beta, state, decay=None: fla.run(q, k, v, beta, decay, state, -0.7)  # noqa: E731
+    opposite = lambda q, k, v, beta, state, decay=None: delta_rule_reference(q, k, v, beta, decay, state, -0.7)  # noqa: E731
+    if recorded:
+        got, want = with_gradients(adapter, tensors, out), with_gradients(opposite, tensors, out)
+    else:
+        with torch.no_grad():
+            got, want = [t.double() for t in adapter(*tensors)], opposite(*tensors)
+    assert distance(got, want) <= (1e-5 if dtype == torch.float32 else 2e-2)
+    assert log == [used]
+
+
+@pytest.mark.parametrize("T", [7, 65, 257], ids=lambda t: f"T{t}")
+@pytest.mark.parametrize("decay", [pytest.param(d, marks=GPU) for d in ("none", "mixed")])
+def test_fla_agrees_with_the_reference_in_bf16(decay, T):
+    tensors, out = inputs(T, decay, dtype=torch.bfloat16, K=32, V=32)
+    want = with_gradients(reference, tensors, out)
+    got = with_gradients(call("fla"), [t.detach().cuda().requires_grad_() for t in tensors], [g.cuda() for g in out])
+    assert distance([t.cpu() for t in got], want) <= 3e-2
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"k": (2, 5, 3, 7)}, "q, k, v: got"),
+        ({"beta": (2, 5)}, r"beta: got \(2, 5\), allowed: \(2, 5, 3\)"),
+        ({"decay": (2, 5, 3, 8)}, "decay: got"),
+        ({"state": (2, 3, 5, 8)}, r"state: got .* = \(2, 3, 8, 5\)"),
+        ({"v": (2, 5, 3, 0)}, "empty"),
+    ],
+)
+def test_wrong_shapes_are_value_errors(change, told):
+    shapes = {"q": (2, 5, 3, 8), "k": (2, 5, 3, 8), "v": (2, 5, 3, 5), "beta": (2, 5, 3)} | change
+    with pytest.raises(ValueError, match=told):
+        delta_rule(**{name: torch.zeros(shape) for name, shape in shapes.items()})
+
+
+def test_backend_that_is_unknown_or_cannot_run_is_an_error():
+    (q, k, v, beta, _), _ = inputs(3)
+    with pytest.raises(ValueError, match="allowed: auto, eager, numba, fla"):
+        delta_rule(q, k, v, beta, backend="flash")
+    with pytest.raises(RuntimeError, match="'fla' of delta_rule cannot run here on cpu, usable: eager"):
+        delta_rule(q, k, v, beta, backend="fla")
+    assert set(FORMS) == set(backends.OPS["delta_rule"])
+
+
+@numba_only
+def test_numba_says_that_it_has_no_float64():
+    (q, k, v, beta, _), _ = inputs(3, dtype=torch.float64)
+    with pytest.raises(RuntimeError, match="float64; take eager"):
+        delta_rule(q, k, v, beta, backend="numba")
+
+
+def test_choice_follows_the_device_and_what_is_installed(monkeypatch):
+    usable = {"cpu": ("eager", "numba"), "cuda": ("eager", "fla")}
+    monkeypatch.setattr(backends, "usable", lambda op, device_type: usable[device_type])
+    run = types.SimpleNamespace
+    assert automatic("cpu")[0] == "numba"
+    assert automatic("cuda", run(precision="bf16"))[0] == "fla"
+    assert automatic("cuda", run(precision="fp32"))[0] == "eager"
+    usable["cpu"] = ("eager",)
+    assert automatic("cpu")[0] == "eager"
+    assert all(len(automatic(d, a)[1]) > 20 for d in usable for a in (None, run(precision="fp32")))

@@ -1,0 +1,535 @@
+"""A run that was killed, interrupted or ran out of disk goes on to the same bytes; a damaged one is refused in one line.
+
+    python -m pytest tests/utils/test_resume.py            (-m slow adds kills at random moments)
+
+`DRIVER` starts real processes and kills them, or fills their disk, at a chosen event; what is left in the directory is continued and
+compared with a run that nothing happened to.
+"""
+
+import json
+import os
+import pickle
+import random
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT, TINY, bench
+
+from src.figures import runs as run_figures
+from src.storage.record import Record
+from src.storage.rows import check_row
+
+if not hasattr(signal, "SIGKILL"):
+    pytest.skip("needs a system with SIGKILL", allow_module_level=True)
+
+DRIVER = """
+# Each line on stdin is a job {cwd, event, count, arguments}: benchmark.py in a process of its own, to which something happens at the
+# count-th event. The processes are forked from this one, which has imported everything and computed nothing, to save the imports.
+import json, os, resource, signal, sys
+from pathlib import Path
+
+root = sys.argv[1]
+sys.path.insert(0, root)
+import matplotlib.pyplot
+import benchmark
+from src.commands import evaluate, generate, train
+from src.utils import results, rundir, training, viz
+
+SIGNALS = {"kill": signal.SIGKILL, "int": signal.SIGINT, "term": signal.SIGTERM}
+
+
+def work(cwd, event, count, arguments):
+    kind, _, name = event.partition(":")
+
+    def happen(*_):
+        if kind == "full":  # no file can grow beyond 200 bytes
+            resource.setrlimit(resource.RLIMIT_FSIZE, (200, 200))
+        else:
+            os.kill(os.getpid(), SIGNALS[kind])
+
+    def tear(run, row):
+        with open(run.log, "ab") as file:
+            file.write(b'{"step": 9, "lo')
+        happen()
+
+    def before(owner, attribute, counts=lambda *a: True, act=happen):
+        original, calls = getattr(owner, attribute), 0
+
+        def counted(*args, **kwargs):
+            nonlocal calls
+            calls += counts(*args)
+            if calls == count and counts(*args):
+                act(*args)
+            return original(*args, **kwargs)
+
+        setattr(owner, attribute, counted)
+
+    if name == "step":
+        before(training, "train_step")
+    elif name == "row":
+        before(rundir.RunDir, "append")
+    elif name == "torn row":
+        before(rundir.RunDir, "append", act=tear)
+    elif name == "evaluation":
+        before(results, "final_metrics")
+    else:  # a file, fully written beside its place and not yet renamed
+        before(os, "replace", counts=lambda source, target: Path(target).name == name)
+    os.chdir(cwd)
+    for number, stream in ((1, "out"), (2, "err")):
+        os.dup2(os.open(stream, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background may have inherited another one
+    sys.argv = [os.path.join(root, "benchmark.py"), *arguments]
+    code = benchmark.main(arguments)
+    sys.stdout.flush()
+    os._exit(code)
+
+
+for line in sys.stdin:
+    child = os.fork()
+    if child == 0:
+        work(**json.loads(line))
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+BASE = [*TINY, "--dropout", "0.1", "--eval_every", "3"]
+DATA = {
+    "fresh": ["--task", "reverse"],
+    "finite": ["--task", "reverse", "--train_size", "60"],  # 12 steps are more than one epoch
+    "language": [
+        "--task",
+        "tiny_shakespeare",
+        "--data_path",
+        str(ROOT / "tests" / "test_resume.py"),
+    ],  # any text will do
+}
+
+
+@pytest.fixture(autouse=True)
+def no_figures(monkeypatch):
+    """Runs inside this process draw none: that takes longer than all the rest, and has tests of its own."""
+    monkeypatch.setattr(run_figures, "draw_all", lambda document, folder: [])
+
+
+@pytest.fixture(scope="module")
+def drive(tmp_path_factory):
+    """drive(folder, event, count, *arguments): benchmark.py in a process, inside a folder; (exit code or minus the signal, stdout, stderr)."""
+    script = tmp_path_factory.mktemp("driver") / "driver.py"
+    script.write_text(DRIVER)
+    server = subprocess.Popen(
+        [sys.executable, "-W", "ignore", script, ROOT], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+
+    def call(folder: Path, event: str, count: int, *arguments):
+        job = {"cwd": str(folder), "event": event, "count": count, "arguments": list(map(str, arguments))}
+        server.stdin.write(json.dumps(job) + "\n")
+        server.stdin.flush()
+        code = int(server.stdout.readline())
+        return code, (folder / "out").read_text(), (folder / "err").read_text()
+
+    yield call
+    server.stdin.close()
+    server.wait()
+
+
+def content(run: Path) -> dict:
+    """What must be equal: results, samples, weights, best.pt byte for byte, and the log but for its times."""
+    metrics = json.loads((run / "metrics.json").read_text())
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    weights = torch.load(run / "ckpt.pt", weights_only=True)["model"]
+    return {
+        "metrics": {k: v for k, v in metrics.items() if k not in ("machine", "sha256")},
+        "sha256": metrics["sha256"],
+        "rows": (run / "results.jsonl").read_bytes(),
+        "samples": (run / "samples.txt").read_bytes(),
+        "best": (run / "best.pt").read_bytes(),
+        "last": {k: v.numpy().tobytes() for k, v in weights.items()},
+        "log": [{k: v for k, v in r.items() if k != "seconds"} for r in rows],
+        "files": sorted(p.name for p in run.iterdir() if p.is_file()),
+    }
+
+
+def assert_same(run: Path, reference: Path) -> None:
+    got, wanted = content(run), content(reference)
+    for part in wanted:
+        assert got[part] == wanted[part], part
+
+
+@pytest.fixture(scope="module")
+def references(tmp_path_factory):
+    """Runs that nothing happened to, by kind of data, each made when it is first asked for."""
+    import benchmark
+
+    folder = tmp_path_factory.mktemp("references")
+    made = {}
+
+    def get(data: str) -> Path:
+        if data not in made:
+            made[data] = folder / data
+            assert benchmark.main([*BASE, *DATA[data], "--out_dir", str(made[data])]) == 0
+        return made[data]
+
+    return get
+
+
+@pytest.fixture(scope="module")
+def unfinished(tmp_path_factory, drive):
+    """A run killed before its ninth log line: checkpoints of step 6, rows of 7 steps and 2 validations less one. Copy it before use."""
+    folder = tmp_path_factory.mktemp("unfinished")
+    assert drive(folder, "kill:row", 9, *BASE, *DATA["fresh"], "--out_dir", "run")[0] == -signal.SIGKILL
+    return folder / "run"
+
+
+@pytest.fixture
+def copy(unfinished, tmp_path):
+    shutil.copytree(unfinished, tmp_path / "run")
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def finished(references, tmp_path):
+    shutil.copytree(references("fresh"), tmp_path / "done")
+    return tmp_path / "done"
+
+
+POINTS = [
+    ("fresh", "kill:env.json", 1),
+    ("fresh", "kill:step", 1),
+    ("fresh", "kill:best.pt", 1),
+    ("fresh", "kill:ckpt.pt", 1),
+    ("finite", "kill:ckpt.pt", 3),
+    ("finite", "kill:step", 11),
+    ("fresh", "kill:torn row", 8),
+    ("language", "kill:step", 8),
+    ("fresh", "kill:evaluation", 1),
+    ("fresh", "kill:results.jsonl", 1),
+    ("fresh", "kill:metrics.json", 1),
+]
+
+
+@pytest.mark.parametrize(
+    ("data", "event", "count"), POINTS, ids=[f"{data} at {event} {count}" for data, event, count in POINTS]
+)
+def test_killed_run_resumes_to_the_same_bytes(main, drive, tmp_path, references, data, event, count):
+    assert drive(tmp_path, event, count, *BASE, *DATA[data], "--out_dir", "run")[0] == -signal.SIGKILL
+    assert not (tmp_path / "run" / "metrics.json").exists()
+    code, out, err = main("--resume", "--out_dir", "run", "--quiet")
+    assert (code, out, err) == (0, "run\n", "")
+    assert_same(tmp_path / "run", references(data))
+
+
+def test_run_killed_again_and_again_resumes_to_the_same_bytes(drive, tmp_path, references):
+    """Every continuation is a process of its own, and dies too, but for the last one (which draws its figures, too)."""
+    resume = ["--resume", "--out_dir", "run"]
+    for event, count, arguments in (
+        ("kill:step", 5, [*BASE, *DATA["finite"], "--out_dir", "run"]),
+        ("kill:best.pt", 1, resume),
+        ("kill:step", 6, resume),
+    ):
+        assert drive(tmp_path, event, count, *arguments)[0] == -signal.SIGKILL
+    assert bench(*resume, cwd=tmp_path).returncode == 0
+    assert list((tmp_path / "run" / "figures").iterdir())
+    assert_same(tmp_path / "run", references("finite"))
+
+
+def test_comparison_sees_another_seed(main, tmp_path, references):
+    """The comparison itself: a run of another seed is not the same."""
+    assert main(*BASE, *DATA["fresh"], "--seed", "1", "--out_dir", "other")[0] == 0
+    with pytest.raises(AssertionError):
+        assert_same(tmp_path / "other", references("fresh"))
+
+
+def test_run_killed_before_its_config_counts_as_new(main, drive, tmp_path, references):
+    assert drive(tmp_path, "kill:config.json", 1, *BASE, *DATA["fresh"], "--out_dir", "run")[0] == -signal.SIGKILL
+    code, _, err = main("--resume", "--out_dir", "run")
+    assert code == 2
+    assert "a folder without config.json" in err
+    assert main(*BASE, *DATA["fresh"], "--out_dir", "run")[0] == 0
+    content_now = content(tmp_path / "run")
+    assert content_now["metrics"] == content(references("fresh"))["metrics"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("data", DATA)
+def test_run_killed_at_random_moments_resumes_to_the_same_bytes(tmp_path, references, data):
+    """Up to 30 kills at random times, from the first import to the last figure."""
+    rng = random.Random(data)
+    start, resume = [*BASE, *DATA[data], "--out_dir", "run"], ["--resume", "--out_dir", "run"]
+    for _ in range(30):
+        arguments = resume if (tmp_path / "run" / "config.json").exists() else start
+        process = subprocess.Popen(
+            [sys.executable, ROOT / "benchmark.py", *arguments], cwd=tmp_path, stdout=subprocess.DEVNULL
+        )
+        time.sleep(rng.uniform(1.0, 2.5))
+        process.kill()
+        if process.wait() == 0 or (tmp_path / "run" / "metrics.json").exists():
+            break
+    assert bench(*(resume if (tmp_path / "run" / "config.json").exists() else start), cwd=tmp_path).returncode == 0
+    assert_same(tmp_path / "run", references(data))
+
+
+# Interruption
+
+
+def python_on_path(folder: Path) -> dict:
+    """An environment in which `python` is this interpreter (a link would lose its virtual environment)."""
+    (folder / "bin").mkdir()
+    (folder / "bin" / "python").write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
+    (folder / "bin" / "python").chmod(0o755)
+    return {**os.environ, "PATH": f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}"}
+
+
+@pytest.mark.parametrize(("event", "count"), [("int:step", 7), ("term:step", 5), ("int:evaluation", 1)])
+def test_interrupted_run_saves_its_state_and_its_printed_command_continues_it(
+    main, drive, tmp_path, references, event, count
+):
+    code, out, err = drive(tmp_path, event, count, *BASE, *DATA["fresh"], "--out_dir", "my run")
+    assert (code, out, err.count("\n")) == (130, "", 1), err
+    command = re.fullmatch(r"interrupted; continue with: (python .* --resume --out_dir .*)\n", err)[1]
+    step = torch.load(tmp_path / "my run" / "ckpt.pt", weights_only=True)["step"]
+    assert step == (12 if event == "int:evaluation" else count)  # the step that was under way is finished and saved
+    if event == "int:step":  # as printed, in a shell
+        done = subprocess.run(
+            command, shell=True, cwd=tmp_path, env=python_on_path(tmp_path), capture_output=True, text=True, timeout=120
+        )
+        code, err = done.returncode, done.stderr
+    else:
+        code, _, err = main(*shlex.split(command)[2:])
+    assert code == 0, err
+    assert f"at step {step}" in err
+    assert_same(tmp_path / "my run", references("fresh"))
+
+
+def test_control_c_from_outside_and_the_lock(main, tmp_path):
+    """A second run in the directory of a living one is refused; Ctrl-C stops that one; a lock file left behind is no obstacle."""
+    arguments = [*TINY, "--max_steps", "2000", "--eval_every", "5000", "--out_dir", "run"]
+    process = subprocess.Popen(
+        [sys.executable, ROOT / "benchmark.py", *arguments], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    )
+    log = tmp_path / "run" / "metrics.jsonl"
+    try:
+        deadline = time.monotonic() + 60
+        while not (log.exists() and log.read_bytes().count(b"\n") > 5):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(signal.SIGSTOP)  # it lives and holds the lock, and cannot finish meanwhile
+        for words, pattern in (
+            (["--resume", "--out_dir", "run"], f"in use by process {process.pid}"),
+            ([*arguments, "--overwrite"], f"in use by process {process.pid}"),
+            (arguments, "holds an unfinished run.*--resume"),
+        ):
+            code, out, err = main(*words)
+            assert (code, out, err.count("\n")) == (2, "", 1)
+            assert re.search(pattern, err), err
+        process.send_signal(signal.SIGCONT)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert "continue with: python " in err
+    step = torch.load(tmp_path / "run" / "ckpt.pt", weights_only=True)["step"]
+    assert step == sum("loss" in json.loads(line) for line in log.read_text().splitlines())
+    (tmp_path / "run" / ".lock").write_text("99999999")
+    code, _, err = main("--resume", "--out_dir", "run", "--batch_size", "7")
+    assert code == 2
+    assert "--batch_size: got 7" in err
+
+
+def test_lock_of_a_killed_process_is_no_obstacle(main, copy):
+    assert (copy / ".lock").read_text().isdigit()  # the dead process's number
+    assert main("--resume", "--out_dir", copy)[0] == 0
+
+
+def test_full_disk_leaves_the_last_checkpoint(main, drive, tmp_path, references):
+    """From the second checkpoint on no file can grow: exit code 1, one line, and with room again the run ends as if nothing had been."""
+    code, out, err = drive(tmp_path, "full:ckpt.pt", 2, *BASE, *DATA["fresh"], "--out_dir", "run")
+    assert (code, out, err.count("\n")) == (1, "", 1), err
+    assert re.match(r"error: .*(too large|no space).*checkpoints are intact", err, re.IGNORECASE)
+    assert not list((tmp_path / "run").glob(".tmp-*"))
+    assert main("--resume", "--out_dir", "run")[0] == 0
+    assert_same(tmp_path / "run", references("fresh"))
+
+
+# Finished runs and damaged ones
+
+
+def test_a_finished_run_has_rows_of_the_shared_schema_without_times(finished):
+    rows = [json.loads(line) for line in (finished / "results.jsonl").read_text().splitlines()]
+    metrics = json.loads((finished / "metrics.json").read_text())
+    for row in rows:
+        check_row(row)
+        assert (row["kind"], row["task"], row["model"], row["status"]) == ("train-run", "reverse", "transformer", "ok")
+        assert row["device"].startswith("cpu: ")
+        assert row["versions"]["torch"]
+    values = {(r["panel"], r["metric"]): r["value"] for r in rows if r["panel"] in ("quality", "training", "cost")}
+    assert values["quality", "scaled"] == metrics["scaled"]
+    assert values["quality", "loss"] == metrics["final_test"]["loss"]
+    assert {metric for panel, metric in values if panel == "cost"} == {"state_bytes"}
+
+
+@pytest.mark.parametrize("kind", ["speed", "profile", "kernels"])
+@pytest.mark.parametrize(
+    "words", [["--resume"], ["--eval_only"], ["--vis_only"], ["generate", "--prompt", "ab>"]], ids=" ".join
+)
+def test_a_folder_of_measurements_is_refused(main, tmp_path, kind, words):
+    record = Record.open_for(kind, str(tmp_path / "measured"), {"threads": 1})
+    with record.lock():
+        record.begin({"threads": 1}, {})
+        record.finish({})
+    before = {p.name: p.read_bytes() for p in record.path.iterdir()}
+    code, out, err = main(*words, "--out_dir", record.path)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert f"holds results of `{kind}`, allowed: the directory of a training run" in err
+    assert {p.name: p.read_bytes() for p in record.path.iterdir()} == before
+
+
+def test_finished_run_is_verified_and_left_alone(main, finished):
+    before = {p.name: p.read_bytes() for p in finished.iterdir() if p.is_file()}
+    code, out, err = main("--resume", "--out_dir", finished)
+    assert (code, out) == (0, f"{finished}\n")
+    assert "finished" in err
+    assert "verified" in err
+    assert {p.name: p.read_bytes() for p in finished.iterdir() if p.is_file()} == before
+
+
+def test_resume_accepts_the_flags_of_the_run(main, tmp_path, references, copy):
+    """The flags as they were typed, and `auto` for what was resolved; from another folder, because paths are stored whole."""
+    code, _, err = main(
+        "--resume",
+        "--out_dir",
+        "run",
+        *BASE,
+        *DATA["fresh"],
+        "--device",
+        "auto",
+        "--pos",
+        "auto",
+        "--preset",
+        "small",
+        "--log",
+        "none",
+    )
+    assert code == 0, err
+    assert_same(copy, references("fresh"))
+
+
+def flip(path: Path, at: float = 0.5) -> None:
+    data = bytearray(path.read_bytes())
+    data[int(len(data) * at)] ^= 1
+    path.write_bytes(data)
+
+
+class Bomb:
+    """An object that makes a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return (open, (self.path, "w"))
+
+
+def edit_json(path: Path, change) -> None:
+    document = json.loads(path.read_text())
+    change(document)
+    path.write_text(json.dumps(document))
+
+
+def other_ckpt(run: Path) -> None:
+    """A sound checkpoint of a run with another width."""
+    from src.storage import checkpoint
+
+    payload = checkpoint.load(run / "ckpt.pt")
+    checkpoint.save(run / "ckpt.pt", {**payload, "args": {**payload["args"], "d_model": 32}})
+
+
+DAMAGE = {
+    "crafted pickle": (
+        lambda run: torch.save(Bomb(run / "boom"), run / "ckpt.pt"),
+        r"ckpt.pt' .*not a checkpoint of this program.*nothing in it was run",
+    ),
+    "bare pickle": (
+        lambda run: (run / "ckpt.pt").write_bytes(pickle.dumps(Bomb(run / "boom"))),
+        r"ckpt.pt' .*not a checkpoint.*nothing in it was run",
+    ),
+    "checkpoint cut": (lambda run: os.truncate(run / "ckpt.pt", 5_000), r"ckpt.pt' is truncated"),
+    "checkpoint empty": (lambda run: os.truncate(run / "ckpt.pt", 0), r"ckpt.pt' is .*checkpoint"),
+    "checkpoint flipped": (lambda run: flip(run / "ckpt.pt"), r"ckpt.pt' was altered or damaged"),
+    "checkpoint of another run": (other_ckpt, r"ckpt.pt' belongs to another run \(--d_model was 32 there, here 16\)"),
+    "config edited": (
+        lambda run: edit_json(run / "config.json", lambda d: d["args"].update(lr=1.0)),
+        r"config.json' was edited or damaged",
+    ),
+    "config cut": (lambda run: os.truncate(run / "config.json", 100), r"config.json' is truncated or not JSON"),
+    "log broken": (
+        lambda run: (run / "metrics.jsonl").write_text('{"step": 1}\n???\n{"step": 2}\n'),
+        r"metrics.jsonl.*2",
+    ),
+    "data changed": (
+        lambda run: edit_json(run / "env.json", lambda d: d["data"].update(digest="0" * 64)),
+        r"the data of '.*' has changed since",
+    ),
+}
+
+
+@pytest.mark.parametrize(("damage", "pattern"), DAMAGE.values(), ids=DAMAGE)
+def test_damaged_run_is_refused(main, copy, damage, pattern):
+    damage(copy)
+    code, out, err = main("--resume", "--out_dir", copy)
+    assert (code, out, err.count("\n")) == (2, "", 1), err
+    assert re.search(pattern, err), err
+    assert not (copy / "boom").exists()
+    assert not (copy / "metrics.json").exists()
+
+
+DAMAGE_DONE = {
+    "metrics edited": (
+        lambda run: edit_json(run / "metrics.json", lambda d: d.update(scaled=1.0)),
+        r"metrics.json' was edited or damaged",
+        (["--resume"], ["--vis_only"]),
+    ),
+    "machine part edited": (
+        lambda run: edit_json(run / "metrics.json", lambda d: d["machine"].update(train_seconds=0.1)),
+        r"damaged under 'machine'",
+        (["--resume"], ["--vis_only"]),
+    ),
+    "metrics cut": (
+        lambda run: os.truncate(run / "metrics.json", 1_000),
+        r"metrics.json' is truncated or not JSON",
+        (["--resume"], ["--vis_only"]),
+    ),
+    "best flipped": (
+        lambda run: flip(run / "best.pt"),
+        r"best.pt' was altered or damaged",
+        (["--resume"], ["--eval_only"], ["generate", "--prompt", "ab>"]),
+    ),
+    "config edited": (
+        lambda run: edit_json(run / "config.json", lambda d: d["args"].update(dropout=0.0)),
+        r"config.json' was edited or damaged",
+        (["--resume"], ["--eval_only"], ["generate", "--prompt", "ab>"]),
+    ),
+    "crafted best": (
+        lambda run: torch.save(Bomb(run / "boom"), run / "best.pt"),
+        r"best.pt' .*nothing in it was run",
+        (["--resume"], ["--eval_only"], ["generate", "--prompt", "ab>"]),
+    ),
+}
+
+
+@pytest.mark.parametrize(("damage", "pattern", "commands"), DAMAGE_DONE.values(), ids=DAMAGE_DONE)
+def test_damaged_finished_run_is_refused(main, finished, damage, pattern, commands):
+    damage(finished)
+    for command in commands:
+        code, out, err = main(*command, "--out_dir", finished)
+        assert (code, out, err.count("\n")) == (2, "", 1), (command, err)
+        assert re.search(pattern, err), (command, err)
+        assert not (finished / "boom").exists()
