@@ -179,6 +179,19 @@ def test_a_thinned_curve_keeps_its_ends_and_the_best_step(n):
     assert len(thin) == n or n > records.POINTS
 
 
+def test_a_run_that_diverged_is_a_row_without_a_score(tmp_path):
+    import benchmark
+
+    words = ["--task", "needle", "--model", "gru", *TINY, "--lr", "100", "--min_lr", "100", "--weight_decay", "10"]
+    words += ["--grad_clip", "0", "--warmup_steps", "0", "--max_steps", "40", "--out_dir", str(tmp_path / "run")]
+    assert benchmark.main(words) == 3
+    records.collect([tmp_path / "run"], tmp_path / "record")
+    (row,) = rows_of(tmp_path / "record" / "results.csv")
+    assert (row["status"], row["value"], row["scaled"]) == ("diverged", "", "0")
+    assert 1 <= int(row["diverged_at"]) <= 40
+    assert "loss.png" in {path.name for path in records.redraw(tmp_path / "record")}
+
+
 @pytest.fixture(scope="module")
 def panel(tmp_path_factory):
     """A tiny finished run of `speed`, and its record."""

@@ -5,6 +5,9 @@
 #     PYTHON=.venv/bin/python bash runs/records/findings/run.sh recall
 # Everything is written under runs/remade/findings. Finished runs are not repeated. Each run uses one thread.
 # The record of one finding is runs/remade/findings/FINDING/record. runs/records/findings holds the rows of all four.
+# To publish the result: commit your changes first, run all four, join their rates.csv, then
+#     python -m src.study.records collect runs/records/findings runs/remade/findings/*/*-1[123]
+#     python -m src.study.records redraw runs/records/findings
 set -euo pipefail
 cd "$(dirname "$0")/../../.."
 python="${PYTHON:-python}"
