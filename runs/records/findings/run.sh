@@ -1,49 +1,64 @@
 #!/usr/bin/env bash
-# The findings of the README at reduced size: for each layer three learning rates on one tuning seed, chosen on val, then three fresh seeds.
-#     bash runs/records/findings/run.sh parity            one finding: parity, recall, selective, copy
+# The findings at reduced size. For each layer, three learning rates are trained with one tuning seed. The rate with
+# the best validation score is trained with three fresh seeds. rates.csv holds the tuning.
+#     bash runs/records/findings/run.sh parity            one finding: parity, recall, selective or copy
 #     PYTHON=.venv/bin/python bash runs/records/findings/run.sh recall
-# Every run is one `benchmark.py` command, on one thread; finished ones are not repeated. rates.csv says what tuning found.
+# Everything is written under runs/remade/findings. Finished runs are not repeated. Each run uses one thread.
+# The record of one finding is runs/remade/findings/FINDING/record. runs/records/findings holds the rows of all four.
+# To publish the result: commit your changes first, run all four, join their rates.csv, then
+#     python -m src.study.records collect runs/records/findings runs/remade/findings/*/*-1[123]
+#     python -m src.study.records redraw runs/records/findings
 set -euo pipefail
 cd "$(dirname "$0")/../../.."
 python="${PYTHON:-python}"
-home=runs/records/findings
+finding="${1:-}"
+home="runs/remade/findings/$finding"
 
-train() {  # DIRECTORY FLAGS...: one run, unless it is there
+train() {  # DIRECTORY FLAGS...: one run, unless it is finished; exit code 3 is a run that diverged, which is a result
   local out="$1"; shift
-  [ -f "$out/metrics.json" ] || "$python" benchmark.py "$@" --threads 1 --quiet --overwrite --out_dir "$out"
+  [ -f "$out/metrics.json" ] ||
+    "$python" benchmark.py "$@" --threads 1 --quiet --overwrite --out_dir "$out" || [ $? -eq 3 ]
 }
 
-layer() {  # PRESET LABEL FLAGS...: tune the learning rate, then three seeds at the best
-  local preset="$1" label="$2"; shift 2
-  local rate best
-  for rate in 1e-3 3e-3 1e-2; do
-    train "$home/$preset/tuning/$label-$rate" --preset "$preset" "$@" --lr "$rate" --seed 1
-  done
-  best="$("$python" - "$home/$preset" "$label" <<'PY'
+choose() {  # LABEL: print the learning rate with the best validation score, and add the three rates to rates.csv
+  "$python" - "$home" "$finding" "$1" <<'PY'
 import csv, json, pathlib, sys
-home, label = pathlib.Path(sys.argv[1]), sys.argv[2]
+home, finding, label = pathlib.Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 rows = []
-for path in sorted(home.glob(f"tuning/{label}-[0-9]e-[0-9]/metrics.json")):
+for path in home.glob(f"tuning/{label}-[0-9]e-[0-9]/metrics.json"):
     metrics = json.loads(path.read_text())
     best = metrics["val"]["best"] or {}
     rows.append((best.get(metrics["primary"], 0.0), -best.get("loss", float("inf")), metrics["args"]["lr"]))
-top = max(rows)[2]
-table = home / "rates.csv"
-fresh = not table.exists()
-with open(table, "a") as out:
-    write = csv.writer(out, lineterminator="\n")
-    if fresh:
-        write.writerow(["layer", "lr", "val score", "val loss", "chosen"])
-    write.writerows([label, f"{lr:g}", f"{score:.4f}", f"{-loss:.4f}", "chosen" if lr == top else ""] for score, loss, lr in sorted(rows, key=lambda r: r[2]))
-print(f"{top:g}")
+chosen = max(rows)[2]
+with open(home / "record" / "rates.csv", "a") as out:
+    for score, loss, lr in sorted(rows, key=lambda row: row[2]):
+        cells = [finding, label, f"{lr:g}", f"{score:.4f}", f"{-loss:.4f}", "yes" if lr == chosen else "no"]
+        csv.writer(out, lineterminator="\n").writerow(cells)
+print(f"{chosen:g}")
 PY
-)"
+}
+
+layer() {  # PRESET LABEL FLAGS...: tune the learning rate, then train three seeds at the best
+  local preset="$1" label="$2"; shift 2
+  local rate best seed
+  for rate in 1e-3 3e-3 1e-2; do
+    train "$home/tuning/$label-$rate" --preset "$preset" "$@" --lr "$rate" --seed 1
+  done
+  best="$(choose "$label")"
   for seed in 11 12 13; do
-    train "$home/$preset/$label-$seed" --preset "$preset" "$@" --lr "$best" --seed "$seed"
+    train "$home/$finding-$label-$seed" --preset "$preset" "$@" --lr "$best" --seed "$seed"
+    runs+=("$home/$finding-$label-$seed")
   done
 }
 
-case "${1:-}" in
+case "$finding" in
+  parity|recall|selective|copy) ;;
+  *) echo "usage: bash runs/records/findings/run.sh parity|recall|selective|copy" >&2; exit 2 ;;
+esac
+mkdir -p "$home/record"
+echo "finding,layer,lr,val_score,val_loss,chosen" > "$home/record/rates.csv"
+runs=()
+case "$finding" in
   parity)
     layer grazzi-parity-mini gru --model gru
     layer grazzi-parity-mini transformer --model transformer --pos none
@@ -58,5 +73,7 @@ case "${1:-}" in
   copy)
     layer jelassi-copy-mini alibi --model transformer --pos alibi
     layer jelassi-copy-mini learned --model transformer --pos learned ;;
-  *) echo "usage: bash runs/records/findings/run.sh parity|recall|selective|copy" >&2; exit 2 ;;
 esac
+"$python" -m src.study.records collect "$home/record" "${runs[@]}"
+grep -E "^(figure|$finding)," runs/records/findings/figures.csv > "$home/record/figures.csv"
+"$python" -m src.study.records redraw "$home/record"

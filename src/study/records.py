@@ -1,0 +1,529 @@
+"""Compact records: what is committed of finished runs, and the figures drawn from it.
+
+    python -m src.study.records collect runs/remade/main/record runs/remade/main/mamba-*    # tables of finished runs
+    python -m src.study.records redraw runs/records/main                                    # figures, without torch
+
+A record is one folder. `collect` writes it from finished run directories. These are training runs, or one `speed` run:
+
+    results.csv     one row per training run, or one row per measured number of `speed`
+    curves.json     of training runs: flags, loss curves, slices and length curves, about 100 points per curve
+    panel.json      of `speed`: its command and commit, growth exponents and crossovers
+    env.json        one entry per machine; rows refer to it by name
+    figures.csv     written by hand: one row per line of a figure (figure, draws, run, label)
+
+In figures.csv, `draws` is the name of a file that `--vis_only` would write: loss, distance_curve, length_curve, ...; of
+`speed`: train, memory, ... `redraw` writes FOLDER/figures/FIGURE.png for each figure of the list. Without the list it
+draws all that `--vis_only` draws.
+
+Floats keep six significant digits. Wrong input is one line on stderr and exit code 2. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from src.cli import Parser, report_error
+from src.config import UserError
+from src.utils import viz, viz_speed
+from src.utils.rundir import RunDir, open_sealed, read_json, write_atomic
+from src.utils.schema import validate
+
+POINTS = 100
+DIGITS = 6
+PROJECT = Path(__file__).resolve().parents[2]
+DERIVED = ("bpc", "ppl")  # follow from the loss
+MACHINE_FACTS = ("platform", "cpu", "device", "versions")
+RUN_START = (
+    "run",
+    "task",
+    "model",
+    "preset",
+    "flags",
+    "seed",
+    "status",
+    "parameters",
+    "embedding_parameters",
+    "metric",
+    "value",
+)
+RUN_START += ("low", "high", "scaled", "ceiling")
+RUN_END = (
+    "n_examples",
+    "n_scored",
+    "steps",
+    "best_step",
+    "diverged_at",
+    "chars_seen",
+    "train_s",
+    "command_s",
+    "peak_mib",
+    "state_bytes",
+)
+RUN_END += ("precision", "threads", "backends", "machine", "commit", "in_history", "dirty")
+SPEED_COLUMNS = (
+    "panel",
+    "model",
+    "metric",
+    "batch",
+    "x_name",
+    "x",
+    "value",
+    "unit",
+    "q1",
+    "q3",
+    "low",
+    "high",
+    "n",
+    "tokens",
+    "parameters",
+)
+SPEED_COLUMNS += ("backends", "status", "note")
+FIGURE_COLUMNS = ("figure", "draws", "run", "label")
+
+
+def collect(run_dirs, folder) -> list[Path]:
+    """Write results.csv, curves.json or panel.json, and env.json of finished runs into `folder`; returns their paths.
+
+    run_dirs: training runs with different folder names, or one folder of `speed`. Earlier tables of the
+    record are replaced.
+    Raises UserError for a run that is missing, unfinished, damaged or of another command.
+    """
+    folder = Path(folder)
+    kinds = {str(path): RunDir(path).stored_kind() for path in run_dirs}
+    odd = next((path for path, kind in kinds.items() if kind not in ("", "speed")), None)
+    if odd:
+        raise UserError(f"'{odd}' holds results of `{kinds[odd]}`, allowed: training runs, or one folder of `speed`")
+    is_speed = "speed" in kinds.values()
+    if is_speed and len(kinds) > 1:
+        raise UserError(
+            f"got {len(kinds)} folders and one of them is of `speed`, allowed: training runs, or one folder of `speed`"
+        )
+    other = folder / ("curves.json" if is_speed else "panel.json")
+    if other.exists():
+        raise UserError(
+            f"'{folder}' holds a record of {'training runs' if is_speed else '`speed`'}; choose another folder"
+        )
+    files = (
+        _speed_record(Path(next(iter(kinds)))) if is_speed else _training_record([RunDir.open(path) for path in kinds])
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, data in files.items():
+        write_atomic(folder / name, data)
+    return [folder / name for name in files]
+
+
+def redraw(folder) -> list[Path]:
+    """Draw the figures of a record from its committed files into `folder`/figures; returns their paths.
+
+    Raises UserError for a missing or damaged file and for a figure that the record has no numbers for.
+    """
+    folder = Path(folder)
+    is_speed = (folder / "panel.json").is_file()
+    history, documents = (_read_panel(folder), {}) if is_speed else (None, _read_runs(folder))
+    if not (folder / "figures.csv").is_file():
+        if is_speed:
+            return viz_speed.draw_all(history, folder / "figures")
+        return _draw_runs(list(documents.items()), folder / "figures")
+    paths = []
+    for (figure, draws), lines in _figures(folder, documents).items():
+        with tempfile.TemporaryDirectory() as temporary:
+            drawn = viz_speed.draw_all(history, temporary) if is_speed else _draw_runs(lines, temporary)
+            found = {path.stem: path for path in drawn if path.suffix == ".png"}
+            if draws not in found:
+                raise UserError(
+                    f"'{folder / 'figures.csv'}': figure {figure} draws '{draws}', allowed: {', '.join(found)}"
+                )
+            paths.append(folder / "figures" / f"{figure}.png")
+            paths[-1].parent.mkdir(exist_ok=True)
+            write_atomic(paths[-1], found[draws].read_bytes())
+    return paths
+
+
+# Training runs
+
+
+def _training_record(runs: list[RunDir]) -> dict[str, bytes]:
+    rows, curves, machines = [], {}, {}
+    for run in runs:
+        name = run.path.resolve().name
+        if name in curves:
+            raise UserError(f"two runs are named '{name}', allowed: folders with different names; rename one")
+        metrics, config, env = _open_run(run)
+        rows.append(_run_row(name, metrics, config, env, machines))
+        curves[name] = _run_curves(metrics)
+    columns = [*RUN_START, *_ordered(rows), *RUN_END]
+    return {"results.csv": _to_csv(columns, rows), "curves.json": _to_json(curves), "env.json": _to_json(machines)}
+
+
+def _open_run(run: RunDir) -> tuple[dict, dict, dict]:
+    """metrics.json, config.json and env.json of a finished run, verified."""
+    if not run.finished:
+        raise UserError(f"{run.path}: not finished, it has no metrics.json yet; continue it with --resume")
+    metrics = open_sealed(run.metrics)
+    try:
+        validate(metrics)
+    except ValueError as error:
+        raise UserError(f"{run.metrics}: not of this schema: {error}") from error
+    return metrics, open_sealed(run.config), read_json(run.env)
+
+
+def _run_row(name: str, metrics: dict, config: dict, env: dict, machines: dict) -> dict:
+    """One row of results.csv. Extra columns begin with chance_, test_, at_ (the metric at a length) or baseline_."""
+    result, primary, machine = metrics["final_test"] or {}, metrics["primary"], metrics["machine"]
+    low, high = result.get("intervals", {}).get(primary, (None, None))
+    args, typed = metrics["args"], {k: v for k, v in config["explicit"].items() if k not in ("task", "model", "seed")}
+    row = {
+        "run": name,
+        "task": metrics["task"],
+        "model": metrics["model"],
+        "preset": config["preset"],
+        "flags": _flags(typed),
+        "seed": args["seed"],
+        "status": metrics["status"],
+        "parameters": metrics["parameters"]["total"],
+        "embedding_parameters": metrics["parameters"]["embedding"],
+        "metric": primary,
+        "value": result.get(primary),
+        "low": low,
+        "high": high,
+        "scaled": metrics["scaled"],
+        "ceiling": metrics["ceiling"],
+    }
+    row |= {f"chance_{chance}": values["primary"] for chance, values in metrics["floors"].items()}
+    row |= {
+        f"test_{k}": v
+        for k, v in result.items()
+        if _is_number(v) and k not in (primary, "n_examples", "n_scored", *DERIVED)
+    }
+    for point in metrics["length_curve"] if len(metrics["length_curve"]) > 1 else ():
+        column, ends = f"at_{point['length']}", point["ci"] or (None, None)
+        row |= {
+            column: "undefined" if point["value"] is None else point["value"],
+            f"{column}_low": ends[0],
+            f"{column}_high": ends[1],
+        }
+    row |= {f"baseline_{k}": v for k, v in metrics["baselines"].items()}
+    return row | {
+        "n_examples": result.get("n_examples"),
+        "n_scored": result.get("n_scored"),
+        "steps": metrics["steps"],
+        "best_step": metrics["best_step"],
+        "diverged_at": metrics["diverged_at"],
+        "chars_seen": metrics["chars_seen"],
+        "train_s": machine.get("train_seconds"),
+        "command_s": machine.get("command_seconds"),
+        "peak_mib": machine.get("peak_memory_mib"),
+        "state_bytes": metrics["decode_state"]["bytes"],
+        "precision": args["precision"],
+        "threads": args["threads"],
+        "backends": _backends(env.get("backends")),
+        **_origin(env, machines),
+    }
+
+
+def _run_curves(metrics: dict) -> dict:
+    """One entry of curves.json: what the figures need and results.csv does not hold."""
+    result = metrics["test"]["best"] or metrics["test"]["last"]
+    slices = (
+        {name: {**part, "bins": _thinned(part["bins"])} for name, part in result["slices"].items()} if result else None
+    )
+    best = metrics["best_step"]
+    return {
+        "args": metrics["args"],
+        "kind": metrics["kind"],
+        "digest": metrics["data"]["digest"],
+        "chance": {
+            name: {k: v for k, v in values.items() if k != "primary"} for name, values in metrics["floors"].items()
+        },
+        "loss_curve": {
+            part: _thinned(points, lambda p: p[0] == best) for part, points in metrics["loss_curve"].items()
+        },
+        "weights": "best" if metrics["test"]["best"] else "last",
+        "slices": slices,
+        "length_curve": _thinned(metrics["length_curve"]),
+    }
+
+
+def _thinned(points: list, is_kept=lambda point: False) -> list:
+    """At most POINTS of the points, evenly chosen with both ends, and those that `is_kept` names."""
+    if len(points) <= POINTS:
+        return points
+    chosen = {round(i * (len(points) - 1) / (POINTS - 1)) for i in range(POINTS)}
+    return [point for i, point in enumerate(points) if i in chosen or is_kept(point)]
+
+
+def _read_runs(folder: Path) -> dict[str, dict]:
+    """{run: the part of metrics.json that figures need}, from results.csv and curves.json."""
+    table, curves = folder / "results.csv", read_json(folder / "curves.json")
+    documents = {}
+    for n, row in _read_csv(table, (*RUN_START, *RUN_END)):
+        if not isinstance(curves, dict) or row["run"] not in curves:
+            raise UserError(
+                f"'{table}' line {n}: run '{row['run']}' is not in curves.json; restore it, or collect the record again"
+            )
+        try:
+            documents[row["run"]] = _document(row, curves[row["run"]])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UserError(
+                f"'{table}' line {n} or its part of curves.json is damaged ({error}); restore it, or collect again"
+            ) from error
+    if not documents:
+        raise UserError(f"'{table}' has no rows; restore it, or collect the record again")
+    return documents
+
+
+def _document(row: dict, curves: dict) -> dict:
+    loss = curves["loss_curve"]
+    ppl = {part: [[step, _exp(value)] for step, value in points] for part, points in loss.items()}
+    scores = {name: float(row[f"chance_{name}"]) for name in curves["chance"]}
+    result = None if curves["slices"] is None else {"slices": curves["slices"]}
+    return {
+        "task": row["task"],
+        "model": row["model"],
+        "kind": curves["kind"],
+        "primary": row["metric"],
+        "args": curves["args"],
+        "data": {"digest": curves["digest"]},
+        "ceiling": float(row["ceiling"]),
+        "parameters": {"total": int(row["parameters"]), "embedding": int(row["embedding_parameters"])},
+        "best_step": _whole(row["best_step"]),
+        "diverged_at": _whole(row["diverged_at"]),
+        "loss_curve": loss,
+        "ppl_curve": ppl,
+        "test": {"best": None, "last": None, curves["weights"]: result},
+        "floors": {name: {**values, "primary": scores[name]} for name, values in curves["chance"].items()},
+        "length_curve": curves["length_curve"],
+    }
+
+
+def _exp(loss: float) -> float | None:
+    return math.exp(loss) if loss < 700 else None
+
+
+def _draw_runs(runs: list[tuple[str, dict]], folder) -> list[Path]:
+    """Every figure of one run, or every figure that several share."""
+    return viz.draw_all(runs[0][1], folder) if len(runs) == 1 else viz.overlay(runs, folder)
+
+
+# The efficiency panel
+
+
+def _speed_record(path: Path) -> dict[str, bytes]:
+    history, env, machines = open_sealed(path / "history.json"), read_json(RunDir(path).env), {}
+    if history.get("status") != "done":
+        raise UserError(f"'{path}': not finished; continue it with the same `speed` command")
+    first = history["rows"][0]
+    run = {
+        "command": _command(env["argv"]),
+        **{k: first[k] for k in ("precision", "device", "threads", "seed")},
+        **_origin(env, machines),
+    }
+    rows = [{**row, "backends": _backends(row["backend"])} for row in history["rows"]]
+    panel = {"run": run, "models": history["models"], "fits": history["fits"], "crossovers": history["crossovers"]}
+    return {"results.csv": _to_csv(SPEED_COLUMNS, rows), "panel.json": _to_json(panel), "env.json": _to_json(machines)}
+
+
+def _read_panel(folder: Path) -> dict:
+    """{"rows", "models", "fits"} as src/utils/viz_speed.py reads them."""
+    table, panel = folder / "results.csv", read_json(folder / "panel.json")
+    rows = []
+    for n, row in _read_csv(table, SPEED_COLUMNS):
+        try:
+            numbers = {k: float(row[k]) if row[k] else None for k in ("value", "q1", "q3", "low", "high")}
+            counts = {k: _whole(row[k]) for k in ("x", "batch", "tokens", "parameters", "n")}
+            rows.append(
+                {**row, **numbers, **counts, **{k: panel["run"][k] for k in ("precision", "device", "threads")}}
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f"'{table}' line {n} is damaged ({error}); restore it, or collect the record again"
+            ) from error
+    if not rows or not all(isinstance(panel.get(key), list) for key in ("models", "fits")):
+        raise UserError(
+            f"'{table}' or '{folder / 'panel.json'}' is incomplete; restore it, or collect the record again"
+        )
+    return {"rows": rows, "models": panel["models"], "fits": panel["fits"]}
+
+
+def _command(argv: list[str]) -> str:
+    """The command as typed, without its folder."""
+    words = [
+        word for i, word in enumerate(argv[1:], 1) if not word.startswith("--out_dir") and argv[i - 1] != "--out_dir"
+    ]
+    return shlex.join(["python", Path(argv[0]).name, *(word for word in words if word != "--overwrite")])
+
+
+# What rows share
+
+
+def _flags(typed: dict) -> str:
+    """Typed flags as a command line has them: '--lr 0.01 --neg_eigen'."""
+    words = []
+    for name, value in typed.items():
+        text = (
+            ",".join(map(str, value))
+            if isinstance(value, (list, tuple))
+            else str(value).lower()
+            if isinstance(value, bool)
+            else str(value)
+        )
+        words += [f"--{name}"] if value is True else [f"--{name}", shlex.quote(text)]
+    return " ".join(words)
+
+
+def _backends(chosen: dict | None) -> str:
+    return ", ".join(f"{op}: {choice['backend']}" for op, choice in (chosen or {}).items())
+
+
+def _origin(env: dict, machines: dict) -> dict:
+    """The columns that say where a run comes from; its machine is added to `machines` where it is new."""
+    facts = {key: env[key] for key in MACHINE_FACTS}
+    kind = re.sub(r"\((R|TM)\)", "", f"{facts['device']['kind']}, {facts['cpu']['cores']} cores")
+    base = re.sub(r"[^a-z0-9]+", "-", kind.lower()).strip("-")
+    name, n = base, 1
+    while machines.setdefault(name, facts) != facts:
+        n += 1
+        name = f"{base}-{n}"
+    return {
+        "machine": name,
+        "commit": env["commit"],
+        "in_history": _in_history(env["commit"]),
+        "dirty": _yes_no(env["dirty"]),
+    }
+
+
+def _in_history(commit: str | None) -> str:
+    """yes or no: whether HEAD of this project contains the commit; empty where git cannot tell."""
+    shallow = _git("rev-parse", "--is-shallow-repository")
+    if not commit or shallow is None or shallow.returncode or shallow.stdout.strip() != "false":
+        return ""
+    return _yes_no(_git("merge-base", "--is-ancestor", commit, "HEAD").returncode == 0)
+
+
+def _git(*words: str):
+    if not shutil.which("git"):
+        return None
+    return subprocess.run(["git", "-C", str(PROJECT), *words], capture_output=True, text=True)
+
+
+def _yes_no(value: bool | None) -> str:
+    return "" if value is None else "yes" if value else "no"
+
+
+def _figures(folder: Path, documents: dict) -> dict[tuple[str, str], list[tuple[str, dict]]]:
+    """{(figure, what it draws): (label, run) pairs}, in the order of figures.csv."""
+    found: dict[tuple[str, str], list[tuple[str, dict]]] = {}
+    for n, row in _read_csv(folder / "figures.csv", FIGURE_COLUMNS):
+        if documents and row["run"] not in documents:
+            raise UserError(
+                f"'{folder / 'figures.csv'}' line {n}: got run '{row['run']}', allowed: {', '.join(documents)}"
+            )
+        lines = found.setdefault((row["figure"], row["draws"]), [])
+        lines += [(row["label"] or row["run"], documents[row["run"]])] if documents else []
+    return found
+
+
+def _ordered(rows: list[dict]) -> list[str]:
+    """The extra columns of all rows, grouped by what they hold."""
+    extra = list(dict.fromkeys(key for row in rows for key in row if key not in (*RUN_START, *RUN_END)))
+    groups = ("chance_", "test_", "at_", "baseline_")
+    return sorted(extra, key=lambda key: next(i for i, start in enumerate(groups) if key.startswith(start)))
+
+
+def _to_csv(columns, rows: list[dict]) -> bytes:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([_cell(row.get(column)) for column in columns] for row in rows)
+    return text.getvalue().encode("utf-8")
+
+
+def _cell(value) -> str:
+    return "" if value is None else str(_rounded(value))
+
+
+def _rounded(value):
+    """The same with floats of six significant digits; a float that is a whole number stays exact."""
+    if isinstance(value, float):
+        return int(value) if value.is_integer() and abs(value) < 2**53 else float(f"{value:.{DIGITS}g}")
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    return [_rounded(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def _to_json(doc: dict) -> bytes:
+    """JSON with two levels spread over lines; everything below them is on one line."""
+    blocks = []
+    for key, value in _rounded(doc).items():
+        is_dict = isinstance(value, dict)
+        items = (
+            [f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in value.items()]
+            if is_dict
+            else [f"  {json.dumps(v)}" for v in value]
+        )
+        left, right = "{}" if is_dict else "[]"
+        blocks.append(f" {json.dumps(key)}: {left}\n" + ",\n".join(items) + f"\n {right}")
+    return ("{\n" + ",\n".join(blocks) + "\n}\n").encode("ascii")
+
+
+def _read_csv(path: Path, columns):
+    """(line number, row) of a table that has at least these columns; UserError where it is missing or damaged."""
+    try:
+        reader = csv.DictReader(io.StringIO(path.read_bytes().decode("utf-8")), strict=True)
+        rows = [(reader.line_num, row) for row in reader]
+    except OSError as error:
+        raise UserError(f"'{path}': cannot be read ({error.strerror}), allowed: the {path.name} of a record") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"'{path}' is damaged ({error}); restore it, or collect the record again") from error
+    missing = [column for column in columns if column not in (reader.fieldnames or ())]
+    if missing:
+        raise UserError(f"'{path}' has no column '{missing[0]}'; restore it, or collect the record again")
+    for n, row in rows:
+        if None in row or None in row.values():
+            raise UserError(
+                f"'{path}' line {n} is damaged: not one cell per column; restore it, or collect the record again"
+            )
+    return rows
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _whole(text: str) -> int | None:
+    return int(text) if text else None
+
+
+def main(argv: list[str]) -> int:
+    parser = Parser(prog="python -m src.study.records", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{collect,redraw}")
+    collecting = commands.add_parser("collect", help="write the tables of a record from finished runs")
+    collecting.add_argument("folder", metavar="FOLDER", help="the record's folder, made where there is none")
+    collecting.add_argument(
+        "runs", metavar="RUN", nargs="+", help="a finished training run (several allowed), or one folder of `speed`"
+    )
+    redrawing = commands.add_parser("redraw", help="draw the figures of a record from its tables")
+    redrawing.add_argument("folder", metavar="FOLDER", help="the record's folder")
+    try:
+        given = parser.parse_strict(argv)
+        paths = collect(given.runs, given.folder) if given.command == "collect" else redraw(given.folder)
+    except UserError as error:
+        report_error(error)
+        return 2
+    for path in paths:
+        print(path)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
