@@ -201,14 +201,8 @@ def test_reading_order_names_files_that_exist():
     for path in READING:
         assert (ROOT / path).is_file(), path
     section = README[README.index("## Read the code") :]
-    for word in (
-        "`reference.py`",
-        "`README.md`",
-        "`chunked.py`",
-        "`recurrent.py`",
-        *{f"`{Path(p).parent}/`" for p in READING},
-    ):
-        assert word in section
+    names = {f"`{Path(path).name}`" for path in READING} | {f"`{Path(path).parent}/`" for path in READING}
+    assert not [name for name in names if name not in section]
 
 
 def tree() -> set[str]:
@@ -226,10 +220,8 @@ def tree() -> set[str]:
 
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not a git checkout: no list of tracked files")
 def test_tree_is_that_of_the_folders():
-    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split(
-        "\n"
-    )
-    paths = [Path(name) for name in tracked if name and not name.startswith(".")]
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    paths = [Path(name) for name in listed.splitlines() if not name.startswith(".")]
     folders = {f"{p}/" for path in paths for p in path.parents if str(p) != "." and p.parts[0] != "runs"} | {"runs/"}
     files = {str(path) for path in paths if len(path.parts) == 1}
     assert tree() == folders | files
@@ -246,9 +238,9 @@ def test_tables_list_every_task_model_and_command():
     assert first_column("README.md", "| task | what") == list(TASKS)
     assert first_column("README.md", "| model | what") == list(MODELS)
     assert first_column("docs/models.md", "| model | what") == list(MODELS)
-    assert re.findall(r"^### (\w+)$", TEXT["docs/tasks.md"][TEXT["docs/tasks.md"].index("## Each task") :], flags=re.M)[
-        : len(TASKS)
-    ] == list(TASKS)
+    sections = TEXT["docs/tasks.md"].split("\n## ")
+    each = next(section for section in sections if section.startswith("Each task"))
+    assert re.findall(r"^### (\w+)$", each, flags=re.M) == list(TASKS)
     unnamed = [c for c in benchmark.COMMANDS if c != "train" and not re.search(rf"benchmark\.py {c}\b", README)]
     assert not unnamed
 
@@ -327,6 +319,22 @@ def test_main_result_and_recipe_are_those_of_the_record():
         assert f"{float(first[column]):.0f} {words}" in facts
     shown = [f"{float(row['test_heldout_loss']):.3f}" for row in sorted(recipe.values(), key=lambda row: row["seed"])]
     assert f"{shown[0]}, {shown[1]} and {shown[2]} nats" in TEXT["docs/tasks.md"]
+
+
+def test_speed_tables_are_those_of_the_record():
+    with open(ROOT / "runs/records/speed-six/results.csv", newline="") as file:
+        record = list(csv.DictReader(file))
+    value = {(r["model"], r["metric"], int(r["x"]), int(r["batch"])): r["value"] for r in record if r["status"] == "ok"}
+    page, checked = TEXT["docs/measuring.md"], 0
+    for model in ("transformer", "linear_attention", "gla", "mamba", "gated_deltanet", "gru"):
+        train, decode = re.findall(rf"^\| `{model}` \| (\d.*) \|$", page, flags=re.M)[:2]
+        for length, cell in zip((128, 1024, 4096), train.split(" | ")[:3], strict=True):
+            assert f"{float(value[model, 'step_ms', length, 8192 // length]):,.0f}" == cell, (model, length)
+            checked += 1
+        for position, cell in zip((128, 4096), decode.split(" | "), strict=True):
+            assert f"{float(value[model, 'token_ms', position, 32]):.2f}" == cell, (model, position)
+            checked += 1
+    assert checked == 30
 
 
 def test_python_example_runs():
