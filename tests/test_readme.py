@@ -215,7 +215,7 @@ def tree() -> set[str]:
         for names in re.findall(r"\{([\w,]+)\}", about):
             found |= {f"{entry}{name}/" for name in names.split(",")}
         found |= set(re.findall(r"[\w-]+\.(?:md|txt|toml)\b|\bLICENSE\b", about)) if not entry.endswith("/") else set()
-    return found
+    return found | {f"{parent}/" for entry in found for parent in Path(entry).parents if str(parent) != "."}
 
 
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not a git checkout: no list of tracked files")
