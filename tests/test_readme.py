@@ -1,128 +1,362 @@
-"""The README's commands are parsed and run: with tiny sizes by default, whole under `-m slow`."""
+"""What the README and the pages of docs/ say is true: their commands, links, names, numbers and the tree.
 
-import dataclasses
+    python -m pytest tests/test_readme.py
+
+Commands are read by the parser of the program and not run, except those on an existing run and `list`, which are fast.
+"""
+
+import contextlib
+import csv
+import io
+import os
 import re
 import shlex
-import shutil
+import subprocess
+from pathlib import Path
 
 import pytest
-from conftest import ROOT, TINY, bench
 
+import benchmark
 from dataset import TASKS
-from src.flags.fields import SHARED, ControlConfig
+from src.flags.parser import Parser
 from src.models import MODELS
+from src.setup import plan
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```bash\n(.*?)```", README, flags=re.S)
-LINES = [
-    line.split("#")[0].strip() for block in BLOCKS for line in block.replace("\\\n", " ").splitlines() if line.strip()
+ROOT = Path(benchmark.__file__).parent
+PAGES = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    *sorted(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md")),
 ]
-COMMANDS = [re.sub(r"^.*?python benchmark\.py", "", line).strip() for line in LINES if "python benchmark.py" in line]
-TRAININGS = [c for c in COMMANDS if c.startswith(("--task", "--preset"))]
-OTHERS = [c for c in COMMANDS if c not in TRAININGS]
+TEXT = {name: (ROOT / name).read_text(encoding="utf-8") for name in PAGES}
+README = TEXT["README.md"]
+MAIN_JOB = (
+    "python3 -m venv .venv && .venv/bin/pip install -q -r requirements.txt && "
+    ".venv/bin/python benchmark.py --task needle --model mamba"
+)
+TEST_COMMAND = "python3 -m venv .venv && .venv/bin/pip install -q -r requirements-dev.txt && .venv/bin/python -m pytest"
+READING = [
+    f"src/ops/{op}/{name}"
+    for op in ("selective_scan", "delta_rule")
+    for name in ("reference.py", "README.md", "chunked.py", "recurrent.py")
+]
+TINY = (
+    "--context_len 24 --d_model 16 --n_layer 1 --n_head 2 --max_steps 6 --batch_chars 512 --val_size 20 --test_size 20"
+)
+TINY += " --warmup_steps 2 --threads 1 --precision fp32 --quiet"
 
 
-def test_the_readme_has_a_main_job_a_test_command_and_more():
-    assert TRAININGS
-    assert OTHERS
-    assert re.search(r"<!-- test-command -->\n```bash\n.*pytest.*\n```\n<!-- end -->", README)
+def blocks(page: str, language: str) -> list[str]:
+    """The fenced blocks of a page in one language."""
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", TEXT[page], flags=re.S | re.M)
+    return [text for name, text in fenced if name == language]
+
+
+def commands() -> list[tuple[str, str]]:
+    """(page, the words after `benchmark.py`) of each command in a bash block; a backslash continues a line."""
+    found = []
+    for page in PAGES:
+        for line in "\n".join(blocks(page, "bash")).replace("\\\n", " ").splitlines():
+            words = line.split("#")[0]
+            if "benchmark.py" in words:
+                found.append((page, words.split("benchmark.py", 1)[1].strip()))
+    return found
+
+
+COMMANDS = list(dict.fromkeys(commands()))
+RUNNABLE = ("--resume", "--eval_only", "--vis_only", "generate", "list")
+ON_A_RUN = [c for c in COMMANDS if c[1].startswith(RUNNABLE) or c[1].endswith("--help")]
+READ_ONLY = [c for c in COMMANDS if c not in ON_A_RUN]
+
+
+def call(words: list[str]) -> tuple[int, str, str]:
+    """(exit code, stdout, stderr) of the program in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            code = benchmark.main(words)
+        except SystemExit as left:  # argparse, after --help
+            code = left.code
+    return code, out.getvalue(), err.getvalue()
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    """A folder with the finished runs that the README calls runs/R and runs/S."""
-    folder = tmp_path_factory.mktemp("readme")
-    shutil.copy(ROOT / "src/models/template.py", folder / "my_layer.py")
-    text = folder / "text.txt"
-    text.write_text("ROMEO: what light through yonder window breaks?\nJULIET: it is the east.\n" * 200)
-    for name, task in (
-        ("R", ["--task", "tiny_shakespeare", "--data_path", text]),
-        ("S", ["--task", "tiny_shakespeare", "--data_path", text]),
-    ):
-        done = bench(
-            *task, "--model", "gru" if name == "S" else "template", *TINY, "--out_dir", f"runs/{name}", cwd=folder
-        )
-        assert done.returncode == 0, done.stderr
-    return folder
+def folder(tmp_path_factory):
+    """A folder as the pages assume it: the files that a reader wrote, and two small runs in runs/R and runs/S."""
+    place = tmp_path_factory.mktemp("reader")
+    (place / "my_layer.py").write_text((ROOT / "src/models/template.py").read_text())
+    for block in blocks("docs/extending.md", "python")[:2]:
+        name = "running_mean.py" if "Mixer" in block else "difference.py"
+        (place / name).write_text(block)
+    (place / "book.txt").write_text("ROMEO: what light through yonder window breaks?\n" * 300)
+    with contextlib.chdir(place) if hasattr(contextlib, "chdir") else working_in(place):
+        for name, model in (("R", "template"), ("S", "gru")):
+            task = f"--task tiny_shakespeare --data_path book.txt --model {model} --out_dir runs/{name}"
+            code, _, err = call(shlex.split(f"{task} {TINY}"))
+            assert code == 0, err
+    return place
 
 
-# What makes the measuring commands of the README short; flags of the same name are replaced.
-SHORT = {
-    "speed": {
-        "--model": "gru,mamba",
-        "--lengths": "16",
-        "--batch_tokens": "32",
-        "--panel": "train,decode",
-        "--decode_batches": "1",
-        "--cell_seconds": "0.05",
-        "--d_model": "16",
-        "--n_layer": "1",
-        "--threads": "1",
-    },
-    "kernels": {"--lengths": "16", "--batch_tokens": "64", "--width": "16", "--cell_seconds": "0.05", "--threads": "1"},
-    "profile": {"--context_len": "24", "--d_model": "16", "--batch_chars": "512", "--steps": "2", "--threads": "1"},
-}
+@contextlib.contextmanager
+def working_in(place):
+    """contextlib.chdir, which Python 3.10 does not have."""
+    before = Path.cwd()
+    os.chdir(place)
+    try:
+        yield
+    finally:
+        os.chdir(before)
 
 
-def shortened(words: list[str]) -> list[str]:
-    """A measuring command with the flags of SHORT in place of its own."""
-    kept = list(words)
-    for flag, value in SHORT.get(words[0], {}).items():
-        if flag in kept:
-            at = kept.index(flag)
-            del kept[at : at + 2]
-        kept += [flag, value]
-    return kept
+class Parsed(Exception):
+    """Raised in place of the work of a command, once its command line is read."""
 
 
-@pytest.mark.parametrize("command", OTHERS)
-def test_command_on_an_existing_run_works(command, runs):
-    words = shortened(shlex.split(command))
-    done = bench(*words, cwd=runs)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout
+def values_fit(parser: Parser, namespace) -> None:
+    """Each value is one that the help of its flag shows: of {a,b}, a whole number for N, a number for X."""
+    for action in parser._actions:
+        value = getattr(namespace, action.dest, None)
+        for word in value if isinstance(value, list) else [value] if isinstance(value, str) else []:
+            kind = action.metavar or ""
+            if kind.startswith("{"):
+                assert word in kind[1:-1].split(","), f"{action.dest}: {word}"
+            elif kind in ("N", "X"):
+                (int if kind == "N" else float)(word)
 
 
-@pytest.mark.parametrize("command", TRAININGS)
-def test_training_command_works_at_a_tiny_size(command, tmp_path):
+@pytest.mark.parametrize(("page", "command"), READ_ONLY, ids=[f"{p}: {c}" for p, c in READ_ONLY])
+def test_command_parses(page, command, folder, monkeypatch):
+    monkeypatch.chdir(folder)
     words = shlex.split(command)
-    if "tiny_shakespeare" in words:
-        (tmp_path / "text.txt").write_text("it is the east, and Juliet is the sun. " * 300)
-        words += ["--data_path", "text.txt"]
-    tiny = list(TINY)
-    for given, contradicted in (
-        ("--batch_size", "--batch_chars"),
-        ("--match_params", "--d_model"),
-        ("--match_state", "--d_model"),
-    ):
-        if given in words:
-            at = tiny.index(contradicted)
-            del tiny[at : at + 2]
-    done = bench(*words, *tiny, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    run = tmp_path / done.stdout.strip().splitlines()[-1]
-    assert (run / "metrics.json").is_file()
+    if words[0] in ("--task", "--preset"):
+        setup, _ = plan(words)
+        assert setup.args.task
+        return
+    strict = Parser.parse_strict
+
+    def stop(parser, argv):
+        values_fit(parser, strict(parser, argv))
+        raise Parsed
+
+    monkeypatch.setattr(Parser, "parse_strict", stop)
+    try:
+        code, _, err = call(words)
+    except Parsed:
+        return
+    pytest.fail(f"exit code {code}: {err}")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("command", TRAININGS)
-def test_training_command_works_whole(command, tmp_path):
-    done = bench(*shlex.split(command), cwd=tmp_path, timeout=1800)
-    assert done.returncode == 0, done.stderr
+@pytest.mark.parametrize(("page", "command"), ON_A_RUN, ids=[f"{p}: {c}" for p, c in ON_A_RUN])
+def test_command_on_an_existing_run_works(page, command, folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    code, out, err = call(shlex.split(command))
+    assert code == 0, err
+    assert out
+
+
+def test_the_pages_have_commands_of_each_kind():
+    assert len(READ_ONLY) > 20
+    assert len(ON_A_RUN) > 8
+
+
+def test_set_up_commands_are_what_newcomers_and_ci_paste():
+    assert f"```bash\n{MAIN_JOB}\n```" in README
+    assert f"<!-- test-command -->\n```bash\n{TEST_COMMAND}\n```\n<!-- end -->" in README
+    assert README.index(MAIN_JOB) < README.index(". .venv/bin/activate")
+
+
+def test_readme_is_short_and_no_page_is_wide():
+    assert len(README.splitlines()) <= 160
+    wide = [
+        f"{name}:{i}" for name, text in TEXT.items() for i, line in enumerate(text.splitlines(), 1) if len(line) > 120
+    ]
+    assert wide == [f"README.md:{README.splitlines().index(MAIN_JOB) + 1}"]  # a command that is pasted is not wrapped
+
+
+def slug(heading: str) -> str:
+    """The anchor that a heading gets."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_and_named_files_exist(page):
+    anchors = {n: {slug(h) for h in re.findall(r"^#+ (.*)$", text, flags=re.M)} for n, text in TEXT.items()}
+    missing = []
+    prose = re.sub(r"^```.*?^```$|^    [^\n]*$", "", TEXT[page], flags=re.S | re.M)
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose):
+        if target.startswith("http"):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (ROOT / page).parent / path if path else ROOT / page
+        name = str(file.resolve().relative_to(ROOT))
+        if not file.exists() or (anchor and anchor not in anchors[name]):
+            missing.append(target)
+    named = re.findall(r"`((?:src|dataset|docs|tests|runs/records|runs/LOG)[\w./-]*[/.][\w./-]*)`", TEXT[page])
+    missing += [name for name in named if not (ROOT / name).exists()]
+    assert not missing
+
+
+def test_reading_order_names_files_that_exist():
+    for path in READING:
+        assert (ROOT / path).is_file(), path
+    section = README[README.index("## Read the code") :]
+    names = {f"`{Path(path).name}`" for path in READING} | {f"`{Path(path).parent}/`" for path in READING}
+    assert not [name for name in names if name not in section]
+
+
+def tree() -> set[str]:
+    """The entries of the tree in the README; `{a,b}` after a folder names its subfolders, and `x.md, y.md` are two."""
+    block = next(b for b in blocks("README.md", "") if b.startswith("benchmark.py"))
+    found = set()
+    for line in block.splitlines():
+        entry, about = line.split(maxsplit=1)
+        found.add(entry)
+        for names in re.findall(r"\{([\w,]+)\}", about):
+            found |= {f"{entry}{name}/" for name in names.split(",")}
+        found |= set(re.findall(r"[\w-]+\.(?:md|txt|toml)\b|\bLICENSE\b", about)) if not entry.endswith("/") else set()
+    return found | {f"{parent}/" for entry in found for parent in Path(entry).parents if str(parent) != "."}
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not a git checkout: no list of tracked files")
+def test_tree_is_that_of_the_folders():
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    paths = [Path(name) for name in listed.splitlines() if not name.startswith(".")]
+    folders = {f"{p}/" for path in paths for p in path.parents if str(p) != "." and p.parts[0] != "runs"} | {"runs/"}
+    files = {str(path) for path in paths if len(path.parts) == 1}
+    assert tree() == folders | files
+
+
+def first_column(page: str, header: str) -> list[str]:
+    """The names in the first column of the table with this header."""
+    lines = TEXT[page][TEXT[page].index(header) :].splitlines()[2:]
+    rows = [line for i, line in enumerate(lines) if all(x.startswith("|") for x in lines[: i + 1])]
+    return [row.split("|")[1].strip().strip("`") for row in rows]
+
+
+def test_tables_list_every_task_model_and_command():
+    assert first_column("README.md", "| task | what") == list(TASKS)
+    assert first_column("README.md", "| model | what") == list(MODELS)
+    assert first_column("docs/models.md", "| model | what") == list(MODELS)
+    sections = TEXT["docs/tasks.md"].split("\n## ")
+    each = next(section for section in sections if section.startswith("Each task"))
+    assert re.findall(r"^### (\w+)$", each, flags=re.M) == list(TASKS)
+    unnamed = [c for c in benchmark.COMMANDS if c != "train" and not re.search(rf"benchmark\.py {c}\b", README)]
+    assert not unnamed
+
+
+def test_flags_page_names_every_flag():
+    helps = [[command, "--help"] for command in benchmark.COMMANDS]
+    helps += [["--task", name, "--help"] for name in TASKS] + [["--model", name, "--help"] for name in MODELS]
+    flags = set()
+    for words in helps:
+        code, out, err = call(words)
+        assert code == 0, err
+        flags |= set(re.findall(r"^ +(--\w+)", out, flags=re.M))
+    assert len(flags) > 100
+    assert not [flag for flag in sorted(flags) if not re.search(rf"`{flag}\b", TEXT["docs/flags.md"])]
+
+
+def rows(record: str) -> dict[str, dict]:
+    """{run: row} of a record."""
+    with open(ROOT / "runs/records" / record / "results.csv", newline="") as file:
+        return {row["run"]: row for row in csv.DictReader(file)}
+
+
+def test_scores_of_the_default_runs_are_those_of_the_record():
+    record = rows("defaults")
+    page = TEXT["docs/tasks.md"]
+    shown = re.findall(r"^\| `(\w+)` \| ([\w.]+) \| (\d\.\d+) \[(\d\.\d+), (\d\.\d+)\]", page, flags=re.M)
+    assert len(shown) == 11
+    for task, metric, *numbers in shown:
+        row = record.get(task) or record[f"{task}-1337"]
+        assert row["metric"] == metric
+        assert [f"{float(row[name]):.3f}" for name in ("value", "low", "high")] == numbers, task
+        chance = max(float(v) for k, v in row.items() if k.startswith("chance_") and v)
+        assert f"| `{task}` |" in README
+        assert re.search(rf"^\| `{task}` \|.*\| {chance:.3f} \|$", README, flags=re.M), (task, chance)
+
+
+def own_flags(row: dict) -> list[str]:
+    """The flags of a run that belong to its layer."""
+    return re.sub(r"--(lr|threads) \S+", "", row["flags"]).split()
+
+
+def test_findings_are_those_of_the_record():
+    """Each cell with three seeds is the seeds of one layer in the record, in their order."""
+    record, checked = rows("findings"), 0
+    for table in re.findall(r"(?:^\|.*\n)+", TEXT["docs/findings.md"], flags=re.M):
+        header, _, *lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
+        for layer, thousands, *cells in lines:
+            model, *flags = layer.strip("`").split()
+            runs = [row for row in record.values() if row["model"] == model and own_flags(row) == flags]
+            runs = [row for row in runs if f"{int(row['parameters']) / 1000:.0f} k" == thousands]
+            for name, cell in zip(header[2:], cells, strict=True):
+                length = re.match(r"(\d+) (?:bits|letters)", name)
+                column = f"at_{length[1]}" if length else "value"
+                numbers = re.findall(r"(?<![\d,.])\d\.\d{3}", cell)
+                if not numbers:
+                    assert all(row[column] == "undefined" for row in runs), (layer, cell)
+                    continue
+                found = [f"{float(row[column]):.3f}" for row in sorted(runs, key=lambda row: int(row["seed"]))]
+                assert found == numbers, (layer, name)
+                checked += 1
+    assert checked == 15
+
+
+def test_main_result_and_recipe_are_those_of_the_record():
+    main, recipe = rows("main"), rows("recipe")
+    needle = [row for row in main.values() if row["task"] == "needle" and row["model"] == "mamba"]
+    assert {row["seed"] for row in needle} == {"1337", "1338", "1339"}
+    assert all(float(row["value"]) == 1 and row["n_examples"] == "2000" for row in needle)
+    first = next(row for row in needle if row["seed"] == "1337")
+    interval = f"1.0000 [{float(first['low']):.3f}, {float(first['high']):.3f}]"
+    assert interval in README
+    facts = TEXT["docs/findings.md"][TEXT["docs/findings.md"].index("## The needle") :].replace("\n", " ")
+    for column, words in (("parameters", "parameters"), ("steps", "steps"), ("chars_seen", "characters")):
+        assert f"{int(first[column]):,} {words}" in facts
+    for column, words in (("train_s", "s of training"), ("command_s", "s in all")):
+        assert f"{float(first[column]):.0f} {words}" in facts
+    shown = [f"{float(row['test_heldout_loss']):.3f}" for row in sorted(recipe.values(), key=lambda row: row["seed"])]
+    assert f"{shown[0]}, {shown[1]} and {shown[2]} nats" in TEXT["docs/tasks.md"]
+
+
+def test_speed_tables_are_those_of_the_record():
+    with open(ROOT / "runs/records/speed-six/results.csv", newline="") as file:
+        record = list(csv.DictReader(file))
+    value = {(r["model"], r["metric"], int(r["x"]), int(r["batch"])): r["value"] for r in record if r["status"] == "ok"}
+    page, checked = TEXT["docs/measuring.md"], 0
+    for model in ("transformer", "linear_attention", "gla", "mamba", "gated_deltanet", "gru"):
+        train, decode = re.findall(rf"^\| `{model}` \| (\d.*) \|$", page, flags=re.M)[:2]
+        for length, cell in zip((128, 1024, 4096), train.split(" | ")[:3], strict=True):
+            assert f"{float(value[model, 'step_ms', length, 8192 // length]):,.0f}" == cell, (model, length)
+            checked += 1
+        for position, cell in zip((128, 4096), decode.split(" | "), strict=True):
+            assert f"{float(value[model, 'token_ms', position, 32]):.2f}" == cell, (model, position)
+            checked += 1
+    assert checked == 30
 
 
 def test_python_example_runs():
-    example = (
-        re.search(r"```python\n(.*?)```", README, flags=re.S)
-        .group(1)
-        .replace("train_size=2000", "train_size=200, d_model=16, val_size=20, test_size=20")
-    )
-    exec(compile(example, "README.md", "exec"), {})
+    example = next(b for b in blocks("docs/extending.md", "python") if "train_one_epoch" in b)
+    sizes = "train_size=200, d_model=16, n_layer=1, val_size=20, test_size=20"
+    assert "train_size=2000" in example
+    exec(compile(example.replace("train_size=2000", sizes), "docs/extending.md", "exec"), {})
 
 
-def test_readme_names_every_flag_task_and_model():
-    missing = [
-        f.name for part in (*SHARED, ControlConfig) for f in dataclasses.fields(part) if f"`--{f.name}`" not in README
-    ]
-    missing += [name for name in (*TASKS, *MODELS) if f"`{name}`" not in README]
-    assert not missing
+def test_example_files_train_and_pass_the_check(folder, monkeypatch):
+    """The layer and the task of docs/extending.md, as a reader would paste them."""
+    monkeypatch.chdir(folder)
+    code, _, err = call(shlex.split(f"--task difference.py --model running_mean.py --out_dir runs/own {TINY}"))
+    assert code == 0, err
+    code, out, err = call(["check", "--model", "running_mean.py"])
+    assert code == 0, err
+    assert re.search(r"^pass: running_mean.py", out, flags=re.M)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [c for page, c in COMMANDS if page == "README.md" and c.startswith("--task")])
+def test_training_command_of_the_readme_works_whole(command, folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    code, _, err = call(shlex.split(command))
+    assert code == 0, err

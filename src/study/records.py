@@ -32,11 +32,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-from src.cli import Parser, report_error
-from src.config import UserError
-from src.utils import viz, viz_speed
-from src.utils.rundir import RunDir, open_sealed, read_json, write_atomic
-from src.utils.schema import validate
+from src.figures import runs as run_figures
+from src.figures import speed as speed_figures
+from src.flags.fields import UserError
+from src.flags.parser import Parser, report_error
+from src.storage.rundir import RunDir, open_sealed, read_json, write_atomic
+from src.storage.schema import validate
 
 POINTS = 100
 DIGITS = 6
@@ -132,12 +133,12 @@ def redraw(folder) -> list[Path]:
     history, documents = (_read_panel(folder), {}) if is_speed else (None, _read_runs(folder))
     if not (folder / "figures.csv").is_file():
         if is_speed:
-            return viz_speed.draw_all(history, folder / "figures")
+            return speed_figures.draw_all(history, folder / "figures")
         return _draw_runs(list(documents.items()), folder / "figures")
     paths = []
     for (figure, draws), lines in _figures(folder, documents).items():
         with tempfile.TemporaryDirectory() as temporary:
-            drawn = viz_speed.draw_all(history, temporary) if is_speed else _draw_runs(lines, temporary)
+            drawn = speed_figures.draw_all(history, temporary) if is_speed else _draw_runs(lines, temporary)
             found = {path.stem: path for path in drawn if path.suffix == ".png"}
             if draws not in found:
                 raise UserError(
@@ -312,7 +313,7 @@ def _exp(loss: float) -> float | None:
 
 def _draw_runs(runs: list[tuple[str, dict]], folder) -> list[Path]:
     """Every figure of one run, or every figure that several share."""
-    return viz.draw_all(runs[0][1], folder) if len(runs) == 1 else viz.overlay(runs, folder)
+    return run_figures.draw_all(runs[0][1], folder) if len(runs) == 1 else run_figures.overlay(runs, folder)
 
 
 # The efficiency panel
@@ -334,7 +335,7 @@ def _speed_record(path: Path) -> dict[str, bytes]:
 
 
 def _read_panel(folder: Path) -> dict:
-    """{"rows", "models", "fits"} as src/utils/viz_speed.py reads them."""
+    """{"rows", "models", "fits"} as src/utils/speed_figures.py reads them."""
     table, panel = folder / "results.csv", read_json(folder / "panel.json")
     rows = []
     for n, row in _read_csv(table, SPEED_COLUMNS):

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from conftest import ROOT, TINY
 
+from src.figures import runs as run_figures
 from src.study import records
-from src.utils import viz
 
 RECORDS = ROOT / "runs" / "records"
 FOLDERS = sorted(path.parent.name for path in RECORDS.glob("*/results.csv"))
@@ -103,7 +103,7 @@ def test_each_run_is_one_row_with_its_numbers(runs, record):
 
 def test_the_flags_of_a_row_repeat_the_run(runs, record):
     """Those typed, without task, model, seed and folder, which have columns of their own or none."""
-    from src.runs import plan
+    from src.setup.plan import plan
 
     row = rows_of(record / "results.csv")[0]
     command = [
@@ -156,7 +156,7 @@ def test_redraw_gives_the_figure_that_the_run_drew(runs, copied, figure):
 
 def test_a_figure_of_two_runs_has_a_line_for_each_label(copied, monkeypatch):
     seen = []
-    monkeypatch.setattr(viz, "overlay", lambda runs, folder: seen.append([label for label, _ in runs]) or [])
+    monkeypatch.setattr(run_figures, "overlay", lambda runs, folder: seen.append([label for label, _ in runs]) or [])
     (copied / "figures.csv").write_text("figure,draws,run,label\nboth,loss,gru-2,second\nboth,loss,gru-1,\n")
     with pytest.raises(records.UserError, match="draws 'loss'"):
         records.redraw(copied)

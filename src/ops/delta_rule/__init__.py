@@ -19,7 +19,11 @@ from src.ops import backends
 from src.ops.linear_attention import check_backend
 from src.ops.precision import HALF, accumulation_dtype, no_autocast
 
-FORMS = {"eager": "chunked", "numba": "recurrent", "fla": "fla"}  # backend -> the file of this package that has its `run`
+FORMS = {
+    "eager": "chunked",
+    "numba": "recurrent",
+    "fla": "fla",
+}  # backend -> the file of this package that has its `run`
 
 
 def delta_rule(q, k, v, beta, decay=None, state=None, scale=None, backend: str = "auto"):

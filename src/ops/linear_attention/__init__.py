@@ -19,7 +19,11 @@ import torch
 from src.ops import backends
 from src.ops.precision import HALF, accumulation_dtype, no_autocast
 
-FORMS = {"eager": "chunked", "numba": "recurrent", "fla": "fla"}  # backend -> the file of this package that has its `run`
+FORMS = {
+    "eager": "chunked",
+    "numba": "recurrent",
+    "fla": "fla",
+}  # backend -> the file of this package that has its `run`
 
 
 def linear_attention(q, k, v, decay=None, state=None, scale=None, backend: str = "auto"):
