@@ -157,7 +157,7 @@ class Induction(Task):
         hits = [e.prompt[at + 1 - self._period(e.prompt[: at + 1])] == gold for e in test for at, gold in e.labels]
         return sum(hits) / len(hits)
 
-    def floors(self, train, test):
+    def chance(self, train, test):
         return {} if self.repeats else {"random_symbol": 1 / self.args.vocab}
 
     def max_chars(self, length):

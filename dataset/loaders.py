@@ -42,12 +42,12 @@ class DataFacts:
 
 @dataclass(frozen=True)
 class TaskData:
-    """What evaluation has to know beside the loaders.  floor_train: training examples at the test length, for the chance levels."""
+    """What evaluation has to know beside the loaders.  chance_train: training examples at the test length, for the chance levels."""
 
     task: Task
     tokenizer: CharTokenizer
     facts: DataFacts
-    floor_train: list[Example] = field(default_factory=list)
+    chance_train: list[Example] = field(default_factory=list)
 
 
 def _loader(dataset, batches, collate) -> DataLoader:
@@ -87,7 +87,7 @@ def build_loaders(task: Task, args):
         heldout[split], left_out[split] = draw_heldout(task, split, size, length, stream(task, split, args.seed))
     loaders = {split: heldout_loader(task, tokenizer, args, examples, length) for split, examples in heldout.items()}
     loaders["train"] = _train_loader(task, tokenizer, args)
-    floor_train = draw_train(task, 2_000, length, stream(task, "floors", args.seed))
+    chance_train = draw_train(task, 2_000, length, stream(task, "floors", args.seed))
     digest = hashlib.sha256(
         "\n".join(
             e.prompt + "|" + e.answer + repr(e.labels or "") for s in ("val", "test") for e in heldout[s]
@@ -96,7 +96,7 @@ def build_loaders(task: Task, args):
     facts = DataFacts(
         digest.hexdigest(), None, args.train_size, len(heldout["val"]), len(heldout["test"]), left_out, len(tokenizer)
     )
-    return tokenizer, loaders, TaskData(task, tokenizer, facts, floor_train)
+    return tokenizer, loaders, TaskData(task, tokenizer, facts, chance_train)
 
 
 def _train_loader(task: Task, tokenizer, args) -> DataLoader:

@@ -122,7 +122,7 @@ class ModArith(Task):
             return tuple((i, DIGITS[parsed(prompt[: i + 1], modulus)]) for i in range(0, len(prompt), 2))
         return DIGITS[parsed(prompt[:-1], modulus)]
 
-    def floors(self, train, test):
+    def chance(self, train, test):
         return {"residue": 1 / self.args.modulus}
 
     def max_chars(self, length):

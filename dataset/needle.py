@@ -171,7 +171,7 @@ class Needle(Task):
         start = prompt.index(f"[{prompt[-2]}=") + 3
         return prompt[start : prompt.index("]", start)]
 
-    def floors(self, train, test):
+    def chance(self, train, test):
         return {"any_needle": 1 / (1 + self.args.n_distractors)} if self.args.n_distractors else {}
 
     def max_chars(self, length):

@@ -263,7 +263,7 @@ class Recall(Task):
             value_of[prompt[at]], at = prompt[at + 1], at + 2
         return tuple((i, value_of[prompt[i]]) for i in range(at, len(prompt)) if prompt[i] in value_of)
 
-    def floors(self, train, test):
+    def chance(self, train, test):
         again, labels = self.args.rebind, sum(len(e.labels) for e in test)
         last = [e.prompt[2 * (e.meta["pairs"] + again) - 1] for e in test]
         return {

@@ -151,7 +151,7 @@ class Task:
         """Metrics of one greedily decoded answer, which may be wrong in any way; keys are `score_metrics`."""
         return {}
 
-    def floors(self, train: list[Example], test: list[Example]) -> dict[str, float]:
+    def chance(self, train: list[Example], test: list[Example]) -> dict[str, float]:
         """Floors beyond `uniform` and `unigram`: name -> value of the primary metric."""
         return {}
 

@@ -20,7 +20,7 @@ import benchmark
 from dataset import TASKS
 from src.flags.parser import Parser
 from src.models import MODELS
-from src.setup import plan
+from src.setup.plan import plan
 
 ROOT = Path(benchmark.__file__).parent
 PAGES = [

@@ -11,7 +11,7 @@ from dataset.seeds import stream
 from src.utils.decoding import score_answers
 
 
-def floors(task_meta, test_examples) -> dict[str, dict[str, float | None]]:
+def chance_levels(task_meta, test_examples) -> dict[str, dict[str, float | None]]:
     """`uniform` (every character equally likely) and `unigram` (the most common training character at that answer position), with the task's own.
 
     Each gives the primary metric and the accuracy a character that it would reach on this test set; of answers also that without <eos>, the characters
@@ -19,9 +19,9 @@ def floors(task_meta, test_examples) -> dict[str, dict[str, float | None]]:
     """
     task, tokenizer = task_meta.task, task_meta.tokenizer
     if task.reads_text:
-        return _language_floors(task, tokenizer)
+        return _language_chance(task, tokenizer)
     golds = [task.scored_characters(e) for e in test_examples]
-    common = most_common([task.scored_characters(e) for e in task_meta.floor_train])
+    common = most_common([task.scored_characters(e) for e in task_meta.chance_train])
     symbols = len(task.score_among) or len(tokenizer) - 3 + task.writes_answer  # <eos> is a possible answer character
     hits = [[i < len(common) and c == common[i] for i, c in enumerate(g)] for g in golds]
     unigram_token = sum(map(sum, hits)) / max(1, sum(map(len, golds)))
@@ -41,12 +41,12 @@ def floors(task_meta, test_examples) -> dict[str, dict[str, float | None]]:
             1 / symbols,
             sum(written) / max(1, len(written)),
         )
-    for name, value in task.floors(task_meta.floor_train, test_examples).items():
+    for name, value in task.chance(task_meta.chance_train, test_examples).items():
         result[name] = {"token_acc": value if _kind_of_primary(task) == "token_acc" else None, "primary": value}
     return result
 
 
-def _language_floors(task, tokenizer):
+def _language_chance(task, tokenizer):
     common, test = task.counts("train", tokenizer).argmax(), task.counts("test", tokenizer)
     characters = len(tokenizer) - 3
     values = {"uniform": 1 / characters, "unigram": float(test[common] / test.sum())}

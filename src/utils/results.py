@@ -17,7 +17,7 @@ from src.storage import checkpoint
 from src.storage.env import peak_memory_mib
 from src.storage.rundir import RunDir
 from src.storage.schema import SCHEMA_VERSION
-from src.utils.chance import floors, scaled
+from src.utils.chance import chance_levels, scaled
 from src.utils.evaluation import evaluate, teacher_forced
 from src.utils.metrics import bpc, finite, perplexity
 from src.utils.samples import language_samples, samples_text
@@ -169,7 +169,7 @@ def final_metrics(fit: Fit, started_seconds: float) -> tuple[dict, str]:
     val, test = evaluate_both(model, fit.run_dir, progress, session)
     diverged = progress.diverged_at is not None
     examples = getattr(session.loaders["test"].dataset, "examples", [])
-    floor_values, ceiling = floors(data, examples), task.ceiling(examples)
+    floor_values, ceiling = chance_levels(data, examples), task.ceiling(examples)
     shown = public_args(args)
     final = None if diverged else test["best"]
     log = fit.run_dir.read_log()
@@ -194,7 +194,7 @@ def final_metrics(fit: Fit, started_seconds: float) -> tuple[dict, str]:
         "test": test,
         "final_test": final,
         "floors": floor_values,
-        "baselines": task.baselines(data.floor_train, examples),
+        "baselines": task.baselines(data.chance_train, examples),
         "ceiling": ceiling,
         # A run that diverged is a result: it scores the highest floor.
         "scaled": 0.0 if final is None else scaled(final[task.primary], floor_values, ceiling),

@@ -317,7 +317,7 @@ def test_recall_floors_are_what_guessing_reaches(options):
         values = e.prompt[1 : 2 * (e.meta["pairs"] + task.args.rebind) : 2]
         hits += [rng.choice(list(values)) == gold for _, gold in e.labels]
         last += [values[-1] == gold for _, gold in e.labels]
-    floors = task.floors([], examples)
+    floors = task.chance([], examples)
     assert floors.keys() == {"random_value", "last_value"}
     assert abs(floors["random_value"] - np.mean(hits)) < 4 * (0.25 / len(hits)) ** 0.5
     assert floors["last_value"] == pytest.approx(np.mean(last))

@@ -22,7 +22,7 @@ from dataset.splits import draw_heldout, draw_train, split_of
 from dataset.strings import label_rows
 from dataset.word_problem import ELEMENTS, WordProblem, group
 from src.flags.fields import UserError, resolve
-from src.utils.chance import floors, scaled
+from src.utils.chance import chance_levels, scaled
 
 GROUPS = {"z2": 2, "z2xz2": 4, "z3": 3, "z6": 6, "s3": 6, "a5": 60, "s5": 120}
 CASES = [
@@ -94,7 +94,7 @@ def test_chance_scales_to_zero_and_the_oracle_to_one(cls, options):
         task, resolve(cls, preset={}, train_size=0, val_size=10, test_size=10, **options)
     )
     test = draw(task, 2_000, 40, seed=7)
-    found = floors(meta, test)
+    found = chance_levels(meta, test)
     highest = max(f["primary"] for f in found.values())
     golds = np.array([generic.gold(e)[0] if task.kind == "answer" else e.labels[-1][1] for e in test])
     guesses = rng.permutation(golds)  # a guess by the distribution of labels
@@ -122,7 +122,7 @@ def test_the_highest_floor_is_chance(cls, options, chance):
     tokenizer, _, meta = build_loaders(
         task, resolve(cls, preset={}, train_size=0, val_size=10, test_size=10, **options)
     )
-    found = floors(meta, draw(task, 2_000, 40, seed=7))
+    found = chance_levels(meta, draw(task, 2_000, 40, seed=7))
     assert max(f["primary"] for f in found.values()) == pytest.approx(chance, rel=0.12)
 
 

@@ -24,12 +24,12 @@ from dataset.corpus import language, stored_text
 from dataset.corpus.language import StreamedTask
 from dataset.corpus.sources import sha256
 from dataset.corpus.stored_text import StoredIds, number_characters
-from dataset.loaders import build_loaders
+from dataset.loaders import TaskData, build_loaders
 from dataset.text import Text
 from dataset.tokenizer import SPECIAL
 from dataset.wikitext import TEST, TRAIN, VALIDATION, WikiText
 from src.flags.fields import UserError, resolve
-from src.utils.chance import floors
+from src.utils.chance import chance_levels
 
 ROOT = Path(__file__).resolve().parents[2]
 LINES = [f"line {i} of a text about nothing, {i * i} words long.\n" for i in range(300)]
@@ -318,8 +318,7 @@ def test_windows_of_a_streamed_text_are_those_of_the_text(tmp_path):
 
 def test_floors_come_from_counts_and_equal_the_definition(tmp_path):
     task = text_task(write(tmp_path / "own.txt"))
-    tokenizer = task.tokenizer()
-    found = floors(meta, [])
+    found = chance_levels(TaskData(task, task.tokenizer(), None), [])
     common = Counter(task.text("train")).most_common(1)[0][0]
     assert found["unigram"]["primary"] == pytest.approx(task.text("test").count(common) / len(task.text("test")))
     assert found["uniform"]["primary"] == 1 / (len(task.alphabet) + 1)  # <unk> is a possible prediction
@@ -553,7 +552,7 @@ def test_a_run_goes_all_the_way(main, monkeypatch, tmp_path, kind):
 
 MEASURE = """
 import sys
-from dataset.loaders import build_loaders
+from dataset.loaders import TaskData, build_loaders
 from dataset.wikitext import WikiText
 from src.config import resolve
 args = resolve(WikiText, data_path=sys.argv[1])

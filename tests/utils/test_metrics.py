@@ -19,7 +19,7 @@ from src.models import MODELS
 from src.models.backbone import Backbone, build
 from src.models.contract import ARModel
 from src.stats.intervals import wilson
-from src.utils.chance import floors, most_common, scaled
+from src.utils.chance import chance_levels, most_common, scaled
 from src.utils.decoding import decode, score_answers
 from src.utils.evaluation import evaluate, teacher_forced
 from src.utils.metrics import (
@@ -354,7 +354,7 @@ class Toy(Task):
 def toy_floors(train, test, task_class=Toy, **overrides):
     task = type("ToyTask", (task_class,), overrides)(resolve(task_class))
     data = TaskData(task, CharTokenizer.build(task.alphabet), None, [Example("x", a) for a in train])
-    return floors(data, [Example("x", a) for a in test])
+    return chance_levels(data, [Example("x", a) for a in test])
 
 
 def test_uniform_and_unigram_floors_by_hand():
@@ -399,27 +399,27 @@ def test_a_floor_of_a_decoded_metric_scores_the_floors_answer():
 
 
 def test_a_tasks_own_floors_stand_beside_the_common_ones():
-    found = toy_floors(["a"], ["a"], floors=lambda self, train, test: {"copy": 0.25})
+    found = toy_floors(["a"], ["a"], chance=lambda self, train, test: {"copy": 0.25})
     assert found["copy"] == {"token_acc": None, "primary": 0.25}
 
 
 def test_a_floor_of_a_tasks_own_is_one_of_characters_where_characters_are_what_counts():
     """Else the curve by distance would show 1/alphabet, and not 1/pairs, as the floor of recall."""
     _, _, _, loader, task_meta = setup("recall")
-    found = floors(task_meta, loader.dataset.examples)
+    found = chance_levels(task_meta, loader.dataset.examples)
     assert found["random_value"]["token_acc"] == found["random_value"]["primary"] > found["uniform"]["token_acc"]
 
 
 def test_labels_have_no_eos_in_their_floors():
     _, _, _, loader, task_meta = setup("parity")
-    found = floors(task_meta, loader.dataset.examples)
+    found = chance_levels(task_meta, loader.dataset.examples)
     assert found["uniform"] == {"token_acc": 1 / 2, "primary": 1 / 2}
 
 
 @pytest.mark.parametrize("name", [*answer_names(), "parity"])
 def test_floors_lie_below_the_ceiling(name):
     task, _, _, loader, task_meta = setup(name)
-    found = floors(task_meta, loader.dataset.examples)
+    found = chance_levels(task_meta, loader.dataset.examples)
     assert {"uniform", "unigram"} <= set(found)
     for floor_name, floor in found.items():
         assert 0 <= floor["primary"] < task.ceiling(loader.dataset.examples), floor_name
