@@ -78,11 +78,17 @@ def draw_heldout(
     return [e for _, e in kept.values()], sorted(map(str, small))
 
 
+def largest_train_size(task: Task) -> int | None:
+    """The distinct training keys of a task, about 80 % of all keys; None where their number is unknown or too large to matter."""
+    total = task.n_keys()
+    return None if total is None else int(total * 0.8)
+
+
 def check_train_size(task: Task, n: int) -> None:
     """UserError when more training examples are asked for than distinct training keys exist, where that is known."""
-    total = task.n_keys()
-    if total is not None and n > total * 0.8:
+    most = largest_train_size(task)
+    if most is not None and n > most:
         raise UserError(
-            f"--train_size: got {n}, allowed: at most about {int(total * 0.8)}, 80 % of the {total} distinct keys of this task at these settings; "
+            f"--train_size: got {n}, allowed: at most about {most}, 80 % of the {task.n_keys()} distinct keys of this task at these settings; "
             "use fewer, or 0 for fresh examples that may repeat"
         )

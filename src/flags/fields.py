@@ -327,14 +327,9 @@ def resolve(task_class, model_class=None, *, preset: dict | None = None, **given
     ):  # passes over a finite training set outrank the preset's step count
         values["max_steps"] = 0
         if "train_size" not in given:
-            values["train_size"] = default_train_size(task_class)
+            values["train_size"] = DataConfig.train_size
     flags_class = dataclasses.make_dataclass("RunFlags", specs, frozen=True, bases=(RunFlags,))
     return flags_class(**values)
-
-
-def default_train_size(task_class) -> int:
-    """The examples of one epoch where --epochs is typed alone: 20,000, or what a task with few distinct keys has."""
-    return getattr(task_class, "base", {}).get("train_size", DataConfig.train_size)
 
 
 def to_dict(args: RunFlags) -> dict:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
+from dataset.splits import largest_train_size
 from src.flags import presets, registry
 from src.flags.fields import RunFlags, UserError, own_config, resolve, to_dict
 from src.flags.parser import Request, first_look, read_request
@@ -57,8 +58,17 @@ def plan(argv: list[str], local_rank: int = 0) -> tuple[Setup, Request]:
     if device.type == "cuda" and local_rank:
         device = env.resolve_device(f"cuda:{local_rank}")
     preset, layer = presets.settings(request.control.preset, task_class, device.type)
-    args = resolve(task_class, model_class, preset=layer, **given)
+    args = fit_to_keys(resolve(task_class, model_class, preset=layer, **given), given, task_class)
     return make_setup(args, given, task_class, model_class, preset, device), request
+
+
+def fit_to_keys(args: RunFlags, explicit: dict, task_class) -> RunFlags:
+    """--epochs alone means passes over 20,000 examples; a task with fewer distinct training examples takes those that it has."""
+    if "epochs" not in explicit or explicit.keys() & {"train_size", "max_steps"} or task_class.reads_text:
+        return args
+    with blaming("task", args.task):
+        most = largest_train_size(task_class(args))
+    return args if most is None or most >= args.train_size else dataclasses.replace(args, train_size=most)
 
 
 EXAMPLES = {"task": "needle, dyck, recall, tiny_shakespeare", "model": "transformer, mamba, gated_deltanet, gru"}

@@ -15,7 +15,7 @@ import types
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, TINY, bench
+from conftest import ROOT, TINY_NEEDLE, bench
 
 from dataset import TASKS
 from src.figures import runs as run_figures
@@ -101,7 +101,7 @@ def finished(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("finished")
     for model in ("transformer", "gru"):
-        assert benchmark.main([*TINY, "--task", "reverse", "--model", model, "--out_dir", str(folder / model)]) == 0
+        assert benchmark.main([*TINY_NEEDLE, "--task", "reverse", "--model", model, "--out_dir", str(folder / model)]) == 0
     return folder
 
 
@@ -137,7 +137,7 @@ def document(run) -> dict:
 
 def resolved(*argv):
     """The run configuration that a command line gives; nothing is trained."""
-    return plan.plan(list(map(str, argv)))[0].args
+    return plan.plan([*TINY_NEEDLE[:4], *map(str, argv)])[0].args
 
 
 # Help and lists
@@ -322,7 +322,7 @@ def test_flag_forms(words, field, value):
 def test_no_bias_and_rope_reach_the_model(main, figures):
     import torch
 
-    assert main(*TINY, "--no_bias", "--rope", "--tie_weights", "--dim_ffn", "0", "--out_dir", "run")[0] == 0
+    assert main(*TINY_NEEDLE, "--no_bias", "--rope", "--tie_weights", "--dim_ffn", "0", "--out_dir", "run")[0] == 0
     weights = torch.load("run/ckpt.pt", weights_only=True)["model"]
     assert not [name for name in weights if name.endswith("bias") or "pos_embed" in name or "mlp" in name]
     assert torch.equal(weights["head.weight"], weights["embed.weight"])
@@ -366,15 +366,17 @@ def test_what_is_typed_wins_over_a_preset():
     sized = resolved("--batch_size", 8)
     assert (sized.batch_size, sized.batch_chars) == (8, 0)  # small has batch_chars, which would replace it
     passes = resolved("--epochs", 2, "--train_size", 100)
-    assert (passes.epochs, passes.max_steps) == (2, 0)
+    assert (passes.epochs, passes.max_steps, passes.train_size) == (2, 0, 100)
     assert resolved("--epochs", 2, "--train_size", 100, "--max_steps", 7).max_steps == 7
 
 
 def test_choices_are_announced_with_their_reasons(main, figures):
-    code, out, err = main(*(word for word in TINY if word != "--quiet"), "--out_dir", "run")
+    code, out, err = main(*(word for word in TINY_NEEDLE if word != "--quiet"), "--out_dir", "run")
     assert code == 0
     assert re.match(
-        r"preset small: task=needle .*d_model=16 .*\nprecision fp32: asked for; attention: \w+ \(.+\)\nstep ", err
+        r"preset small, with --task needle .*--d_model 16 .*; all flags: run/config.json\n"
+        r"precision fp32: asked for; attention: \w+ \(.+\)\nstep ",
+        err,
     )
     assert out.splitlines()[-1] == "run"
     assert re.search(r"^test hit_rate 0\.\d+ \[0\.\d+, 0\.\d+\]", out)
@@ -384,7 +386,7 @@ def test_choices_are_announced_with_their_reasons(main, figures):
 
 
 def test_n_head_of_a_layer_without_heads_is_a_notice(main, figures):
-    loud = [word for word in TINY if word != "--quiet"]
+    loud = [word for word in TINY_NEEDLE if word != "--quiet"]
     assert "notice: --n_head is ignored, GRU has no heads\n" in main(*loud, "--model", "gru", "--out_dir", "a")[2]
     assert "notice" not in main(*loud, "--out_dir", "b")[2]
     at = loud.index("--n_head")
@@ -392,7 +394,7 @@ def test_n_head_of_a_layer_without_heads_is_a_notice(main, figures):
 
 
 def test_quiet_prints_the_run_directory_and_nothing_else(main, figures, tmp_path):
-    code, out, err = main(*TINY)
+    code, out, err = main(*TINY_NEEDLE)
     assert (code, err) == (0, "")
     assert re.fullmatch(r"runs/\d{8}-\d{6}\n", out)
     assert (tmp_path / out.strip() / "metrics.json").exists()
@@ -405,7 +407,7 @@ def test_quiet_prints_the_run_directory_and_nothing_else(main, figures, tmp_path
 def test_every_task_runs(main, figures, text_folder, tmp_path, task):
     size = ["--train_size", "0", "--max_len", "20"] if task in ("reverse", "rle", "caesar") else ["--train_size", "0"]
     assert main(
-        *TINY, "--task", task, *size, *data_path_of(task, tmp_path), "--max_steps", "3", "--out_dir", "run"
+        *TINY_NEEDLE, "--task", task, *size, *data_path_of(task, tmp_path), "--max_steps", "3", "--out_dir", "run"
     ) == (0, "run\n", "")
     found = document("run")
     assert (found["status"], found["task"], found["steps"]) == ("done", task, 3)
@@ -414,7 +416,7 @@ def test_every_task_runs(main, figures, text_folder, tmp_path, task):
 
 @pytest.mark.parametrize("model", MODELS)
 def test_every_model_runs(main, figures, model):
-    assert main(*TINY, "--task", "reverse", "--model", model, "--out_dir", "run") == (0, "run\n", "")
+    assert main(*TINY_NEEDLE, "--task", "reverse", "--model", model, "--out_dir", "run") == (0, "run\n", "")
     found = document("run")
     assert (found["status"], found["model"]) == ("done", model)
     assert found["loss_curve"]["val"][-1][1] < found["loss_curve"]["val"][0][1]
@@ -425,7 +427,7 @@ def test_a_user_s_task_and_model_go_all_the_way(main, figures, tmp_path, monkeyp
     (tmp_path / "first.py").write_text(TASK)
     (tmp_path / "mean.py").write_text(MIXER.replace("BREAKS_AFTER", "10**9"))
     mine = ["--task", "first.py", "--model", "./mean.py", "--copies", "2", "--gain", "0.5"]
-    assert main(*TINY, *mine, "--out_dir", "run") == (0, "run\n", "")
+    assert main(*TINY_NEEDLE, *mine, "--out_dir", "run") == (0, "run\n", "")
     found = document("run")
     assert (found["task"], found["model"], found["args"]["copies"], found["args"]["gain"]) == ("first", "mean", 2, 0.5)
     assert found["args"]["lr"] == 0.002  # the task's own small layer
@@ -461,7 +463,7 @@ def test_a_run_that_diverges_is_a_result_of_its_own(main, figures, tmp_path, how
         "--max_steps",
         "40",
     ]
-    code, out, err = main(*TINY, *(breaks if how == "a layer that breaks" else explodes), "--out_dir", "run")
+    code, out, err = main(*TINY_NEEDLE, *(breaks if how == "a layer that breaks" else explodes), "--out_dir", "run")
     assert (code, out, err) == (3, "run\n", "")
     found = document("run")
     assert (found["status"], found["final_test"], found["test"]["last"], found["scaled"]) == (
@@ -480,7 +482,7 @@ def test_a_run_that_diverges_is_a_result_of_its_own(main, figures, tmp_path, how
 
 
 def test_accuracy_beyond_a_learned_table_is_undefined(main, figures):
-    loud = [word for word in TINY if word != "--quiet"]
+    loud = [word for word in TINY_NEEDLE if word != "--quiet"]
     code, out, _ = main(*loud, "--eval_lengths", "2x", "--out_dir", "learned")
     assert code == 0
     assert re.search(
@@ -559,7 +561,7 @@ def test_tensorboard_that_is_not_installed_is_said_once(main, figures, monkeypat
     from src.utils import reporter
 
     monkeypatch.setattr(reporter.importlib.util, "find_spec", lambda name: None)
-    code, out, err = main(*TINY, "--log", "tensorboard", "--out_dir", "run")
+    code, out, err = main(*TINY_NEEDLE, "--log", "tensorboard", "--out_dir", "run")
     assert (code, out) == (0, "run\n")
     assert err == "--log tensorboard: the package is not installed; `pip install tensorboard`. Going on without it.\n"
 
@@ -582,7 +584,7 @@ def test_tensorboard_gets_every_step_and_validation(main, figures, monkeypatch):
 
     monkeypatch.setattr(reporter.importlib.util, "find_spec", lambda name: True)
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", types.SimpleNamespace(SummaryWriter=Writer))
-    assert main(*TINY, "--log", "tensorboard", "--eval_every", 6, "--out_dir", "run") == (0, "run\n", "")
+    assert main(*TINY_NEEDLE, "--log", "tensorboard", "--eval_every", 6, "--out_dir", "run") == (0, "run\n", "")
     assert [step for name, step in told[:-1] if name == "train/loss"] == list(range(1, 13))
     assert [step for name, step in told[:-1] if name == "val/loss"] == [6, 12]
     assert told[-1] == "closed"
@@ -590,5 +592,5 @@ def test_tensorboard_gets_every_step_and_validation(main, figures, monkeypatch):
 
 def test_tensorboard_writes_its_files(main, figures):
     pytest.importorskip("tensorboard")
-    assert main(*TINY, "--log", "tensorboard", "--out_dir", "run")[0] == 0
+    assert main(*TINY_NEEDLE, "--log", "tensorboard", "--out_dir", "run")[0] == 0
     assert list(Path("run/tensorboard").glob("events.out.tfevents.*"))

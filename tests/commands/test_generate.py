@@ -10,7 +10,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, TINY, bench
+from conftest import ROOT, TINY_NEEDLE, bench
 
 from src.figures import runs as run_figures
 
@@ -32,7 +32,7 @@ def runs(tmp_path_factory):
             ("gru", ["--task", "reverse", "--model", "gru"]),
             ("text", [*text, "--model", "gru"]),
         ):
-            assert benchmark.main([*TINY, *arguments, "--out_dir", str(folder / name)]) == 0
+            assert benchmark.main([*TINY_NEEDLE, *arguments, "--out_dir", str(folder / name)]) == 0
     return folder
 
 

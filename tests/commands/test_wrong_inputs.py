@@ -10,7 +10,7 @@ import re
 
 import pytest
 import torch
-from conftest import TINY, bench
+from conftest import TINY_NEEDLE, bench
 
 MIXER = "from src.models.base import Mixer\n\n\nclass Echo(Mixer):\n    def forward(self, x):\n        return x\n"
 TASK = "from dataset.base import Example, Task\n\n\nclass Copy(Task):\n    def example(self, rng, length):\n        return Example('a>', 'a')\n"
@@ -96,13 +96,13 @@ CASES = {
     "flag with dashes": ("--max-steps 12", r"unknown flag --max-steps .*did you mean '--max_steps'\?"),
     "text without a flag": (
         "needle --task",
-        r"unknown command 'needle', allowed: train, list, generate, check, speed, profile, kernels; "
+        r"unknown command 'needle', allowed: train, list, generate, check, speed, profile, kernels, study; "
         r"did you mean '--task needle'\?",
     ),
     "command misspelt": ("genrate --out_dir x", r"unknown command 'genrate', allowed: .*did you mean 'generate'\?"),
     "command unknown": (
         "xyzzy",
-        r"unknown command 'xyzzy', allowed: train, list, generate, check, speed, profile, kernels; .*--help",
+        r"unknown command 'xyzzy', allowed: train, list, generate, check, speed, profile, kernels, study; .*--help",
     ),
     # splits and lengths
     "no validation examples": ("--val_size 0", r"--val_size: got 0, allowed: at least 1"),
@@ -268,7 +268,7 @@ CASES = {
     ),
 }
 
-# Commands on an existing run, without TINY in front.
+# Commands on an existing run, without TINY_NEEDLE in front.
 COMMANDS = {
     "resume nothing": ("--resume", r"--out_dir: got nothing, allowed: the directory of an existing run"),
     "resume a missing run": (
@@ -395,7 +395,7 @@ def places(tmp_path_factory):
     folder = tmp_path_factory.mktemp("folder")
     prepare(folder)
     run = tmp_path_factory.mktemp("runs") / "run"
-    assert benchmark.main([*TINY, "--max_steps", "3", "--out_dir", str(run)]) == 0
+    assert benchmark.main([*TINY_NEEDLE, "--max_steps", "3", "--out_dir", str(run)]) == 0
     return {"folder": folder, "run": run}
 
 
@@ -425,7 +425,7 @@ def refused(call, line: str, pattern: str, places, tmp_path, before=()) -> str:
 @pytest.mark.parametrize(("line", "pattern"), CASES.values(), ids=CASES)
 def test_training_refuses(main, places, tmp_path, line, pattern):
     """In front of a wrong flag stand right ones (but --quiet, which could hide chatter); a command word comes first."""
-    right = [] if not line.startswith("--") else [word for word in TINY if word != "--quiet"]
+    right = [] if not line.startswith("--") else [word for word in TINY_NEEDLE if word != "--quiet"]
     refused(main, line, pattern, places, tmp_path, before=right)
 
 
@@ -438,13 +438,13 @@ def test_device_cuda_is_refused_where_there_is_none(main, places, tmp_path):
     if torch.cuda.is_available():
         pytest.skip("there is a CUDA device")
     pattern = r"--device: got 'cuda' \(no CUDA device is found here\), allowed: auto, cpu; use --device cpu"
-    refused(main, "--device cuda", pattern, places, tmp_path, before=TINY)
+    refused(main, "--device cuda", pattern, places, tmp_path, before=TINY_NEEDLE)
 
 
 def test_refused_fails_on_a_right_command(main, places, tmp_path):
     """The check itself: a command that is accepted, and writes, does not pass for a refused one."""
     with pytest.raises(AssertionError):
-        refused(main, "--max_steps 1 --quiet", r"--max_steps", places, tmp_path, before=TINY)
+        refused(main, "--max_steps 1 --quiet", r"--max_steps", places, tmp_path, before=TINY_NEEDLE)
     assert list(tmp_path.rglob("config.json"))
 
 
@@ -457,7 +457,7 @@ def test_process_refuses(places, tmp_path, name):
         done = bench(*arguments, cwd=tmp_path)
         return done.returncode, done.stdout, done.stderr
 
-    refused(call, line, pattern, places, tmp_path, before=[word for word in TINY if word != "--quiet"])
+    refused(call, line, pattern, places, tmp_path, before=[word for word in TINY_NEEDLE if word != "--quiet"])
 
 
 @pytest.mark.parametrize("name", ["list a task that is misspelt", "draw a missing run", "resume with another rate"])

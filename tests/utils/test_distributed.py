@@ -14,7 +14,7 @@ import pytest
 import torch
 from conftest import ROOT
 
-from src.utils.distributed import World, join
+from src.utils.distributed import World, joined
 
 # A batch of three rows leaves ranks of two and of one; what is left over of a length gives batches of one row, and a rank without any.
 RUN = [
@@ -193,8 +193,8 @@ def test_rows_of_all_ranks_make_up_a_batch():
 
 def test_a_world_of_one_exchanges_nothing(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    world = join()
-    assert (world.rank, world.size, world.is_main) == (0, 1, True)
+    with joined() as world:
+        assert (world.rank, world.size, world.is_main) == (0, 1, True)
     parameter = torch.nn.Parameter(torch.ones(2))
     world.sum_gradients([parameter])
     assert parameter.grad is None

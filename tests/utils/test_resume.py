@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, TINY, bench
+from conftest import ROOT, TINY_NEEDLE, bench
 
 from src.figures import runs as run_figures
 from src.storage.record import Record
@@ -40,8 +40,11 @@ root = sys.argv[1]
 sys.path.insert(0, root)
 import matplotlib.pyplot
 import benchmark
-from src.commands import evaluate, generate, train
-from src.utils import results, rundir, training, viz
+from src.commands import evaluate, generate, resume, train
+from src.figures import runs as run_figures
+from src.setup import run, session, stored
+from src.storage import rundir
+from src.utils import results, training
 
 SIGNALS = {"kill": signal.SIGKILL, "int": signal.SIGINT, "term": signal.SIGTERM}
 
@@ -99,7 +102,7 @@ for line in sys.stdin:
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 
-BASE = [*TINY, "--dropout", "0.1", "--eval_every", "3"]
+BASE = [*TINY_NEEDLE, "--dropout", "0.1", "--eval_every", "3"]
 DATA = {
     "fresh": ["--task", "reverse"],
     "finite": ["--task", "reverse", "--train_size", "60"],  # 12 steps are more than one epoch
@@ -107,7 +110,7 @@ DATA = {
         "--task",
         "tiny_shakespeare",
         "--data_path",
-        str(ROOT / "tests" / "test_resume.py"),
+        __file__,
     ],  # any text will do
 }
 
@@ -309,7 +312,7 @@ def test_interrupted_run_saves_its_state_and_its_printed_command_continues_it(
 
 def test_control_c_from_outside_and_the_lock(main, tmp_path):
     """A second run in the directory of a living one is refused; Ctrl-C stops that one; a lock file left behind is no obstacle."""
-    arguments = [*TINY, "--max_steps", "2000", "--eval_every", "5000", "--out_dir", "run"]
+    arguments = [*TINY_NEEDLE, "--max_steps", "2000", "--eval_every", "5000", "--out_dir", "run"]
     process = subprocess.Popen(
         [sys.executable, ROOT / "benchmark.py", *arguments], cwd=tmp_path, stderr=subprocess.PIPE, text=True
     )
