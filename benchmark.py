@@ -13,8 +13,9 @@ import importlib
 import os
 import sys
 
-# Before torch is loaded: how long GNU OpenMP's threads spin before they sleep. Its default makes the small steps of a small model over ten
-# times slower on a machine that is busy with anything else; sleeping at once makes them twice as slow on an idle one. This is between.
+# How long GNU OpenMP's threads spin before they sleep; it must be set before torch is loaded. The default makes the
+# steps of a small model over ten times slower on a busy machine. Sleeping at once makes them twice as slow on an idle
+# one.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 from dataset import TASKS
@@ -75,7 +76,8 @@ def main(argv: list[str]) -> int:
             raise
         report_error(
             RuntimeError(
-                "out of memory; lower --batch_size, --batch_chars, --context_len or --d_model, or give a --micro_batch_size"
+                "out of memory; lower --batch_size, --batch_chars, --context_len or --d_model, or give a "
+                "--micro_batch_size"
             )
         )
         return 1

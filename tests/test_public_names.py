@@ -1,4 +1,4 @@
-"""The names that scripts outside this project may rely on, used as such a script would use them: train, evaluate, measure, plot.
+"""The names that scripts outside this project may rely on, used as such a script uses them: train, evaluate, plot.
 
 python -m pytest tests/test_public_names.py
 """

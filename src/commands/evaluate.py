@@ -1,4 +1,7 @@
-"""`--eval_only --out_dir R`: evaluate a run's best and last checkpoints on val and test; JSON on stdout and in eval-<timestamp>.json."""
+"""`--eval_only --out_dir R`: evaluate a run's best and last checkpoints on val and test.
+
+The result is JSON, on stdout and in R/eval-<timestamp>.json.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,8 @@ def main(argv: list[str]) -> int:
         payload = load_checkpoint(run, path, device)
         if payload["vocab"] != session.tokenizer.tokens:
             raise UserError(
-                f"{path}: its vocabulary is not that of this data; the text or the task has changed since training, restore it"
+                f"{path}: its vocabulary is not that of this data; the text or the task has changed since training, "
+                "restore it"
             )
         model.load_state_dict(payload["model"])
         result = evaluate_splits(model, session)
@@ -70,7 +74,8 @@ def allowed_changes(request, run) -> dict:
             changes[name] = value
         elif not is_stored(name, value, run):
             raise UserError(
-                f"--{name}: got {value}, but the run has {getattr(run.args, name)}; with --eval_only only {', '.join(CHANGEABLE)} may change"
+                f"--{name}: got {value}, but the run has {getattr(run.args, name)}; with --eval_only only "
+                f"{', '.join(CHANGEABLE)} may change"
             )
     if "batch_size" in changes:
         changes["batch_chars"] = 0

@@ -2,9 +2,9 @@
 
     python benchmark.py generate --out_dir runs/<timestamp> --prompt "ROMEO:" --max_new_tokens 200
     python benchmark.py generate runs/<timestamp> --prompt "12+34=" --greedy
-    python benchmark.py generate runs/<timestamp>            (a terminal: asks for prompts until an empty line or Ctrl-D)
+    python benchmark.py generate runs/<timestamp>       asks for prompts on a terminal, until an empty line or Ctrl-D
 
-Answer tasks stop at <eos>. Only the continuation goes to stdout.
+Answer tasks stop at <eos>. Only the continuation goes to stdout. A note on stderr says when it is empty.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ def main(argv: list[str]) -> int:
         raise UserError(f"--greedy and {unused[0]} contradict each other; give one")
     if len(given) != 1:
         raise UserError(
-            f"generate: got {len(given)} run directories, allowed: exactly one, as `generate R` or `generate --out_dir R`"
+            f"generate: got {len(given)} run directories, allowed: exactly one, as `generate R` or `generate "
+            "--out_dir R`"
         )
     model, tokenizer, device = load(given[0], config)
     if has_prompt:
@@ -63,17 +64,18 @@ def main(argv: list[str]) -> int:
 
 
 def read_stdin() -> str:
-    """All of stdin but the line break that `echo` adds; UserError when it is no text."""
+    """All of stdin but the line break that `echo` adds. UserError when it is not text."""
     try:
         return sys.stdin.read().removesuffix("\n")
     except UnicodeDecodeError as error:
         raise UserError(
-            f"stdin: not text in {error.encoding} (byte {error.start}), allowed: the prompt as text; or give it with --prompt"
+            f"stdin: not text in {error.encoding} (byte {error.start}), allowed: the prompt as text; or give it with "
+            "--prompt"
         ) from None
 
 
 def load(out_dir: str, config: GenerateConfig):
-    """The model with its trained weights, its tokenizer and its device; sizes come from the run's config.json and vocab."""
+    """The model with its trained weights, its tokenizer and its device; sizes come from the run's own files."""
     from dataset.tokenizer import CharTokenizer
     from src.setup.plan import build_model, set_threads
     from src.setup.stored import load_checkpoint, open_run
@@ -108,7 +110,8 @@ def write(model, tokenizer, device, config: GenerateConfig, prompt: str) -> None
     new_tokens = config.max_new_tokens or min(200, model.max_len - len(prompt) if model.max_len is not None else 200)
     if new_tokens < 1:
         raise UserError(
-            f"--prompt: got {len(prompt)} characters, allowed: at most {model.max_len - 1}, what the learned position table has room for"
+            f"--prompt: got {len(prompt)} characters, allowed: at most {model.max_len - 1}, what the learned "
+            "position table has room for"
         )
     generator = torch.Generator(device=device).manual_seed(config.seed)
     try:
@@ -123,12 +126,15 @@ def write(model, tokenizer, device, config: GenerateConfig, prompt: str) -> None
         )
     except ValueError as error:
         raise UserError(str(error)) from error
-    print(tokenizer.decode(new[0].tolist()))
+    text = tokenizer.decode(new[0].tolist())
+    print(text)
+    if not text:
+        print("note: the model ends the text at once, so the continuation is empty", file=sys.stderr)
 
 
 def converse(model, tokenizer, device, config: GenerateConfig) -> None:
     """Prompts from a terminal until an empty line or its end; a wrong one is answered with its error."""
-    print("a prompt a line; an empty one ends", file=sys.stderr)
+    print("one prompt per line; an empty line ends", file=sys.stderr)
     while True:
         if not sys.stdout.isatty():  # stdout is for the continuations; `input` would write its prompt there
             print("prompt> ", end="", file=sys.stderr, flush=True)

@@ -1,8 +1,8 @@
-"""`benchmark.py list`: what there is to choose from, a line each, without importing torch.
+"""`benchmark.py list`: what there is to choose from, one line per entry, without importing torch.
 
 python benchmark.py list                    tasks, models, presets, backends
-python benchmark.py list --presets
-python benchmark.py list --task needle      its docstring, flags, floors and three instances
+python benchmark.py list --presets          also what each preset sets, and the published numbers
+python benchmark.py list --task needle      its docstring, flags, chance levels and three instances
 python benchmark.py list --model gru        its docstring and flags (imports torch)
 """
 
@@ -47,18 +47,21 @@ def main(argv: list[str]) -> int:
 def show_entries(title: str, entries: dict[str, registry.Entry]) -> None:
     print(f"{title}:")
     for name, entry in entries.items():
-        missing = entry.missing()
-        needs = (
-            ""
-            if not entry.needs
-            else f"  [needs {', '.join(entry.needs)}: {'not installed: ' + ', '.join(missing) if missing else 'installed'}]"
-        )
-        print(f"  {name:<18}{entry.summary}  ({entry.source}){needs}")
+        print(f"  {name:<18}{entry.summary}  ({entry.source}){needs(entry)}")
     print()
 
 
+def needs(entry: registry.Entry) -> str:
+    """Which packages an entry needs, and whether they are installed; empty where it needs none."""
+    if not entry.needs:
+        return ""
+    missing = entry.missing()
+    state = f"not installed: {', '.join(missing)}" if missing else "installed"
+    return f"  [needs {', '.join(entry.needs)}: {state}]"
+
+
 def show_presets(whole: bool) -> None:
-    """A line each; whole: also the flags that a preset sets, the published numbers, and what a reduced one reduces."""
+    """One line per preset.  whole: also the flags that it sets, the published numbers, and what was made smaller."""
     print("presets:")
     for name, preset in PRESETS.items():
         print(f"  {name:<22}{preset.summary}  ({preset.source})")
@@ -81,7 +84,7 @@ def show_backends() -> None:
 
 
 def show_task(name: str) -> None:
-    """The docstring, flags, floors and three instances of a task."""
+    """The docstring, flags, chance levels and three instances of a task."""
     task_class = registry.find("task", TASKS, name, (Task,))
     print(inspect.getdoc(sys.modules[task_class.__module__]) or inspect.getdoc(task_class) or name)
     show_own_flags("task", task_class, name)
@@ -89,8 +92,10 @@ def show_task(name: str) -> None:
     print("\ndefault run on a CPU (--preset small): " + " ".join(f"--{k} {v}" for k, v in task_class.small.items()))
     if getattr(task_class, "own_text", False):
         print(
-            f"\nprimary metric: {task_class.primary}; floors: uniform = 1/(characters of the vocabulary, <unk> among them), "
-            "unigram (the most common training character)\n\nno windows to show: the text is the one that --data_path names"
+            f"\nprimary metric: {task_class.primary}; chance: uniform = 1/(characters of the vocabulary, <unk> among "
+            "them), "
+            "unigram (the most common training character)\n\nno windows to show: the text is the one that "
+            "--data_path names"
         )
         return
     task = task_class(args)
@@ -102,10 +107,12 @@ def show_task(name: str) -> None:
 
     length = None if task.lengths is None else task.lengths[1]
     print(
-        f"\nfloors: uniform = 1/{len(task.alphabet)} a character, unigram (the most common training character at that answer position)"
+        f"\nchance: uniform = 1/{len(task.alphabet)} per character, unigram (the most common training character at "
+        "that answer position)"
     )
     print(
-        f"primary metric: {task.primary}\n\nthree instances{'' if length is None else f' of length {length}'}, prompt | answer:"
+        f"primary metric: {task.primary}\n\nthree instances{'' if length is None else f' of length {length}'}, "
+        "prompt | answer:"
     )
     for e in draw_heldout(task, "test", 3, length, stream(task, "instances", 0))[0]:
         answer = e.answer or " ".join(f"{at}:{c}" for at, c in e.labels or ())
@@ -116,7 +123,8 @@ def show_language(task) -> None:
     text = task.text("test")
     print(f"\nsource: {task.source}, SHA-256 {task.digest}")
     print(
-        f"primary metric: {task.primary}; floors: uniform = 1/{len(task.alphabet)}, unigram (the most common training character)"
+        f"primary metric: {task.primary}; chance: uniform = 1/{len(task.alphabet)}, unigram (the most common "
+        "training character)"
     )
     print("\nthree windows:")
     for at in (0, len(text) // 3, 2 * len(text) // 3):

@@ -1,8 +1,9 @@
-"""The command line as data: dataclass fields -> argparse -> typed values; one line and exit code 2 for anything wrong.
+"""The command line as data: dataclass fields -> argparse -> typed values. Anything wrong is one line and exit code 2.
 
-Two readings. The first only looks for --task, --model, --layers, --preset and the directory flags; they decide which classes are loaded
-and whether a stored configuration is used. The second knows exactly the flags of that task and model, so an unknown one is an
-error with a suggestion, and `--help` shows what applies.
+A command line is read twice. The first reading (`first_look`) looks only for --task, --model, --layers, --preset
+and the directory flags. They decide which classes are loaded, and whether a stored configuration is used. The second reading
+(`read_request`) knows exactly the flags of that task and model. So an unknown flag is an error with a suggestion, and
+`--help` shows what applies.
 """
 
 from __future__ import annotations
@@ -34,13 +35,14 @@ examples:
   python benchmark.py check --model my_layer.py
   python benchmark.py list --task dyck
 
-commands: train (default), list, generate, check, speed, profile, kernels; each has its own --help."""
+commands: train (default), list, generate, check, speed, profile, kernels, study; each has its own --help."""
 
 
 class Store(argparse.Action):
-    """Stores a flag's text, or `const` for one that takes none; two different flags of one field (`--rope --pos alibi`) are an error.
+    """Stores a flag's text, or `const` for a flag that takes none.
 
-    One flag given twice is none: the last counts, so that a script can add to a line of its own.
+    Two different flags of one field (`--rope --pos alibi`) are an error. One flag given twice is not: the last one
+    counts, so that a script can add to a line of its own.
     """
 
     def __call__(self, parser, namespace, values, option_string=None):
@@ -52,7 +54,7 @@ class Store(argparse.Action):
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse whose errors are UserErrors and which never guesses an abbreviation."""
+    """An ArgumentParser whose errors are UserErrors, and which never guesses an abbreviation."""
 
     def __init__(self, scope: str = "for this command", **kwargs):
         """scope: what the flags belong to, in the words of an error."""
@@ -69,14 +71,15 @@ class Parser(argparse.ArgumentParser):
             name = extra[0].split("=")[0]
             if not name.startswith("-"):
                 raise UserError(
-                    f"unexpected argument '{name}'; flags begin with --, and a value of several words needs quotes; see --help"
+                    f"unexpected argument '{name}'; flags begin with --, and a value of several words needs quotes; "
+                    "see --help"
                 )
             raise UserError(f"unknown flag {name} {self.scope}{suggest(name, self._option_string_actions)}; see --help")
         return values
 
 
 def add_flags(parser: argparse.ArgumentParser, config_class, title: str, defaults: dict | None = None) -> None:
-    """A help group with one flag a field. Values stay text here; `read_flags` converts them."""
+    """Add a help group with one flag per field. Values stay text here; `read_flags` converts them."""
     group = parser.add_argument_group(title)
     types = field_types(config_class)
     for f in dataclasses.fields(config_class):
@@ -133,7 +136,7 @@ def read_flags(namespace, config_classes) -> dict:
 
 @dataclass
 class Request:
-    """What was asked for. explicit: typed flags of the run configuration; control: everything about the run itself."""
+    """What was asked for.  explicit: typed flags of the run configuration.  control: the flags about the run itself."""
 
     explicit: dict
     control: ControlConfig
@@ -156,7 +159,7 @@ def first_look(argv: list[str]) -> argparse.Namespace:
         value = getattr(seen, name).lower()
         if value not in ("true", "1", "false", "0"):
             raise UserError(
-                f"--{name}: got '{value}', allowed: nothing, or true or false; the run's directory goes behind --out_dir"
+                f"--{name}: got '{value}', allowed: nothing, or true or false; the run's directory goes after --out_dir"
             )
         setattr(seen, name, value in ("true", "1"))
     modes = [f"--{n}" for n in ("eval_only", "vis_only", "resume") if getattr(seen, n)]
@@ -168,7 +171,7 @@ def first_look(argv: list[str]) -> argparse.Namespace:
 def parser_for(task_class=None, model_class=None, defaults: dict | None = None, layer_note: str = "") -> Parser:
     """The parser of `train` for a chosen task and model (either may be None: shared flags only).
 
-    defaults: a preset's values, shown in place of the dataclass defaults; layer_note: the line that says whose they are.
+    defaults: a preset's values, shown in place of the dataclass defaults.  layer_note: says whose values these are.
     """
     config_parts(task_class, model_class)  # a user's flag that exists already
     own = (

@@ -1,10 +1,11 @@
 """Named layers of settings, between the defaults and what the user types. `list --presets` prints this table.
 
-`small` and `base` fit every task. The others bear the name of a paper or a repository: each fixes its task, data and optimisation, so that its
-published number can stand beside ours. Model sizes are the paper's too; the layer itself is the user's choice, and explicit flags win.
-A name that ends in `-mini` is that experiment reduced until a run takes at most 90 seconds on two cores; `reduced` says by what.
+`small` and `base` fit every task. The others have the name of a paper or a repository. Each of those fixes its
+task, data and optimisation, so that its published number can be compared with ours. Model sizes are the paper's too. The layer
+itself is the user's choice, and flags that are typed win. A name that ends in `-mini` is that experiment made smaller,
+until a run takes at most 90 seconds on two cores; `reduced` says what was made smaller.
 
-Optimisers differ from the papers' in one thing that has no flag: AdamW's betas are torch's, 0.9 and 0.999.
+Our optimiser differs from the papers' in one thing that has no flag: AdamW's betas are torch's, 0.9 and 0.999.
 """
 
 from __future__ import annotations
@@ -16,7 +17,11 @@ from src.flags.fields import SMALL, UserError, small_layer, suggest
 
 @dataclass(frozen=True)
 class Preset:
-    """A line of `list --presets`.  task: the only one it goes with, "" for any.  values: flag values.  published: the paper's own numbers."""
+    """One line of `list --presets`.
+
+    task: the only task it goes with, "" for any.  values: flag values.  published: the paper's own numbers.
+    reduced: what was made smaller.
+    """
 
     summary: str
     source: str
@@ -27,7 +32,7 @@ class Preset:
 
 
 def _zoology(length: int, pairs: int, batch: int, published: str) -> Preset:
-    """MQAR as in Figure 2. The paper takes the best of four learning rates, logspace(-4, -2, 4), and of widths 64 to 512."""
+    """MQAR as in Figure 2. The paper takes the best of four learning rates, logspace(-4, -2, 4), and widths."""
     values = {
         "context_len": length,
         "n_pairs": pairs,
@@ -160,18 +165,22 @@ PRESETS = {
         "Mamba 100 at every length; attention at 512 / 4,096: learned 58.6 / 9.8, RoPE 83.6 / 8.6, xPos 99.6 / 7.0",
     ),
     "grazzi-parity": Preset(
-        "parity, trained at 3-40 bits, tested to 256; label at the last bit only, as in the formal-language code that the paper builds on",
+        "parity, trained at 3-40 bits, tested to 256; label at the last bit only, as in the formal-language code "
+        "that the paper builds on",
         "Grazzi et al. 2024",
         "parity",
         {**GRAZZI, "labels": "final", "n_layer": 2},
-        "scaled accuracy, best of 3 seeds: Transformer .02, Mamba 0, Mamba [-1, 1] 1.0, DeltaNet .02, DeltaNet [-1, 1] 1.0, sLSTM 1.0",
+        "scaled accuracy, best of 3 seeds: Transformer .02, Mamba 0, Mamba [-1, 1] 1.0, DeltaNet .02, DeltaNet [-1, "
+        "1] 1.0, sLSTM 1.0",
     ),
     "grazzi-modarith": Preset(
-        "modular arithmetic without brackets, mod 5, trained at 3-40 characters, tested to 256; the value alone is scored, as an answer",
+        "modular arithmetic without brackets, mod 5, trained at 3-40 characters, tested to 256; the value alone is "
+        "scored, as an answer",
         "Grazzi et al. 2024",
         "mod_arith",
         {**GRAZZI, "modulus": 5, "brackets": False, "n_layer": 3},
-        "scaled accuracy, best of 3 seeds: Transformer .03, Mamba .10, Mamba [-1, 1] .24, DeltaNet .31, DeltaNet [-1, 1] .97, sLSTM .79",
+        "scaled accuracy, best of 3 seeds: Transformer .03, Mamba .10, Mamba [-1, 1] .24, DeltaNet .31, DeltaNet "
+        "[-1, 1] .97, sLSTM .79",
     ),
     "deletang-parity": Preset(
         "parity, trained at 1-40 bits, tested to 500; causal, where the paper's Transformer is a bidirectional encoder",
@@ -181,7 +190,8 @@ PRESETS = {
         "accuracy, best of 10 seeds, lengths 41-500: RNN 100, LSTM 100, Transformer (encoder) 52.0",
     ),
     "deletang-modarith": Preset(
-        "modular arithmetic without brackets, mod 5, trained at 1-40 characters; causal, where the paper's Transformer is a bidirectional encoder",
+        "modular arithmetic without brackets, mod 5, trained at 1-40 characters; causal, where the paper's "
+        "Transformer is a bidirectional encoder",
         "Deletang et al. 2023",
         "mod_arith",
         {**DELETANG, "modulus": 5, "brackets": False},
@@ -202,7 +212,8 @@ PRESETS = {
             "test_size": 1_000,
         },
         "(256, 16), d 64: attention 1.00, BaseConv .15, H3 .08, RWKV-4 .05, Hyena .05",
-        "64 characters instead of 256, 64 symbols instead of 8,192, trained on a mixture of 4, 8 and 16 pairs for 600 steps, with the block's MLP",
+        "64 characters instead of 256, 64 symbols instead of 8,192, trained on a mixture of 4, 8 and 16 pairs for "
+        "600 steps, with the block's MLP",
     ),
     "grazzi-parity-mini": Preset(
         "parity, trained at 3-40 bits, tested to 160, a label at every bit",
@@ -219,7 +230,8 @@ PRESETS = {
             "eval_lengths": ("2x", "4x"),
         },
         "scaled accuracy at 40-256, best of 3 seeds: Transformer .02, DeltaNet .02, DeltaNet [-1, 1] 1.0, sLSTM 1.0",
-        "two layers of 64 instead of 128, a label at every bit instead of the last, 400 steps of 4,096 characters instead of 100,000 of 1,024 strings",
+        "two layers of 64 instead of 128, a label at every bit instead of the last, 400 steps of 4,096 characters "
+        "instead of 100,000 of 1,024 strings",
     ),
     "mamba-selective-mini": Preset(
         "selective copying of 4 symbols out of 128 characters",
@@ -241,7 +253,8 @@ PRESETS = {
             "test_size": 1_000,
             "eval_lengths": ("36", "48"),
         },
-        "no single number: attention copies strings longer than it was trained on, furthest with a form of ALiBi, and state space models do not",
+        "no single number: attention copies strings longer than it was trained on, furthest with a form of ALiBi, "
+        "and state space models do not",
         "up to 24 letters, two layers of 64, 1,000 steps",
     ),
     "nanogpt-cpu": Preset(
@@ -291,7 +304,8 @@ def task_of(preset: str | None, task: str | None) -> str | None:
     wanted = find(preset).task if preset not in (None, "auto") else ""
     if wanted and task not in (None, wanted):
         raise UserError(
-            f"--task: got '{task}', but --preset {preset} is an experiment on '{wanted}'; leave --task out, or take --preset small"
+            f"--task: got '{task}', but --preset {preset} is an experiment on '{wanted}'; leave --task out, or take "
+            "--preset small"
         )
     return wanted or task
 

@@ -1,7 +1,7 @@
 """Names to classes: lazy registry entries, and a user's own file.
 
-`TASKS` and `MODELS` are dicts of `Entry`; nothing is imported before it is asked for, so a missing optional package never
-breaks another entry and `list` needs no torch.
+`TASKS` and `MODELS` are dicts of `Entry`. Nothing is imported before it is asked for. So a missing optional package
+never breaks another entry, and `list` needs no torch.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ from src.flags.fields import UserError, suggest
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of `list`.  target: "package.module:Class".  needs: importable packages, probed with find_spec only."""
+    """One line of `list`.
+
+    target: "package.module:Class".  needs: packages, looked up with find_spec and not imported.
+    """
 
     target: str
     summary: str
@@ -35,18 +38,21 @@ class Entry:
 def find(kind: str, registry: dict[str, Entry], name: str, bases: tuple[type, ...] | None = None):
     """The class behind a registry name or a path to a .py file; UserError when there is none.
 
-    bases: what a user's file must define exactly one public subclass of (a function returning the tuple keeps imports lazy).
+    bases: a user's file must define exactly one public subclass of these. A function that returns the tuple keeps
+    imports lazy.
     """
     if is_path(name):
         return load_file(kind, Path(name), bases() if callable(bases) else bases)
     if name not in registry:
         raise UserError(
-            f"--{kind}: unknown {kind} '{name}', allowed: {', '.join(registry)}, or a path to a .py file{suggest(name, registry)}"
+            f"--{kind}: unknown {kind} '{name}', allowed: {', '.join(registry)}, or a path to a .py "
+            f"file{suggest(name, registry)}"
         )
     return registry[name].load()
 
 
 def is_path(name: str) -> bool:
+    """Whether a --task or --model names a file, and not an entry of the registry."""
     return name.endswith(".py") or "/" in name or "\\" in name
 
 
@@ -64,9 +70,8 @@ def load_file(kind: str, path: Path, bases: tuple[type, ...]):
         spec.loader.exec_module(module)
     except Exception as error:
         line = f", line {error.lineno}" if isinstance(error, SyntaxError) else ""
-        raise UserError(
-            f"--{kind}: '{path}' cannot be imported{line}: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-        ) from error
+        text = (str(error).splitlines() or [""])[0]
+        raise UserError(f"--{kind}: '{path}' cannot be imported{line}: {type(error).__name__}: {text}") from error
     found = [
         c
         for n, c in vars(module).items()
@@ -75,6 +80,7 @@ def load_file(kind: str, path: Path, bases: tuple[type, ...]):
     if len(found) != 1:
         got = ", ".join(c.__name__ for c in found) or "none"
         raise UserError(
-            f"--{kind}: '{path}' defines {got}, allowed: exactly one public {wanted} subclass (prefix the others with '_')"
+            f"--{kind}: '{path}' defines {got}, allowed: exactly one public {wanted} subclass (prefix the others "
+            "with '_')"
         )
     return found[0]

@@ -1,4 +1,4 @@
-"""The command line: help and lists without torch, layers of settings, a user's own files, modes on a finished run, exit codes.
+"""The command line: help and lists without torch, layers of settings, a user's own files, modes on a finished run.
 
 python -m pytest tests/commands/test_cli.py
 """
@@ -25,8 +25,10 @@ from src.setup import plan
 
 # The table of flags in the design, each of which must exist.
 FLAGS = """task context_len train_size val_size test_size train_lengths eval_lengths loss_on data_path
-model d_model n_layer n_head dropout dim_ffn pos embed_std lr min_lr warmup_steps epochs max_steps batch_size batch_chars micro_batch_size grad_clip
-weight_decay label_smoothing precision device threads compile backend seed preset eval_every out_dir overwrite eval_only vis_only resume quiet log""".split()
+model d_model n_layer n_head dropout dim_ffn pos embed_std lr min_lr warmup_steps epochs max_steps batch_size
+batch_chars micro_batch_size grad_clip weight_decay label_smoothing precision
+device threads compile backend seed
+preset eval_every out_dir overwrite eval_only vis_only resume quiet log""".split()
 
 MIXER = '''
 """A running mean, mixed."""
@@ -52,7 +54,8 @@ class Mean(Mixer):
         self.calls = 0
 
     def forward(self, x):
-        self.calls += self.training and torch.is_grad_enabled() and self.out.weight.requires_grad  # training steps, not the look before them
+        # Only training steps count, not the look at the layer before them.
+        self.calls += self.training and torch.is_grad_enabled() and self.out.weight.requires_grad
         broken = float("nan") if self.training and self.calls > BREAKS_AFTER else 1.0
         return self.gain * broken * self.out(x.cumsum(1) / torch.arange(1, x.shape[1] + 1)[:, None])
 '''
@@ -101,7 +104,9 @@ def finished(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("finished")
     for model in ("transformer", "gru"):
-        assert benchmark.main([*TINY_NEEDLE, "--task", "reverse", "--model", model, "--out_dir", str(folder / model)]) == 0
+        assert (
+            benchmark.main([*TINY_NEEDLE, "--task", "reverse", "--model", model, "--out_dir", str(folder / model)]) == 0
+        )
     return folder
 
 
@@ -252,7 +257,7 @@ def test_list_shows_a_task_whole(main, text_folder, task):
     if getattr(cls, "own_text", False):  # nothing is fetched to be listed
         assert "--data_path" in out.splitlines()[-1]
         return
-    assert re.search(r"floors: uniform = 1/\d+", out)
+    assert re.search(r"chance: uniform = 1/\d+", out)
     shown = out.splitlines()[-3:]
     if cls.kind == "language":
         assert all(line.startswith(("  '", '  "')) for line in shown)

@@ -130,7 +130,7 @@ def test_an_empty_prompt_begins_a_text(main, runs):
 
 
 def test_stdin_that_is_no_terminal_is_one_prompt(main, runs, tmp_path):
-    """`echo PROMPT | generate R`: the line break of `echo` is no part of it, all before it is, further lines included."""
+    """`echo PROMPT | generate R`: the prompt is all of stdin but the last line break, which `echo` adds."""
     done = bench("generate", runs / "text", "--greedy", "--max_new_tokens", "30", cwd=tmp_path, input="to be\nor not\n")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout[:-1] == generated(
@@ -159,7 +159,7 @@ def test_a_prompt_that_is_no_text_is_refused(main, runs):
 
 
 def test_a_terminal_is_asked_until_an_empty_line(main, runs, tmp_path):
-    """Interactive, through a pseudo-terminal: prompts, errors and all else on stderr, so that stdout holds the continuations only."""
+    """Interactive, through a pseudo-terminal: stdout holds the continuations only, all else goes to stderr."""
     pty = pytest.importorskip("pty")
     ours, theirs = pty.openpty()
     command = [sys.executable, ROOT / "benchmark.py", "generate", runs / "gru", "--greedy", "--max_new_tokens", "9"]

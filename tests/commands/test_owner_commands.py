@@ -1,6 +1,6 @@
-"""Commands as the project's owner types them: task and model are named, `--epochs` alone means passes over a training set.
+"""Commands as the owner types them: task and model are named, `--epochs` alone means passes over a training set.
 
-    python -m pytest tests/commands/test_owner_commands.py
+python -m pytest tests/commands/test_owner_commands.py
 """
 
 import json
@@ -19,7 +19,10 @@ from src.flags.fields import UserError
 from src.flags.presets import PRESETS
 from src.setup.plan import plan
 
-WHOLE = "--task {task} --model {model} --context_len 512 --d_model 384 --n_layer 6 --n_head 6 --lr 3e-4 --batch_size 32 --epochs 5 --precision bf16"
+WHOLE = (
+    "--task {task} --model {model} --context_len 512 --d_model 384 --n_layer 6 --n_head 6 --lr 3e-4 --batch_size 32 "
+    "--epochs 5 --precision bf16"
+)
 # What the owner's document has beside `--eval_only` and `--vis_only`; shrunk by the flags that the test adds.
 COMMANDS = {
     "shakespeare": "--task tiny_shakespeare --model transformer --epochs 3",
@@ -27,7 +30,10 @@ COMMANDS = {
     "dyck": "--task dyck --model template --epochs 3",
     "whole": WHOLE.format(task="needle", model="transformer"),
 }
-SHRUNK = "--context_len 24 --d_model 16 --n_layer 1 --n_head 2 --val_size 20 --test_size 20 --threads 1 --precision fp32 --quiet --train_size 200"
+SHRUNK = (
+    "--context_len 24 --d_model 16 --n_layer 1 --n_head 2 --val_size 20 --test_size 20 --threads 1 --precision fp32 "
+    "--quiet --train_size 200"
+)
 
 
 @pytest.mark.parametrize("name", COMMANDS)

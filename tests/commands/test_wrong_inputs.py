@@ -1,8 +1,9 @@
-"""Wrong inputs: exit code 2, one line on stderr that names the thing and what is allowed, no traceback, nothing written.
+"""Wrong inputs: exit code 2, one line on stderr that says what is allowed, no traceback, nothing written.
 
     python -m pytest tests/commands/test_wrong_inputs.py
 
-Every case is a command line and a pattern for its line. `{folder}` is a folder with the files of `prepare`, `{run}` a finished run.
+Every case is a command line and a pattern for its line. `{folder}` is a folder with the files of `prepare`, `{run}` a
+finished run.
 """
 
 import hashlib
@@ -13,7 +14,10 @@ import torch
 from conftest import TINY_NEEDLE, bench
 
 MIXER = "from src.models.base import Mixer\n\n\nclass Echo(Mixer):\n    def forward(self, x):\n        return x\n"
-TASK = "from dataset.base import Example, Task\n\n\nclass Copy(Task):\n    def example(self, rng, length):\n        return Example('a>', 'a')\n"
+TASK = (
+    "from dataset.base import Example, Task\n\n\nclass Copy(Task):\n"
+    "    def example(self, rng, length):\n        return Example('a>', 'a')\n"
+)
 
 USER_FILES = {
     "echo.py": MIXER,
@@ -28,7 +32,8 @@ USER_FILES = {
     "no_args.py": MIXER.replace(
         "    def forward", "    def __init__(self):\n        super().__init__()\n\n    def forward"
     ),
-    "whole.py": "from src.models.base import ARModel\n\n\nclass Flat(ARModel):\n    def __init__(self, vocab_size, args):\n        super().__init__()\n\n"
+    "whole.py": "from src.models.base import ARModel\n\n\nclass Flat(ARModel):\n"
+    "    def __init__(self, vocab_size, args):\n        super().__init__()\n\n"
     "    def forward(self, x, attn_mask=None):\n        return x.float()\n",
     "takes_lr.py": "from dataclasses import dataclass\nfrom src.config import option\n"
     + MIXER
