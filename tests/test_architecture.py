@@ -185,8 +185,10 @@ def test_a_circle_would_be_found():
 TORCH_FREE_ROOMS = ("flags", "stats", "figures")
 WITHOUT_TORCH = [
     *"benchmark dataset dataset.task dataset.seeds dataset.splits dataset.tokenizer src.models".split(),
-    *"src.ops.backends src.utils.tokenizer src.utils.viz src.utils.reporter src.storage.rundir src.storage.schema".split(),
-    *"src.storage.env src.storage.rows src.storage.record src.measure.timing src.measure.session src.measure.progress".split(),
+    *"src.ops.backends src.utils.tokenizer src.utils.viz src.utils.reporter src.storage.rundir".split(),
+    *"src.storage.schema".split(),
+    *"src.storage.env src.storage.rows src.storage.record src.measure.timing src.measure.session".split(),
+    *"src.measure.progress".split(),
     *"src.measure.speed.analysis src.measure.profile.trace src.measure.kernels.subjects src.study.claims".split(),
     *"src.study.report src.study.records".split(),
     *sorted(name for name in MODULES if name.startswith("src.commands.")),

@@ -1,9 +1,9 @@
 """The command line as data: dataclass fields -> argparse -> typed values. Anything wrong is one line and exit code 2.
 
-A command line is read twice. The first reading (`first_look`) looks only for --task, --model, --layers, --preset
-and the directory flags. They decide which classes are loaded, and whether a stored configuration is used. The second reading
-(`read_request`) knows exactly the flags of that task and model. So an unknown flag is an error with a suggestion, and
-`--help` shows what applies.
+A command line is read twice. The first reading (`first_look`) looks only for --task, --model, --layers, --preset and
+the directory flags. They decide which classes are loaded, and whether a stored configuration is used. The second
+reading (`read_request`) knows exactly the flags of that task and model. So an unknown flag is an error with a
+suggestion, and `--help` shows what applies.
 """
 
 from __future__ import annotations

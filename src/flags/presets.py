@@ -1,9 +1,9 @@
 """Named layers of settings, between the defaults and what the user types. `list --presets` prints this table.
 
-`small` and `base` fit every task. The others have the name of a paper or a repository. Each of those fixes its
-task, data and optimisation, so that its published number can be compared with ours. Model sizes are the paper's too. The layer
-itself is the user's choice, and flags that are typed win. A name that ends in `-mini` is that experiment made smaller,
-until a run takes at most 90 seconds on two cores; `reduced` says what was made smaller.
+`small` and `base` fit every task. The others have the name of a paper or a repository. Each of those fixes its task,
+data and optimisation, so that its published number can be compared with ours. Model sizes are the paper's too. The
+layer itself is the user's choice, and flags that are typed win. A name that ends in `-mini` is that experiment made
+smaller, until a run takes at most 90 seconds on two cores; `reduced` says what was made smaller.
 
 Our optimiser differs from the papers' in one thing that has no flag: AdamW's betas are torch's, 0.9 and 0.999.
 """
