@@ -170,6 +170,7 @@ def test_a_model_s_help_does_import_torch():
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, timeout=60).returncode == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [["--help"], ["list"]], ids=" ".join)
 def test_help_and_list_answer_at_once(arguments):
     """Half a second is meant; the double is allowed, because other processes share the machine with a test."""
