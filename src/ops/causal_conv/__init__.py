@@ -35,7 +35,7 @@ def causal_conv(x, weight, bias=None, state=None, activation: str | None = None,
     cannot run here.
     """
     _check(x, weight, bias, state, activation)
-    implementation = _implementation(backend, x, weight.shape[1])
+    implementation = _choose(backend, x, weight.shape[1])
     kind = accumulation_dtype(x)
     with no_autocast(x):
         weight = weight.to(kind)
@@ -102,7 +102,7 @@ def last_inputs(x, state, K: int):
     return torch.cat([old, tail], dim=1)
 
 
-def _implementation(backend: str, x, K: int):
+def _choose(backend: str, x, K: int):
     """The module that computes, after the choice of "auto" for these tensors."""
     double = x.dtype == torch.float64
     if backend == "auto":

@@ -36,7 +36,7 @@ def delta_rule(q, k, v, beta, decay=None, state=None, scale=None, backend: str =
     """
     _check(q, k, v, beta, decay, state, time=True)
     double = accumulation_dtype(q, k, v, beta, decay, state) == torch.float64
-    implementation = _implementation(backend, v, double)
+    implementation = _choose(backend, v, double)
     with no_autocast(q):
         return implementation.run(q, k, v, beta, decay, state, 1.0 if scale is None else float(scale))
 
@@ -97,7 +97,7 @@ def _step(q, k, v, beta, decay, state, scale):
     return o.to(out_dtype), state
 
 
-def _implementation(backend: str, v, double: bool):
+def _choose(backend: str, v, double: bool):
     """The module that computes, after the choice of "auto" for these tensors."""
     if backend == "auto":
         backend, _ = automatic(v.device.type)

@@ -41,7 +41,7 @@ def linear_attention(q, k, v, decay=None, state=None, scale=None, backend: str =
     """
     _check(q, k, v, decay, state, time=True)
     double = accumulation_dtype(q, k, v, decay, state) == torch.float64
-    implementation = _implementation(backend, v, decay, double)
+    implementation = _choose(backend, v, decay, double)
     with no_autocast(q):
         return implementation.run(q, k, v, decay, state, 1.0 if scale is None else float(scale))
 
@@ -118,7 +118,7 @@ def _gate(decay, dtype):
     return gate[..., None] if gate.dim() == 3 else gate[..., None, None]
 
 
-def _implementation(backend: str, v, decay, double: bool):
+def _choose(backend: str, v, decay, double: bool):
     """The module that computes, after the choice of "auto" for these tensors."""
     if backend == "auto":
         backend, _ = automatic(v.device.type, None, "vector" if decay is not None and decay.dim() == 4 else "other")

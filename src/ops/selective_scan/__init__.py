@@ -39,7 +39,7 @@ def selective_scan(u, delta, A, B, C, D=None, state=None, neg_eigen: bool = Fals
     Raises ValueError when shapes disagree or `backend` is unknown, RuntimeError when the named backend cannot run this.
     """
     _check(u, delta, A, B, C, D, state)
-    implementation = _implementation(backend, u, state, neg_eigen)
+    implementation = _choose(backend, u, state, neg_eigen)
     with no_autocast(u):
         inputs = [None if t is None else t.to(accumulation_dtype(u)) for t in (u, delta, A, B, C, D, state)]
         y, last = _Scan.apply(*inputs, neg_eigen, implementation)
@@ -65,7 +65,7 @@ def projected_scan(u, x_proj, dt_proj, dt_bias, A_log, D, state=None, neg_eigen:
     if dt_bias.shape != (E,) or D.shape != (E,) or (state is not None and state.shape != (len(u), E, N)):
         got = ", ".join(str(t if t is None else tuple(t.shape)) for t in (dt_bias, D, state))
         raise ValueError(f"dt_bias, D, state: got {got}, allowed: ({E},), ({E},), ({len(u)}, {E}, {N}) or None")
-    implementation = _implementation(backend, u, state, neg_eigen)
+    implementation = _choose(backend, u, state, neg_eigen)
     return _ProjectedScan.apply(u, x_proj, dt_proj, dt_bias, A_log, D, state, neg_eigen, implementation)
 
 
@@ -179,7 +179,7 @@ def _project(u, x_proj, dt_proj, dt_bias, N: int, products):
     return F.softplus(step.to(kind) + dt_bias.to(kind)), B.to(kind), C.to(kind)
 
 
-def _implementation(backend: str, u, state, neg_eigen: bool):
+def _choose(backend: str, u, state, neg_eigen: bool):
     """The module that computes, after the choice of "auto" for these tensors."""
     double = u.dtype == torch.float64
     if backend == "auto":
