@@ -43,7 +43,7 @@ class Backend:
         return [name for name in self.needs if importlib.util.find_spec(name) is None]
 
 
-OPS = {
+OPS: dict[str, dict[str, Backend]] = {
     "attention": {
         "explicit": Backend("matrix products and a float32 softmax, O(T^2) memory", "explicit"),
         "sdpa": Backend("torch's scaled_dot_product_attention, fused where the device has a kernel", "sdpa"),

@@ -16,13 +16,26 @@ from src.flags.fields import UserError, resolve
 from src.ops import backends, choices
 
 PAIRS = [(op, name) for op, names in backends.OPS.items() for name in names]
-LOADED = [op for op in backends.OPS if op != "attention"]  # attention has a table of functions
+# Shapes of the required arguments of each public function; attention has a table of functions, see its own tests.
+SHAPES = {
+    "causal_conv": [(2, 3, 7), (7, 4)],
+    "selective_scan": [(2, 3, 7), (2, 3, 7), (7, 4), (2, 3, 4), (2, 3, 4)],
+    "linear_attention": [(2, 3, 2, 4)] * 3,
+    "delta_rule": [(2, 3, 2, 4)] * 3 + [(2, 3, 2)],
+}
+LOADED = [op for op in backends.OPS if op != "attention"]
 
 
 class NoTask:
     """A task without flags, enough for `resolve`."""
 
     Config = None
+
+
+def call(op, backend, dtype=torch.float32):
+    """The public function of an op, with ones."""
+    function = getattr(importlib.import_module(f"src.ops.{op}"), op)
+    return function(*(torch.ones(shape, dtype=dtype) for shape in SHAPES[op]), backend=backend)
 
 
 @pytest.mark.parametrize(("op", "name"), PAIRS, ids=[f"{op}={name}" for op, name in PAIRS])
@@ -43,10 +56,10 @@ def test_the_file_of_a_named_backend_is_loaded(op):
 def test_unknown_backend_and_one_that_cannot_run_are_errors_of_one_line(op):
     last = list(backends.OPS[op])[-1]
     with pytest.raises(ValueError, match=f"backend: got 'fast', allowed: auto, eager, numba, {last}$"):
-        backends.load_implementation(op, "fast", "cpu", double=False)
+        call(op, "fast")
     told = f"'{last}' of {op} needs {last} and a cuda device; the tensors are on cpu; usable here: eager"
     with pytest.raises(RuntimeError, match=told):
-        backends.load_implementation(op, last, "cpu", double=False)
+        call(op, last)
 
 
 @numba_only
@@ -54,7 +67,8 @@ def test_unknown_backend_and_one_that_cannot_run_are_errors_of_one_line(op):
 def test_float32_backend_refuses_float64(op):
     told = f"backend 'numba' of {op} computes in float32, got float64; take eager"
     with pytest.raises(RuntimeError, match=told):
-        backends.load_implementation(op, "numba", "cpu", double=True)
+        call(op, "numba", torch.float64)
+    assert call(op, "auto", torch.float64)[0].dtype == torch.float64
 
 
 @numba_only

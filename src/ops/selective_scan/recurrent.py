@@ -39,9 +39,8 @@ import torch
 from src.ops.lanes import EXACT, SUMS, compiled, exp, f32, parallel_for
 
 LANES = 64
-CHUNK_STATES = (
-    1024  # N x tokens of a chunk of the backward pass: states and decays, 2 x 1024 x LANES floats, are 512 KiB
-)
+# N x tokens of a chunk of the backward pass. Its states and decays, 2 x 1024 x LANES numbers, are 512 KiB.
+CHUNK_STATES = 1024
 ZERO = f32(0)
 
 
