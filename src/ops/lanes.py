@@ -44,9 +44,7 @@ P0, P1, P2, P3, P4, P5 = (
     for c in (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
 )
 ONE = f32(1)
-RANGES = (
-    4  # calls per thread: when another process holds up one thread, the other threads take over its remaining ranges
-)
+RANGES = 4  # calls per thread: when another process delays one thread, the others take over its remaining ranges
 
 
 def compiled(fastmath, *signature: str):
