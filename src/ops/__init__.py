@@ -1,1 +1,5 @@
-"""Functions on tensors, one folder an op: the public function, a slow reference that defines it, and what computes it fast."""
+"""Ops: functions on tensors that layers call. One folder per op.
+
+Each folder holds a public function, whose docstring is the contract, a slow reference that defines the result, and fast
+implementations of it. src/ops/backends.py lists them. Each README.md has the maths.
+"""

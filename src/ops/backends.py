@@ -1,10 +1,16 @@
-"""Which backend computes an op, and why. `OPS` maps an op to the names that `--backend` takes for it; add a line for a new op.
+"""Which backend computes an op, and why.
 
-    --backend auto | NAME | op=NAME,...      a bare NAME goes to every op that has it, the others choose for themselves
+`OPS` maps an op to the names that `--backend` takes for it. A new backend is one file in the op's folder and one line
+in this table.
 
-An op calls `parse_backend` to learn whether the user named a backend, and otherwise decides from device and shapes itself, in a function
-`automatic(device_type, args) -> (backend, reason)` of its package, which `choices` records. A named backend that cannot run is an error,
-never silently another one. No torch here, so that `list` answers at once.
+    --backend auto | NAME | op=NAME,...
+
+A bare NAME goes to each op that has it; the other ops choose for themselves. `parse_backend` tells a layer whether the
+user named a backend. With "auto" the op decides from the device and the tensors. The function `automatic(device_type,
+args) -> (backend, reason)` of its package says what it will decide, so that a run can record it (src/ops/choices.py). A
+named backend that cannot run is an error, never replaced by another one.
+
+This file imports no torch, so that `list` answers at once.
 """
 
 from __future__ import annotations
@@ -13,108 +19,124 @@ import importlib
 import importlib.util
 from collections.abc import Iterable
 from dataclasses import dataclass
+from types import ModuleType
 
 from src.flags.fields import UserError, suggest
 
 
 @dataclass(frozen=True)
 class Backend:
-    """One way to compute an op.  needs: importable packages, probed with find_spec only.  device: the only kind it runs on, "" for any."""
+    """One way to compute an op.
+
+    file: the module in the op's package that computes it.  needs: packages that must be installed; they are looked up,
+    never imported.
+    device: the only type of device it runs on, "" for any.
+    """
 
     summary: str
+    file: str
     needs: tuple[str, ...] = ()
     device: str = ""
 
     def missing(self) -> list[str]:
+        """The packages it needs that are not installed."""
         return [name for name in self.needs if importlib.util.find_spec(name) is None]
 
 
-OPS = {
+OPS: dict[str, dict[str, Backend]] = {
     "attention": {
-        "explicit": Backend("matrix products and a float32 softmax, O(T^2) memory"),
-        "sdpa": Backend("torch's scaled_dot_product_attention, fused where the device has a kernel"),
-        "flash_attn": Backend("FlashAttention-2 kernels, fp16 and bf16", ("flash_attn",), "cuda"),
+        "explicit": Backend("matrix products and a float32 softmax, O(T^2) memory", "explicit"),
+        "sdpa": Backend("torch's scaled_dot_product_attention, fused where the device has a kernel", "sdpa"),
+        "flash_attn": Backend("FlashAttention-2 kernels, fp16 and bf16", "flash_attn", ("flash_attn",), "cuda"),
     },
     "causal_conv": {
-        "eager": Backend("shifted sums in torch"),
-        "numba": Backend("one pass over memory, compiled on first use", ("numba",), "cpu"),
-        "causal_conv1d": Backend("the kernels that mamba-ssm uses, widths 2 to 4", ("causal_conv1d",), "cuda"),
+        "eager": Backend("shifted sums in torch", "shifted"),
+        "numba": Backend("one pass over memory, compiled on first use", "one_pass", ("numba",), "cpu"),
+        "causal_conv1d": Backend(
+            "the kernels that mamba-ssm uses, widths 2 to 4", "causal_conv1d", ("causal_conv1d",), "cuda"
+        ),
     },
     "selective_scan": {
-        "eager": Backend("chunks side by side in torch"),
+        "eager": Backend("chunks side by side in torch", "chunked"),
         "numba": Backend(
             "the recurrence itself, compiled on first use; recomputes its states in the backward pass",
+            "recurrent",
             ("numba",),
             "cpu",
         ),
-        "mamba_ssm": Backend("the kernels of mamba-ssm", ("mamba_ssm",), "cuda"),
+        "mamba_ssm": Backend("the kernels of mamba-ssm", "mamba_ssm", ("mamba_ssm",), "cuda"),
     },
     "linear_attention": {
-        "eager": Backend("chunks as matrix products in torch"),
-        "numba": Backend("the recurrence itself, compiled on first use", ("numba",), "cpu"),
-        "fla": Backend("chunk and fused-recurrent kernels of flash-linear-attention", ("fla",), "cuda"),
+        "eager": Backend("chunks as matrix products in torch", "chunked"),
+        "numba": Backend("the recurrence itself, compiled on first use", "recurrent", ("numba",), "cpu"),
+        "fla": Backend("chunk and fused-recurrent kernels of flash-linear-attention", "fla", ("fla",), "cuda"),
     },
     "delta_rule": {
-        "eager": Backend("chunks as matrix products and a triangular solve in torch"),
-        "numba": Backend("the recurrence itself, compiled on first use", ("numba",), "cpu"),
-        "fla": Backend("chunk and fused-recurrent kernels of flash-linear-attention", ("fla",), "cuda"),
+        "eager": Backend("chunks as matrix products and a triangular solve in torch", "chunked"),
+        "numba": Backend("the recurrence itself, compiled on first use", "recurrent", ("numba",), "cpu"),
+        "fla": Backend("chunk and fused-recurrent kernels of flash-linear-attention", "fla", ("fla",), "cuda"),
     },
 }
 
 
 def usable(op: str, device_type: str) -> tuple[str, ...]:
-    """The backends of `op` that are installed here and run on a device of this type."""
+    """The backends of `op` that are installed here and run on this type of device."""
     return tuple(name for name, b in OPS[op].items() if b.device in ("", device_type) and not b.missing())
 
 
-def load_form(op: str, backend: str, forms: dict[str, str], device_type: str, double: bool, argument: str):
-    """The module of `op` that computes in a chosen backend (not "auto"), for tensors on this type of device.
+def not_installed(op: str, device_type: str) -> str:
+    """The missing packages of the backends of `op` made for this type of device, joined by commas; "" for none."""
+    return ", ".join(name for b in OPS[op].values() if b.device == device_type for name in b.missing())
 
-    forms: backend -> file in the op's package.  double: the tensors are float64, which only eager computes.  argument: the tensor that a message names.
+
+def load_implementation(op: str, backend: str, device_type: str, double: bool) -> ModuleType:
+    """The module that computes `op` in a chosen backend (not "auto"), for tensors on this type of device.
+
+    double: whether the tensors are float64, which only "eager" computes.
     Raises ValueError for a backend that `op` does not have, RuntimeError for one that cannot run here.
     """
-    if backend not in forms:
-        raise ValueError(f"backend: got '{backend}', allowed: auto, {', '.join(forms)}")
-    present = usable(op, device_type)
+    if backend not in OPS[op]:
+        raise ValueError(f"backend: got '{backend}', allowed: auto, {', '.join(OPS[op])}")
+    chosen, present = OPS[op][backend], usable(op, device_type)
     if backend not in present:
-        need = OPS[op][backend]
         raise RuntimeError(
-            f"backend '{backend}' of {op} needs {' and '.join((*need.needs, f'a {need.device} device'))}; "
-            f"{argument} is on {device_type}; usable here: {', '.join(present)}"
+            f"backend '{backend}' of {op} needs {' and '.join((*chosen.needs, f'a {chosen.device} device'))}; "
+            f"the tensors are on {device_type}; usable here: {', '.join(present)}"
         )
     if double and backend != "eager":
         raise RuntimeError(f"backend '{backend}' of {op} computes in float32, got float64; take eager")
-    return importlib.import_module(f"src.ops.{op}.{forms[backend]}")
+    return importlib.import_module(f"src.ops.{op}.{chosen.file}")
 
 
 def parse_backend(text: str, op: str, available: Iterable[str] | None = None) -> str:
     """The backend that `--backend text` names for `op`, or "auto" where it leaves the choice to the op.
 
     available: the backends of `op` that can run here; None means all of them.
-    Raises UserError for an unknown op or backend, one named twice, or one that cannot run here.
+    Raises UserError for an unknown op or backend, for an op named twice, and for a backend that cannot run here.
     """
     name = read_flag(text).get(op, "auto")
     allowed = OPS[op] if available is None else tuple(available)
     if name != "auto" and name not in allowed:
         raise UserError(
-            f"--backend: got '{name}' for {op}, which cannot run here{_why_not(op, name)}, allowed: {', '.join(('auto', *allowed))}"
+            f"--backend: got '{name}' for {op}, which cannot run here{_why_not(op, name)}, "
+            f"allowed: {', '.join(('auto', *allowed))}"
         )
     return name
 
 
 def _why_not(op: str, name: str) -> str:
     backend = OPS[op][name]
-    reasons = (
-        [f"needs a {backend.device.upper() if backend.device == 'cpu' else backend.device} device"]
-        if backend.device
-        else []
-    )
+    kind = "CPU" if backend.device == "cpu" else backend.device
+    reasons = [f"needs a {kind} device"] if kind else []
     reasons += [f"not installed: {', '.join(backend.missing())}"] if backend.missing() else []
     return f" ({'; '.join(reasons)})" if reasons else ""
 
 
 def read_flag(text: str) -> dict[str, str]:
-    """The whole flag as {op: backend or "auto"}; ops that it leaves alone are absent. UserError where it means nothing."""
+    """The whole flag as {op: backend or "auto"}, without the ops that it leaves alone.
+
+    Raises UserError for an unknown op or backend and for an op named twice.
+    """
     if "=" not in text and "," not in text:
         return _bare(text.strip())
     chosen: dict[str, str] = {}
@@ -130,13 +152,15 @@ def read_flag(text: str) -> dict[str, str]:
             raise UserError(f"--backend: names {op} twice, allowed: once")
         if name != "auto" and name not in OPS[op]:
             raise UserError(
-                f"--backend: unknown backend '{name}' for {op}, allowed: {', '.join(('auto', *OPS[op]))}{suggest(name, OPS[op])}"
+                f"--backend: unknown backend '{name}' for {op}, allowed: {', '.join(('auto', *OPS[op]))}"
+                f"{suggest(name, OPS[op])}"
             )
         chosen[op] = name
     return chosen
 
 
 def _bare(name: str) -> dict[str, str]:
+    """A bare name as {op: name} for each op that has it."""
     if name == "auto":
         return {}
     chosen = {op: name for op, names in OPS.items() if name in names}
@@ -150,15 +174,12 @@ def _bare(name: str) -> dict[str, str]:
 
 
 def describe() -> list[str]:
-    """One line a backend for `list`, in the order of OPS: what it is and whether its packages are installed here."""
+    """One line per backend for `list`, in the order of OPS: what it is, and whether its packages are installed here."""
     return [f"{op + '=' + name:<32}{b.summary}{_needs(b)}" for op, names in OPS.items() for name, b in names.items()]
 
 
 def _needs(backend: Backend) -> str:
-    parts = (
-        [f"{', '.join(backend.needs)}: {'not installed' if backend.missing() else 'installed'}"]
-        if backend.needs
-        else []
-    )
+    installed = "not installed" if backend.missing() else "installed"
+    parts = [f"{', '.join(backend.needs)}: {installed}"] if backend.needs else []
     parts += [f"{backend.device} only"] if backend.device else []
     return f"  [{'; '.join(parts)}]" if parts else ""

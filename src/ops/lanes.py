@@ -1,13 +1,16 @@
-"""What the numba forms of the ops share: an exponential that vectorises, a decorator, and work spread over threads.
+"""What the numba implementations of the ops share: a decorator, an exponential that vectorises, and `parallel_for`.
 
-numba without Intel's SVML calls libm's expf once a number; `exp` is arithmetic alone, so LLVM runs it on as many lanes as the CPU has: about
-0.3 ns a number where torch's takes 0.4 (one core with AVX-512). Its error is below 2 units in the last place of float32.
+A CPU computes on vectors: one instruction works on 4 to 16 float32 numbers, each in its own lane. LLVM vectorises an
+inner loop over an index that is contiguous in memory, when the loop holds nothing but arithmetic. Without Intel's SVML
+numba calls libm's expf once per number, which stops this. `exp` below is arithmetic alone. It takes about 0.3 ns per
+number where torch's takes 0.4 (one core with AVX-512). Its error is below 2 units in the last place of float32.
 
-numba's own threading layers bring a second OpenMP team, which fights torch's for the cores. Kernels here release the GIL, and `parallel_for` runs
-them on a small pool of Python threads, as many as torch uses.
+numba's own threading layers bring a second OpenMP team, which competes with torch's for the cores. The kernels here
+release the GIL instead, and `parallel_for` runs them on a small pool of Python threads, as many as torch uses.
 
-numba's cache on disk notices a change of the file that a function is in, not of this one: after a change here, delete the __pycache__ folders.
-Imported by the compiled.py files only, so numba is loaded when it is first used.
+numba's cache on disk notices a change of the file that holds a function, but not of this one. After a change here,
+delete the __pycache__ folders. Only recurrent.py and one_pass.py import this file, so numba is loaded when it is first
+used.
 """
 
 from __future__ import annotations
@@ -23,40 +26,40 @@ from numba import types
 from numba.extending import intrinsic
 
 f32 = np.float32
-# Fused multiply-add is more exact, signs of zero do not matter. Not "reassoc": it would merge the two parts of log 2 in `exp`.
+# Fused multiply-add is more exact, and signs of zero do not matter. "reassoc" would merge the two parts of log 2
+# in `exp`, so it is left out.
 EXACT = frozenset({"contract", "nsz"})
-SUMS = EXACT | {
-    "reassoc"
-}  # for functions that sum over lanes, whose order is then the vector's: still the same at every call
+# For functions that sum over lanes. Their order of additions is then the vector's, and still the same at every call.
+SUMS = EXACT | {"reassoc"}
 
-LOG2_E, MAGIC, MAGIC_BITS = (
-    f32(1.4426950408889634),
-    f32(12582912.0),
-    np.int32(0x4B400000),
-)  # adding 1.5 x 2^23 rounds to a whole number
-LOG2_HIGH, LOG2_LOW = (
-    f32(0.693359375),
-    f32(-2.12194440e-4),
-)  # log 2 in two parts: the first has 9 bits, so n x LOG2_HIGH is exact
+LOG2_E = f32(1.4426950408889634)
+MAGIC, MAGIC_BITS = f32(12582912.0), np.int32(0x4B400000)  # adding 1.5 x 2^23 rounds to a whole number
+# log 2 in two parts: the first has 9 bits, so n x LOG2_HIGH is exact
+LOG2_HIGH, LOG2_LOW = f32(0.693359375), f32(-2.12194440e-4)
 LOWEST, HIGHEST = f32(-87.33), f32(88.37)  # where 2^n is still a normal float32
-# exp(r) = 1 + r + r^2 (P5 + r (P4 + ...)) on [-log(2)/2, log(2)/2]: the minimax polynomial of the Cephes library (S. Moshier), expf.
+# exp(r) = 1 + r + r^2 (P5 + r (P4 + ...)) on [-log(2)/2, log(2)/2]: the minimax polynomial of expf in the Cephes
+# library (S. Moshier).
 P0, P1, P2, P3, P4, P5 = (
     f32(c)
     for c in (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
 )
 ONE = f32(1)
-RANGES = 4  # calls a thread: a thread that another process holds up then leaves its share to the others
+RANGES = 4  # calls per thread: when another process delays one thread, the others take over its remaining ranges
 
 
-def compiled(fastmath):
-    """Decorator: compile without the GIL on first call, and keep the machine code on disk where a folder for it can be written."""
+def compiled(fastmath, *signature: str):
+    """Decorator: compile a function with numba, without the GIL, and keep the machine code on disk.
+
+    fastmath: LLVM's flags, EXACT or SUMS.  signature: numba's text for the types, to compile at once; without it, the
+    first call compiles. Where no folder can be written, the machine code is kept in memory only.
+    """
 
     def wrap(function):
         options = {"nogil": True, "fastmath": set(fastmath), "error_model": "numpy"}
         try:
-            return numba.njit(cache=True, **options)(function)
+            return numba.njit(*signature, cache=True, **options)(function)
         except RuntimeError:  # numba found no folder that it can write
-            return numba.njit(**options)(function)
+            return numba.njit(*signature, **options)(function)
 
     return wrap
 
@@ -106,18 +109,19 @@ def sigmoid(x):
 
 _pools: dict[int, ThreadPoolExecutor] = {}
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_pools.clear)  # a forked child has the object without its threads
+    os.register_at_fork(after_in_child=_pools.clear)  # a forked child has the objects but not their threads
 
 
 def parallel_for(function, items: int, *arguments) -> None:
-    """Call function(*arguments, begin, end) for ranges that cover 0 .. items - 1, on torch's number of threads.
+    """Call function(*arguments, begin, end) for ranges that cover 0 to items - 1, on as many threads as torch uses.
 
-    What an item gets must not depend on the range that it is in; then nothing depends on the number of threads. One thread is one of the
-    pool too, because the caller's may treat subnormal numbers differently.
+    What an item gets must not depend on the range that it is in. Then no result depends on the number of threads. Even
+    a single thread is one of the pool, because the calling thread may treat subnormal numbers differently.
     """
     threads = min(torch.get_num_threads(), items)
     if threads not in _pools:
-        # Gradients of a loss on the last characters alone decay into subnormal numbers, on which a CPU is four times slower.
+        # When only the last characters have a loss, gradients decay into subnormal numbers, on which a CPU is four
+        # times slower.
         _pools[threads] = ThreadPoolExecutor(
             threads, thread_name_prefix="ops", initializer=torch.set_flush_denormal, initargs=(True,)
         )

@@ -1,9 +1,10 @@
-"""Precision inside an op, for all ops alike: the dtype of states and sums, and autocast off around the op's own products.
+"""Precision inside an op: the dtype of states and sums, and autocast off around the op's own products.
 
     with no_autocast(q):
-        kind = accumulation_dtype(q, k, v)      # float32, or float64 where one of them is
+        dtype = accumulation_dtype(q, k, v)  # float32, or float64 where one of them is
 
-Under bf16 autocast a product of float32 tensors is computed in bf16, so casting an op's operands up is not enough: autocast must be off as well.
+Under bf16 autocast torch computes a product of float32 tensors in bf16. Casting the operands to float32 is therefore
+not enough: autocast must be off as well.
 """
 
 from __future__ import annotations
@@ -16,21 +17,19 @@ HALF = (torch.bfloat16, torch.float16)
 
 
 def accumulation_dtype(*tensors):
-    """float64 when any tensor is, else float32: the dtype of states, sums and cumulative decays. None among the tensors counts for nothing."""
+    """The dtype of states, sums and cumulative decays: float64 when a tensor is, else float32. None is ignored."""
     return torch.float64 if any(t is not None and t.dtype == torch.float64 for t in tensors) else torch.float32
 
 
 def autocast_dtype(like):
-    """The dtype that autocast gives products on this tensor's device, None where it is off."""
+    """The dtype that autocast gives to products on the device of `like`, None where autocast is off."""
     device_type = like.device.type
     return torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else None
 
 
 def no_autocast(like):
-    """A context with autocast off on this tensor's device; it does nothing where it is off already."""
+    """A context with autocast off on the device of `like`. It does nothing where autocast is off already."""
     device_type = like.device.type
-    return (
-        torch.autocast(device_type, enabled=False)
-        if torch.is_autocast_enabled(device_type)
-        else contextlib.nullcontext()
-    )
+    if torch.is_autocast_enabled(device_type):
+        return torch.autocast(device_type, enabled=False)
+    return contextlib.nullcontext()

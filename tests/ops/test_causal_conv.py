@@ -1,8 +1,9 @@
-"""The causal convolution: every form against the float64 loop, its state, its memory, the kernel's conventions and the choice between forms.
+"""The causal convolution: each backend against the float64 loop; state, memory, adapter, and the choice.
 
 python -m pytest tests/ops/test_causal_conv.py            (-m gpu for the published kernel)
 """
 
+import functools
 import importlib.util
 import sys
 import types
@@ -10,20 +11,22 @@ import types
 import pytest
 import torch
 import torch.nn.functional as F
+from op_checks import (
+    CPU_BACKENDS,
+    LENGTHS,
+    distance,
+    gpu,
+    kept_bytes,
+    numba_only,
+    on_thread_counts,
+    same_bytes,
+    with_gradients,
+)
 
-from src.ops import backends
-from src.ops.causal_conv import FORMS, automatic, causal_conv, causal_conv1d, causal_conv_step
+from src.ops.causal_conv import automatic, causal_conv, causal_conv1d, causal_conv_step
 from src.ops.causal_conv.reference import causal_conv_reference
 
-LENGTHS = (1, 7, 63, 64, 65, 257)
 WIDTHS = (1, 2, 4, 5)
-numba_only = pytest.mark.skipif(importlib.util.find_spec("numba") is None, reason="numba is not installed")
-CPU_FORMS = ["eager", pytest.param("numba", marks=numba_only)]
-GPU = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
-    pytest.mark.skipif(importlib.util.find_spec("causal_conv1d") is None, reason="causal_conv1d is not installed"),
-]
 
 
 def inputs(T, K, dtype=torch.float32, batch=2, D=7):
@@ -34,35 +37,19 @@ def inputs(T, K, dtype=torch.float32, batch=2, D=7):
     return [t.requires_grad_() for t in (x, weight, bias, state)], out
 
 
-def with_gradients(function, tensors, out_gradients):
-    """y, the last state and the gradients of all inputs through both, as float64."""
-    y, last = function(*tensors)
-    used = [
-        (t, g.to(t.dtype)) for t, g in zip((y, last), out_gradients, strict=True) if t.numel()
-    ]  # a state of width 1 is empty
-    gradients = torch.autograd.grad([t for t, _ in used], tensors, [g for _, g in used], allow_unused=True)
-    gradients = [torch.zeros_like(t) if g is None else g for g, t in zip(gradients, tensors, strict=True)]
-    return [t.detach().double() for t in (y, last, *gradients)]
-
-
-def distance(got, want):
-    """The largest absolute difference over the largest absolute value, over all results."""
-    return max(
-        ((a - b).abs().max() / b.abs().max().clamp(min=1e-30)).item()
-        for a, b in zip(got, want, strict=True)
-        if b.numel()
-    )
+@functools.cache
+def expected(T, K, activation):
+    """The reference's results for `inputs`, computed once for all backends."""
+    return with_gradients(lambda *t: causal_conv_reference(*t, activation), *inputs(T, K))
 
 
 @pytest.mark.parametrize("activation", [None, "silu"], ids=["plain", "silu"])
 @pytest.mark.parametrize("K", WIDTHS, ids=lambda k: f"K{k}")
 @pytest.mark.parametrize("T", LENGTHS, ids=lambda t: f"T{t}")
-@pytest.mark.parametrize("backend", CPU_FORMS)
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
 def test_outputs_gradients_and_state_agree_with_the_reference(backend, T, K, activation):
-    tensors, out = inputs(T, K)
-    got = with_gradients(lambda *t: causal_conv(*t, activation, backend), tensors, out)
-    want = with_gradients(lambda *t: causal_conv_reference(*t, activation), tensors, out)
-    assert distance(got, want) <= 1e-4
+    got = with_gradients(lambda *t: causal_conv(*t, activation, backend), *inputs(T, K))
+    assert distance(got, expected(T, K, activation)) <= 1e-4
 
 
 @pytest.mark.parametrize("K", WIDTHS, ids=lambda k: f"K{k}")
@@ -74,7 +61,7 @@ def test_float64_agrees_to_nine_digits(T, K):
 
 
 @pytest.mark.parametrize("layout", ["slice of a wider tensor", "channels before time"])
-@pytest.mark.parametrize("backend", CPU_FORMS)
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
 def test_other_layouts_in_memory_and_missing_bias_and_state_agree_too(backend, layout):
     (x, weight, *_), out = inputs(9, 4)
     if layout == "slice of a wider tensor":
@@ -87,9 +74,9 @@ def test_other_layouts_in_memory_and_missing_bias_and_state_agree_too(backend, l
     assert distance(got, want) <= 1e-4
 
 
-@pytest.mark.parametrize("backend", CPU_FORMS)
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
 def test_bf16_inputs_cost_at_most_twice_their_own_rounding(backend):
-    """The rounding: the exact sums of the rounded x, rounded once, against those of x. Parameters and state stay float32."""
+    """Against exact sums of the rounded x, rounded once. Parameters and state stay float32."""
     exact, out = inputs(65, 4, torch.float64)
     x = exact[0].detach().bfloat16().requires_grad_()
     tensors = [x, *(t.detach().float().requires_grad_() for t in exact[1:])]
@@ -118,15 +105,13 @@ def test_reference_is_torch_s_own_convolution():
 def test_comparison_sees_a_convolution_that_is_late_by_one_token():
     tensors, out = inputs(7, 4)
     late = [tensors[0].roll(1, dims=1).detach().requires_grad_(), *tensors[1:]]
-    assert (
-        distance(with_gradients(causal_conv_reference, late, out), with_gradients(causal_conv_reference, tensors, out))
-        > 1e-2
-    )
+    got, want = (with_gradients(causal_conv_reference, given, out) for given in (late, tensors))
+    assert distance(got, want) > 1e-2
 
 
 @pytest.mark.parametrize("start", ["empty", "given"])
 @pytest.mark.parametrize("K", WIDTHS, ids=lambda k: f"K{k}")
-@pytest.mark.parametrize("backend", CPU_FORMS)
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
 def test_steps_and_parts_give_what_one_pass_gives(backend, K, start):
     (x, weight, bias, state), _ = inputs(12, K)
     state = state if start == "given" else None
@@ -153,47 +138,28 @@ def test_state_holds_its_own_rows_and_nothing_else():
     assert causal_conv(x, weight[:, :1], bias)[1].shape == (2, 0, 7)
 
 
-@pytest.mark.parametrize("backend", CPU_FORMS)
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
 def test_kept_for_the_backward_pass_are_x_the_state_and_the_parameters(backend):
     tensors, _ = inputs(64, 4)
-    kept = {}
-
-    def pack(t):
-        kept[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
-        return t
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
-        y, _ = causal_conv(*tensors, "silu", backend)
-    assert y.requires_grad
-    assert sum(kept.values()) == 4 * (2 * 64 * 7 + 7 * 4 + 7 + 2 * 3 * 7)
+    kept = kept_bytes(lambda: causal_conv(*tensors, "silu", backend))
+    assert kept == 4 * (2 * 64 * 7 + 7 * 4 + 7 + 2 * 3 * 7)
 
 
 @numba_only
 def test_results_do_not_depend_on_the_number_of_threads():
     tensors, out = inputs(33, 4, batch=5)
-    threads = torch.get_num_threads()
-    results = []
-    try:
-        for n in (1, 2, 3):
-            torch.set_num_threads(n)
-            results.append(with_gradients(lambda *t: causal_conv(*t, "silu", "numba"), tensors, out))
-    finally:
-        torch.set_num_threads(threads)
-    assert all(torch.equal(a, b) for other in results[1:] for a, b in zip(results[0], other, strict=True))
+    assert same_bytes(
+        on_thread_counts(lambda: with_gradients(lambda *t: causal_conv(*t, "silu", "numba"), tensors, out))
+    )
 
 
 def stand_in(x, weight, bias=None, activation=None):
-    """A stand-in for causal_conv1d_fn, from its documented semantics: x (B, D, T), weight (D, K), zeros before the first token."""
+    """A stand-in for causal_conv1d_fn, written from its documentation: x (B, D, T), weight (D, K), a zero start."""
     assert x.is_contiguous()
     assert weight.is_contiguous()
     assert activation in (None, "silu", "swish")
-    y = F.conv1d(
-        x,
-        weight.to(x.dtype)[:, None],
-        None if bias is None else bias.to(x.dtype),
-        padding=weight.shape[1] - 1,
-        groups=x.shape[1],
-    )[..., : x.shape[2]]
+    (D, K), bias = weight.shape, None if bias is None else bias.to(x.dtype)
+    y = F.conv1d(x, weight.to(x.dtype)[:, None], bias, padding=K - 1, groups=D)[..., : x.shape[2]]
     return F.silu(y) if activation else y
 
 
@@ -212,8 +178,8 @@ def test_cuda_adapter_keeps_the_package_s_layout(monkeypatch, start):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
-@pytest.mark.parametrize("form", [pytest.param("causal_conv1d", marks=GPU)])
-def test_published_kernel_agrees_with_the_reference(form, dtype):
+@pytest.mark.parametrize("backend", [pytest.param("causal_conv1d", marks=gpu("causal_conv1d"))])
+def test_published_kernel_agrees_with_the_reference(backend, dtype):
     for K in (2, 3, 4):
         tensors, out = inputs(65, K, D=10)
         want = with_gradients(lambda *t: causal_conv_reference(*t, "silu"), tensors, out)
@@ -221,12 +187,8 @@ def test_published_kernel_agrees_with_the_reference(form, dtype):
             tensors[0].detach().to("cuda", dtype).requires_grad_(),
             *(t.detach().cuda().requires_grad_() for t in tensors[1:]),
         ]
-        got = with_gradients(lambda *t: causal_conv(*t, "silu", form), there, [g.cuda() for g in out])
+        got = with_gradients(lambda *t: causal_conv(*t, "silu", backend), there, [g.cuda() for g in out])
         assert distance([t.cpu() for t in got], want) <= (1e-4 if dtype == torch.float32 else 3e-2)
-
-
-def test_every_backend_has_a_form():
-    assert set(FORMS) == set(backends.OPS["causal_conv"])
 
 
 def test_automatic_choice_has_a_reason_and_follows_device_width_and_packages(monkeypatch):
@@ -241,21 +203,6 @@ def test_automatic_choice_has_a_reason_and_follows_device_width_and_packages(mon
     assert automatic("cuda", types.SimpleNamespace(short_conv=1))[0] == "eager"
     (x, weight, *_), _ = inputs(3, 4)
     assert causal_conv(x, weight)[0].grad_fn.name() == "_ShiftedSumsBackward"
-
-
-def test_unknown_backend_and_one_that_cannot_run_are_errors_of_one_line():
-    (x, weight, *_), _ = inputs(3, 4)
-    with pytest.raises(ValueError, match="got 'fast', allowed: auto, eager, numba, causal_conv1d"):
-        causal_conv(x, weight, backend="fast")
-    with pytest.raises(RuntimeError, match="needs causal_conv1d and a cuda device; x is on cpu; usable here: eager"):
-        causal_conv(x, weight, backend="causal_conv1d")
-
-
-@numba_only
-def test_float32_form_refuses_float64():
-    (x, weight, *_), _ = inputs(3, 4, torch.float64)
-    with pytest.raises(RuntimeError, match="computes in float32, got float64"):
-        causal_conv(x, weight, backend="numba")
 
 
 @pytest.mark.parametrize(

@@ -1,30 +1,23 @@
-"""The delta rule: every form, with and without decay, against the float64 loop, its state, its step, the kernels' conventions, and the choice.
+"""The delta rule: each backend, with and without decay, against the float64 loop; state, step, adapters, the choice.
 
 python -m pytest tests/ops/test_delta_rule.py            (-m gpu for flash-linear-attention's kernels)
 """
 
-import importlib.util
+import functools
 import sys
 import types
 
 import pytest
 import torch
+from op_checks import CPU_BACKENDS, LENGTHS, distance, gpu, numba_only, on_thread_counts, same_bytes, with_gradients
 
 from src.ops import backends
-from src.ops.delta_rule import FORMS, automatic, delta_rule, delta_rule_step, fla
+from src.ops.delta_rule import automatic, delta_rule, delta_rule_step, fla
 from src.ops.delta_rule.reference import delta_rule_reference
-from src.ops.linear_attention import chunked as linear_attention_eager
+from src.ops.linear_attention import chunked
 
-LENGTHS = (1, 7, 63, 64, 65, 257)
 DECAYS = ("none", "weak", "mixed", "strong")
 KEYS = ("random", "equal", "reflections", "equal reflections")  # reflections: beta just below 2
-numba_only = pytest.mark.skipif(importlib.util.find_spec("numba") is None, reason="numba is not installed")
-CPU_FORMS = ["eager", pytest.param("numba", marks=numba_only)]
-GPU = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
-    pytest.mark.skipif(importlib.util.find_spec("fla") is None, reason="flash-linear-attention is not installed"),
-]
 
 
 def inputs(T, decay="none", keys="random", dtype=torch.float32, B=2, H=3, K=8, V=5):
@@ -45,15 +38,6 @@ def inputs(T, decay="none", keys="random", dtype=torch.float32, B=2, H=3, K=8, V
     return [t.requires_grad_() for t in tensors], out
 
 
-def with_gradients(function, tensors, out_gradients):
-    """Output, last state and all gradients through both, as float64."""
-    results = function(*tensors)
-    gradients = torch.autograd.grad(
-        results, tensors, [g.to(r.dtype) for r, g in zip(results, out_gradients, strict=True)]
-    )
-    return [t.detach().double() for t in (*results, *gradients)]
-
-
 def call(backend, scale=0.7):
     return lambda q, k, v, beta, state, decay=None: delta_rule(q, k, v, beta, decay, state, scale, backend)
 
@@ -62,18 +46,18 @@ def reference(q, k, v, beta, state, decay=None):
     return delta_rule_reference(q, k, v, beta, decay, state, 0.7)
 
 
-def distance(got, want):
-    """The largest absolute difference over the largest absolute value, over all results."""
-    return max(((a - b).abs().max() / b.abs().max()).item() for a, b in zip(got, want, strict=True))
+@functools.cache
+def expected(T, decay, keys):
+    """The reference's results for `inputs`, computed once for all backends."""
+    return with_gradients(reference, *inputs(T, decay, keys))
 
 
 @pytest.mark.parametrize("keys", KEYS)
 @pytest.mark.parametrize("decay", DECAYS)
 @pytest.mark.parametrize("T", LENGTHS, ids=lambda t: f"T{t}")
-@pytest.mark.parametrize("backend", CPU_FORMS)
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
 def test_outputs_gradients_and_state_agree_with_the_reference(backend, T, decay, keys):
-    tensors, out = inputs(T, decay, keys)
-    assert distance(with_gradients(call(backend), tensors, out), with_gradients(reference, tensors, out)) <= 1e-4
+    assert distance(with_gradients(call(backend), *inputs(T, decay, keys)), expected(T, decay, keys)) <= 1e-4
 
 
 @pytest.mark.parametrize("keys", ["random", "equal reflections"])
@@ -86,23 +70,22 @@ def test_float64_agrees_with_the_reference(T, decay, keys):
 
 @pytest.mark.parametrize("decay", ["none", "mixed"])
 def test_eager_segments_give_the_same_as_one_and_a_batch_of_one_too(decay, monkeypatch):
-    monkeypatch.setattr(linear_attention_eager, "SEGMENT", 1)
+    monkeypatch.setattr(chunked, "SEGMENT", 1)
     tensors, out = inputs(100, decay, B=1)  # 32 + 32 + 32 + 4 tokens
     assert distance(with_gradients(call("eager"), tensors, out), with_gradients(reference, tensors, out)) <= 1e-4
 
 
 def test_reference_returns_what_was_written_and_forgets_what_is_written_over():
-    """beta 1 replaces what a key holds, 2 reflects it: v, then w for the same key, then asked; an orthogonal key sees neither."""
+    """beta 1 replaces what a key holds, and 2 reflects it. Two values for one key, and one for an orthogonal key."""
     k = torch.eye(4, dtype=torch.float64)[[0, 0, 1]].view(1, 3, 1, 4)
     v = torch.tensor([[3.0], [5.0], [7.0]], dtype=torch.float64).view(1, 3, 1, 1)
     q = torch.eye(4, dtype=torch.float64)[[0, 0, 0]].view(1, 3, 1, 4)
     o, state = delta_rule_reference(q, k, v, torch.ones(1, 3, 1))
     assert o.flatten().tolist() == [3, 5, 5]
     assert state.flatten().tolist() == [5, 7, 0, 0]
-    o, _ = delta_rule_reference(
-        q, k, v, torch.full((1, 3, 1), 2.0), decay=torch.tensor([0.0, 0.0, -torch.inf]).view(1, 3, 1)
-    )
-    assert o.flatten().tolist() == [6, 4, 0]  # 2 v; -6 + 2 w; all gone
+    decay = torch.tensor([0.0, 0.0, -torch.inf]).view(1, 3, 1)
+    o, _ = delta_rule_reference(q, k, v, torch.full((1, 3, 1), 2.0), decay)
+    assert o.flatten().tolist() == [6, 4, 0]  # 2 x 3; -6 + 2 x 5; all forgotten
 
 
 def test_comparison_with_the_reference_sees_a_query_that_reads_before_the_write():
@@ -111,9 +94,9 @@ def test_comparison_with_the_reference_sees_a_query_that_reads_before_the_write(
     assert distance(with_gradients(early, tensors, out), with_gradients(reference, tensors, out)) > 1e-2
 
 
-@pytest.mark.parametrize("backend", CPU_FORMS)
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
 def test_five_hundred_reflections_of_one_key_stay_exact(backend):
-    """beta 2 and one key: the system of a chunk has entries of 2 everywhere below the diagonal, and nothing is ever forgotten."""
+    """beta 2 and one key: the system of a chunk has entries of 2 below the diagonal, and nothing is forgotten."""
     (q, k, v, _, state), _ = inputs(512, keys="equal", B=1, H=2)
     beta = torch.full((1, 512, 2), 2.0)
     with torch.no_grad():
@@ -125,7 +108,7 @@ def test_five_hundred_reflections_of_one_key_stay_exact(backend):
 
 
 @pytest.mark.parametrize("decay", ["none", "mixed"])
-@pytest.mark.parametrize("backend", CPU_FORMS)
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
 def test_two_parts_with_the_state_between_are_the_whole(backend, decay):
     tensors, _ = inputs(70, decay)
     (q, k, v, beta, state), decays = tensors[:5], tensors[5:]
@@ -138,7 +121,7 @@ def test_two_parts_with_the_state_between_are_the_whole(backend, decay):
 
 
 @pytest.mark.parametrize("decay", ["none", "mixed"])
-def test_steps_agree_with_the_parallel_form_and_write_into_the_state(decay):
+def test_steps_agree_with_the_chunked_form_and_write_into_the_state(decay):
     tensors, _ = inputs(33, decay)
     (q, k, v, beta, state), decays = tensors[:5], tensors[5:]
     with torch.no_grad():
@@ -155,34 +138,36 @@ def test_steps_agree_with_the_parallel_form_and_write_into_the_state(decay):
     assert memory is given
 
 
-def test_step_without_a_state_starts_from_zeros_and_records_gradients():
+@pytest.mark.parametrize("start", ["empty", "given"])
+def test_step_that_records_a_gradient_leaves_its_state_alone(start):
     (q, k, v, beta, state, decay), out = inputs(1, "mixed")
-    tensors, out = [q, k, v, beta, decay], [out[0][:, 0], out[1]]
-    got = with_gradients(
-        lambda q, k, v, beta, decay: delta_rule_step(
-            q[:, 0], k[:, 0], v[:, 0], beta[:, 0], decay[:, 0], state * 0, 0.7
-        ),
-        tensors,
-        out,
-    )
-    want = with_gradients(
-        lambda *t: [
-            x[:, 0] if x.dim() == 4 and i == 0 else x for i, x in enumerate(delta_rule_reference(*t, None, 0.7))
-        ],
-        tensors,
-        out,
-    )
-    assert distance([*got[:6]], [*want[:6]]) <= 1e-5
+    tensors = [q, k, v, beta, decay] + ([state] if start == "given" else [])
+    before = state.detach().clone()
+
+    def step(q, k, v, beta, decay, state=None):
+        o, last = delta_rule_step(q[:, 0], k[:, 0], v[:, 0], beta[:, 0], decay[:, 0], state, 0.7)
+        return o[:, None], last
+
+    got = with_gradients(step, tensors, out)
+    want = with_gradients(lambda *t: delta_rule_reference(*t[:5], *(t[5:] or [None]), 0.7), tensors, out)
+    assert distance(got, want) <= 1e-5
+    torch.testing.assert_close(state.detach(), before, atol=0, rtol=0)
+
+
+def test_step_without_a_state_starts_from_zeros():
+    (q, k, v, beta, _, decay), _ = inputs(1, "mixed")
     with torch.no_grad():
-        o, last = delta_rule_step(q[:, 0], k[:, 0], v[:, 0], beta[:, 0], None, None, 0.7)
-    torch.testing.assert_close([o.double(), last.double()], [got[0], got[1]], atol=1e-5, rtol=1e-5)
+        want = delta_rule_reference(q, k, v, beta, decay, None, 0.7)
+        for now in (None, decay[:, 0]):  # zeros do not decay
+            o, last = delta_rule_step(q[:, 0], k[:, 0], v[:, 0], beta[:, 0], now, None, 0.7)
+            assert distance([o[:, None].double(), last.double()], want) <= 1e-5
 
 
 @pytest.mark.parametrize("autocast", [False, True], ids=["plain", "autocast"])
 @pytest.mark.parametrize("decay", ["none", "mixed"])
-@pytest.mark.parametrize("backend", CPU_FORMS)
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
 def test_bf16_inputs_cost_no_more_than_their_own_rounding(backend, decay, autocast):
-    """Against torch's loop on the same bf16 inputs with a float32 state: twice its error, which is the rounding of results to bf16."""
+    """Against the loop on the same bf16 inputs with a float32 state: at most twice its error, the rounding to bf16."""
     tensors, out = inputs(65, decay, dtype=torch.bfloat16)
     want = with_gradients(reference, tensors, out)
 
@@ -202,20 +187,15 @@ def test_bf16_inputs_cost_no_more_than_their_own_rounding(backend, decay, autoca
 @numba_only
 def test_numba_gives_the_same_bytes_on_any_number_of_threads():
     tensors, out = inputs(100, "mixed")
-    threads = torch.get_num_threads()
-    try:
-        results = []
-        for n in (1, 2):
-            torch.set_num_threads(n)
-            results.append(with_gradients(call("numba"), tensors, out))
-    finally:
-        torch.set_num_threads(threads)
-    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+    assert same_bytes(on_thread_counts(lambda: with_gradients(call("numba"), tensors, out)))
 
 
 def stand_in(log, name, gated, recurrent):
-    """A stand-in for a function of flash-linear-attention, written from what its documentation says: (B, T, H, .) tensors, g the log decay, scale
-    K^-1/2 unless given and positive, the final state only on request, float32; no float32 in chunk_delta_rule, no gradient in the gated step."""
+    """A stand-in for a function of flash-linear-attention, written from its documentation.
+
+    (B, T, H, .) tensors; g is the log decay; the scale is positive, and K^-1/2 unless given; the final state only on
+    request, in float32. chunk_delta_rule takes no float32, and the gated step has no gradient.
+    """
 
     def function(
         q, k, v, beta, scale=None, initial_state=None, output_final_state=False, use_qk_l2norm_in_kernel=False, **given
@@ -271,7 +251,7 @@ def test_fla_adapter_passes_what_the_packages_functions_document(decay, T, dtype
 
 
 @pytest.mark.parametrize("T", [7, 65, 257], ids=lambda t: f"T{t}")
-@pytest.mark.parametrize("decay", [pytest.param(d, marks=GPU) for d in ("none", "mixed")])
+@pytest.mark.parametrize("decay", [pytest.param(d, marks=gpu("fla")) for d in ("none", "mixed")])
 def test_fla_agrees_with_the_reference_in_bf16(decay, T):
     tensors, out = inputs(T, decay, dtype=torch.bfloat16, K=32, V=32)
     want = with_gradients(reference, tensors, out)
@@ -293,22 +273,6 @@ def test_wrong_shapes_are_value_errors(change, told):
     shapes = {"q": (2, 5, 3, 8), "k": (2, 5, 3, 8), "v": (2, 5, 3, 5), "beta": (2, 5, 3)} | change
     with pytest.raises(ValueError, match=told):
         delta_rule(**{name: torch.zeros(shape) for name, shape in shapes.items()})
-
-
-def test_backend_that_is_unknown_or_cannot_run_is_an_error():
-    (q, k, v, beta, _), _ = inputs(3)
-    with pytest.raises(ValueError, match="allowed: auto, eager, numba, fla"):
-        delta_rule(q, k, v, beta, backend="flash")
-    with pytest.raises(RuntimeError, match="'fla' of delta_rule cannot run here on cpu, usable: eager"):
-        delta_rule(q, k, v, beta, backend="fla")
-    assert set(FORMS) == set(backends.OPS["delta_rule"])
-
-
-@numba_only
-def test_numba_says_that_it_has_no_float64():
-    (q, k, v, beta, _), _ = inputs(3, dtype=torch.float64)
-    with pytest.raises(RuntimeError, match="float64; take eager"):
-        delta_rule(q, k, v, beta, backend="numba")
 
 
 def test_choice_follows_the_device_and_what_is_installed(monkeypatch):

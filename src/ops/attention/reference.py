@@ -1,4 +1,4 @@
-"""The definition of causal attention that the backends answer to: loops over queries, in float64, with no shortcut."""
+"""The definition of causal attention: a loop over queries in float64, with no shortcut."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import torch
 
 
 def attention_reference(q, k, v, bias=None, window: int = 0):
-    """Causal attention without dropout. q: (B, H, S, K).  k, v: (B, H, T, K), S <= T.  bias: broadcastable to (H, S, T).
+    """Causal attention without dropout.
 
-    Query i stands at position T - S + i and sees the last `window` keys (0 = all). Returns (B, H, S, K) float64, differentiable.
+    q: (B, H, S, K).  k, v: (B, H, T, K), S <= T.  bias: broadcastable to (H, S, T). Query i has position T - S + i and
+    sees the last `window` keys (0 is all). Returns (B, H, S, K) float64, differentiable.
     """
     q, k, v = q.double(), k.double(), v.double()
     (H, queries, K), keys = q.shape[1:], k.shape[2]

@@ -1,7 +1,8 @@
-"""The causal convolution by the CUDA kernels of causal-conv1d (`causal_conv1d_fn`), with time last: (B, D, T), widths 2 to 4.
+"""The causal convolution by the CUDA kernels of causal-conv1d (`causal_conv1d_fn`), widths 2 to 4.
 
-The package's layout with channels last takes an initial state, but only for channels and strides that are multiples of 8. With time last any size
-goes, and the state is put in front of x: the first K - 1 outputs are then dropped. What is kept for the backward pass is that copy of x.
+The package's layout with channels last takes an initial state, but only for channels and strides that are multiples of
+8. The layout with time last, (B, D, T), takes any size. The state is put in front of x, and the first K - 1 outputs are
+dropped. This copy of x is kept for the backward pass.
 """
 
 from __future__ import annotations

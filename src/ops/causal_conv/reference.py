@@ -1,4 +1,4 @@
-"""The definition of the causal convolution that the backends answer to: a loop over time in float64, with no shortcut."""
+"""The definition of the causal convolution: a float64 loop over time, with no shortcut."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import torch
 
 
 def causal_conv_reference(x, weight, bias=None, state=None, activation: str | None = None):
-    """Arguments of `causal_conv`. Returns y (B, T, D) and the last K - 1 inputs (B, K - 1, D), both float64, differentiable."""
+    """The convolution of `causal_conv`, with the same arguments and shapes.
+
+    Returns y (B, T, D) and the last K - 1 inputs (B, K - 1, D), both float64 and differentiable.
+    """
     (B, T, D), K = x.shape, weight.shape[1]
     x, weight = x.double(), weight.double()
     before = torch.zeros(B, K - 1, D, dtype=torch.float64) if state is None else state.double()

@@ -1,6 +1,7 @@
-"""The causal convolution as K shifted sums in torch, with a backward pass that keeps the input and nothing else.
+"""The causal convolution as K shifted sums in torch, on any device.
 
-Autograd's own form would keep the sum before the activation as well; here it is formed again from x, K multiplications and additions a number.
+The backward pass is written out. Autograd would keep the sum before the activation as well as x. Here it is computed
+again from x, with K multiply-adds per number.
 """
 
 from __future__ import annotations
@@ -10,7 +11,10 @@ from torch.autograd.function import once_differentiable
 
 
 def run(x, weight, bias, state, activation):
-    """Outputs (B, T, D) in x's dtype. weight (D, K), bias (D,) or None and state (B, K - 1, D) or None share one dtype, float32 or float64."""
+    """Outputs (B, T, D) in x's dtype.
+
+    weight (D, K), bias (D,) or None, and state (B, K - 1, D) or None share one dtype, float32 or float64.
+    """
     return _ShiftedSums.apply(x, weight, bias, state, activation)
 
 

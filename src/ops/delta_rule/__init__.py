@@ -1,55 +1,52 @@
-"""The delta rule, with and without a gate: `delta_rule(q, k, v, beta, decay)`, and `delta_rule_step` for one token.
+"""The delta rule, with and without decay: `delta_rule(q, k, v, beta, decay)`, and `delta_rule_step` for one token.
 
     S_t = exp(decay_t) (I - beta_t k_t k_t^T) S_{t-1} + beta_t k_t v_t^T ,   o_t = scale S_t^T q_t
 
-Linear attention that erases before it writes: what the state returns for key k_t moves by a fraction beta_t towards v_t. Yang et al. 2024
-(DeltaNet, arXiv:2406.06484, section 3) and, with the decay, Yang et al. 2024 (Gated DeltaNet, arXiv:2412.06464, section 3.3); beta up to 2
-gives transitions with eigenvalues down to -1 (Grazzi et al. 2024, arXiv:2411.12537).
+Linear attention that erases before it writes: what the state returns for key k_t moves by a fraction beta_t towards
+v_t. Yang et al. 2024 (DeltaNet, arXiv:2406.06484, section 3) and, with the decay, Yang et al. 2024 (Gated DeltaNet,
+arXiv:2412.06464, section 3.3). beta up to 2 gives transitions with eigenvalues down to -1 (Grazzi et al. 2024,
+arXiv:2411.12537).
 
-reference.py defines the function, README.md has the maths of the chunked form. K size of a key, V size of a value (they may differ).
+Reading order: reference.py (the definition), README.md (the maths), chunked.py, recurrent.py; fla.py adapts a package.
+B batch, T time, H heads, K size of a key, V size of a value (they may differ).
 """
 
 from __future__ import annotations
 
-import importlib
-
 import torch
 
 from src.ops import backends
-from src.ops.linear_attention import check_backend
 from src.ops.precision import HALF, accumulation_dtype, no_autocast
-
-FORMS = {
-    "eager": "chunked",
-    "numba": "recurrent",
-    "fla": "fla",
-}  # backend -> the file of this package that has its `run`
 
 
 def delta_rule(q, k, v, beta, decay=None, state=None, scale=None, backend: str = "auto"):
-    """Run the delta rule over a sequence: decay and erasure act before the write, the query reads after it.
+    """Run the delta rule over a sequence. Decay and erasure act before the write, the query reads after it.
 
-    q, k: (B, T, H, K), k of unit norm (the caller's duty: longer keys may make the state grow).  v: (B, T, H, V).
-    beta: (B, T, H) in [0, 2].  decay: (B, T, H), the log decay, <= 0, or None for none. Neither range is checked.
+    q, k: (B, T, H, K). The caller gives k unit norm; longer keys may make the state grow.  v: (B, T, H, V).
+    beta: (B, T, H) in [0, 2].  decay: (B, T, H), the log decay, <= 0, or None. Neither range is checked.
     state: (B, H, K, V) float32 (float64 with float64 inputs), the state before the first token; None is zeros.
-    scale: factor of the output; None is 1.
-    Returns (o, state): o (B, T, H, V) in v's dtype, and the state after the last token, float32 (float64 for float64 inputs).
-    States, sums and cumulative decays are float32 whatever the inputs, also under autocast. Differentiable (once) in every tensor.
-    backend "numba" is for float32, bf16 and fp16 on a CPU, "fla" for the same on CUDA, where its products of float32 inputs have TF32's 10 bits;
-    "auto" therefore takes eager for float64 everywhere and for float32 on CUDA.
+    scale: a factor of the output; None is 1.
+    Returns (o, state): o (B, T, H, V) in v's dtype, and the state after the last token, float32 (float64 for float64
+    inputs). Differentiable once in every tensor.
+    States, sums and cumulative decays are float32 for inputs of any lower precision, also under autocast.
+    backend: "auto" or a name. "numba" takes float32, bf16 and fp16 on a CPU. "fla" takes the same on CUDA, where it
+    multiplies float32 inputs with TF32's 10 bits. "auto" therefore takes "eager" for float64 everywhere and for float32
+    on CUDA.
     Raises ValueError when shapes disagree or `backend` is unknown, RuntimeError when the named backend cannot run here.
     """
     _check(q, k, v, beta, decay, state, time=True)
-    form = _form(backend, v, accumulation_dtype(q, k, v, beta, decay, state) == torch.float64)
+    double = accumulation_dtype(q, k, v, beta, decay, state) == torch.float64
+    implementation = _choose(backend, v, double)
     with no_autocast(q):
-        return form.run(q, k, v, beta, decay, state, 1.0 if scale is None else float(scale))
+        return implementation.run(q, k, v, beta, decay, state, 1.0 if scale is None else float(scale))
 
 
 def delta_rule_step(q, k, v, beta, decay=None, state=None, scale=None):
-    """One token of `delta_rule`, in a time that does not depend on the token's position.
+    """One token of `delta_rule`. Its cost does not depend on the token's position.
 
     q, k: (B, H, K).  v: (B, H, V).  beta: (B, H).  decay: (B, H) or None.  state: (B, H, K, V), or None for zeros.
-    Returns (o, state), o (B, H, V). Where no gradient is recorded, the given state is written in place and returned.
+    Returns (o, state): o (B, H, V) in v's dtype, and the next state. Where no gradient is recorded, the given state is
+    overwritten and returned.  Raises ValueError when shapes disagree.
     """
     _check(q, k, v, beta, decay, state, time=False)
     with no_autocast(q):
@@ -57,8 +54,12 @@ def delta_rule_step(q, k, v, beta, decay=None, state=None, scale=None):
 
 
 def automatic(device_type: str, args=None) -> tuple[str, str]:
-    """(backend, reason) of "auto" on a device. Pure, so that a run can record it."""
-    # Time of eager / time of numba, forward and backward, T 1024, 4 heads, fp32, CPU time of one thread of a CPU with AVX-512, medians interleaved:
+    """(backend, reason) of "auto" on a type of device, for the record of a run.
+
+    args: the flags of the run, of which `precision` counts.
+    """
+    # Time of eager / time of numba. Forward and backward pass, T 1024, 4 heads, fp32, CPU time of one thread of a CPU
+    # with AVX-512, medians of alternating runs:
     #   K = V, B         16, 16   32, 8   64, 4   128, 2
     #   without decay     1.91     2.03    1.78    1.59
     #   with decay        2.97     2.85    2.28    2.03
@@ -96,14 +97,13 @@ def _step(q, k, v, beta, decay, state, scale):
     return o.to(out_dtype), state
 
 
-def _form(backend: str, v, double: bool):
-    """The module that computes, after the choice of "auto"."""
+def _choose(backend: str, v, double: bool):
+    """The module that computes, after the choice of "auto" for these tensors."""
     if backend == "auto":
         backend, _ = automatic(v.device.type)
         if double or (backend == "fla" and v.dtype not in HALF):
             backend = "eager"
-    check_backend("delta_rule", backend, FORMS, v, double)
-    return importlib.import_module(f"src.ops.delta_rule.{FORMS[backend]}")
+    return backends.load_implementation("delta_rule", backend, v.device.type, double)
 
 
 def _check(q, k, v, beta, decay, state, time: bool) -> None:
@@ -126,7 +126,8 @@ def _check(q, k, v, beta, decay, state, time: bool) -> None:
         )
     if decay is not None and decay.shape != q.shape[:-1]:
         raise ValueError(
-            f"decay: got {tuple(decay.shape)}, allowed: None or {tuple(q.shape[:-1])}, that of q without its last dimension"
+            f"decay: got {tuple(decay.shape)}, allowed: None or {tuple(q.shape[:-1])}, "
+            "that of q without its last dimension"
         )
     expected = (q.shape[0], q.shape[-2], q.shape[-1], v.shape[-1])
     if state is not None and tuple(state.shape) != expected:

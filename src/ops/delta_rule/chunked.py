@@ -1,14 +1,15 @@
-"""The delta rule in torch: chunks of C tokens as matrix products and one triangular solve, one recurrence of states from chunk to chunk.
+"""The delta rule in torch: chunks of C tokens as matrix products and a triangular solve, and a recurrence over chunks.
 
-With g_ij = exp(sum of log decays from j + 1 to i) and b_i the same sum from the chunk's start, the update of token i, S_i = exp(decay_i) S_{i-1}
-+ k_i u_i^T, is u_i = beta_i (v_i - exp(b_i) S_start^T k_i - sum_{j < i} g_ij (k_i . k_j) u_j): a unit lower triangular system for the u of a chunk
+README.md derives this form step by step. With the update S_i = exp(decay_i) S_{i-1} + k_i u_i^T, the u of a chunk solve
+a unit lower triangular system (the WY form; Yang et al. 2024, arXiv:2406.06484, section 3.2; with decays:
+arXiv:2412.06464, section 3.3):
 
-    (I + A) u = beta (v - exp(b) k S_start)          A_ij = beta_i g_ij (k_i . k_j), j < i
+    (I + A) u = beta (v - k_in S_start)      A_ij = beta_i exp(b_i - b_j) (k_i . k_j) for j < i,   k_in_i = exp(b_i) k_i
+    u         = U - W S_start                U = (I + A)^-1 beta v,   W = (I + A)^-1 beta k_in
+    S_end     = (exp(b_C) I - k_out^T W) S_start + k_out^T U          k_out_j = exp(b_C - b_j) k_j
 
-(the WY or UT form; Yang et al. 2024, arXiv:2406.06484, section 3.2; gated: arXiv:2412.06464, section 3.3). It is solved for both parts of the
-right side at once, U = (I + A)^-1 beta v and W = (I + A)^-1 beta exp(b) k, all chunks side by side. The states then follow one product a chunk,
-S_end = M S_start + k_out^T U with M = exp(b_C) I - k_out^T W, and outputs are again products of all chunks at once. Forward substitution keeps its
-digits where beta is near 2 and keys repeat; doubling powers of A does not (their entries grow to 2^C before they cancel).
+b_i is the sum of the log decays from the chunk's start up to token i. U and W do not need S_start, so all chunks are
+solved at once. `between`, `since` and `to_end` are the decays of src/ops/linear_attention/chunked.py.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ CHUNK = 32
 
 
 def run(q, k, v, beta, decay, state, scale):
-    """Arguments as of `delta_rule`, checked, on any device. Returns (o, state)."""
+    """Compute (o, state) on any device. The arguments are those of `delta_rule`, already checked."""
     dtype, out_dtype = accumulation_dtype(q, k, v, beta, decay, state), v.dtype
     o, state = in_segments(
         lambda *tensors: _segment(*tensors, scale, dtype), (q, k, v, beta, decay), start(q, v, state, dtype)
@@ -37,25 +38,21 @@ def _segment(q, k, v, beta, decay, state, scale, dtype):
     q_in, k_in, k_out, scores, overlaps = q, k, k, (q @ k.mT).tril(), k @ k.mT
     eye = torch.eye(K, dtype=dtype, device=q.device)
     if decay is not None:
-        between, since_start, to_end = scalar_decays(chunks(decay[..., None], C)[..., 0], dtype)
-        q_in, k_in, k_out, scores, overlaps = (
-            q * since_start,
-            k * since_start,
-            k * to_end,
-            scores * between,
-            overlaps * between,
-        )
-        eye = eye * since_start[..., -1:, :]
-    solved = torch.linalg.solve_triangular(
-        (beta * overlaps).tril(-1), beta * torch.cat([v, k_in], -1), upper=False, unitriangular=True
-    )
+        between, since, to_end = scalar_decays(chunks(decay[..., None], C)[..., 0], dtype)
+        q_in, k_in, k_out = q * since, k * since, k * to_end
+        scores, overlaps = scores * between, overlaps * between
+        eye = eye * since[..., -1:, :]
+    # Forward substitution keeps its digits where beta is near 2 and keys repeat. Doubling powers of A does not: their
+    # entries grow to 2^C before they cancel.
+    A = (beta * overlaps).tril(-1)  # unitriangular: the ones on the diagonal of I + A are implied
+    solved = torch.linalg.solve_triangular(A, beta * torch.cat([v, k_in], -1), upper=False, unitriangular=True)
     U, W = solved.split([V, K], -1)
     before, state = _carry(eye - k_out.mT @ W, k_out.mT @ U, state)
     return unchunk(scores @ (U - W @ before) + q_in @ before, T, scale), state
 
 
 def _carry(transitions, writes, state):
-    """States (B, H, N, K, V) at the start of each chunk, and the last: S_{n+1} = transitions_n S_n + writes_n."""
+    """The states at the start of each chunk (B, H, N, K, V), and the last: S_{n+1} = transitions_n S_n + writes_n."""
     states = []
     for transition, write in zip(transitions.unbind(2), writes.unbind(2), strict=True):
         states.append(state)

@@ -4,9 +4,10 @@
     None         chunk_delta_rule           fused_recurrent_delta_rule (the chunk kernel refuses float32)
     (B, T, H)    chunk_gated_delta_rule     chunk_gated_delta_rule, products in TF32 (10 bits)
 
-and the fused_recurrent_* function for few tokens; that of the gated rule has no backward pass, so only where no gradient is recorded. All take
-(B, T, H, .) tensors, g in log space and a state (B, H, K, V), scale by K^-1/2 unless told otherwise, and leave keys and queries as they are
-(use_qk_l2norm_in_kernel is False by default). Read from version 0.6. The recurrent kernel wants a positive scale, so the scale multiplies q here.
+Fewer than 64 tokens go to the fused_recurrent_* function. That of the gated rule has no backward pass, so it is used
+only where no gradient is recorded. All take (B, T, H, .) tensors, log decays g and a state (B, H, K, V). They multiply
+by K^-1/2 unless a scale is given, and leave keys and queries as they are (use_qk_l2norm_in_kernel is False by default).
+This was read from version 0.6. The recurrent kernel needs a positive scale, so the scale multiplies q here.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from src.ops.linear_attention.fla import SHORT
 
 
 def run(q, k, v, beta, decay, state, scale):
-    """The arguments and result of eager.run, for CUDA tensors that are not float64. Products in v's dtype."""
+    """Arguments and result as in chunked.run, for CUDA tensors that are not float64. Products are in v's dtype."""
     from fla.ops import delta_rule, gated_delta_rule
 
     tensors = [t for t in (q, k, v, beta, decay, state) if t is not None]

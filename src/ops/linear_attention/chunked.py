@@ -1,15 +1,16 @@
-"""Linear attention in torch: chunks of C tokens as matrix products, one recurrence of states from chunk to chunk.
+"""Linear attention in torch: chunks of C tokens as matrix products, and one recurrence of states from chunk to chunk.
 
-Within a chunk the output is (scores * decays between the two tokens) @ v, before it the state at the chunk's start, read by the query through
-the decay since then:
+README.md derives this form step by step. b_i is the sum of the log decays from the chunk's start up to token i:
 
-    o_i = sum_{j <= i} (q_i . exp(b_i - b_j) k_j) v_j + (q_i * exp(b_i)) S_start        b: sums of log decays from the chunk's start
+    o_i   = sum_{j <= i} (q_i . exp(b_i - b_j) k_j) v_j + (q_i * exp(b_i)) S_start        times scale
     S_end = exp(b_C) S_start + sum_j (exp(b_C - b_j) k_j) v_j^T
 
-One decay for all channels of a head is a factor of the score. One a key channel is not, and exp(b_i) exp(-b_j) overflows; `_vector_scores`
-splits the chunk at its middle, and each half again (Yang et al. 2023, arXiv:2312.06635, section 4, take blocks of a fixed size instead): for i
-after and j before the border both exp(sum from the border to i) and exp(sum from j to the border) are at most 1, and the scores of the two
-halves are one matrix product. Sums start at the border, so nothing cancels: a decay of -50 a step and one of -1e-4 are both exact.
+`_Chunks` computes it where a head has at most one decay per token, which is a factor of the score q_i . k_j. Where each
+key channel has its own decay, `_vector_scores` splits the chunk into halves (Yang et al. 2023, arXiv:2312.06635,
+section 4, take blocks of a fixed size instead).
+
+In the names below, `between` is exp(b_i - b_j), `since` is exp(b_i) (since the chunk's start), and `to_end` is
+exp(b_C - b_j) (from after token j to the chunk's end). N is the number of chunks.
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ import torch.nn.functional as F
 
 from src.ops.precision import accumulation_dtype, no_autocast
 
-CHUNK = 32  # of 16, 32, 64, 128, see README.md
-SEGMENT = (
-    2**19
-)  # numbers of q or v that a CPU takes at once: 2 MB, so that what follows finds them in the cache and memory is used again
+CHUNK = 32  # the fastest of 16, 32, 64, 128, see README.md
+# Numbers of q or v that a CPU takes at once: 2 MB, so that the next operation finds them in the cache, and memory is
+# used again.
+SEGMENT = 2**19
 
 
 def run(q, k, v, decay, state, scale):
-    """Arguments as of `linear_attention`, checked, on any device. Returns (o, state)."""
+    """Compute (o, state) on any device. The arguments are those of `linear_attention`, already checked."""
     dtype, out_dtype = accumulation_dtype(q, k, v, decay, state), v.dtype
     state = start(q, v, state, dtype)
     o, state = in_segments(lambda *tensors: _segment(*tensors, scale, dtype), (q, k, v, decay), state)
@@ -41,9 +42,10 @@ def start(q, v, state, dtype):
 
 
 def in_segments(compute, tensors, state):
-    """compute(*tensors, state) -> (o, state) of segments of time one after the other; all at once where they are small or not on a CPU.
+    """Call compute(*tensors, state) -> (o, state) for one segment of time after the other, and join the outputs.
 
-    tensors: (B, T, ...), the first three q, k and v; or None, or (H,), which every segment gets as it is.
+    tensors: (B, T, ...), the first three are q, k and v. A tensor that is None or (H,) goes to every segment as it is.
+    A short sequence, or one that is not on a CPU, is a single segment.
     """
     (B, T, H, K), V = tensors[0].shape, tensors[2].shape[3]
     size = max(SEGMENT // (B * H * max(K, V) * CHUNK), 1) * CHUNK if tensors[0].device.type == "cpu" else T
@@ -68,17 +70,17 @@ def _segment(q, k, v, decay, state, scale, dtype):
     else:
         fixed = decay is not None and decay.dim() == 1
         if decay is not None:
-            decay = chunks((decay.expand(1, T, H) if fixed else decay)[..., None].to(dtype), C)[
-                ..., 0
-            ]  # (1 or B, H, N, C)
+            decay = decay.expand(1, T, H) if fixed else decay
+            decay = chunks(decay[..., None].to(dtype), C)[..., 0]  # (1 or B, H, N, C)
         o, state = _Chunks.apply(q, k, v, decay, state, fixed)
     return unchunk(o, T, scale), state
 
 
 class _Chunks(torch.autograd.Function):
-    """The chunked form for at most one decay a head and token, its backward pass written out: autograd would store and read four times as much.
+    """The chunked form for at most one decay per head and token.
 
-    q, k: (B, H, N, C, K).  v: (B, H, N, C, V).  decay: None or (1 or B, H, N, C).  fixed: it is the same at every token.
+    The backward pass is written out, because autograd would store and read four times as much.
+    q, k: (B, H, N, C, K).  v: (B, H, N, C, V).  decay: None or (1 or B, H, N, C).  fixed: all tokens have the same one.
     """
 
     @staticmethod
@@ -124,7 +126,7 @@ class _Chunks(torch.autograd.Function):
 
 
 def _product(a, b, c=None, d=None, plus=None):
-    """a @ b + c @ d + plus over all chunks; plus is written into."""
+    """a @ b + c @ d + plus over all chunks; `plus` is overwritten."""
     flat = [x.flatten(0, 2) for x in (a, b, c, d, plus) if x is not None]
     if plus is not None:
         result = flat[2].baddbmm_(*flat[:2])
@@ -139,19 +141,22 @@ def _scaled(x, factors, which: int):
 
 
 def _masked(scores, factors):
-    """Scores times the decay between their tokens, in place; 0 where the key comes after the query."""
+    """Scores times the decay between their two tokens, in place; 0 where the key comes after the query."""
     return scores.tril_() if not factors else scores.mul_(factors[0])
 
 
 def _factors(decay, fixed: bool):
-    """The decays between tokens of a chunk, since its start and to its end; those between are alike in all chunks where the decay is fixed."""
+    """(between, since, to_end), see `scalar_decays`. With a fixed decay `between` is alike in all chunks: one copy."""
     between, since, to_end = scalar_decays(decay, decay.dtype)
     return (between[:, :, :1] if fixed else between), since, to_end
 
 
 def _decay_gradient(decay, pairs, since, to_end, keep):
-    """From gradients times values of what decays scale: pairs (B, H, N, C, C) of tokens j < i, to which decays j + 1 to i belong; since (B, H, N, C)
-    the chunk's start, those up to i; to_end, those after j; keep (B, H, N), all of the chunk."""
+    """The gradient of the log decays, from gradients times values of what exp(sum of decays) scales.
+
+    pairs: (B, H, N, C, C), scores; the decays j + 1 to i act on pair (i, j).  since: (B, H, N, C), queries; the decays
+    up to i.  to_end: (B, H, N, C), keys; the decays after j.  keep: (B, H, N), the state; all decays of the chunk.
+    """
     pairs = pairs.tril_(-1)
     up_to = pairs.sum(-1) - pairs.sum(-2) + since
     total = up_to.flip(-1).cumsum(-1).flip(-1) + F.pad(to_end.cumsum(-1)[..., :-1], (1, 0)) + keep[..., None]
@@ -159,12 +164,12 @@ def _decay_gradient(decay, pairs, since, to_end, keep):
 
 
 def chunk_size(T: int, largest: int) -> int:
-    """`largest`, or the smallest power of two that holds T where that is less."""
+    """`largest`, or the smallest power of two that is at least T where that is less."""
     return min(largest, 1 << (T - 1).bit_length())
 
 
 def chunks(x, C: int):
-    """(B, T, H, X) -> (B, H, N, C, X): N chunks of C tokens, zeros after the end (which write nothing and decay nothing)."""
+    """(B, T, H, X) -> (B, H, N, C, X): N chunks of C tokens. Zeros after the end write nothing and decay nothing."""
     T = x.shape[1]
     x = F.pad(x, (0, 0, 0, 0, 0, -T % C)) if T % C else x
     return x.unflatten(1, (-1, C)).permute(0, 3, 1, 2, 4).contiguous()
@@ -177,8 +182,11 @@ def unchunk(x, T: int, scale: float):
 
 
 def scalar_decays(decay, dtype):
-    """Factors of at most 1 from log decays (..., C) of one number a token: between two tokens (..., C, C), 0 where the first comes later; since the
-    chunk's start, the token's own included (..., C, 1); from after the token to the chunk's end (..., C, 1)."""
+    """(between, since, to_end) from log decays (..., C), one number per token. All factors are at most 1.
+
+    between: (..., C, C), exp(b_i - b_j), 0 for j > i.  since: (..., C, 1), exp(b_i), the token's own decay included.
+    to_end: (..., C, 1), exp(b_C - b_j), from after the token to the chunk's end.
+    """
     to_end = F.pad(decay[..., 1:], (0, 1)).to(dtype).flip(-1).cumsum(-1).flip(-1)
     return _Between.apply(decay, dtype), decay.to(dtype).cumsum(-1)[..., None].exp(), to_end[..., None].exp()
 
@@ -186,15 +194,16 @@ def scalar_decays(decay, dtype):
 class _Between(torch.autograd.Function):
     """exp(sum of the log decays from j + 1 to i), (..., C, C), 0 for j > i.
 
-    A difference of two sums, so the sums are float64: a decay of 1e-4 after decays that sum to -1e4 keeps its digits. The gradient leaves out the
-    diagonal, which is 1 whatever the decays are: its part cancels in exact arithmetic only, and may be all there is where decays are strong.
+    This is a difference of two sums, so the sums are float64: a decay of 1e-4 after decays that sum to -1e4 keeps its
+    digits. The gradient leaves out the diagonal, which is 1 for any decay. Its part cancels in exact arithmetic only,
+    and its rounding errors would be larger than the rest where decays are strong.
     """
 
     @staticmethod
     def forward(ctx, decay, dtype):
         b = decay.double().cumsum(-1)
         between = (b[..., :, None] - b[..., None, :]).to(dtype)
-        between.exp_().tril_()  # what overflows above the diagonal is overwritten
+        between.exp_().tril_()  # above the diagonal exp may overflow; tril_ overwrites it
         ctx.save_for_backward(between)
         ctx.dtype = decay.dtype
         return between
@@ -208,7 +217,10 @@ class _Between(torch.autograd.Function):
 
 
 def carry(keep, writes, state):
-    """States (B, H, N, K, V) at the start of each chunk, and the last: S_{n+1} = keep_n * S_n + writes_n, keep None for 1."""
+    """The states at the start of each chunk (B, H, N, K, V), and the last one: S_{n+1} = keep_n * S_n + writes_n.
+
+    keep None stands for 1.
+    """
     states = []
     keeps = [None] * writes.shape[2] if keep is None else keep.expand(-1, -1, writes.shape[2], -1, -1).unbind(2)
     for factor, write in zip(keeps, writes.unbind(2), strict=True):
@@ -218,13 +230,16 @@ def carry(keep, writes, state):
 
 
 def _vector_scores(q, k, decay):
-    """q_i . exp(sum of decay from j + 1 to i) k_j for j <= i, (..., C, C), by halves; and the sums since the start and to the end of the chunk."""
+    """Scores under one decay per key channel: (scores, log since, log to_end).
+
+    scores: (..., C, C), q_i . exp(sum of decay from j + 1 to i) k_j for j <= i, else 0.  log since, log to_end:
+    (..., C, K), the sums of decay from the chunk's start up to a token, and from after it to the chunk's end.
+    Blocks of h tokens are joined in pairs: h = 1, 2, 4, ..., C / 2.
+    """
     C = q.shape[-2]
     scores = (q * k).sum(-1)[..., None, None]  # (..., C blocks, 1, 1)
-    since, rest = (
-        decay,
-        torch.zeros_like(decay),
-    )  # sums from the block's start up to a token and from after it to the block's end
+    # Sums from the block's start up to a token, and from after it to the block's end.
+    since, rest = decay, torch.zeros_like(decay)
     h = 1
     while h < C:
         (since1, since2), (rest1, rest2) = (x.unflatten(-2, (-1, 2, h)).unbind(-3) for x in (since, rest))

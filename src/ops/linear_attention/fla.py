@@ -1,23 +1,24 @@
-"""Linear attention by the Triton kernels of flash-linear-attention (package `fla`), which has one public function a kind of decay.
+"""Linear attention by the Triton kernels of flash-linear-attention (package `fla`), one function per kind of decay.
 
-    decay          sequences                short ones
-    None           chunk_simple_gla         fused_recurrent_simple_gla       without g (chunk_linear_attn is this function plus a normaliser, on
-    (H,)           ... g_gamma              ... g_gamma                      by default, that is not part of the recurrence)
-    (B, T, H)      ... g                    ... g
-    (B, T, H, K)   chunk_gla, g             fused_recurrent_gla, gk
+    decay          64 tokens or more          fewer
+    None           chunk_simple_gla           fused_recurrent_simple_gla
+    (H,)           chunk_simple_gla, g_gamma  fused_recurrent_simple_gla, g_gamma
+    (B, T, H)      chunk_simple_gla, g        fused_recurrent_simple_gla, g
+    (B, T, H, K)   chunk_gla, g               fused_recurrent_gla, gk
 
-All take (B, T, H, .) tensors, log decays and a state (B, H, K, V), and scale by K^-1/2 unless told otherwise. Read from version 0.6. The chunk
-kernels multiply float32 inputs in TF32 (10 bits), hence "auto" takes them for half precision only. g_gamma has no gradient: a fixed decay that
-needs one goes in as g.
+All take (B, T, H, .) tensors, log decays and a state (B, H, K, V), and multiply by K^-1/2 unless a scale is given. This
+was read from version 0.6. Its chunk_linear_attn is not used: by default it adds a normaliser, which the recurrence does
+not have. The chunk kernels multiply float32 inputs in TF32 (10 bits), so "auto" takes them for half precision only.
+g_gamma has no gradient, so a fixed decay that needs one is passed as g.
 """
 
 from __future__ import annotations
 
-SHORT = 64  # tokens: the size of the chunks, below which the recurrent kernel wastes nothing
+SHORT = 64  # tokens: the size of a chunk; with fewer, a chunk would be partly empty
 
 
 def run(q, k, v, decay, state, scale):
-    """The arguments and result of eager.run, for CUDA tensors that are not float64. Products in v's dtype."""
+    """Arguments and result as in chunked.run, for CUDA tensors that are not float64. Products are in v's dtype."""
     from fla.ops import gla, simple_gla
 
     T = q.shape[1]

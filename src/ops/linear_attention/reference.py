@@ -1,4 +1,4 @@
-"""The recurrence of linear attention as its papers write it: a float64 loop over time, differentiable, with no shortcut."""
+"""The definition of linear attention: the recurrence of its papers as a float64 loop over time, with no shortcut."""
 
 from __future__ import annotations
 
@@ -6,7 +6,11 @@ import torch
 
 
 def linear_attention_reference(q, k, v, decay=None, state=None, scale=None):
-    """S_t = diag(exp(decay_t)) S_{t-1} + k_t v_t^T and o_t = scale S_t^T q_t; shapes as in `linear_attention`, everything float64."""
+    """S_t = diag(exp(decay_t)) S_{t-1} + k_t v_t^T and o_t = scale S_t^T q_t.
+
+    Arguments and shapes as in `linear_attention`. Returns o (B, T, H, V) and the last state (B, H, K, V), both float64
+    and differentiable.
+    """
     q, k, v = q.double(), k.double(), v.double()
     B, T, H, K = q.shape
     S = torch.zeros(B, H, K, v.shape[-1], dtype=torch.float64, device=q.device) if state is None else state.double()

@@ -1,14 +1,18 @@
-"""The selective scan, Mamba's state space with input-dependent step, input and output: `selective_scan`, `projected_scan`, `selective_scan_step`.
+"""The selective scan, Mamba's state space model with input-dependent step, input and output.
 
     h_t = a_t h_{t-1} + (delta_t u_t) B_t ,   y_t = <C_t, h_t> + D u_t ,   a_t = exp(delta_t A)
 
-Gu & Dao 2023, arXiv:2312.00752, algorithm 2: A is discretised by zero-order hold, B by Euler's rule, as in the published kernels. With
-neg_eigen a_t = 2 exp(delta_t A) - 1, between -1 and 1 (Grazzi et al. 2024, arXiv:2411.12537); the input term stays as it is.
+`selective_scan` runs it, `projected_scan` computes delta, B and C from u first, `selective_scan_step` is one token.
 
-All backends compute what reference.py defines (tests/ops/test_selective_scan.py holds them to it) and keep their inputs alone for the backward
-pass, where states are formed again. README.md has the maths and the costs.
+Gu & Dao 2023, arXiv:2312.00752, algorithm 2: A is discretised by zero-order hold, B by Euler's rule, as in the
+published kernels. With neg_eigen a_t = 2 exp(delta_t A) - 1, between -1 and 1 (Grazzi et al. 2024, arXiv:2411.12537).
+The input term stays the same.
 
-B batch, T time, E channels, N states a channel, R rank of the step's projection.
+All backends compute what reference.py defines (tests/ops/test_selective_scan.py compares them). They keep only their
+inputs for the backward pass, where the states are computed again. Reading order: reference.py, README.md (the maths),
+chunked.py, recurrent.py; mamba_ssm.py adapts a package.
+
+B batch, T time, E channels, N states per channel, R rank of the step's projection.
 """
 
 from __future__ import annotations
@@ -17,64 +21,59 @@ import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
-from src.ops.backends import OPS, load_form, usable
+from src.ops.backends import load_implementation, not_installed, usable
 from src.ops.precision import accumulation_dtype, autocast_dtype, no_autocast
-
-FORMS = {
-    "eager": "chunked",
-    "numba": "recurrent",
-    "mamba_ssm": "mamba_ssm",
-}  # backend -> the file of this package with its `forward` and `backward`
 
 
 def selective_scan(u, delta, A, B, C, D=None, state=None, neg_eigen: bool = False, backend: str = "auto"):
-    """Run the selective state space over a sequence.
+    """Run the selective state space model over a sequence.
 
     u, delta: (B, T, E), T >= 1, delta > 0 (after softplus).  A: (E, N), < 0.  B, C: (B, T, N).  D: (E,) or None.
-    state: (B, E, N), the state before the first token, or None (zeros).  neg_eigen: transitions in (-1, 1) instead of (0, 1).
-    Returns y (B, T, E) in u's dtype and the state after the last token (B, E, N). States and sums are float32, float64 for float64 u, also
-    under autocast. backend: "auto" or a name; "numba" computes in float32 on a CPU, so "auto" takes "eager" for float64; "mamba_ssm" has no
-    initial state, no neg_eigen and no gradient through the returned state, so "auto" takes "eager" with the first two.
+    state: (B, E, N), the state before the first token; None is zeros.
+    neg_eigen: transitions in (-1, 1) instead of (0, 1).
+    Returns y (B, T, E) in u's dtype, and the state after the last token (B, E, N). States and sums are float32, float64
+    for float64 u, also under autocast.
+    backend: "auto" or a name. "numba" computes in float32 on a CPU, so "auto" takes "eager" for float64. "mamba_ssm"
+    has no initial state, no neg_eigen and no gradient through the returned state. "auto" takes "eager" for the first
+    two.
     Raises ValueError when shapes disagree or `backend` is unknown, RuntimeError when the named backend cannot run this.
     """
     _check(u, delta, A, B, C, D, state)
-    form = _form(backend, u, state, neg_eigen)
+    implementation = _choose(backend, u, state, neg_eigen)
     with no_autocast(u):
         inputs = [None if t is None else t.to(accumulation_dtype(u)) for t in (u, delta, A, B, C, D, state)]
-        y, last = _Scan.apply(*inputs, neg_eigen, form)
+        y, last = _Scan.apply(*inputs, neg_eigen, implementation)
         return y.to(u.dtype), last
 
 
 def projected_scan(u, x_proj, dt_proj, dt_bias, A_log, D, state=None, neg_eigen: bool = False, backend: str = "auto"):
-    """The selective scan of u with Mamba's own projections, whose results are not kept for the backward pass.
+    """Run the selective scan of u with Mamba's own projections, whose results are not kept for the backward pass.
 
         step, B, C = split(u x_proj^T) ;   delta = softplus(step dt_proj^T + dt_bias) ;   A = -exp(A_log)
 
-    u: (B, T, E).  x_proj: (R + 2 N, E).  dt_proj: (E, R).  dt_bias, D: (E,).  A_log: (E, N).  The rest, the results and the errors are those of
-    `selective_scan`. The two products run in autocast's dtype where it is on; the bias is added in float32 and all that follows stays there.
-    Kept for the backward pass: u, state and parameters, so the bytes kept do not grow with N. Projections cost 2 (E + R) a number of
-    step, B, C and delta, and are formed again.
+    u: (B, T, E).  x_proj: (R + 2 N, E).  dt_proj: (E, R).  dt_bias, D: (E,).  A_log: (E, N). The other arguments, the
+    results and the errors are those of `selective_scan`.
+    The two products run in autocast's dtype where autocast is on. The bias is added in float32, and all that follows
+    stays in float32.
+    Kept for the backward pass are u, state and parameters, so the bytes kept do not grow with N. The projections are
+    computed again: 2 E operations for each number of step, B and C, and 2 R for each number of delta.
     """
     (E, R), N = dt_proj.shape, A_log.shape[-1]
     if u.dim() != 3 or u.shape[2] != E or x_proj.shape != (R + 2 * N, E) or A_log.shape != (E, N):
-        raise ValueError(
-            f"u, x_proj, dt_proj, A_log: got {tuple(u.shape)}, {tuple(x_proj.shape)}, {tuple(dt_proj.shape)}, {tuple(A_log.shape)}, "
-            "allowed: (B, T, E), (R + 2 N, E), (E, R), (E, N)"
-        )
+        got = ", ".join(str(tuple(t.shape)) for t in (u, x_proj, dt_proj, A_log))
+        raise ValueError(f"u, x_proj, dt_proj, A_log: got {got}, allowed: (B, T, E), (R + 2 N, E), (E, R), (E, N)")
     if dt_bias.shape != (E,) or D.shape != (E,) or (state is not None and state.shape != (len(u), E, N)):
-        raise ValueError(
-            f"dt_bias, D, state: got {tuple(dt_bias.shape)}, {tuple(D.shape)}, {None if state is None else tuple(state.shape)}, "
-            f"allowed: ({E},), ({E},), ({len(u)}, {E}, {N}) or None"
-        )
-    return _ProjectedScan.apply(
-        u, x_proj, dt_proj, dt_bias, A_log, D, state, neg_eigen, _form(backend, u, state, neg_eigen)
-    )
+        got = ", ".join(str(t if t is None else tuple(t.shape)) for t in (dt_bias, D, state))
+        raise ValueError(f"dt_bias, D, state: got {got}, allowed: ({E},), ({E},), ({len(u)}, {E}, {N}) or None")
+    implementation = _choose(backend, u, state, neg_eigen)
+    return _ProjectedScan.apply(u, x_proj, dt_proj, dt_bias, A_log, D, state, neg_eigen, implementation)
 
 
 def selective_scan_step(u, delta, A, B, C, D=None, state=None, neg_eigen: bool = False):
-    """One token: u, delta (B, E), B, C (B, N), state (B, E, N) or None -> y (B, E) in u's dtype, the next state. The rest as in `selective_scan`.
+    """One token of `selective_scan`. Its cost does not depend on the token's position.
 
-    The state that was given is left as it is. The cost does not depend on the position.
+    u, delta: (B, E).  B, C: (B, N).  state: (B, E, N), or None for zeros; it is left as it is. The rest as there.
+    Returns y (B, E) in u's dtype, and the next state.  Raises ValueError when shapes disagree.
     """
     if u.dim() != 2:
         raise ValueError(f"u: got {tuple(u.shape)}, allowed: (B, E), one token")
@@ -92,58 +91,57 @@ def selective_scan_step(u, delta, A, B, C, D=None, state=None, neg_eigen: bool =
 
 
 def automatic(device_type: str, args=None) -> tuple[str, str]:
-    """(backend, reason) of "auto" on a device. args: the run configuration, of which `neg_eigen` counts."""
-    # Forward and backward of the scan alone, B 8, T 512, E 256, N 16, float32, medians, one thread of a CPU with AVX-512: numba 36 ms, eager
-    # 230 ms, the recurrence stepped by autograd without recomputation 160 ms (and 0.9 GB kept).
+    """(backend, reason) of "auto" on a type of device, for the record of a run.
+
+    args: the flags of the run, of which `neg_eigen` counts.
+    """
+    # Forward and backward pass of the scan alone, B 8, T 512, E 256, N 16, float32, medians, one thread of a CPU with
+    # AVX-512: numba 36 ms, eager 230 ms, the recurrence under autograd without recomputation 160 ms (and 0.9 GB kept).
     neg_eigen = getattr(args, "neg_eigen", False)
     present = usable("selective_scan", device_type)
     if "mamba_ssm" in present:
-        return (
-            ("eager", "mamba_ssm's kernel has no negative transitions (--neg_eigen)")
-            if neg_eigen
-            else ("mamba_ssm", "the published kernel")
-        )
+        if neg_eigen:
+            return "eager", "mamba_ssm's kernel has no negative transitions (--neg_eigen)"
+        return "mamba_ssm", "the published kernel"
     if "numba" in present:
         return "numba", "4 to 6 times as fast as torch operations on a CPU in float32"
-    missing = ", ".join(p for b in OPS["selective_scan"].values() if b.device == device_type for p in b.missing())
-    return (
-        "eager",
-        f"torch operations; not installed: {missing}" if missing else "torch operations, which run on any device",
-    )
+    missing = not_installed("selective_scan", device_type)
+    return "eager", f"torch operations{f'; not installed: {missing}' if missing else ', which run on any device'}"
 
 
 class _Scan(torch.autograd.Function):
-    """`selective_scan` of tensors of one dtype by a form's `forward` and `backward`; keeps the inputs."""
+    """`selective_scan` of tensors of one dtype, by an implementation's `forward` and `backward`. Keeps the inputs."""
 
     @staticmethod
-    def forward(ctx, u, delta, A, B, C, D, state, neg_eigen, form):
+    def forward(ctx, u, delta, A, B, C, D, state, neg_eigen, implementation):
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(u, delta, A, B, C, D, state)
-        ctx.neg_eigen, ctx.form = neg_eigen, form
-        return form.forward(u, delta, A, B, C, D, state, neg_eigen)
+        ctx.neg_eigen, ctx.implementation = neg_eigen, implementation
+        return implementation.forward(u, delta, A, B, C, D, state, neg_eigen)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dy, dlast):
         inputs = ctx.saved_tensors
         dy = torch.zeros_like(inputs[0]) if dy is None else dy
-        *gradients, dstate = ctx.form.backward(dy, dlast, *inputs, ctx.neg_eigen)
+        *gradients, dstate = ctx.implementation.backward(dy, dlast, *inputs, ctx.neg_eigen)
         return (*gradients, None if inputs[-1] is None else dstate, None, None)
 
 
 class _ProjectedScan(torch.autograd.Function):
-    """`projected_scan`: forms delta, B and C twice rather than keep them."""
+    """`projected_scan`: computes delta, B and C twice instead of keeping them."""
 
     @staticmethod
-    def forward(ctx, u, x_proj, dt_proj, dt_bias, A_log, D, state, neg_eigen, form):
+    def forward(ctx, u, x_proj, dt_proj, dt_bias, A_log, D, state, neg_eigen, implementation):
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(u, x_proj, dt_proj, dt_bias, A_log, D, state)
-        ctx.neg_eigen, ctx.form, ctx.products = neg_eigen, form, autocast_dtype(u)
+        ctx.neg_eigen, ctx.implementation, ctx.products = neg_eigen, implementation, autocast_dtype(u)
         kind = accumulation_dtype(u)
         delta, B, C = _project(u, x_proj, dt_proj, dt_bias, A_log.shape[1], ctx.products)
         with no_autocast(u):
             state = None if state is None else state.to(kind)
-            y, last = form.forward(u.to(kind), delta, -torch.exp(A_log.to(kind)), B, C, D.to(kind), state, neg_eigen)
+            A = -torch.exp(A_log.to(kind))
+            y, last = implementation.forward(u.to(kind), delta, A, B, C, D.to(kind), state, neg_eigen)
         return y.to(u.dtype), last
 
     @staticmethod
@@ -159,7 +157,7 @@ class _ProjectedScan(torch.autograd.Function):
             dy = torch.zeros_like(u, dtype=kind) if dy is None else dy.to(kind)
             delta, B, C = (t.detach() for t in projected)
             before = None if state is None else state.to(kind)
-            du, ddelta, dA, dB, dC, dD, dstate = ctx.form.backward(
+            du, ddelta, dA, dB, dC, dD, dstate = ctx.implementation.backward(
                 dy, dlast, u.to(kind), delta, A, B, C, D.to(kind), before, ctx.neg_eigen
             )
         more, *dweights = torch.autograd.grad(projected, leaves, (ddelta, dB, dC))
@@ -168,30 +166,27 @@ class _ProjectedScan(torch.autograd.Function):
 
 
 def _project(u, x_proj, dt_proj, dt_bias, N: int, products):
-    """delta (B, T, E), B and C (B, T, N) of u, in float32 at least. products: autocast's dtype for the two products, None where it is off."""
+    """delta (B, T, E), B and C (B, T, N) of u, in float32 at least.
+
+    products: autocast's dtype for the two products, None where autocast is off.
+    """
     device_type, kind = u.device.type, accumulation_dtype(u)
-    # Without autocast's cache: a weight cast here, where no gradient is recorded, must not be handed to code that needs one.
+    # Without autocast's cache: a weight may be cast here while no gradient is recorded. That copy must not be given to
+    # code that needs its gradient.
     with torch.autocast(device_type, dtype=products, enabled=products is not None, cache_enabled=False):
         step, B, C = F.linear(u, x_proj).split([dt_proj.shape[1], N, N], dim=-1)
         step = F.linear(step, dt_proj)
     return F.softplus(step.to(kind) + dt_bias.to(kind)), B.to(kind), C.to(kind)
 
 
-def _form(backend: str, u, state, neg_eigen: bool):
+def _choose(backend: str, u, state, neg_eigen: bool):
     """The module that computes, after the choice of "auto" for these tensors."""
-    present = usable("selective_scan", u.device.type)
+    double = u.dtype == torch.float64
     if backend == "auto":
-        fits = {
-            "numba": u.dtype != torch.float64,
-            "mamba_ssm": u.dtype != torch.float64 and state is None and not neg_eigen,
-        }
-        backend = next((name for name in ("mamba_ssm", "numba") if name in present and fits[name]), "eager")
-    form = load_form("selective_scan", backend, FORMS, u.device.type, u.dtype == torch.float64, "u")
-    if backend == "mamba_ssm" and (neg_eigen or state is not None):
-        raise RuntimeError(
-            f"backend 'mamba_ssm' of selective_scan has no {'neg_eigen' if neg_eigen else 'initial state'}; take eager, or auto"
-        )
-    return form
+        present = usable("selective_scan", u.device.type)
+        fits = {"mamba_ssm": not double and state is None and not neg_eigen, "numba": not double}
+        backend = next((name for name in fits if name in present and fits[name]), "eager")
+    return load_implementation("selective_scan", backend, u.device.type, double)
 
 
 def _check(u, delta, A, B, C, D, state) -> None:

@@ -1,13 +1,16 @@
-"""The selective scan in torch operations, for every device and for float64: segments of time, and inside a segment chunks side by side.
+"""The selective scan in torch, for every device and for float64: segments of time, and in each chunks side by side.
 
-Inside a segment all chunks are stepped at once from a zero state, so a step is one large operation; the states at the chunk borders follow
-from the chunks' last states and whole decays; and each state gets its share of the border state before it,
+README.md derives this form step by step. Inside a segment all chunks are stepped at once from a zero state, so that one
+step is one large operation. The states at the chunk borders follow from the chunks' last states and whole decays. Each
+state then gets its share of the border state before it:
 
-    h_t = local_t + P_t h_border ,   P_t = prod of a over the chunk's tokens up to t = exp(A cumsum(delta))
+    h_t = local_t + P_t h_border ,   P_t = product of a over the chunk's tokens up to t = exp(A cumsum(delta))
 
-which is formed in log space: strong decays go to zero, and nothing overflows. With neg_eigen a may be negative, so P is multiplied up; |a| <= 1
-keeps that harmless. The backward pass keeps the inputs alone: it forms the states at the segment borders again and lets autograd run
-through one segment at a time. A segment has at least sqrt(T) tokens: memory is that of a segment's states and of one state a segment.
+With neg_eigen a may be negative, so P is multiplied up instead.
+
+The backward pass keeps the inputs alone. It computes the states at the segment borders again, and lets autograd run
+through one segment at a time. A segment has at least sqrt(T) tokens. The memory is the states of one segment, and one
+state per segment.
 """
 
 from __future__ import annotations
@@ -17,15 +20,17 @@ import math
 import torch
 import torch.nn.functional as F
 
-SEGMENT_STATES = {
-    "cpu": 1 << 18
-}  # states (B x tokens x E x N) of a segment: 1 MiB of float32 an intermediate stays in the cache
-LARGE_SEGMENT = 1 << 24  # on other devices, where few large operations count: 64 MiB of float32 an intermediate
-STEP_STATES = 1 << 14  # states of one step above which a CPU gains nothing from several chunks side by side
+# States (B x tokens x E x N) of a segment on a CPU: an intermediate tensor has 1 MiB of float32 and stays in the cache.
+SEGMENT_STATES = {"cpu": 1 << 18}
+LARGE_SEGMENT = 1 << 24  # on other devices, where few large operations are faster: 64 MiB per intermediate tensor
+STEP_STATES = 1 << 14  # states of one step above which a CPU is not faster with several chunks side by side
 
 
 def forward(u, delta, A, B, C, D, state, neg_eigen: bool):
-    """y (B, T, E) and the last state (B, E, N), in the inputs' dtype; no gradient is recorded. D and state may be None."""
+    """y (B, T, E) and the last state (B, E, N), in the inputs' dtype, without recording a gradient.
+
+    D and state may be None.
+    """
     with torch.no_grad():
         h = u.new_zeros(len(u), *A.shape) if state is None else state
         outputs = []
@@ -36,7 +41,10 @@ def forward(u, delta, A, B, C, D, state, neg_eigen: bool):
 
 
 def backward(dy, dlast, u, delta, A, B, C, D, state, neg_eigen: bool):
-    """Gradients of u, delta, A, B, C, D (None without D) and the initial state, from those of y and of the last state (None: zeros)."""
+    """From the gradients of y and of the last state (None: zeros): those of u, delta, A, B, C, D and the initial state.
+
+    The gradient of D is None where D is.
+    """
     starts = _starts(u, delta, A, B, C, state, neg_eigen)
     dh = torch.zeros_like(starts[0]) if dlast is None else dlast
     du, ddelta, dB, dC = (torch.empty_like(t) for t in (u, delta, B, C))
@@ -57,7 +65,7 @@ def backward(dy, dlast, u, delta, A, B, C, D, state, neg_eigen: bool):
 
 
 def _segments(u, A):
-    """[(begin, end)] of the segments of time, in order: long enough for the device, and for few borders."""
+    """[(begin, end)] of the segments of time, in order, long enough for the device and for few borders."""
     (batch, T, _), (E, N) = u.shape, A.shape
     length = max(_root(T), SEGMENT_STATES.get(u.device.type, LARGE_SEGMENT) // (batch * E * N))
     return [(begin, min(T, begin + length)) for begin in range(0, T, length)]
@@ -75,7 +83,7 @@ def _starts(u, delta, A, B, C, state, neg_eigen):
 
 
 def _segment(u, delta, A, B, C, D, h, neg_eigen):
-    """y (B, S, E), None without C, and the last state of one segment of S tokens, differentiable."""
+    """One segment of S tokens: y (B, S, E), None without C, and the last state (B, E, N). Differentiable."""
     batch, S, E = u.shape
     chunk = _chunk(S, batch * A.numel(), u.device.type)
     count = -(-S // chunk)
@@ -104,7 +112,7 @@ def _segment(u, delta, A, B, C, D, h, neg_eigen):
 
 
 def _chunk(S: int, step_states: int, device_type: str) -> int:
-    """Tokens of a chunk: all of S where a step is large enough to keep a CPU busy, else its root, which makes the fewest steps."""
+    """Tokens of a chunk: all S where one step keeps a CPU busy, else the root of S, which makes the fewest steps."""
     return S if device_type == "cpu" and step_states >= STEP_STATES else _root(S)
 
 
@@ -114,7 +122,7 @@ def _root(n: int) -> int:
 
 
 def _step(decays, added, h):
-    """The states after every token: h -> decay * h + added. h None: zeros."""
+    """The state after each token: h -> decay * h + added. h None stands for zeros."""
     states = []
     for a, x in zip(decays, added, strict=True):
         h = x if h is None else torch.addcmul(x, a, h)
@@ -123,6 +131,7 @@ def _step(decays, added, h):
 
 
 def _products(decays):
+    """The product of the decays up to each token."""
     products = [decays[0]]
     for a in decays[1:]:
         products.append(products[-1] * a)
@@ -130,7 +139,10 @@ def _products(decays):
 
 
 def _borders(ends, totals, h):
-    """The state before each chunk, (B, count, E, N), and after the last, from each chunk's own last state and whole decay."""
+    """The state before each chunk (B, count, E, N), and the state after the last one.
+
+    ends: each chunk's last state from a zero start.  totals: each chunk's whole decay.
+    """
     states = []
     for end, total in zip(ends, totals, strict=True):
         states.append(h)

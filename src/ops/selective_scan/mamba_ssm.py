@@ -1,8 +1,9 @@
-"""The selective scan by mamba-ssm's CUDA kernels (`selective_scan_fn`), whose layout is (B, E, T) for u and delta, (B, N, T) for B and C.
+"""The selective scan by the CUDA kernel of mamba-ssm (`selective_scan_fn`).
 
-The kernel starts from a zero state, has no negative transitions, and returns the last state without a gradient. Its own autograd function keeps
-states, so `backward` runs it again on the inputs: one more forward pass for memory that does not grow with N, as the package's own fused layer
-does for the convolution and the steps.
+Its layout has time last: (B, E, T) for u and delta, (B, N, T) for B and C. The kernel starts from a zero state, has no
+negative transitions, and returns the last state without a gradient. Its own autograd function keeps states, so
+`backward` runs it again on the inputs. This costs one more forward pass, and the memory does not grow with N. The
+package's own fused layer does the same for the convolution and the steps.
 """
 
 from __future__ import annotations
@@ -11,7 +12,10 @@ import torch
 
 
 def forward(u, delta, A, B, C, D, state, neg_eigen: bool):
-    """y (B, T, E) and the last state (B, E, N), float32; no gradient is recorded. D may be None."""
+    """y (B, T, E) and the last state (B, E, N), float32, without recording a gradient. D may be None.
+
+    Raises RuntimeError when there is an initial state or `neg_eigen`.
+    """
     _refuse(state, neg_eigen)
     with torch.no_grad():
         y, last = _kernel(u, delta, A, B, C, D)
@@ -19,7 +23,10 @@ def forward(u, delta, A, B, C, D, state, neg_eigen: bool):
 
 
 def backward(dy, dlast, u, delta, A, B, C, D, state, neg_eigen: bool):
-    """Gradients of u, delta, A, B, C, D (None without D) and None for the initial state, from that of y."""
+    """From the gradient of y: those of u, delta, A, B, C, D (None without D), and None for the initial state.
+
+    Raises RuntimeError when there is an initial state, `neg_eigen`, or a gradient of the last state.
+    """
     _refuse(state, neg_eigen)
     if dlast is not None:
         raise RuntimeError(
@@ -35,13 +42,12 @@ def backward(dy, dlast, u, delta, A, B, C, D, state, neg_eigen: bool):
 def _kernel(u, delta, A, B, C, D):
     from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
 
-    u, delta, B, C = (t.transpose(1, 2).contiguous() for t in (u, delta, B, C))  # time last, one number after the other
+    u, delta, B, C = (t.transpose(1, 2).contiguous() for t in (u, delta, B, C))  # time last and contiguous
     y, last = selective_scan_fn(u, delta, A.contiguous(), B, C, D, return_last_state=True)
     return y.transpose(1, 2), last
 
 
 def _refuse(state, neg_eigen) -> None:
     if neg_eigen or state is not None:
-        raise RuntimeError(
-            f"backend 'mamba_ssm' of selective_scan has no {'neg_eigen' if neg_eigen else 'initial state'}; take eager, or auto"
-        )
+        lacking = "neg_eigen" if neg_eigen else "initial state"
+        raise RuntimeError(f"backend 'mamba_ssm' of selective_scan has no {lacking}; take eager, or auto")

@@ -1,16 +1,34 @@
-"""The selective scan as the recurrence itself, compiled by numba: float32 on a CPU, linear in T, with a backward pass that keeps no states.
+"""The selective scan on a CPU as the recurrence itself, compiled by numba: float32, linear in T, no states kept.
 
-Vector lanes are LANES neighbouring channels of E; state and decay rates of such a block, (N, LANES) numbers each, stay in the first-level
-cache while time passes. One exponential a state and token is most of the work, hence lanes.exp.
+The vector lanes are LANES neighbouring channels of E, a block. State and rates of a block stay in the first-level cache
+while time passes. One exponential per state and token is most of the work, hence lanes.exp.
 
-Backward, one block of channels after the other: a first pass leaves the state at the start of every chunk of time; then, from the last chunk to
-the first, the chunk's states and decays are formed again into a scratch that fits the second-level cache, and a sweep runs back through them:
+Backward, for one block after the other: a first pass leaves the state at the start of each chunk of time. Then, from
+the last chunk to the first, the chunk's states and decays are computed again into a scratch buffer that fits the
+second-level cache, and a sweep goes back through them:
 
-    g_t = dy_t C_t + a_{t+1} g_{t+1}         gradient of h_t
-    dB_t = sum_e g_t (delta u)_t ,  dC_t = sum_e dy_t h_t ,  d(delta u)_t = sum_n g_t B_t ,  d(delta A)_t = g_t h_{t-1} da_t/d(delta A)
+    g_t = dy_t C_t + a_{t+1} g_{t+1}                  the gradient of h_t
+    dB_t = sum_e g_t (delta u)_t                      d(delta u)_t = sum_n g_t B_t
+    dC_t = sum_e dy_t h_t                             d(delta A)_t = g_t h_{t-1} da_t / d(delta A)
 
-Every pair of a row of the batch and a block of channels is computed by itself, and what they share (dA, dB, dC, dD) is added up afterwards, so
-the numbers do not depend on the number of threads. The parts of dB and dC hold 1 / LANES of the numbers that the states would.
+Buffers. All are float32 in C order: the last index is contiguous. i < LANES is the lane, channel first + i of E.
+
+    u, delta, y, dy, du, ddelta  (B, T, E)  e contiguous            B, C  (B, T, N)            A  (E, N)
+    start, last, dlast, dstart   (B, E, N)  n contiguous            D     (E,)
+
+    per thread, written with the block's state n in line n:
+                        lane 0    lane 1    ...  lane LANES - 1
+    h, g, rate  n = 0  | h[0, 0] | h[0, 1] | ... | h[0, LANES - 1] |      (N, LANES), filled by `_transpose`
+                n = 1  | h[1, 0] | h[1, 1] | ... |
+    d, x, out          (LANES,), in the backward pass (chunk, LANES)      delta, delta u, and y (backward: dy)
+    starts             (chunks, N, LANES)                                 the state at the start of each chunk
+    states, decays     (chunk + 1, N, LANES), (chunk, N, LANES)           h and exp(delta A) of one chunk
+
+    dB, dC  (B, blocks, T, N)  apart by item        dA (B, E, N), dD (B, E)  apart by batch row
+
+A thread owns a range of items. Item row * blocks + block is one block of channels of one batch row, with all its
+tokens. What items share (dA, dB, dC, dD) is added up afterwards, so the numbers do not depend on the number of threads.
+dB and dC hold 1 / LANES of the numbers that the states would.
 """
 
 from __future__ import annotations
@@ -21,12 +39,16 @@ import torch
 from src.ops.lanes import EXACT, SUMS, compiled, exp, f32, parallel_for
 
 LANES = 64
-CHUNK_STATES = 1024  # states of one channel in the scratch of the backward pass: N x tokens of a chunk. 2 x 1024 x LANES floats are 512 KiB
+# N x tokens of a chunk of the backward pass. Its states and decays, 2 x 1024 x LANES numbers, are 512 KiB.
+CHUNK_STATES = 1024
 ZERO = f32(0)
 
 
 def forward(u, delta, A, B, C, D, state, neg_eigen: bool):
-    """y (B, T, E) and the last state (B, E, N) of float32 tensors; no gradient is recorded. D and state may be None."""
+    """y (B, T, E) and the last state (B, E, N) of float32 tensors, without recording a gradient.
+
+    D and state may be None.
+    """
     inputs = _arrays(u, delta, A, B, C, D, state)
     y, last = torch.empty_like(u, memory_format=torch.contiguous_format), u.new_empty(len(u), *A.shape)
     parallel_for(_scan, len(u) * _blocks(A), *inputs, y.numpy(), last.numpy(), *_transition(neg_eigen))
@@ -34,7 +56,10 @@ def forward(u, delta, A, B, C, D, state, neg_eigen: bool):
 
 
 def backward(dy, dlast, u, delta, A, B, C, D, state, neg_eigen: bool):
-    """Gradients of u, delta, A, B, C, D (None without D) and the initial state, from those of y and of the last state (None: zeros)."""
+    """From the gradients of y and of the last state (None: zeros): those of u, delta, A, B, C, D and the initial state.
+
+    The gradient of D is None where D is.
+    """
     (rows, T, _), (E, N) = u.shape, A.shape
     inputs = _arrays(u, delta, A, B, C, D, state)
     last = u.new_zeros(rows, E, N) if dlast is None else dlast.contiguous()
@@ -43,16 +68,8 @@ def backward(dy, dlast, u, delta, A, B, C, D, state, neg_eigen: bool):
     dB, dC, dD = torch.zeros(rows, _blocks(A), T, N), torch.zeros(rows, _blocks(A), T, N), torch.zeros(rows, E)
     outputs = (t.numpy() for t in (du, ddelta, dA, dB, dC, dD, dstate))
     chunk = min(T, max(8, CHUNK_STATES // N))
-    parallel_for(
-        _gradients,
-        rows * _blocks(A),
-        *inputs,
-        dy.contiguous().numpy(),
-        last.numpy(),
-        *outputs,
-        *_transition(neg_eigen),
-        chunk,
-    )
+    inputs = (*inputs, dy.contiguous().numpy(), last.numpy())
+    parallel_for(_gradients, rows * _blocks(A), *inputs, *outputs, *_transition(neg_eigen), chunk)
     return du, ddelta, dA.sum(0), dB.sum(1), dC.sum(1), None if D is None else dD.sum(0), dstate
 
 
@@ -74,7 +91,7 @@ def _transition(neg_eigen: bool):
 
 @compiled(EXACT)
 def _scan(u, delta, A, B, C, D, start, y, last, scale, shift, begin, end):
-    """Fill items begin .. end - 1 of y and last; item i is block i % blocks of row i // blocks."""
+    """Fill items begin .. end - 1 of y and last. Item i is block i % blocks of batch row i // blocks."""
     T, E = u.shape[1:]
     N = A.shape[1]
     rate, h = np.empty((N, LANES), np.float32), np.empty((N, LANES), np.float32)
@@ -83,8 +100,8 @@ def _scan(u, delta, A, B, C, D, start, y, last, scale, shift, begin, end):
     for item in range(begin, end):
         row, first = item // blocks, item % blocks * LANES
         width = min(LANES, E - first)
-        _turn(A[first : first + width], rate)
-        _turn(start[row, first : first + width], h)
+        _transpose(A[first : first + width], rate)
+        _transpose(start[row, first : first + width], h)
         for t in range(T):
             for i in range(width):
                 d[i] = delta[row, t, first + i]
@@ -106,21 +123,13 @@ def _scan(u, delta, A, B, C, D, start, y, last, scale, shift, begin, end):
 def _gradients(
     u, delta, A, B, C, D, start, dy, dlast, du, ddelta, dA, dB, dC, dD, dstart, scale, shift, chunk, begin, end
 ):
-    """Fill items begin .. end - 1 of the gradients; dA (B, E, N) and dD (B, E) are apart by row, dB and dC (B, blocks, T, N) by item as well,
-    and these last three come as zeros."""
+    """Fill items begin .. end - 1 of the gradients. dB, dC and dD come as zeros."""
     T, E = u.shape[1:]
     N = A.shape[1]
     chunks = (T + chunk - 1) // chunk
-    rate, g, drate = (
-        np.empty((N, LANES), np.float32),
-        np.empty((N, LANES), np.float32),
-        np.empty((N, LANES), np.float32),
-    )
-    d, x, out = (
-        np.zeros((chunk, LANES), np.float32),
-        np.zeros((chunk, LANES), np.float32),
-        np.zeros((chunk, LANES), np.float32),
-    )
+    rate, drate = np.empty((N, LANES), np.float32), np.empty((N, LANES), np.float32)
+    g, out = np.empty((N, LANES), np.float32), np.zeros((chunk, LANES), np.float32)
+    d, x = np.zeros((chunk, LANES), np.float32), np.zeros((chunk, LANES), np.float32)
     dd, dx = np.empty((chunk, LANES), np.float32), np.empty((chunk, LANES), np.float32)
     starts = np.empty((chunks, N, LANES), np.float32)
     states, decays = np.empty((chunk + 1, N, LANES), np.float32), np.empty((chunk, N, LANES), np.float32)
@@ -128,38 +137,24 @@ def _gradients(
     for item in range(begin, end):
         row, first = item // blocks, item % blocks * LANES
         width = min(LANES, E - first)
-        _turn(A[first : first + width], rate)
-        _turn(start[row, first : first + width], starts[0])
-        _turn(dlast[row, first : first + width], g)
+        _transpose(A[first : first + width], rate)
+        _transpose(start[row, first : first + width], starts[0])
+        _transpose(dlast[row, first : first + width], g)
         _clear(drate)
         for k in range(chunks - 1):
-            _load(delta[row, k * chunk : (k + 1) * chunk], u[row, k * chunk : (k + 1) * chunk], d, x, first, width)
+            t, stop = k * chunk, (k + 1) * chunk
+            _load_inputs(delta[row, t:stop], u[row, t:stop], d, x, first, width)
             _copy(starts[k], starts[k + 1])
-            _advance(starts[k + 1], rate, d, x, B[row, k * chunk : (k + 1) * chunk], scale, shift)
+            _advance(starts[k + 1], rate, d, x, B[row, t:stop], scale, shift)
         for k in range(chunks - 1, -1, -1):
             t, stop = k * chunk, min(T, (k + 1) * chunk)
-            _load(delta[row, t:stop], u[row, t:stop], d, x, first, width)
-            _pick(dy[row, t:stop], out, first, width)
+            _load_inputs(delta[row, t:stop], u[row, t:stop], d, x, first, width)
+            _load(dy[row, t:stop], out, first, width)
             _copy(starts[k], states[0])
-            _states(states, decays, rate, d, x, B[row, t:stop], scale, shift)
-            _back(
-                states,
-                decays,
-                rate,
-                d,
-                x,
-                out,
-                B[row, t:stop],
-                C[row, t:stop],
-                dB[row, item % blocks, t:stop],
-                dC[row, item % blocks, t:stop],
-                g,
-                drate,
-                dd,
-                dx,
-                scale,
-                shift,
-            )
+            b, c = B[row, t:stop], C[row, t:stop]
+            db, dc = dB[row, item % blocks, t:stop], dC[row, item % blocks, t:stop]
+            _states(states, decays, rate, d, x, b, scale, shift)
+            _back(states, decays, rate, d, x, out, b, c, db, dc, g, drate, dd, dx, scale, shift)
             for q in range(stop - t):
                 for i in range(width):
                     e, given = first + i, u[row, t + q, first + i]
@@ -173,8 +168,8 @@ def _gradients(
 
 
 @compiled(EXACT)
-def _turn(source, target):
-    """source (width, N) into the first lanes of target (N, LANES), zeros into the others."""
+def _transpose(source, target):
+    """Write source (width, N) into the first lanes of target (N, LANES), zeros into the others."""
     for n in range(target.shape[0]):
         for i in range(LANES):
             target[n, i] = source[i, n] if i < source.shape[0] else ZERO
@@ -195,8 +190,8 @@ def _copy(source, target):
 
 
 @compiled(EXACT)
-def _load(delta, u, d, x, first, width):
-    """delta and delta * u of one chunk, (tokens, E), into lanes, zeros into those beyond E."""
+def _load_inputs(delta, u, d, x, first, width):
+    """Write delta and delta * u of one chunk, (tokens, E), into lanes, zeros into those past the last channel."""
     for q in range(delta.shape[0]):
         for i in range(width):
             d[q, i] = delta[q, first + i]
@@ -207,8 +202,8 @@ def _load(delta, u, d, x, first, width):
 
 
 @compiled(EXACT)
-def _pick(source, target, first, width):
-    """One chunk of source, (tokens, E), into lanes, zeros into those beyond E."""
+def _load(source, target, first, width):
+    """Write one chunk of source, (tokens, E), into lanes, zeros into those past the last channel."""
     for q in range(source.shape[0]):
         for i in range(width):
             target[q, i] = source[q, first + i]
@@ -218,7 +213,7 @@ def _pick(source, target, first, width):
 
 @compiled(EXACT)
 def _advance(h, rate, d, x, B, scale, shift):
-    """The state h after one chunk, in place."""
+    """Replace the state h before a chunk by the state after it."""
     for q in range(B.shape[0]):
         for n in range(rate.shape[0]):
             b = B[q, n]
@@ -228,7 +223,7 @@ def _advance(h, rate, d, x, B, scale, shift):
 
 @compiled(EXACT)
 def _states(states, decays, rate, d, x, B, scale, shift):
-    """states[1:] of a chunk from states[0], and exp(delta A) of every token."""
+    """Fill states[1:] of a chunk from states[0], and decays with exp(delta A) of each token."""
     for q in range(B.shape[0]):
         for n in range(rate.shape[0]):
             b = B[q, n]
@@ -240,9 +235,10 @@ def _states(states, decays, rate, d, x, B, scale, shift):
 
 @compiled(SUMS)
 def _back(states, decays, rate, d, x, out, B, C, dB, dC, g, drate, dd, dx, scale, shift):
-    """Back through one chunk: g, the gradient of the state after it from later tokens alone, becomes that of the state before it.
+    """Go back through one chunk. g is the gradient of the state after it, and becomes that of the state before it.
 
-    dd, dx (tokens, LANES): gradients of delta (through the decay alone) and of delta * u; dB, dC and drate are added to.
+    dd, dx: (tokens, LANES), filled with the gradients of delta (through the decay alone) and of delta * u. dB, dC and
+    drate are added to.
     """
     for q in range(B.shape[0] - 1, -1, -1):
         for i in range(LANES):

@@ -1,4 +1,4 @@
-"""The definition of the selective scan that the backends answer to: the recurrence, in float64, with no shortcut."""
+"""The definition of the selective scan: the recurrence as a float64 loop over time, with no shortcut."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import torch
 
 
 def selective_scan_reference(u, delta, A, B, C, D=None, state=None, neg_eigen: bool = False, dtype=torch.float64):
-    """Arguments of `selective_scan`. Returns y (B, T, E) and the state after the last token (B, E, N), in `dtype`, differentiable.
+    """The recurrence of `selective_scan`, with the same arguments and shapes.
 
+    Returns y (B, T, E) and the state after the last token (B, E, N), both in `dtype` and differentiable.
     Gu & Dao 2023, arXiv:2312.00752, algorithm 2 with equation 2; neg_eigen: Grazzi et al. 2024, arXiv:2411.12537.
     """
     u, delta, A, B, C = (t.to(dtype) for t in (u, delta, A, B, C))

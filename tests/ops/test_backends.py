@@ -1,0 +1,171 @@
+"""The table of backends: `--backend`, what a run records, the list, and the loading of an implementation.
+
+python -m pytest tests/ops/test_backends.py
+"""
+
+import importlib
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import ROOT
+from op_checks import numba_only
+
+from src.flags.fields import UserError, resolve
+from src.ops import backends, choices
+
+PAIRS = [(op, name) for op, names in backends.OPS.items() for name in names]
+# Shapes of the required arguments of each public function; attention has a table of functions, see its own tests.
+SHAPES = {
+    "causal_conv": [(2, 3, 7), (7, 4)],
+    "selective_scan": [(2, 3, 7), (2, 3, 7), (7, 4), (2, 3, 4), (2, 3, 4)],
+    "linear_attention": [(2, 3, 2, 4)] * 3,
+    "delta_rule": [(2, 3, 2, 4)] * 3 + [(2, 3, 2)],
+}
+LOADED = [op for op in backends.OPS if op != "attention"]
+
+
+class NoTask:
+    """A task without flags, enough for `resolve`."""
+
+    Config = None
+
+
+def call(op, backend, dtype=torch.float32):
+    """The public function of an op, with ones."""
+    function = getattr(importlib.import_module(f"src.ops.{op}"), op)
+    return function(*(torch.ones(shape, dtype=dtype) for shape in SHAPES[op]), backend=backend)
+
+
+@pytest.mark.parametrize(("op", "name"), PAIRS, ids=[f"{op}={name}" for op, name in PAIRS])
+def test_every_backend_names_a_file_that_can_compute(op, name):
+    if name == "numba":
+        pytest.importorskip("numba")
+    module = importlib.import_module(f"src.ops.{op}.{backends.OPS[op][name].file}")
+    assert hasattr(module, "run") or (hasattr(module, "forward") and hasattr(module, "backward"))
+
+
+@pytest.mark.parametrize("op", LOADED)
+def test_the_file_of_a_named_backend_is_loaded(op):
+    module = backends.load_implementation(op, "eager", "cpu", double=True)
+    assert module.__name__ == f"src.ops.{op}.{backends.OPS[op]['eager'].file}"
+
+
+@pytest.mark.parametrize("op", LOADED)
+def test_unknown_backend_and_one_that_cannot_run_are_errors_of_one_line(op):
+    last = list(backends.OPS[op])[-1]
+    with pytest.raises(ValueError, match=f"backend: got 'fast', allowed: auto, eager, numba, {last}$"):
+        call(op, "fast")
+    told = f"'{last}' of {op} needs {last} and a cuda device; the tensors are on cpu; usable here: eager"
+    with pytest.raises(RuntimeError, match=told):
+        call(op, last)
+
+
+@numba_only
+@pytest.mark.parametrize("op", LOADED)
+def test_float32_backend_refuses_float64(op):
+    told = f"backend 'numba' of {op} computes in float32, got float64; take eager"
+    with pytest.raises(RuntimeError, match=told):
+        call(op, "numba", torch.float64)
+    assert call(op, "auto", torch.float64)[0].dtype == torch.float64
+
+
+@numba_only
+def test_numba_is_not_loaded_before_it_is_used():
+    code = (
+        "import sys, src.models.mamba, src.models.deltanet, src.models.gla; print('numba' in sys.modules); "
+        "import src.ops.selective_scan.recurrent; print('numba' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "True"]
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("auto", "auto"),
+        ("sdpa", "sdpa"),
+        ("explicit", "explicit"),
+        ("attention=sdpa", "sdpa"),
+        (" attention = explicit ", "explicit"),
+        ("attention=auto", "auto"),
+    ],
+)
+def test_backend_flag_is_read(text, name):
+    assert backends.parse_backend(text, "attention") == name
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("sdpaa", "did you mean 'sdpa'"),
+        ("attention=flash", "allowed: auto, explicit, sdpa, flash_attn"),
+        ("atention=sdpa", "did you mean 'attention'"),
+        ("sdpa,attention=sdpa", "op=NAME"),
+        ("attention=sdpa,attention=explicit", "twice"),
+        ("", "unknown backend ''"),
+        ("attention=", "unknown backend ''"),
+    ],
+)
+def test_backend_flag_that_means_nothing_is_a_user_error(text, told):
+    with pytest.raises(UserError, match=told):
+        backends.parse_backend(text, "attention")
+
+
+def test_named_backend_that_cannot_run_is_an_error_not_another_one():
+    with pytest.raises(UserError, match="cannot run here, allowed: auto, explicit"):
+        backends.parse_backend("sdpa", "attention", ("explicit",))
+
+
+def test_bare_name_goes_to_the_ops_that_have_it():
+    assert backends.parse_backend("eager", "causal_conv") == "eager"
+    assert backends.parse_backend("eager", "attention") == "auto"
+    assert backends.parse_backend("attention=sdpa,causal_conv=eager", "causal_conv") == "eager"
+
+
+def test_choices_name_every_op_of_a_model_with_a_reason():
+    automatic = choices.choices(dict.fromkeys(backends.OPS, ()), resolve(NoTask, dropout=0.1), torch.device("cpu"))
+    assert automatic.keys() == backends.OPS.keys()
+    assert automatic["attention"]["backend"] == "explicit"
+    for op, choice in automatic.items():
+        assert choice["backend"] in backends.usable(op, "cpu")
+        assert len(choice["reason"]) > 10
+    named = choices.choices({"attention": ()}, resolve(NoTask, backend="sdpa", dropout=0.1), "cuda:0")
+    assert named == {"attention": {"backend": "sdpa", "reason": "named by --backend"}}
+    assert choices.choices({}, resolve(NoTask), "cpu") == {}
+
+
+def test_a_choice_names_every_backend_that_the_kinds_of_an_op_take(monkeypatch):
+    import src.ops.linear_attention as op
+
+    monkeypatch.setattr(
+        op, "automatic", lambda device, args, kind=None: {"vector": ("numba", "fast"), "none": ("eager", "plain")}[kind]
+    )
+    found = choices.choices({"linear_attention": ("vector", "none")}, resolve(NoTask), "cpu")
+    assert found == {"linear_attention": {"backend": "numba+eager", "reason": "fast; plain"}}
+
+
+def test_backend_that_this_model_or_this_device_cannot_use_is_a_user_error():
+    with pytest.raises(UserError, match="uses only attention"):
+        choices.choices({"attention": ()}, resolve(NoTask, backend="numba"), "cpu")
+    with pytest.raises(UserError, match="uses none of the ops"):
+        choices.choices({}, resolve(NoTask, backend="numba"), "cpu")
+    with pytest.raises(UserError, match=r"flash_attn' for attention, which cannot run here \(needs a cuda device"):
+        choices.choices({"attention": ()}, resolve(NoTask, backend="flash_attn"), "cpu")
+
+
+def test_every_backend_has_a_line_and_listing_needs_no_torch():
+    code = (
+        "import sys; from src.ops.backends import describe; print(*describe(), sep='\\n'); "
+        "assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert [line.split()[0] for line in lines] == [f"{op}={name}" for op, name in PAIRS]
+    assert all(len(line.split()) > 3 for line in lines)
+    for (op, name), line in zip(PAIRS, lines, strict=True):
+        backend = backends.OPS[op][name]
+        assert ("installed" in line) == bool(backend.needs)
+        assert ("not installed" in line) == bool(backend.missing())
