@@ -5,7 +5,7 @@
     subject = as_it_runs(subject, device)
 
 `src.ops.backends.choices` tells what `auto` means for a run as far as flags and device decide it; an op may still take another form for its tensors
-(their dtype, a state, a decay for every channel). Every op package has one function `_form` that gives the file which computes, attention the
+(their dtype, a state, a decay for every channel). Every op package has one function `_choose` that gives the file which computes, attention the
 table COMPUTE; both are watched while the model runs forward and backward and reads a prompt. One token at a time, ops have one form only, plain torch.
 """
 
@@ -31,7 +31,7 @@ def watching():
     with contextlib.ExitStack() as undo:
         for op in OPS:
             module = importlib.import_module(f"src.ops.{op}")
-            (_watch_form if hasattr(module, "_form") else _watch_table)(module, seen.setdefault(op, set()), undo)
+            (_watch_choice if hasattr(module, "_choose") else _watch_table)(module, seen.setdefault(op, set()), undo)
         yield seen
 
 
@@ -40,16 +40,16 @@ def _replace(module, name: str, value, undo) -> None:
     setattr(module, name, value)
 
 
-def _watch_form(module, seen: set, undo) -> None:
-    choose = module._form
+def _watch_choice(module, seen: set, undo) -> None:
+    choose = module._choose
 
     def watched(*args, **kwargs):
         found = choose(*args, **kwargs)
         file = found.__name__.rpartition(".")[2]
-        seen.add(next(name for name, stem in module.FORMS.items() if stem == file))
+        seen.add(next(name for name, b in OPS[module.__name__.rpartition(".")[2]].items() if b.file == file))
         return found
 
-    _replace(module, "_form", watched, undo)
+    _replace(module, "_choose", watched, undo)
 
 
 def _watch_table(module, seen: set, undo) -> None:
