@@ -550,7 +550,7 @@ def test_a_run_goes_all_the_way(main, monkeypatch, tmp_path, kind):
     assert list(metrics["baselines"]) == [f"ngram_{i}" for i in range(1, 7)]
     code, out, err = main(
         "generate", "--out_dir", "run", "--prompt", "line 7é"
-    )  # a character outside the vocabulary is <unk>, no error
+    )  # a character outside the vocabulary is <unk>, not an error
     assert (code, err) == (0, "")
     assert out
 
