@@ -6,14 +6,18 @@
     --zero_pad         '088+033=' -> '0121'
     --base 16          '7d4+ca6=' -> '147a'
 
-Alphabet: the digits of the base (0-9a-f), `+` and `=`. `length` is the largest number of digits an operand may have; each
-operand's digit count is uniform in 1..length, then its digits are uniform without a leading zero. `--zero_pad` fills operands
-up to `length` digits and the sum up to length + 1; `--reverse_answer` writes the sum from its units upwards. Scored: the sum
-and its <eos>. The key that splits never share is the unordered pair of operands, however it is written; digit counts
-that have too few pairs for a test set (1+1 and 1+2 at the defaults) are left out of it and named.
-Floors: uniform and unigram; without --reverse_answer the leading digit is far from uniform, which makes unigram the one to beat.
-First used by Nogueira et al., "Investigating the Limitations of Transformers with Simple Arithmetic Tasks", 2021, arXiv:2102.13019;
-reversed answers by Lee et al., "Teaching Arithmetic to Small Transformers", 2023, arXiv:2307.03381.
+Alphabet: the digits of the base (0-9a-f), `+` and `=`.
+Length: the largest number of digits of an operand. The digit count of each operand is uniform in 1..length. Its digits
+    are uniform, without a leading zero.
+Flags: `--zero_pad` fills operands up to `length` digits, and the sum up to length + 1. `--reverse_answer` writes the
+    sum from the units upwards.
+Scored: the sum and its <eos>.
+Splits: the key is the unordered pair of operands, however it is written. Digit counts with too few pairs for a test set
+    (1+1 and 1+2 at the defaults) are left out of it and named in the results.
+Chance: uniform and unigram. Without --reverse_answer the leading digit is far from uniform, so unigram is the higher
+    one.
+First used by: Nogueira et al., "Investigating the Limitations of Transformers with Simple Arithmetic Tasks", 2021,
+    arXiv:2102.13019. Reversed answers: Lee et al., "Teaching Arithmetic to Small Transformers", 2023, arXiv:2307.03381.
 """
 
 from __future__ import annotations
@@ -51,17 +55,14 @@ class Addition(Task):
     )
 
     @property
-    def lengths(self):
+    def lengths(self) -> tuple[int, int]:
         return 1, self.args.n_digits
 
     @property
-    def alphabet(self):
+    def alphabet(self) -> str:
         return DIGITS[: self.args.base] + "+="
 
-    def example(self, rng, length):
-        return self.examples(rng, 1, length)[0]
-
-    def examples(self, rng, n, length):
+    def examples(self, rng: np.random.Generator, n: int, length: int) -> list[Example]:
         counts, digits = self._operands(rng, n, length)
         total, carries = self._add(digits)
         prompts = np.concatenate(
@@ -85,7 +86,7 @@ class Addition(Task):
         ]
 
     def _operands(self, rng, n, length):
-        """Digit counts (n, 2), and digits (n, 2, length) from the units upwards, 0 beyond the count."""
+        """Digit counts (n, 2), and digits (n, 2, length) from the units upwards, 0 above the count."""
         counts = rng.integers(1, length + 1, (n, 2))
         digits = rng.integers(0, self.args.base, (n, 2, length))
         leading = rng.integers(1, self.args.base, (n, 2))
@@ -106,46 +107,46 @@ class Addition(Task):
         return total, carries
 
     def _written(self, digits, counts):
-        """Code points (n, places), the highest place first; unwritten leading places are 0 bytes."""
+        """Code points (n, places), the highest place first. Leading places that are not written are 0 bytes."""
         points = np.frombuffer(DIGITS.encode(), dtype=np.uint8)[digits]
         if not self.args.zero_pad:
             points[np.arange(digits.shape[1]) >= counts[:, None]] = 0
         return points[:, ::-1]
 
     def _pair(self, example):
-        """The operands as written without leading zeros, the smaller one first."""
+        """The operands without leading zeros, the smaller one first."""
         operands = [text.lstrip("0") or "0" for text in example.prompt[:-1].split("+")]
         return sorted(operands, key=lambda text: (len(text), text))
 
-    def key(self, example):
+    def key(self, example: Example) -> str:
         return "+".join(self._pair(example))
 
-    def stratum(self, example):
+    def stratum(self, example: Example) -> str:
         return "+".join(str(len(text)) for text in self._pair(example)) + " digits"
 
-    def n_keys(self):
+    def n_keys(self) -> int | None:
         numbers = self.args.base**self.args.n_digits
         return numbers * (numbers + 1) // 2 if numbers <= 10**6 else None
 
-    def solve(self, prompt):
+    def solve(self, prompt: str) -> str:
         one, two = prompt[:-1].split("+")
         total = _in_base(int(one, self.args.base) + int(two, self.args.base), self.args.base)
         if self.args.zero_pad:
             total = total.rjust(len(one) + 1, "0")
         return total[::-1] if self.args.reverse_answer else total
 
-    def max_chars(self, length):
+    def max_chars(self, length: int) -> int:
         return 3 * length + 3
 
 
 def _rows(points: np.ndarray) -> list[str]:
-    """Rows of code points (n, width) as strings, 0 bytes left out."""
+    """Rows of code points (n, width) as strings, without the 0 bytes."""
     text, width = points.tobytes(), points.shape[1]
     return [text[i : i + width].translate(None, b"\0").decode() for i in range(0, len(text), width)]
 
 
 def _longest_run(flags: np.ndarray) -> np.ndarray:
-    """Longest run of True in each row of (n, width)."""
+    """The longest run of True in each row of (n, width)."""
     longest, run = np.zeros(len(flags), dtype=np.int64), np.zeros(len(flags), dtype=np.int64)
     for column in flags.T:
         run = (run + 1) * column

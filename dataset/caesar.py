@@ -3,11 +3,12 @@
     '12:zxdmyta kit piyu>' -> 'ljpykfm wuf bukg'
     '20:cxay xdvlrvr wyr>' -> 'wrus rxpflpl qsl'
 
-Alphabet: a-z, space, the digits of the shifts, `:` and `>`. `length` counts the characters of the text, its spaces included.
-The text is random words of 2-8 uniform letters with single spaces; the shift is uniform in 1..`--max_shift`. Letters move
-cyclically and spaces stay. Scored: the shifted text and its <eos>.
-Floors: uniform and unigram (mostly the space, which no shift moves).
-First used by this project, as far as we know; the cipher is Caesar's.
+Alphabet: a-z, space, the digits of the shifts, `:` and `>`.
+Length: the characters of the text, its spaces included. The text is random words of 2-8 uniform letters with single
+    spaces. The shift is uniform in 1..`--max_shift`. Letters move cyclically, and spaces stay.
+Scored: the shifted text and its <eos>.
+Chance: uniform and unigram (mostly the space, which no shift moves).
+First used by: this project, as far as we know. The cipher is Caesar's.
 """
 
 from __future__ import annotations
@@ -39,19 +40,15 @@ class Caesar(Task):
     )
 
     @property
-    def alphabet(self):
+    def alphabet(self) -> str:
         digits = {digit for shift in range(1, self.args.max_shift + 1) for digit in str(shift)}
         return LETTERS + " :>" + "".join(sorted(digits))
 
-    def example(self, rng, length):
-        return self.examples(rng, 1, length)[0]
-
-    def examples(self, rng, n, length):
+    def examples(self, rng: np.random.Generator, n: int, length: int) -> list[Example]:
         plain = random_words(rng, n, length)
         shifts = rng.integers(1, self.args.max_shift + 1, n)
-        moved = np.where(plain == SPACE, SPACE, (plain - 97 + shifts[:, None].astype(np.uint8)) % 26 + 97).astype(
-            np.uint8
-        )
+        letters = (plain - 97 + shifts[:, None].astype(np.uint8)) % 26 + 97
+        moved = np.where(plain == SPACE, SPACE, letters).astype(np.uint8)
         before, after = plain.tobytes().decode(), moved.tobytes().decode()
         return [
             Example(
@@ -62,15 +59,15 @@ class Caesar(Task):
             for i, shift in enumerate(shifts.tolist())
         ]
 
-    def n_keys(self):
+    def n_keys(self) -> int | None:
         length = self.lengths[1]
         return self.args.max_shift * count_texts(length) if length <= 8 else None
 
-    def solve(self, prompt):
+    def solve(self, prompt: str) -> str:
         shift, text = prompt[:-1].split(":")
         return "".join(c if c == " " else chr((ord(c) - 97 + int(shift)) % 26 + 97) for c in text)
 
-    def max_chars(self, length):
+    def max_chars(self, length: int) -> int:
         return len(str(self.args.max_shift)) + 2 + 2 * length
 
 

@@ -1,10 +1,11 @@
-"""From examples to batches: datasets, `collate_fn`, batch plans and loaders.
+"""From examples to batches: datasets and their `collate_fn`.
 
     sequence   <bos> p1 .. pP a1 .. aA <eos>          x = all but the last token, y = all but the first
-    answers    trained and scored where y is an answer character or its <eos>
-    labels     y at the labelled character is its label; nothing is written (labels), everything is (language)
+    answer     y is trained and scored where it is an answer character or its <eos>
+    labels     y at a labelled character is its label, which is not written into the sequence
+    language   windows of a text: all characters are trained and scored
 
-Every order is a pure function of (seed, epoch), and fresh data of (seed, batch number), so a run continues anywhere without replay.
+Which rows make a batch is decided in dataset/plans.py.
 """
 
 from __future__ import annotations
@@ -15,17 +16,21 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from dataset.corpus.stored_text import StoredIds
 from dataset.task import Example, Task
 from dataset.tokenizer import BOS, EOS, PAD, CharTokenizer
 
-IGNORE = -100  # y where nothing is trained
+IGNORE = -100  # the value of y where nothing is trained
 
 
 @dataclass
 class Batch:
-    """x, y (B, T) int64; score (B, T) bool; lengths (B,) tokens; gaps (B, T) characters, -1 where there is none.
+    """One batch of sequences, padded on the right.
 
-    index: flat positions of (B * T) where y is trained, None where it is everywhere.  rows: the examples' numbers in the dataset.
+    x, y: (B, T) int64, input and target.  score: (B, T) bool, what evaluation counts.  lengths: (B,) tokens.
+    gaps: (B, T) characters, -1 where there is none.
+    meta: per example "row" (its number in the dataset) and "length" (the task length).
+    index: flat positions in (B * T) where y is trained. None if that is everywhere.
     """
 
     x: torch.Tensor
@@ -33,7 +38,7 @@ class Batch:
     score: torch.Tensor
     lengths: torch.Tensor
     gaps: torch.Tensor
-    meta: dict = field(default_factory=dict)
+    meta: dict[str, np.ndarray] = field(default_factory=dict)
     index: torch.Tensor | None = None
 
     def __post_init__(self):
@@ -52,11 +57,12 @@ class Batch:
         return int(self.lengths.sum())
 
     def take(self, rows: slice) -> Batch:
-        """Some of the rows, still on the CPU (for micro-batches and for the ranks of a parallel run)."""
+        """Some of the rows, for micro-batches and for the ranks of a parallel run. The batch must be on the CPU."""
         meta = {k: v[rows] for k, v in self.meta.items()}
         return Batch(self.x[rows], self.y[rows], self.score[rows], self.lengths[rows], self.gaps[rows], meta)
 
-    def to(self, device) -> Batch:
+    def to(self, device: str | torch.device) -> Batch:
+        """The batch on a device. It is returned as it is for the CPU."""
         if torch.device(device).type == "cpu":
             return self
         moved = replace(self)
@@ -69,11 +75,13 @@ class Batch:
 class ExampleDataset(Dataset):
     """Examples of one or several lengths, encoded once into flat arrays.
 
-    `dataset[i]` is {"ids" (T + 1,), "length", "meta"}; `__getitems__` hands row numbers to `collate_fn`, which cuts a whole
-    batch out of the flat arrays without a Python loop per token.
+    `dataset[i]` is {"ids" (T + 1,), "length", "meta"}. `__getitems__` hands row numbers to `collate_fn`, which cuts a
+    whole batch out of the flat arrays, without a Python loop per token.
     """
 
-    def __init__(self, examples: list[Example], lengths, task: Task, tokenizer: CharTokenizer, loss_on: str):
+    def __init__(
+        self, examples: list[Example], lengths: list[int | None], task: Task, tokenizer: CharTokenizer, loss_on: str
+    ):
         self.examples = examples
         self.task_lengths = np.asarray([0 if n is None else n for n in lengths], dtype=np.int64)
         self.labelled = task.labelled
@@ -86,7 +94,7 @@ class ExampleDataset(Dataset):
             self._encode_labels(tokenizer)
         self._encode_gaps()
 
-    def _encode_labels(self, tokenizer):
+    def _encode_labels(self, tokenizer: CharTokenizer) -> None:
         labels = [e.labels or () for e in self.examples]
         self.label_starts = np.concatenate([[0], np.cumsum([len(part) for part in labels])])
         self.label_at = np.fromiter(
@@ -94,8 +102,8 @@ class ExampleDataset(Dataset):
         )
         self.label_ids = tokenizer.encode("".join(c for part in labels for _, c in part))
 
-    def _encode_gaps(self):
-        """Flat gaps, one an answer character or label; None where no example knows them."""
+    def _encode_gaps(self) -> None:
+        """Flat gaps, one per answer character or label. None if the task does not give them."""
         if not self.examples or self.examples[0].gaps is None:
             self.gaps = None
             return
@@ -122,7 +130,7 @@ class ExampleDataset(Dataset):
         return self, np.asarray(rows)
 
 
-def collate_fn(picked) -> Batch:
+def collate_fn(picked: tuple[ExampleDataset, np.ndarray]) -> Batch:
     """Pad and mask: (dataset, rows) -> Batch.  The longest row sets T."""
     data, rows = picked
     tokens = data.tokens[rows]
@@ -157,14 +165,13 @@ def collate_fn(picked) -> Batch:
     )
 
 
-def _place_labels(data: ExampleDataset, rows, y, gaps):
-    """Write labels (and their gaps) into y in place; returns the score mask."""
+def _place_labels(data: ExampleDataset, rows: np.ndarray, y: np.ndarray, gaps: np.ndarray) -> np.ndarray:
+    """Write the labels into y and their gaps into gaps, in place. Returns the score mask."""
     counts = np.diff(data.label_starts)[rows]
     row = np.repeat(np.arange(len(rows)), counts)
-    flat = np.repeat(data.label_starts[rows] - np.concatenate([[0], np.cumsum(counts)[:-1]]), counts) + np.arange(
-        counts.sum()
-    )
-    at = data.label_at[flat] + 1  # <bos> stands before the prompt
+    offsets = data.label_starts[rows] - np.concatenate([[0], np.cumsum(counts)[:-1]])
+    flat = np.repeat(offsets, counts) + np.arange(counts.sum())
+    at = data.label_at[flat] + 1  # + 1 for <bos>
     if not data.write_all:
         y[:] = IGNORE
     y[row, at] = data.label_ids[flat]
@@ -176,10 +183,13 @@ def _place_labels(data: ExampleDataset, rows, y, gaps):
 
 
 class WindowDataset(Dataset):
-    """Windows of a text: (start, end) spans; x is <bos> and all but the last character, y all characters."""
+    """Windows of a text. spans: their (start, end).  x is <bos> and all but the last character, y all characters.
 
-    def __init__(self, ids: np.ndarray, spans):
-        self.ids = ids  # as they come: they may be two bytes a character in a file
+    ids: an array, or `StoredIds` of a text that is kept in a file.
+    """
+
+    def __init__(self, ids: np.ndarray | StoredIds, spans: np.ndarray | list[tuple[int, int]]):
+        self.ids = ids
         self.spans = np.asarray(spans, dtype=np.int64)
 
     def __len__(self) -> int:
@@ -194,12 +204,12 @@ class WindowDataset(Dataset):
         start, end = self.spans[i]
         return {"ids": np.concatenate([[BOS], self.ids[start:end]]), "length": int(end - start), "meta": {}}
 
-    def __getitems__(self, rows) -> tuple[WindowDataset, np.ndarray]:
+    def __getitems__(self, rows: list[int]) -> tuple[WindowDataset, np.ndarray]:
         return self, np.asarray(rows)
 
 
-def collate_windows(picked) -> Batch:
-    """(dataset, rows) -> Batch; windows of unequal length are padded on the right."""
+def collate_windows(picked: tuple[WindowDataset, np.ndarray]) -> Batch:
+    """(dataset, rows) -> Batch. Shorter windows are padded on the right."""
     data, rows = picked
     start, end = data.spans[rows].T
     lengths = end - start

@@ -6,22 +6,31 @@
     --mode lm          '{[{}]}[]' -> ((2, '}'), (3, ']'), (4, '}'), (6, ']'))
     --mode lm          '()(({}))' -> ((0, ')'), (4, '}'), (5, ')'), (6, ')'))
 
-Alphabet: the brackets of the first `--n_types` kinds of `()[]{}<>`, `=` (complete only), and the filler `.` where `--noise_prob` > 0.
-`length` counts the brackets of the prompt, fillers and `=` apart.
+Alphabet: the brackets of the first `--n_types` kinds of `()[]{}<>`, `=` (complete only), and the filler `.` where
+    `--noise_prob` > 0.
+Length: the brackets of the prompt, without fillers and `=`.
 
-`--mode complete` (default): the prompt is a prefix of a balanced string; the answer the closers that balance it. First the final
-depth, the length of the answer, is drawn uniformly from 1..`--max_depth` (or 1..length where that is less); then the prefix gets
-`length` brackets, or one less where the parity of the depth asks for it; then all walks from depth 0 to the final depth that never
-exceed `--max_depth` are equally likely; each opener's kind is uniform. Scored: the closers and <eos>. Metrics: exact_match, also as a curve
-over the deepest nesting in the prompt (max_depth_acc), and `closer_acc`, the share of closers right in the decoded answer.
-`--mode lm`: modelling of balanced strings (an odd length is rounded down). All positions are trained; scored are those whose next
-character is a closer, by the argmax among closers, which the text before determines. The instances of this mode above show the labels:
-(position, character that comes next).
-`--noise_prob`: after each bracket, with this probability, a filler that changes nothing; splits never share a string of brackets, whatever its fillers.
+`--mode complete` (default): the prompt is a prefix of a balanced string, and the answer is the closers that balance it.
+It is drawn in three steps:
+    1. the final depth, which is the length of the answer: uniform in 1..`--max_depth` (or 1..length if that is less);
+    2. the walk from depth 0 to the final depth that never exceeds `--max_depth`: all such walks are equally likely. It
+       has `length` brackets, or one less if the parity of the depth requires it;
+    3. the kind of each opener: uniform.
+Scored: the closers and their <eos>. Metrics: exact_match (also as a curve over the deepest nesting of the prompt) and
+`closer_acc`, the share of correct closers in the decoded answer.
 
-Gap: from an opener to its closer. Floors: uniform (1/alphabet; lm: 1/n_types) and unigram (about 1/n_types a closer).
-First used by Suzgun et al., "Memory-Augmented Recurrent Neural Networks Can Learn Generalized Dyck Languages", 2019, arXiv:1911.03329;
-closers scored among closers after Hewitt et al., "RNNs can generate bounded hierarchical languages with optimal memory", 2020, arXiv:2010.07515.
+`--mode lm`: a model of balanced strings (an odd length is rounded down). All positions are trained. Scored are those
+whose next character is a closer, by the argmax among closers, because the earlier text determines the closer. The
+instances of this mode above show the labels: (position, character that comes next).
+
+`--noise_prob`: after each bracket, with this probability, a filler that changes nothing. Splits never share a string of
+brackets, whatever its fillers.
+
+Gap: from an opener to its closer.
+Chance: uniform (1/alphabet per character; lm: 1/n_types) and unigram (about 1/n_types per closer).
+First used by: Suzgun et al., "Memory-Augmented Recurrent Neural Networks Can Learn Generalized Dyck Languages", 2019,
+    arXiv:1911.03329. Closers scored among closers: Hewitt et al., "RNNs can generate bounded hierarchical languages
+    with optimal memory", 2020, arXiv:2010.07515.
 """
 
 from __future__ import annotations
@@ -33,8 +42,8 @@ from typing import ClassVar
 import numpy as np
 
 from dataset.entry import loaders_of
-from dataset.task import Example, LengthConfig, Slice, Task, option
-from src.flags.fields import UserError
+from dataset.task import Example, Labels, LengthConfig, MetaValue, Slice, Task, option
+from src.flags.fields import RunFlags, UserError
 
 KINDS = ("()", "[]", "{}", "<>")
 FILLER = "."
@@ -49,7 +58,7 @@ class Dyck(Task):
 
         n_types: int = option(3, "kinds of brackets, of ()[]{}<>", least=1, most=len(KINDS))
         max_depth: int = option(8, "deepest nesting", least=1, most=64)
-        noise_prob: float = option(0.0, "chance of a filler after each bracket", least=0.0, most=1.0)
+        noise_prob: float = option(0.0, "probability of a filler after each bracket", least=0.0, most=1.0)
         mode: str = option(
             "complete",
             "complete: write the missing closers; lm: model balanced strings, closers scored",
@@ -57,7 +66,7 @@ class Dyck(Task):
         )
 
     small: ClassVar[dict] = {"context_len": 32, "max_steps": 1000}
-    score_metrics: ClassVar[dict] = {"closer_acc": "higher"}
+    score_metrics: ClassVar[dict[str, str]] = {"closer_acc": "higher"}
     slices = (
         Slice("final_depth", "brackets to close"),
         Slice("max_depth", "deepest nesting"),
@@ -65,13 +74,14 @@ class Dyck(Task):
         Slice("gap", "distance to the opener (characters)", level="char"),
     )
 
-    def __init__(self, args):
+    def __init__(self, args: RunFlags):
         super().__init__(args)
         if args.mode != "lm":
             return
         if self.lengths[1] < 2:
             raise UserError(
-                f"--max_len: got {self.lengths[1]}, allowed: >= 2 with --mode lm, the length of the shortest balanced string"
+                f"--max_len: got {self.lengths[1]}, allowed: >= 2 with --mode lm, "
+                "the length of the shortest balanced string"
             )
         self.kind, self.primary, self.train_all = "labels", "token_acc", True
         self.score_among = "".join(sorted(kind[1] for kind in KINDS[: args.n_types]))
@@ -79,22 +89,18 @@ class Dyck(Task):
         self.slices = tuple(part for part in Dyck.slices if part.of != "final_depth")
 
     @property
-    def lengths(self):
+    def lengths(self) -> tuple[int, int]:
         shortest, longest = super().lengths
-        return (min(max(2, shortest), longest) if self.args.mode == "lm" and shortest <= longest else shortest), longest
+        if self.args.mode == "lm" and shortest <= longest:
+            shortest = min(max(2, shortest), longest)  # no balanced string has one bracket
+        return shortest, longest
 
     @property
-    def alphabet(self):
-        return (
-            "".join(KINDS[: self.args.n_types])
-            + "=" * (self.args.mode == "complete")
-            + FILLER * (self.args.noise_prob > 0)
-        )
+    def alphabet(self) -> str:
+        brackets = "".join(KINDS[: self.args.n_types])
+        return brackets + "=" * (self.args.mode == "complete") + FILLER * (self.args.noise_prob > 0)
 
-    def example(self, rng, length):
-        return self.examples(rng, 1, length)[0]
-
-    def examples(self, rng, n, length):
+    def examples(self, rng: np.random.Generator, n: int, length: int) -> list[Example]:
         if self.args.mode == "lm":
             length -= length % 2
             walks = self._walks(rng, np.zeros(n, dtype=np.int64), length)
@@ -107,17 +113,20 @@ class Dyck(Task):
         return min(self.args.max_depth, length)
 
     def _fillers(self, rng, walks):
-        """Whether a filler stands behind each bracket (n, length)."""
+        """Whether a filler follows each bracket (n, length)."""
         if self.args.noise_prob == 0:
             return np.zeros(walks.points.shape, dtype=bool)
         return (rng.random(walks.points.shape) < self.args.noise_prob) & (walks.points > 0)
 
     def _walks(self, rng, depths, length):
-        """Bracket strings that end at the given depths (n,); where parity asks for it, the first of the `length` places stays empty."""
-        n, up_share = (
-            len(depths),
-            up_shares(max(length, self.lengths[1]), self._deepest(length)),
-        )  # longer tables hold the shorter ones
+        """Bracket strings that end at the given depths (n,).
+
+        A string of `length` brackets cannot end at a depth of another parity. Its first place then stays empty.
+        """
+        n = len(depths)
+        up_share = up_shares(
+            max(length, self.lengths[1]), self._deepest(length)
+        )  # a long table serves short lengths too
         sizes = length - (length - depths) % 2
         coins, kinds = rng.random((length, n)), rng.integers(0, self.args.n_types, (length, n))
         characters = np.frombuffer("".join(KINDS).encode(), dtype=np.uint8)
@@ -161,9 +170,10 @@ class Dyck(Task):
         n, half = len(prompts), walks.points.shape[1] // 2
         closing = walks.openers >= 0  # `half` brackets in every row
         at = places[closing]
-        distances = (at - np.take_along_axis(places, np.maximum(walks.openers, 0), axis=1)[closing]).reshape(n, half)
+        opened = np.take_along_axis(places, np.maximum(walks.openers, 0), axis=1)[closing]
+        distances = (at - opened).reshape(n, half)
         kinds = np.searchsorted(np.frombuffer(self.score_among.encode(), dtype=np.uint8), walks.points[closing])
-        # Pairs and numbers are made once and shared: millions of new objects would take most of the time.
+        # Pairs and numbers are made once and shared. Millions of new objects would take most of the time.
         pairs, numbers = np.empty(at.max() * self.args.n_types, dtype=object), np.arange(at.max() + 1, dtype=object)
         pairs[:] = [(place, closer) for place in range(at.max()) for closer in self.score_among]
         labels = pairs[((at - 1) * self.args.n_types + kinds).reshape(n, half)].tolist()
@@ -173,10 +183,10 @@ class Dyck(Task):
             for i, deepest in enumerate(walks.deepest.tolist())
         ]
 
-    def key(self, example):
+    def key(self, example: Example) -> str:
         return example.prompt.replace(FILLER, "")
 
-    def n_keys(self):
+    def n_keys(self) -> int | None:
         length = self.lengths[1]
         if length > 24:
             return None
@@ -184,7 +194,7 @@ class Dyck(Task):
         return sum(self._n_strings(length - (length - depth) % 2, depth) for depth in depths)
 
     def _n_strings(self, length, depth):
-        """Bracket strings of this length that end at this depth."""
+        """The number of bracket strings of this length that end at this depth."""
         ways = [1] + [0] * self.args.max_depth
         for _ in range(length):
             ways = [
@@ -192,7 +202,7 @@ class Dyck(Task):
             ]
         return ways[depth] * self.args.n_types ** ((length + depth) // 2)
 
-    def solve(self, prompt):
+    def solve(self, prompt: str) -> str | Labels:
         closer_of, stack, labels = dict(KINDS), [], []
         for i, character in enumerate(prompt):
             if character in closer_of:
@@ -201,10 +211,10 @@ class Dyck(Task):
                 labels.append((i - 1, stack.pop()))
         return tuple(labels) if self.args.mode == "lm" else "".join(reversed(stack))
 
-    def score(self, prompt, answer, gold, meta):
+    def score(self, prompt: str, answer: str, gold: str, meta: dict[str, MetaValue]) -> dict[str, float]:
         return {"closer_acc": sum(a == g for a, g in zip(answer, gold, strict=False)) / len(gold)}
 
-    def max_chars(self, length):
+    def max_chars(self, length: int) -> int:
         each = 2 if self.args.noise_prob > 0 else 1
         if self.args.mode == "lm":
             return each * (length - length % 2)
@@ -215,8 +225,10 @@ class Dyck(Task):
 class Walks:
     """n bracket strings.
 
-    points: (n, length) code points, 0 where there is none.  openers: (n, length) the column of a closer's opener, -1 elsewhere.
-    depths, deepest: (n,).  stack, opened: (max_depth, n) kind and column of what is open at the end, the outermost first.
+    points: (n, length) code points, 0 where there is none.
+    openers: (n, length) the column of a closer's opener, -1 elsewhere.
+    depths, deepest: (n,) the final depth and the deepest nesting.
+    stack, opened: (max_depth, n) kind and column of the brackets that are open at the end, the outermost first.
     """
 
     points: np.ndarray
@@ -229,9 +241,10 @@ class Walks:
 
 @lru_cache(maxsize=16)
 def up_shares(length: int, deepest: int) -> np.ndarray:
-    """(steps left, height, final depth) -> chance that a walk's next step goes up, when all walks within 0..deepest are equally likely.
+    """(steps left, height, final depth) -> probability that the next step of a walk goes up.
 
-    Walks are counted in logarithms, from the last step backwards, so that no length overflows.
+    All walks within 0..deepest are equally likely. They are counted in logarithms, from the last step backwards, so
+    that no length overflows.
     """
     heights = deepest + 1
     log_ways = np.full((heights, heights), -np.inf)
@@ -248,13 +261,14 @@ def up_shares(length: int, deepest: int) -> np.ndarray:
 
 
 def written(points: np.ndarray, fillers: np.ndarray) -> tuple[list[str], np.ndarray]:
-    """Strings of brackets (n, length) with their fillers, and where each bracket stands in its string (n, length)."""
+    """n strings of brackets with their fillers, and the position of each bracket in its string (n, length)."""
     sizes = (points > 0).astype(np.int32) + fillers
     places = np.cumsum(sizes, axis=1, dtype=np.int32) - sizes
     if fillers.any():
         points = np.stack([points, fillers * np.uint8(ord(FILLER))], axis=2).reshape(len(points), -1)
     text, width = points.tobytes(), points.shape[1]
-    return [text[i * width : (i + 1) * width].translate(None, b"\0").decode() for i in range(len(points))], places
+    strings = [text[i * width : (i + 1) * width].translate(None, b"\0").decode() for i in range(len(points))]
+    return strings, places
 
 
 build_loaders = loaders_of(Dyck)

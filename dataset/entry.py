@@ -2,16 +2,22 @@
 
     build_loaders = loaders_of(Needle)
 
-It is apart from the contract (dataset/task.py), because it needs the loaders, and these need torch: `list` and `--help` have to do without.
+It is apart from the contract (dataset/task.py) because it needs the loaders, and these need torch. The commands `list`
+and `--help` must work without torch.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 
-def loaders_of(task_class):
-    """args -> (tokenizer, {"train", "val", "test"} loaders, TaskData) of a run configuration."""
+from dataset.task import Task
+from src.flags.fields import RunFlags
 
-    def build_loaders(args):
+
+def loaders_of(task_class: type[Task]) -> Callable[[RunFlags], tuple]:
+    """args -> (tokenizer, loaders by split, TaskData), as `dataset.loaders.build_loaders` returns them."""
+
+    def build_loaders(args: RunFlags) -> tuple:
         from dataset import loaders
 
         return loaders.build_loaders(task_class(args), args)

@@ -1,16 +1,18 @@
-"""Continue the sequence in which every term is the sum of the two before it.
+"""Fibonacci: continue the sequence in which every term is the sum of the two before it.
 
     '85,63:' -> '148,211,359,570,929'
     '30,4:' -> '34,38,72,110,182'
     '7,1:' -> '8,9,17,26,43'
 
-Why: additions in a chain, each of them on numbers that the model wrote itself, so that one slip spoils the rest.
-Alphabet: digits, `,` and `:`. The two start values are uniform over 0 .. --max_start, independently. Length counts the terms of
-the answer; it is not in the prompt, so all training examples have --n_terms of them.
+Why: a chain of additions on numbers that the model wrote itself, so that one mistake spoils the rest.
 
-Scored: `term_acc` (primary: the share of the expected terms that stand, exactly, at their place between the commas) and
-`exact_match`. Key: the prompt; (--max_start + 1)^2 keys in all, about a tenth of them in each held-out split. Floors: uniform,
-unigram. Prior use: none that we know of; the task is this project's own.
+Alphabet: digits, `,` and `:`. The two start values are uniform in 0..`--max_start`, independently.
+Length: the terms of the answer. The prompt does not contain it, so all training examples have `--n_terms` terms.
+Scored: `term_acc` (primary) and `exact_match`. `term_acc` is the share of the expected terms that are exactly right at
+    their place between the commas.
+Splits: the key is the prompt. There are (max_start + 1)^2 keys, about a tenth of them in each held-out split.
+Chance: uniform and unigram.
+First used by: this project, as far as we know.
 """
 
 from __future__ import annotations
@@ -21,8 +23,7 @@ from typing import ClassVar
 import numpy as np
 
 from dataset.entry import loaders_of
-from dataset.task import Example, Slice, Task
-from src.flags.fields import option
+from dataset.task import Example, MetaValue, Slice, Task, option
 
 
 @dataclass(frozen=True)
@@ -34,23 +35,24 @@ class FibonacciConfig:
 
 
 class Fibonacci(Task):
-    """`3,5:` -> `8,13,21,34,55`. meta, one entry per answer character: term (1-based; a comma belongs to the term it ends), digits of that term."""
+    """`3,5:` -> `8,13,21,34,55`.
+
+    meta: one entry per answer character. term: counted from 1, and a comma belongs to the term that it ends.
+    digits: the number of digits of that term.
+    """
 
     Config = FibonacciConfig
     primary = "term_acc"
-    score_metrics: ClassVar = {"term_acc": "higher"}
+    score_metrics: ClassVar[dict[str, str]] = {"term_acc": "higher"}
     slices = (Slice("term", "index of the term", level="char"), Slice("digits", "digits of the term", level="char"))
     alphabet = "".join(sorted("0123456789,:"))
     # About 1,000 keys belong to each held-out split at the default --max_start.
-    small: ClassVar = {"d_model": 128, "max_steps": 1500, "val_size": 400, "test_size": 800}
-    base: ClassVar = {"train_size": 0, "max_steps": 3125, "val_size": 400, "test_size": 800}
+    small: ClassVar[dict] = {"d_model": 128, "max_steps": 1500, "val_size": 400, "test_size": 800}
+    base: ClassVar[dict] = {"train_size": 0, "max_steps": 3125, "val_size": 400, "test_size": 800}
 
     @property
     def lengths(self) -> tuple[int, int]:
         return self.args.n_terms, self.args.n_terms
-
-    def example(self, rng: np.random.Generator, length: int | None) -> Example:
-        return self.examples(rng, 1, length)[0]
 
     def examples(self, rng: np.random.Generator, n: int, length: int | None) -> list[Example]:
         starts = rng.integers(0, self.args.max_start + 1, size=(n, 2)).tolist()
@@ -76,7 +78,7 @@ class Fibonacci(Task):
         largest = self._instance(self.args.max_start, self.args.max_start, length or self.args.n_terms)
         return len(largest.prompt) + len(largest.answer)
 
-    def score(self, prompt: str, answer: str, gold: str, meta: dict) -> dict[str, float]:
+    def score(self, prompt: str, answer: str, gold: str, meta: dict[str, MetaValue]) -> dict[str, float]:
         expected, got = gold.split(","), answer.split(",")
         return {"term_acc": sum(a == b for a, b in zip(expected, got, strict=False)) / len(expected)}
 

@@ -1,23 +1,33 @@
-"""Continue a sum of sinusoids from its quantised samples.
+"""Fourier mix: continue a sum of sinusoids from its quantised samples.
 
     'B5226DKRUVRKC51039GOTUSMF83139GOTVTOH93015CKQUTPIB5126CKRVVRLD61>' -> '039GNSURMF82138G'
     'PMJFC96310001257BEHLORTUVVVUSPMJGC96310001247AEHKOQTUVVVUSPNJGC9>' -> '6420000247ADHKNQ'
 
-Why: forecasting a signal that cannot be copied. The frequencies are real numbers without a common period, so the model has to
-estimate them. K is uniform over 1 .. --n_waves; frequencies are uniform over 0.5 .. --max_freq cycles per 64 samples, phases over
-the circle, amplitudes over those that sum to 1. The signal lies in [-1, 1], which is cut into --levels equal steps, written with
-the first --levels characters of `0-9A-V`. The prompt is --n_in samples and `>`, the answer the next --n_out. There is no length.
+Why: forecasting a signal that cannot be copied. The frequencies are real numbers without a common period, so the model
+must estimate them.
 
-Scored: `within_1_level` (primary: the share of the samples at most one level off), `mae_levels`, `nrmse` and `spectral_error`; from
-the teacher-forced pass also `token_acc`. A sample that is missing or no level counts as the level furthest from the expected one;
-samples beyond the last are ignored. `nrmse` divides the root mean square error of the level centres against the unquantised
-signal by the root mean square of the whole signal (0 forecast throughout: about 1). `spectral_error` is the distance between the
-amplitude spectra (discrete Fourier transform) of forecast and unquantised signal, relative to the norm of the latter.
-
-Key: the prompt. Floors: uniform, unigram. Baselines: the last sample repeated; linear prediction fitted by least squares to each
-prompt alone, which is a strong method here: a sum of sinusoids obeys such a recursion exactly, quantisation apart. Ceiling: amplitude
-and phase fitted by least squares at the true frequencies, which only the generator knows; its measured score is below 100 %, because
-the prompt is quantised, and by itself it is no bound. `solve` is the linear prediction, no oracle. Prior use: none that we know of.
+Alphabet: the first `--levels` characters of `0-9A-V`, and `>`.
+Length: none. The prompt is `--n_in` samples and `>`. The answer is the next `--n_out` samples.
+Signal: the number of waves K is uniform in 1..`--n_waves`. Frequencies are uniform in 0.5..`--max_freq` cycles per 64
+    samples, and phases over the circle. Amplitudes are uniform over those that sum to 1, so the signal lies in [-1, 1].
+    That range is cut into `--levels` equal steps.
+Scored: `within_1_level` (primary: the share of the samples that are at most one level off) and these metrics:
+    mae_levels       mean absolute error in levels
+    nrmse            root mean square error of the level centres against the unquantised signal, divided by the root
+                     mean square of the whole signal (a forecast of 0 gives about 1)
+    spectral_error   distance between the amplitude spectra (discrete Fourier transform) of the forecast and of the
+                     unquantised signal, relative to the norm of the latter
+    token_acc        from the teacher-forced pass
+    A sample that is missing, or is no level, counts as the level furthest from the expected one. Samples after the last
+    expected one are ignored.
+Splits: the key is the prompt.
+Chance: uniform and unigram.
+Baselines: the last sample repeated; linear prediction, fitted by least squares to each prompt alone. Linear prediction
+    is strong here, because a sum of sinusoids obeys such a recursion exactly, apart from quantisation.
+Ceiling: amplitude and phase fitted by least squares at the true frequencies, which only the generator knows. It is
+    measured. It is below 100 % because the prompt is quantised, and it is not a proven bound.
+`solve` is the linear prediction, not an oracle.
+First used by: this project, as far as we know.
 """
 
 from __future__ import annotations
@@ -28,11 +38,10 @@ from typing import ClassVar
 import numpy as np
 
 from dataset.entry import loaders_of
-from dataset.task import Example, Slice, Task
-from src.flags.fields import option
+from dataset.task import Example, MetaValue, Slice, Task, option
 
 LEVELS = "0123456789ABCDEFGHIJKLMNOPQRSTUV"
-PERIOD = 64  # samples that frequencies are counted over
+PERIOD = 64  # frequencies are in cycles per so many samples
 LOWEST = 0.5
 
 
@@ -48,11 +57,14 @@ class FourierMixConfig:
 
 
 class FourierMix(Task):
-    """Samples, `>` -> the next samples. meta: waves (K), frequencies (cycles per 64 samples), signal (the unquantised answer), rms (of the whole signal)."""
+    """Samples and `>` -> the next samples.
+
+    meta: waves (K), frequencies (cycles per 64 samples), signal (the unquantised answer), rms (of the whole signal).
+    """
 
     Config = FourierMixConfig
     primary = "within_1_level"
-    score_metrics: ClassVar = {
+    score_metrics: ClassVar[dict[str, str]] = {
         "within_1_level": "higher",
         "mae_levels": "lower",
         "nrmse": "lower",
@@ -62,24 +74,19 @@ class FourierMix(Task):
         Slice("waves", "number of sinusoids"),
         Slice("position", "horizon (samples ahead, the first is 0)", level="char"),
     )
-    small: ClassVar = {"d_model": 128, "max_steps": 800, "batch_chars": 8192, "val_size": 500, "test_size": 1000}
+    small: ClassVar[dict] = {"d_model": 128, "max_steps": 800, "batch_chars": 8192, "val_size": 500, "test_size": 1000}
 
     @property
     def alphabet(self) -> str:
         return "".join(sorted(LEVELS[: self.args.levels] + ">"))
-
-    def example(self, rng: np.random.Generator, length: int | None = None) -> Example:
-        return self.examples(rng, 1, length)[0]
 
     def examples(self, rng: np.random.Generator, n: int, length: int | None = None) -> list[Example]:
         most, n_in = self.args.n_waves, self.args.n_in
         waves = rng.integers(1, most + 1, size=n)
         frequency = rng.uniform(LOWEST, self.args.max_freq, size=(n, most))
         phase = rng.uniform(0, 2 * np.pi, size=(n, most))
-        amplitude = rng.exponential(size=(n, most)) * (
-            np.arange(most) < waves[:, None]
-        )  # exponentials over their sum: uniform on the simplex
-        amplitude /= amplitude.sum(axis=1, keepdims=True)
+        amplitude = rng.exponential(size=(n, most)) * (np.arange(most) < waves[:, None])
+        amplitude /= amplitude.sum(axis=1, keepdims=True)  # exponentials over their sum are uniform on the simplex
         time = np.arange(n_in + self.args.n_out) * (2 * np.pi / PERIOD)
         signal = sum(
             amplitude[:, k, None] * np.sin(frequency[:, k, None] * time + phase[:, k, None]) for k in range(most)
@@ -98,7 +105,7 @@ class FourierMix(Task):
         ]
 
     def quantise(self, signal: np.ndarray) -> np.ndarray:
-        """Values in [-1, 1] -> levels 0 .. levels - 1; values outside go to the nearest."""
+        """Values in [-1, 1] -> levels 0 .. levels - 1. Values outside go to the nearest level."""
         levels = self.args.levels
         return np.clip(np.floor((signal + 1) / 2 * levels), 0, levels - 1).astype(np.int64)
 
@@ -114,13 +121,13 @@ class FourierMix(Task):
         return [text[i * width : (i + 1) * width] for i in range(len(signal))]
 
     def solve(self, prompt: str) -> str:
-        """What linear prediction makes of the prompt: the best that we know without the true frequencies, and no oracle."""
+        """The linear prediction: the best that we know without the true frequencies, but not an oracle."""
         return self.write(self._linear_prediction([prompt]))[0]
 
     def max_chars(self, length: int | None = None) -> int:
         return self.args.n_in + 1 + self.args.n_out
 
-    def score(self, prompt: str, answer: str, gold: str, meta: dict) -> dict[str, float]:
+    def score(self, prompt: str, answer: str, gold: str, meta: dict[str, MetaValue]) -> dict[str, float]:
         levels = self.args.levels
         expected = np.array([LEVELS.index(c) for c in gold])
         furthest = np.where(expected * 2 >= levels - 1, 0, levels - 1)
@@ -129,7 +136,7 @@ class FourierMix(Task):
         error = np.abs(got - expected)
         signal, forecast = np.array(meta["signal"]), self.centres(got)
         spectrum, found = np.abs(np.fft.rfft(signal)), np.abs(np.fft.rfft(forecast))
-        least = 1 / levels  # half a step: waves that cancel must not turn the error of rounding into a large ratio
+        least = 1 / levels  # half a step: where waves cancel, the rounding error must not become a large ratio
         rmse = np.sqrt(((forecast - signal) ** 2).mean())
         return {
             "within_1_level": float((error <= 1).mean()),
@@ -139,7 +146,7 @@ class FourierMix(Task):
         }
 
     def baselines(self, train: list[Example], test: list[Example]) -> dict[str, float]:
-        """within_1_level of the last sample repeated and of linear prediction; both see each test prompt alone."""
+        """within_1_level of the last sample repeated, and of linear prediction. Both see one test prompt at a time."""
         prompts = [e.prompt for e in test]
         last = self._read(prompts)[:, -1:].repeat(self.args.n_out, axis=1)
         return {
@@ -148,7 +155,7 @@ class FourierMix(Task):
         }
 
     def ceiling(self, test: list[Example]) -> float:
-        """within_1_level of sinusoids at the true frequencies whose amplitude and phase are fitted to each prompt by least squares."""
+        """within_1_level of sinusoids at the true frequencies, their amplitude and phase fitted to each prompt."""
         values = self._read([e.prompt for e in test])
         forecast = np.zeros((len(test), self.args.n_out))
         time = np.arange(self.args.n_in + self.args.n_out) * (2 * np.pi / PERIOD)
@@ -157,39 +164,36 @@ class FourierMix(Task):
             angle = np.array([test[i].meta["frequencies"] for i in rows])[:, None, :] * time[:, None]  # (n, T, K)
             basis = np.concatenate([np.sin(angle), np.cos(angle)], axis=-1)
             past, future = basis[:, : self.args.n_in], basis[:, self.args.n_in :]
-            weights = (
-                np.linalg.pinv(past, rcond=1e-3) @ values[rows, :, None]
-            )  # nearly equal frequencies: no huge weights of opposite signs
+            # rcond: without it, nearly equal frequencies would get huge weights of opposite signs.
+            weights = np.linalg.pinv(past, rcond=1e-3) @ values[rows, :, None]
             forecast[rows] = (future @ weights)[..., 0]
         return self._within(forecast, test)
 
     def _read(self, prompts: list[str]) -> np.ndarray:
         """Prompts -> the centres of their levels (n, n_in)."""
-        codes = np.frombuffer("".join(p[:-1] for p in prompts).encode(), dtype=np.uint8).reshape(
-            len(prompts), self.args.n_in
-        )
+        samples = "".join(p[:-1] for p in prompts).encode()
+        codes = np.frombuffer(samples, dtype=np.uint8).reshape(len(prompts), self.args.n_in)
         table = np.zeros(256, dtype=np.int64)
         table[list(LEVELS.encode())] = np.arange(len(LEVELS))
         return self.centres(table[codes])
 
     def _linear_prediction(self, prompts: list[str]) -> np.ndarray:
-        """Forecast (n, n_out): weights of the last `order` samples, fitted to the prompt read forwards and backwards."""
+        """Forecast (n, n_out) from the last `order` samples, fitted to the prompt read forwards and backwards."""
         values = self._read(prompts)
-        order = (
-            self.args.n_in * 5 // 8
-        )  # a long recursion averages the quantisation noise out; 3/8 of the prompt is left to fit
+        order = self.args.n_in * 5 // 8  # long, to average out the quantisation noise; 3/8 of the prompt is left to fit
         runs = np.lib.stride_tricks.sliding_window_view(values, order + 1, axis=1)  # (n, n_in - order, order + 1)
         runs = np.concatenate([runs, runs[..., ::-1]], axis=1)  # a sinusoid read backwards obeys the same recursion
         past, following = runs[..., :-1], runs[..., -1:]
-        ridge = (
-            0.3 * past.shape[1] / self.args.levels**2 * np.eye(order)
-        )  # of the order of the noise: (2 / levels)^2 / 12 a sample
+        # The ridge is of the size of the quantisation noise, (2 / levels)^2 / 12 per sample.
+        ridge = 0.3 * past.shape[1] / self.args.levels**2 * np.eye(order)
         weights = np.linalg.solve(past.swapaxes(1, 2) @ past + ridge, past.swapaxes(1, 2) @ following)[..., 0]
         for _ in range(self.args.n_out):
             values = np.concatenate([values, (values[:, -order:] * weights).sum(axis=1, keepdims=True)], axis=1)
         return np.clip(values[:, self.args.n_in :], -1, 1)
 
     def _within(self, forecast: np.ndarray, test: list[Example]) -> float:
+        """The share of forecast values (n, n_out) that are at most one level off."""
+        """The share of forecast values (n, n_out) that are at most one level off."""
         expected = np.array([[LEVELS.index(c) for c in e.answer] for e in test])
         return float((np.abs(self.quantise(forecast) - expected) <= 1).mean())
 

@@ -1,24 +1,31 @@
-"""Induction: what followed the trigger when it was there before?
+"""Induction: which symbol followed the trigger when it occurred before?
 
     --vocab 4                         'bda*cabbd*' -> ((9, 'c'),)
     --vocab 4                         '*add*' -> ((4, 'a'),)
     --mode repeat --max_period 4      'gdagdagda' -> ((2, 'g'), (3, 'd'), (4, 'a'), (5, 'g'), (6, 'd'), (7, 'a'))
     --mode repeat --max_period 4      'hchch' -> ((1, 'h'), (2, 'c'), (3, 'h'))
 
-Alphabet: `--vocab` symbols (a-z, then the ideographs from U+4E00 on), all uniform, and in the first mode the trigger `*`. `length` counts the
-whole prompt. A label is predicted at a character of the prompt and stands here as (place, symbol).
+A label is predicted at a character of the prompt. It is shown above as (position, symbol).
 
-`--mode trigger` (default): the trigger stands once among the symbols, at a uniform place, and a second time as the last character, where the label is the
-symbol that followed it. Gap: from that symbol to the place behind the prompt, uniform in 2..length-1.
-`--mode repeat`: a random string of a period uniform in `--min_period`..`--max_period`, repeated to the length; every character after the first period is
-scored, predicted at the character before it. The period is the smallest in that range that the prompt has; it is not shown. Gap: the period. Where both
-bounds are equal, looking back by a fixed distance solves it, without any matching. A period with too few strings for a test set is left out of it.
+Alphabet: `--vocab` symbols (a-z, then the ideographs from U+4E00 on), all uniform. In the first mode also the trigger
+    `*`.
+Length: the whole prompt.
 
-Floors: uniform (1/alphabet), unigram, and without `repeat` random_symbol (1/vocab, the trigger apart). Ceiling of `repeat`: what a reader of the
-text before reaches who takes the smallest period that fits so far (the best guess, since shorter strings are likelier); below 1 where a string begins
-again by chance.
-First mode after Gu and Dao, "Mamba", 2023, arXiv:2312.00752 (section 4.1.2, Table 11; 16 symbols, training length 256), second after Olsson et al., "In-context
-Learning and Induction Heads", 2022, arXiv:2209.11895, whose strings repeat at one period.
+`--mode trigger` (default): the trigger occurs once among the symbols, at a uniform place, and again as the last
+character. The label is at the last character. It is the symbol that followed the first trigger.
+Gap: from that symbol to the end of the prompt, uniform in 2..length-1.
+
+`--mode repeat`: a random string, repeated up to the length. Its period is uniform in `--min_period`..`--max_period`. It
+is the smallest period in that range that fits the prompt, and it is not shown. Every character after the first period
+is scored. It is predicted at the character before it. Gap: the period. If both bounds are equal, looking back by a
+fixed distance solves the task without any matching. A period with too few strings for a test set is left out of it.
+
+Scored: the labels (token_acc).
+Chance: uniform (1/alphabet), unigram, and in the first mode `random_symbol` (1/vocab: the trigger is never an answer).
+Ceiling of `repeat`: the score of a reader who takes the smallest period that fits the text so far. That is the best
+    guess, because shorter strings are likelier. It is below 1, because a string may begin again by chance.
+First used by: Gu and Dao, "Mamba", 2023, arXiv:2312.00752 (section 4.1.2, Table 11: 16 symbols, training length 256).
+    `repeat`: Olsson et al., "In-context Learning and Induction Heads", 2022, arXiv:2209.11895, at a single period.
 """
 
 from __future__ import annotations
@@ -29,9 +36,9 @@ from typing import ClassVar
 import numpy as np
 
 from dataset.entry import loaders_of
-from dataset.strings import FIRST_KEY, symbols
-from dataset.task import Example, LengthConfig, Slice, Task, option
-from src.flags.fields import UserError
+from dataset.strings import FIRST_KEY, LETTERS, symbols
+from dataset.task import Example, Labels, LengthConfig, Slice, Task, option
+from src.flags.fields import RunFlags, UserError
 
 TRIGGER = "*"
 
@@ -47,7 +54,7 @@ class Induction(Task):
         vocab: int = option(16, "symbols, the trigger apart", least=2, most=8192)
         mode: str = option(
             "trigger",
-            "trigger: the symbol after a marked place; repeat: go on with a random string that repeats",
+            "trigger: the symbol after a marked place; repeat: continue a random string that repeats",
             choices=("trigger", "repeat"),
         )
         min_period: int = option(2, "shortest period of --mode repeat, in characters", least=1)
@@ -61,7 +68,7 @@ class Induction(Task):
         Slice("gap", "distance to the symbol (characters)", level="char"),
     )
 
-    def __init__(self, args):
+    def __init__(self, args: RunFlags):
         self.repeats = args.mode == "repeat"
         if self.repeats and args.min_period > args.max_period:
             raise UserError(f"--min_period: got {args.min_period}, allowed: 1 .. {args.max_period} (--max_period)")
@@ -74,23 +81,20 @@ class Induction(Task):
             if got < self.shortest:
                 raise UserError(f"{flag}: got {got}, allowed: >= {self.shortest}, {why}; use {flag} {self.shortest}")
         super().__init__(args)
-        self._symbols = symbols("abcdefghijklmnopqrstuvwxyz", FIRST_KEY, args.vocab)
+        self._symbols = symbols(LETTERS, FIRST_KEY, args.vocab)
         self._points = np.frombuffer((self._symbols + TRIGGER).encode("utf-32-le"), dtype=np.uint32)
         if self.repeats:
             self.slices = (*Induction.slices, Slice("position", "scored characters before this one", level="char"))
 
     @property
-    def lengths(self):
+    def lengths(self) -> tuple[int, int]:
         return self.args.min_len or self.shortest, self.args.max_len or self.args.context_len
 
     @property
-    def alphabet(self):
+    def alphabet(self) -> str:
         return self._symbols + TRIGGER * (not self.repeats)
 
-    def example(self, rng, length):
-        return self.examples(rng, 1, length)[0]
-
-    def examples(self, rng, n, length):
+    def examples(self, rng: np.random.Generator, n: int, length: int) -> list[Example]:
         if length < self.shortest:
             raise UserError(f"length {length}: too short, allowed: >= {self.shortest}")
         return self._repeating(rng, n, length) if self.repeats else self._triggered(rng, n, length)
@@ -119,7 +123,7 @@ class Induction(Task):
         ]
 
     def _smaller_period(self, text, periods):
-        """Whether each row has a period in the range that is smaller than its own."""
+        """Whether a row also fits a smaller period of the range: (n,) bool."""
         found = np.zeros(len(text), dtype=bool)
         for period in range(self.args.min_period, self.args.max_period):
             found |= (period < periods) & (text[:, period:] == text[:, :-period]).all(axis=1)
@@ -129,38 +133,36 @@ class Induction(Task):
         whole, length = self._points[text].tobytes().decode("utf-32-le"), text.shape[1]
         return [whole[i : i + length] for i in range(0, len(whole), length)]
 
-    def stratum(self, example):
+    def stratum(self, example: Example) -> str | None:
         return f"period {example.gaps[0]}" if self.repeats else None
 
-    def n_keys(self):
+    def n_keys(self) -> int | None:
         spaces = self.lengths[1] - 2
         if self.repeats or self.args.vocab**spaces > 10**9:
             return None
         return spaces * self.args.vocab**spaces
 
-    def solve(self, prompt):
+    def solve(self, prompt: str) -> Labels:
         if self.repeats:
             return labels_of(prompt, self._period(prompt))
         return ((len(prompt) - 1, prompt[prompt.index(TRIGGER) + 1]),)
 
     def _period(self, text):
-        """The smallest period in the range that fits a text, None where none of those up to its length does."""
-        return next(
-            (p for p in range(self.args.min_period, min(self.args.max_period, len(text)) + 1) if text[p:] == text[:-p]),
-            None,
-        )
+        """The smallest period in the range, up to the length of the text, that fits the text. None if none fits."""
+        periods = range(self.args.min_period, min(self.args.max_period, len(text)) + 1)
+        return next((p for p in periods if text[p:] == text[:-p]), None)
 
-    def ceiling(self, test):
+    def ceiling(self, test: list[Example]) -> float:
         """1, or for `repeat` the score of the smallest period that fits the text before each scored character."""
         if not self.repeats:
             return 1.0
         hits = [e.prompt[at + 1 - self._period(e.prompt[: at + 1])] == gold for e in test for at, gold in e.labels]
         return sum(hits) / len(hits)
 
-    def chance(self, train, test):
+    def chance(self, train: list[Example], test: list[Example]) -> dict[str, float]:
         return {} if self.repeats else {"random_symbol": 1 / self.args.vocab}
 
-    def max_chars(self, length):
+    def max_chars(self, length: int) -> int:
         return length
 
 

@@ -7,23 +7,29 @@
     --modulus 7   '6*6+3=' -> '4'
     --running   '3+4-1+0' -> ((0, '3'), (2, '2'), (4, '1'), (6, '1'))
 
-Why: state tracking with an operation that depends on what is read, and, with brackets, on a stack.
+Why: state tracking in which the operation depends on what is read. With brackets it also needs a stack.
 
-Alphabet: the digits below `--modulus`, `+`, `-`, `*`, the brackets under `--brackets`, and `=`. `length` counts the characters of the expression, `=` apart;
-expressions have an odd number of them, so that an even length is rounded down. Products come before sums and differences, which go from left to right; there
-is no sign before a number. Digits and operators are uniform. With `--brackets` an operand is a bracket with chance 1/4 where one still fits, and a bracket,
-which holds at least one operation, closes behind each with chance 1/2, or when the end asks for it. The deepest nesting grows slowly with the length: about
-2 at 40 characters, 9 at 640.
-Scored: the value, 0..modulus-1, and its <eos>; primary exact_match.
-`--running` (`+` and `-` only, no brackets, no `=`): labels instead of an answer, at every digit the value so far, never written; primary token_acc.
-Training lengths are uniform in 1..`--max_len`; --eval_lengths 4x,16x tests far beyond. Short expressions are few: training repeats them, and a test set
-begins where the space is large enough for it.
-Floors: uniform, unigram (the most common value) and residue, 1 / modulus, where scaled accuracy has its 0 unless unigram is higher by chance.
+Alphabet: the digits below `--modulus`, `+`, `-`, `*`, the brackets under `--brackets`, and `=`.
+Length: the characters of the expression, without `=`. Expressions have an odd number of characters, so an even length
+    is rounded down.
+Expressions: products come before sums and differences, which go from left to right. There is no sign before a number.
+    Digits and operators are uniform.
+`--brackets`: an operand is a bracket with probability 1/4, if one still fits. A bracket holds at least one operation.
+    It closes after each operation with probability 1/2, or when the end requires it. The deepest nesting grows slowly
+    with the length: about 2 at 40 characters, 9 at 640.
+`--running` (only `+` and `-`, no brackets, no `=`): labels instead of an answer. The label at every digit is the value
+    so far. It is never written. Primary: token_acc.
+Scored: the value, 0..modulus-1, and its <eos>. Primary: exact_match.
+Training: lengths are uniform in 1..`--max_len`, and --eval_lengths 4x,16x tests far beyond. There are few short
+    expressions, so training repeats them, and only longer lengths have enough for a test set.
+Chance: uniform, unigram (the most common value) and `residue` (1/modulus). Scaled accuracy is 0 at the highest of them.
 
-Prior use: Modular Arithmetic, simple (regular) and with brackets (deterministic context-free), of Deletang et al., "Neural Networks and the Chomsky Hierarchy",
-2023, arXiv:2207.02098, here in causal form: the value is written behind the expression and nothing is read from the right, where their Transformer is a
-bidirectional encoder, so their figures do not compare directly; their brackets come from another grammar, which has signs. Grazzi et al., "Unlocking
-State-Tracking in Linear RNNs Through Negative Eigenvalues", 2024, arXiv:2411.12537, train on lengths 3-40 and report scaled accuracy on 40-256.
+First used by: Deletang et al., "Neural Networks and the Chomsky Hierarchy", 2023, arXiv:2207.02098, as Modular
+    Arithmetic, simple (regular) and with brackets (deterministic context-free). Their figures do not compare directly
+    with ours. Here the task is causal: the value is written after the expression, and nothing is read from the right.
+    Their Transformer is a bidirectional encoder, and their brackets come from another grammar, which has signs.
+    Grazzi et al., "Unlocking State-Tracking in Linear RNNs Through Negative Eigenvalues", 2024, arXiv:2411.12537, train
+    on lengths 3-40 and report scaled accuracy on 40-256.
 """
 
 from __future__ import annotations
@@ -36,15 +42,14 @@ import numpy as np
 
 from dataset.entry import loaders_of
 from dataset.strings import label_rows, row_strings
-from dataset.task import Example, LengthConfig, Slice, Task, option
-from src.flags.fields import UserError
+from dataset.task import Example, Labels, LengthConfig, Slice, Task, option
+from src.flags.fields import RunFlags, UserError
 
 DIGITS = "0123456789"
 OPERATORS = "+-*"
-OPENS, CLOSES = (
-    0.25,
-    0.5,
-)  # chances of a bracket; one holds 3 operands on average, so fewer than one bracket of its own: nesting dies out
+# Probabilities that a bracket opens and closes. A bracket holds 3 operands on average, so less than one bracket of its
+# own, and the nesting ends by itself.
+OPENS, CLOSES = 0.25, 0.5
 
 
 class ModArith(Task):
@@ -61,7 +66,7 @@ class ModArith(Task):
         )
         modulus: int = option(5, "values are taken modulo this number", least=2, most=10)
         brackets: bool = option(False, "expressions with brackets")
-        running: bool = option(False, "labels with the value so far at every digit, over + and - only")
+        running: bool = option(False, "labels with the value so far at every digit, only + and -")
 
     small: ClassVar[dict] = {"max_len": 9, "max_steps": 2000}
     slices = (
@@ -69,7 +74,7 @@ class ModArith(Task):
         Slice("position", "place in the answer (characters)", level="char"),
     )
 
-    def __init__(self, args):
+    def __init__(self, args: RunFlags):
         super().__init__(args)
         if args.running and args.brackets:
             raise UserError("--running and --brackets contradict each other: a running value needs no stack; give one")
@@ -80,13 +85,10 @@ class ModArith(Task):
             self.slices = (*ModArith.slices, Slice("depth", "deepest nesting of brackets"))
 
     @property
-    def alphabet(self):
+    def alphabet(self) -> str:
         return DIGITS[: self.args.modulus] + ("+-" if self.args.running else "+-*=") + "()" * self.args.brackets
 
-    def example(self, rng, length):
-        return self.examples(rng, 1, length)[0]
-
-    def examples(self, rng, n, length):
+    def examples(self, rng: np.random.Generator, n: int, length: int) -> list[Example]:
         width = odd(length)
         text = self._expressions(rng, n, width)
         if self.args.running:
@@ -103,55 +105,55 @@ class ModArith(Task):
     def _expressions(self, rng, n, width):
         """Code points (n, width) uint8."""
         digits = np.frombuffer(DIGITS.encode(), dtype=np.uint8)[rng.integers(0, self.args.modulus, (n, width))]
-        operators = np.frombuffer(OPERATORS.encode(), dtype=np.uint8)[
-            rng.integers(0, 2 if self.args.running else 3, (n, width))
-        ]
+        allowed = 2 if self.args.running else 3
+        operators = np.frombuffer(OPERATORS.encode(), dtype=np.uint8)[rng.integers(0, allowed, (n, width))]
         if not self.args.brackets:
             return np.where(np.arange(width) % 2 == 0, digits, operators)
         return bracketed(digits, operators, rng.random((width, n)))
 
-    def n_keys(self):
+    def n_keys(self) -> int | None:
         width = odd(self.lengths[1])
         if width > 15:
             return None
         return n_expressions(width, self.args.modulus, 2 if self.args.running else 3, self.args.brackets)
 
-    def solve(self, prompt):
+    def solve(self, prompt: str) -> str | Labels:
         modulus = self.args.modulus
         if self.args.running:
             return tuple((i, DIGITS[parsed(prompt[: i + 1], modulus)]) for i in range(0, len(prompt), 2))
         return DIGITS[parsed(prompt[:-1], modulus)]
 
-    def chance(self, train, test):
+    def chance(self, train: list[Example], test: list[Example]) -> dict[str, float]:
         return {"residue": 1 / self.args.modulus}
 
-    def max_chars(self, length):
+    def max_chars(self, length: int) -> int:
         return odd(length) + (0 if self.args.running else 2)
 
 
 def odd(length: int) -> int:
-    """The number of characters of an expression: the length, or one less."""
+    """The number of characters of an expression: the length, or one less so that it is odd."""
     return length - (length % 2 == 0)
 
 
 def bracketed(digits: np.ndarray, operators: np.ndarray, coins: np.ndarray) -> np.ndarray:
-    """Expressions (n, width) of code points with the given digits and operators (n, width); coins (width, n) uniform in 0..1 place the brackets.
+    """Expressions (n, width) of code points.
 
-    `bare` counts the open brackets without an operation: each needs two more characters and its closing bracket, which must still fit.
+    digits, operators: (n, width), what to write.  coins: (width, n) uniform in 0..1, which place the brackets.
+    `bare` counts the open brackets that have no operation yet. Each of them needs two more characters and its closing
+    bracket, and these must still fit.
     """
     n, width = digits.shape
     text, rows = np.empty((n, width), dtype=np.uint8), np.arange(n)
     operand, depth, bare = np.ones(n, dtype=bool), np.zeros(n, dtype=np.int64), np.zeros(n, dtype=np.int64)
     has_operation = np.ones((width // 4 + 2, n), dtype=bool)  # of the open bracket at each depth
     for place in range(width):
-        spare = width - place - (depth + 2 * bare)  # characters beyond those that the open brackets need
+        spare = width - place - (depth + 2 * bare)  # characters that the open brackets do not need
         opens = operand & (coins[place] < OPENS) & (spare >= 5)
         done = has_operation[depth, rows]
         closes = ~operand & done & (depth > 0) & ((coins[place] < CLOSES) | (spare == 0))
         operation = ~(operand | closes)
-        text[:, place] = np.where(
-            opens, ord("("), np.where(closes, ord(")"), np.where(operand, digits[:, place], operators[:, place]))
-        )
+        character = np.where(operand, digits[:, place], operators[:, place])
+        text[:, place] = np.where(opens, ord("("), np.where(closes, ord(")"), character))
         bare += opens.astype(np.int64) - (operation & ~done)
         has_operation[depth, rows] = done | operation
         depth = depth + opens - closes
@@ -163,8 +165,8 @@ def bracketed(digits: np.ndarray, operators: np.ndarray, coins: np.ndarray) -> n
 def evaluate(text: np.ndarray, modulus: int) -> tuple[np.ndarray, np.ndarray]:
     """Values (n,) of expressions (n, width) of code points, modulo a number, and their deepest nesting (n,).
 
-    For every open bracket a row of `total` holds the sum of the finished terms, `factor` what the next operand is multiplied by (a sign, or the
-    product so far), `term` the current term.
+    `total`, `factor` and `term` have one row per depth of nesting: the sum of the finished terms, what the next operand
+    is multiplied by (a sign, or the product so far), and the current term.
     """
     n, levels = len(text), 1 + int((text == ord("(")).sum(axis=1).max())
     rows, depth, deepest = np.arange(n), np.zeros(n, dtype=np.int64), np.zeros(n, dtype=np.int64)
@@ -193,7 +195,7 @@ def running_values(text: np.ndarray, modulus: int) -> np.ndarray:
 
 
 def parsed(expression: str, modulus: int) -> int:
-    """The value of an expression, by recursive descent: the definition, with which `evaluate` must agree."""
+    """The value of an expression, by recursive descent. This is the definition, and `evaluate` must agree with it."""
 
     def operand(at):
         if expression[at] != "(":
@@ -221,7 +223,7 @@ def parsed(expression: str, modulus: int) -> int:
 
 @lru_cache(maxsize=64)
 def n_operands(width: int, digits: int, operators: int) -> int:
-    """How many operands have this many characters: a digit, or brackets around an expression that is no operand itself."""
+    """How many operands have this width: a digit, or brackets around an expression that is not itself an operand."""
     if width <= 3:
         return digits * (width == 1)
     return n_expressions(width - 2, digits, operators, True) - n_operands(width - 2, digits, operators)
@@ -229,7 +231,7 @@ def n_operands(width: int, digits: int, operators: int) -> int:
 
 @lru_cache(maxsize=64)
 def n_expressions(width: int, digits: int, operators: int, brackets: bool) -> int:
-    """How many expressions have this many characters: an operand, or an operand, an operator and an expression."""
+    """How many expressions have this width: an operand, or an operand, an operator and an expression."""
     if not brackets:
         return digits ** (width // 2 + 1) * operators ** (width // 2)
     longer = (

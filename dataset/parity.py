@@ -1,22 +1,26 @@
-"""Parity: of the bits read so far, is the number of ones odd?
+"""Parity: is the number of ones among the bits so far odd?
 
     '0110' -> ((0, '0'), (1, '1'), (2, '0'), (3, '0'))
     '1' -> ((0, '1'),)
     --labels final   '01101' -> ((4, '1'),)
 
-Why: one bit of state that every character may flip. A layer must multiply by -1 (or count) to follow it; most linear recurrences have
-no negative eigenvalue, and a Transformer of fixed depth has no form that holds at every length.
+Why: one bit of state that every character may flip. To follow it, a layer must multiply by -1 or count. Most linear
+recurrences have no negative eigenvalue, and a Transformer of fixed depth has no solution that holds at every length.
 
-Alphabet: 0 and 1, independent and equally likely. `length` counts the bits. Labels: the parity so far, predicted at each bit
-(`--labels dense`) or at the last one only (`final`), and never written. Scored: the labels; primary token_acc.
-Training lengths are uniform in 1..`--max_len`; --eval_lengths 4x,16x tests far beyond. Short strings are few: training repeats them, and a test set of
-2,000 distinct ones begins at about 16 bits (a shorter --eval_lengths is refused with the number that exists).
-Floors: uniform, 1/2, and unigram; scaled accuracy is 0 there.
+Alphabet: 0 and 1, independent and equally likely.
+Length: the bits.
+Labels: the parity so far, predicted at each bit (`--labels dense`) or only at the last one (`final`). Never written.
+Scored: the labels. Primary: token_acc.
+Training: lengths are uniform in 1..`--max_len`, and --eval_lengths 4x,16x tests far beyond. There are few short
+    strings, so training repeats them. A test set of 2,000 distinct strings needs about 16 bits. A shorter
+    --eval_lengths is refused, and the error names the number of strings that exist.
+Chance: uniform and unigram, both 1/2. Scaled accuracy is 0 there.
 
-Prior use: Minsky & Papert 1969 (Perceptrons); one of the regular tasks of Deletang et al., "Neural Networks and the Chomsky Hierarchy", 2023,
-arXiv:2207.02098, here in causal form: the label stands at a bit and sees nothing behind it, where theirs is read after the whole string (by a
-bidirectional encoder in the Transformer's case), so their figures do not compare directly. Grazzi et al., "Unlocking State-Tracking in Linear
-RNNs Through Negative Eigenvalues", 2024, arXiv:2411.12537, train on lengths 3-40 and report scaled accuracy on 40-256.
+First used by: Minsky & Papert, Perceptrons, 1969. It is one of the regular tasks of Deletang et al., "Neural Networks
+    and the Chomsky Hierarchy", 2023, arXiv:2207.02098. Their figures do not compare directly with ours. Here the task
+    is causal: the label is at a bit and depends on nothing after it. Theirs is read after the whole string, in the
+    Transformer's case by a bidirectional encoder. Grazzi et al., "Unlocking State-Tracking in Linear RNNs Through
+    Negative Eigenvalues", 2024, arXiv:2411.12537, train on lengths 3-40 and report scaled accuracy on 40-256.
 """
 
 from __future__ import annotations
@@ -28,7 +32,7 @@ import numpy as np
 
 from dataset.entry import loaders_of
 from dataset.strings import label_rows, row_strings
-from dataset.task import Example, LengthConfig, Slice, Task, option
+from dataset.task import Example, Labels, LengthConfig, Slice, Task, option
 
 BITS = "01"
 
@@ -54,27 +58,24 @@ class Parity(Task):
     )
     alphabet = BITS
 
-    def example(self, rng, length):
-        return self.examples(rng, 1, length)[0]
-
-    def examples(self, rng, n, length):
+    def examples(self, rng: np.random.Generator, n: int, length: int) -> list[Example]:
         bits = rng.integers(0, 2, (n, length), dtype=np.uint8)
         prompts = row_strings(bits + np.uint8(ord("0")))
         at = np.arange(length) if self.args.labels == "dense" else np.array([length - 1])
         labels = label_rows(np.bitwise_xor.accumulate(bits, axis=1)[:, at], at, BITS)
         return [Example(prompt, labels=row) for prompt, row in zip(prompts, labels, strict=True)]
 
-    def n_keys(self):
+    def n_keys(self) -> int | None:
         return 2 ** self.lengths[1] if self.lengths[1] <= 24 else None
 
-    def solve(self, prompt):
+    def solve(self, prompt: str) -> Labels:
         labels, odd = [], False
         for i, bit in enumerate(prompt):
             odd ^= bit == "1"
             labels.append((i, BITS[odd]))
         return tuple(labels) if self.args.labels == "dense" else (labels[-1],)
 
-    def max_chars(self, length):
+    def max_chars(self, length: int) -> int:
         return length
 
 

@@ -1,4 +1,8 @@
-"""Batch plans: which rows make up each batch of an epoch. Every plan is a pure function of (seed, epoch), or of (seed, batch number) for fresh data."""
+"""Batch plans: which rows make up each batch of an epoch.
+
+A plan is a pure function of (seed, epoch), and a batch of fresh data is one of (seed, batch number). So a run continues
+at any batch without going through the earlier ones.
+"""
 
 from __future__ import annotations
 
@@ -13,18 +17,20 @@ from dataset.splits import draw_train
 from dataset.task import Task
 from dataset.tokenizer import CharTokenizer
 from dataset.windows import windows_random
+from src.flags.fields import RunFlags
 
 
 class LengthBatches(Sampler):
-    """Batches of row numbers, each of one length where there are enough; what is left over is pooled, nearest lengths together.
+    """Batches of row numbers. A batch has one length, as long as there are enough rows of that length.
 
-    pool=False: what is left over of a length makes a smaller batch of its own.
-    The order is a pure function of (seed, epoch). `set_epoch(epoch, start)` chooses the epoch and skips its first batches; iterating
-    again without it goes on with the next epoch.
+    pool=True: the rows that fill no batch of their own length share batches, nearest lengths together.
+    pool=False: they make a smaller batch of their own length.
+    `set_epoch(epoch, start)` chooses the epoch and skips its first batches. Iterating again without it continues with
+    the next epoch.
     """
 
     def __init__(self, dataset: ExampleDataset, batch_size: int, batch_chars: int, seed: int, pool: bool = True):
-        # Longest first: a pooled batch takes the size of its longest rows, so that padding never carries it over batch_chars.
+        # Longest first: a pooled batch gets the size that suits its longest rows, so padding never exceeds batch_chars.
         self.groups = [np.flatnonzero(dataset.task_lengths == n) for n in np.unique(dataset.task_lengths)[::-1]]
         tokens = dataset.tokens
         self.sizes = [max(1, batch_chars // int(tokens[g].max())) if batch_chars else batch_size for g in self.groups]
@@ -48,12 +54,11 @@ class LengthBatches(Sampler):
 
     def _pooled(self) -> list[tuple[int, int]]:
         """(start, end) of each batch among the rows that fill no batch of their own length."""
+        left_over = [len(group) % size for group, size in zip(self.groups, self.sizes, strict=True)]
         if not self.pool:
-            ends = np.cumsum(
-                [0, *(len(group) % size for group, size in zip(self.groups, self.sizes, strict=True))]
-            ).tolist()
+            ends = np.cumsum([0, *left_over]).tolist()
             return [(start, end) for start, end in itertools.pairwise(ends) if end > start]
-        sizes = [size for group, size in zip(self.groups, self.sizes, strict=True) for _ in range(len(group) % size)]
+        sizes = [size for size, rows in zip(self.sizes, left_over, strict=True) for _ in range(rows)]
         cuts = [0]
         while cuts[-1] < len(sizes):
             cuts.append(min(cuts[-1] + sizes[cuts[-1]], len(sizes)))
@@ -70,10 +75,10 @@ class LengthBatches(Sampler):
 class FreshBatches(IterableDataset):
     """Endless training batches that never repeat: batch i is a pure function of (task, seed, i).
 
-    Iterating again without `set_epoch` goes on behind the last batch.
+    Iterating again without `set_epoch` continues after the last batch.
     """
 
-    def __init__(self, task: Task, tokenizer: CharTokenizer, args):
+    def __init__(self, task: Task, tokenizer: CharTokenizer, args: RunFlags):
         self.task, self.tokenizer, self.args = task, tokenizer, args
         self._tokens: dict[int | None, int] = {}
         self.set_epoch(0)
@@ -89,7 +94,7 @@ class FreshBatches(IterableDataset):
         data = ExampleDataset(examples, [length] * len(examples), self.task, self.tokenizer, self.args.loss_on)
         return collate_fn((data, np.arange(len(examples))))
 
-    def _size(self, length) -> int:
+    def _size(self, length: int | None) -> int:
         if not self.args.batch_chars:
             return self.args.batch_size
         if length not in self._tokens:
@@ -98,29 +103,24 @@ class FreshBatches(IterableDataset):
 
     def __iter__(self):
         while True:
-            self.start += 1  # iterating again goes on behind the last batch
+            self.start += 1
             yield self.batch(self.start - 1)
 
 
-def draw_length(task: Task, train_lengths: str, rng) -> int | None:
-    """A training length: the task's choice (uniform over its range), its maximum under `fixed`, None where the task has no length."""
-    return task.lengths[1] if task.lengths is not None and train_lengths == "fixed" else task.train_length(rng)
+def draw_length(task: Task, train_lengths: str, rng: np.random.Generator) -> int | None:
+    """A training length: the longest under `fixed`, else drawn by the task. None for a task without a length."""
+    return task.longest_length() if train_lengths == "fixed" else task.train_length(rng)
 
 
 class WindowBatches(Sampler):
-    """Batches of windows at random offsets: an epoch is `n_windows` of them, drawn anew from (seed, epoch).
+    """Batches of windows at random offsets. An epoch has `n_windows` of them, drawn from (seed, epoch).
 
-    Iterating again without `set_epoch` goes on with the next epoch.
+    Iterating again without `set_epoch` continues with the next epoch.
     """
 
     def __init__(self, dataset: WindowDataset, n_windows: int, context_len: int, batch_size: int, seed: int):
-        self.dataset, self.n_windows, self.context_len, self.batch_size, self.seed = (
-            dataset,
-            n_windows,
-            context_len,
-            batch_size,
-            seed,
-        )
+        self.dataset, self.seed = dataset, seed
+        self.n_windows, self.context_len, self.batch_size = n_windows, context_len, batch_size
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int, start: int = 0) -> None:

@@ -1,16 +1,19 @@
-"""Evaluate a polynomial with small integer coefficients at a small integer.
+"""Poly: evaluate a polynomial with small integer coefficients at a small integer.
 
     '-6x^2+x-5,x=-4=' -> '-105'
     'x^2-x+9,x=4=' -> '21'
     '-5x,x=9=' -> '-45'
 
-Why: products, powers, signs and a sum in one expression, in the notation that a person would use. The degree is uniform over
-1 .. --degree, coefficients over -9 .. 9 (the leading one is not 0), x over -9 .. 9; a term with coefficient 0 is left out and a
-coefficient 1 is not written. Alphabet: digits, `x`, `+`, `-`, `,`, `=`, and `^` from degree 2 on. There is no length.
+Why: products, powers, signs and a sum in one expression, in the notation that a person would use.
 
-Scored: `exact_match` (primary), `mae` and `sign_acc` (negative, zero and positive are three signs). An answer that is no whole
-number has no sign, and counts as an error of the size of the expected value (1 where that is 0). Key: the prompt.
-Floors: uniform, unigram. Prior use: none that we know of; the task is this project's own.
+Alphabet: digits, `x`, `+`, `-`, `,`, `=`, and `^` from degree 2 on.
+Length: none. The degree is uniform in 1..`--degree`. Coefficients and x are uniform in -9..9, and the leading
+    coefficient is not 0. A term with coefficient 0 is left out, and a coefficient 1 is not written.
+Scored: `exact_match` (primary), `mae` and `sign_acc` (negative, zero and positive are three signs). An answer that is
+    not a whole number has no sign, and its error is the size of the expected value (1 if that is 0).
+Splits: the key is the prompt.
+Chance: uniform and unigram.
+First used by: this project, as far as we know.
 """
 
 from __future__ import annotations
@@ -22,8 +25,7 @@ from typing import ClassVar
 import numpy as np
 
 from dataset.entry import loaders_of
-from dataset.task import Example, Slice, Task
-from src.flags.fields import option
+from dataset.task import Example, MetaValue, Slice, Task, option
 
 LARGEST = 9  # of coefficients and of x, in absolute value
 TERM = re.compile(r"([+-]?)([0-9]?)(x?)(?:\^([0-9]))?")
@@ -38,19 +40,16 @@ class PolyConfig:
 
 
 class Poly(Task):
-    """`3x^2-4x+7,x=-5=` -> `102`. meta: degree, digits of the answer (its sign apart)."""
+    """`3x^2-4x+7,x=-5=` -> `102`. meta: degree, digits of the answer (without its sign)."""
 
     Config = PolyConfig
-    score_metrics: ClassVar = {"mae": "lower", "sign_acc": "higher"}
+    score_metrics: ClassVar[dict[str, str]] = {"mae": "lower", "sign_acc": "higher"}
     slices = (Slice("degree", "degree"), Slice("digits", "digits of the answer"))
-    small: ClassVar = {"d_model": 128, "max_steps": 1500, "val_size": 500, "test_size": 1000}
+    small: ClassVar[dict] = {"d_model": 128, "max_steps": 1500, "val_size": 500, "test_size": 1000}
 
     @property
     def alphabet(self) -> str:
         return "".join(sorted("0123456789x+-,=" + "^" * (self.args.degree > 1)))
-
-    def example(self, rng: np.random.Generator, length: int | None = None) -> Example:
-        return self.examples(rng, 1, length)[0]
 
     def examples(self, rng: np.random.Generator, n: int, length: int | None = None) -> list[Example]:
         degree = rng.integers(1, self.args.degree + 1, size=n)
@@ -84,10 +83,10 @@ class Poly(Task):
         d = self.args.degree
         widest = f"{write([LARGEST] * d + [-LARGEST])},x={-LARGEST}="
         largest = evaluate([LARGEST] * (d + 1), LARGEST)
-        # An even power of a negative x times a negative coefficient can make a negative answer; an odd one cannot, and saves its sign.
+        # Where prompt and answer are longest, an even degree can give a negative answer. An odd degree cannot.
         return len(widest) + len(str(largest)) + (d % 2 == 0)
 
-    def score(self, prompt: str, answer: str, gold: str, meta: dict) -> dict[str, float]:
+    def score(self, prompt: str, answer: str, gold: str, meta: dict[str, MetaValue]) -> dict[str, float]:
         expected = int(gold)
         if not INTEGER.fullmatch(answer):
             return {"mae": float(max(abs(expected), 1)), "sign_acc": 0.0}
@@ -96,7 +95,7 @@ class Poly(Task):
 
 
 def evaluate(coefficients: list[int], x: int) -> int:
-    """sum of coefficients[i] x^i."""
+    """The sum of coefficients[i] x^i."""
     return sum(c * x**i for i, c in enumerate(coefficients))
 
 
@@ -121,6 +120,8 @@ def read(expression: str) -> list[int]:
 
 
 def sign(value: int) -> int:
+    """-1, 0 or 1."""
+    """-1, 0 or 1."""
     return (value > 0) - (value < 0)
 
 

@@ -1,29 +1,42 @@
-"""Recall: multi-query associative recall (MQAR). Pairs of key and value, then every key again: which value belongs to it?
+"""Recall: multi-query associative recall (MQAR). Pairs of key and value, then each key again: what was its value?
+
+    position   0  1  2  3  4  5  6  7  8  9 10 11 12 13 14 15
+    input      d  X  a  Q  .  .  .  .  a  .  .  .  d  .  .  .
+    label                              Q           X
+
+The keys are d and a, with the values X and Q. At the second `a` the model must predict `Q`, at the second `d` it must
+predict `X`. A label is not written into the sequence. The same as (position, label) pairs, and with other flags:
 
     --n_pairs 2 --vocab 52                      'dXaQ....a...d...' -> ((8, 'Q'), (12, 'X'))
     --n_pairs 2 --vocab 52 --rebind 1           'dXaQaB..d.....a.' -> ((8, 'X'), (14, 'B'))
     --n_pairs 2 --vocab 52 --filler random      'dXaQaMxCdqRtTxcF' -> ((4, 'Q'), (8, 'X'))
     --n_pairs 2 --vocab 8192                    '一渁a滀a.一...' -> ((4, '滀'), (6, '渁'))
 
-A label stands at the second occurrence of its key and is not written there. Alphabet: `--vocab` symbols, half of them keys (a-z, then
-the ideographs from U+4E00 on) and half of them values (A-Z, then those from U+6E00 on), one character each, and outside these the filler
-`.` of `--filler zero`. `length` counts the whole prompt. An example is, in this order,
+Alphabet: `--vocab` symbols of one character each. Half of them are keys (a-z, then the ideographs from U+4E00 on), and
+    half are values (A-Z, then the ideographs from U+6E00 on). The filler `.` of `--filler zero` is not among them.
+Length: the whole prompt. A prompt has three parts, in this order:
 
     n pairs   keys distinct, values distinct, every choice equally likely
-    R pairs   (`--rebind R`) of R different keys, in random order, with new values, which count from then on
-    slots     of two characters; the i-th key is the first character of a slot drawn without replacement with p(j) ~ j^(a-1), j = 1, 2, ...
-              (`--power_a`, 0.01: most queries come soon; 1: uniform); the rest is filler, and so is the last character of an odd length
+    R pairs   (`--rebind R`) R different keys again, in random order, with new values, which hold from then on
+    slots     of two characters. The queried key is the first character of a slot. The rest is filler, and so is the
+              last character of an odd length
 
-n is `--n_pairs`, or under `--mix_pairs` uniform in 1..n_pairs. `--filler random`: symbols that are uniform but never a key of this example.
-One of them is a value for certain: where no query follows the pairs at once, the character right after them, so that a prompt says where they end.
-`--mixture LENGTH:PAIRS[:SHARE],...` trains on several settings, each batch on one length, drawn by share, as in `64:4:5,128:8:1,256:16:1`; val and
-test are at its longest. At a length that no setting has, the pairs of the longest one grow or shrink in proportion to the length.
-
-Scored: the labels. Gap: from the (latest) value of a key to the place behind the query, as if it were written there: 2 at least.
-Floors: uniform (1/alphabet), unigram, `random_value` (one of the values of this context, 1/(n + R)) and `last_value` (the last one written, 1/n).
-Defined by Arora et al., "Zoology", 2023, arXiv:2312.04927 (Figure 2: vocabulary 8192 and zero filler, (length, pairs) of (64, 4), (128, 8), (256, 16),
-(512, 64)); the mixture is that of Arora et al., "Based", 2024, arXiv:2402.18668. Their filler 0 takes the place of one key, and their
-random filler may be any symbol, keys of the example included; here the filler is outside the symbols and cannot be taken for a query.
+    The slots of the n keys are drawn without replacement, with p(j) ~ j^(a-1) for j = 1, 2, ... (`--power_a`: at 0.01
+    most queries come soon, at 1 slots are uniform).
+Pairs: n is `--n_pairs`. Under `--mix_pairs` n is uniform in 1..n_pairs.
+Filler: `--filler random` draws symbols that are uniform but never a key of this example. If no query follows the pairs
+    at once, the character right after them is a value, so that a prompt shows where its pairs end.
+Mixture: `--mixture LENGTH:PAIRS[:SHARE],...` trains on several settings, as in `64:4:5,128:8:1,256:16:1`. Each batch
+    has one length, drawn by share. Val and test use the longest length. At a length that no setting has, the number of
+    pairs is that of the longest setting, scaled in proportion to the length.
+Scored: the labels (token_acc).
+Gap: from the (latest) value of a key to the place after the query, as if the label were written there. At least 2.
+Chance: uniform (1/alphabet), unigram, `random_value` (one of the values of this prompt, 1/(n + R)) and `last_value`
+    (the value that was written last, 1/n).
+First used by: Arora et al., "Zoology", 2023, arXiv:2312.04927 (Figure 2: vocabulary 8192 and zero filler, (length,
+    pairs) of (64, 4), (128, 8), (256, 16), (512, 64)). The mixture: Arora et al., "Based", 2024, arXiv:2402.18668. Two
+    differences: their filler 0 takes the place of one key, and their random filler may be any symbol, even a key of the
+    example. Here the filler cannot be taken for a query.
 """
 
 from __future__ import annotations
@@ -35,14 +48,12 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 
 from dataset.entry import loaders_of
-from dataset.strings import FIRST_KEY, FIRST_VALUE, distinct, symbols
-from dataset.task import Example, LengthConfig, Slice, Task, option
-from src.flags.fields import UserError
+from dataset.strings import FIRST_KEY, FIRST_VALUE, LETTERS, distinct, symbols
+from dataset.task import Example, Labels, LengthConfig, Slice, Task, option
+from src.flags.fields import RunFlags, UserError
 
 FILLER = "."
-
-
-BLOCK = 1 << 22  # characters drawn together, which bounds the memory of temporary arrays
+BLOCK = 1 << 22  # characters drawn at once, to limit the memory of temporary arrays
 
 
 class Setting(NamedTuple):
@@ -67,11 +78,11 @@ class Recall(Task):
         mix_pairs: bool = option(False, "draw the number of pairs uniformly from 1..n_pairs")
         vocab: int = option(8192, "symbols, half of them keys and half of them values", least=2, most=16384)
         power_a: float = option(
-            0.01, "queries stand at slot j with a probability like j^(a-1); 1 = uniform", above=0.0, most=10.0
+            0.01, "queries are at slot j with a probability proportional to j^(a-1); 1 = uniform", above=0.0, most=10.0
         )
         filler: str = option(
             "zero",
-            "characters between queries: zero, a `.`; random, symbols that are no key here",
+            "characters between queries: zero, a `.`; random, symbols that are not keys here",
             choices=("zero", "random"),
         )
         rebind: int = option(0, "pairs that are written again with a new value", least=0)
@@ -89,7 +100,7 @@ class Recall(Task):
         Slice("length", "length of the prompt (characters)"),
     )
 
-    def __init__(self, args):
+    def __init__(self, args: RunFlags):
         self.mixture = [_setting(word) for word in args.mixture]
         check_symbols(args, [s.pairs for s in self.mixture] or [args.n_pairs])
         if self.mixture:
@@ -100,44 +111,36 @@ class Recall(Task):
         if args.rebind:
             self.slices = (*Recall.slices, Slice("rebound", "whether the key got a new value", level="char"))
         half = args.vocab // 2
-        keys, values = (
-            symbols("abcdefghijklmnopqrstuvwxyz", FIRST_KEY, half),
-            symbols("ABCDEFGHIJKLMNOPQRSTUVWXYZ", FIRST_VALUE, half),
-        )
+        keys, values = symbols(LETTERS, FIRST_KEY, half), symbols(LETTERS.upper(), FIRST_VALUE, half)
         self._keys, self._values = frozenset(keys), frozenset(values)
         self._symbols = keys + values
         self._points = np.frombuffer((self._symbols + FILLER).encode("utf-32-le"), dtype=np.uint32)
-        self._characters = np.array(
-            list(self._symbols), dtype=object
-        )  # shared, as new strings would take most of the memory of labels
+        # Labels share these strings. New ones would take most of their memory.
+        self._characters = np.array(list(self._symbols), dtype=object)
 
     @property
-    def lengths(self):
+    def lengths(self) -> tuple[int, int]:
         if self.mixture:
             return min(s.length for s in self.mixture), max(s.length for s in self.mixture)
-        return self.args.min_len or room(
-            self.args.n_pairs, self.args.rebind
-        ), self.args.max_len or self.args.context_len
+        shortest = self.args.min_len or room(self.args.n_pairs, self.args.rebind)
+        return shortest, self.args.max_len or self.args.context_len
 
     @property
-    def pool_lengths(self):
-        """A mixture's batches never mix lengths."""
+    def pool_lengths(self) -> bool:
+        """False for a mixture: its batches never mix lengths."""
         return not self.mixture
 
-    def train_length(self, rng):
+    def train_length(self, rng: np.random.Generator) -> int:
         if not self.mixture:
             return super().train_length(rng)
         shares = np.array([s.share for s in self.mixture])
         return self.mixture[rng.choice(len(shares), p=shares / shares.sum())].length
 
     @property
-    def alphabet(self):
+    def alphabet(self) -> str:
         return self._symbols + FILLER * (self.args.filler == "zero")
 
-    def example(self, rng, length):
-        return self.examples(rng, 1, length)[0]
-
-    def examples(self, rng, n, length):
+    def examples(self, rng: np.random.Generator, n: int, length: int) -> list[Example]:
         made = np.empty(n, dtype=object)
         counts = self._pair_counts(rng, n, length)
         block = max(1, BLOCK // length)
@@ -149,7 +152,7 @@ class Recall(Task):
         return made.tolist()
 
     def _pair_counts(self, rng, n, length):
-        """Pairs of each of n examples; UserError where the length cannot hold them, or the vocabulary has too few symbols."""
+        """Pairs of each of n examples. UserError if they do not fit into the length, or need a larger vocabulary."""
         again = self.args.rebind
         here = [s for s in self.mixture if s.length == length] or [Setting(length, self._pairs_at(length), 1.0)]
         most = max(s.pairs for s in here)
@@ -167,7 +170,7 @@ class Recall(Task):
         return np.array([s.pairs for s in here])[rng.choice(len(here), n, p=shares / shares.sum())]
 
     def _pairs_at(self, length):
-        """The most pairs at a length that no setting of a mixture names: --n_pairs, or as dense as in the longest setting."""
+        """Pairs at a length that no setting of a mixture names: --n_pairs, or as dense as in the longest setting."""
         if not self.mixture:
             return self.args.n_pairs
         longest, again = max(self.mixture), self.args.rebind
@@ -178,9 +181,7 @@ class Recall(Task):
         again, half, row = self.args.rebind, self.args.vocab // 2, np.arange(n)[:, None]
         context = 2 * (pairs + again)
         keys, values = distinct(rng, n, pairs, half), half + distinct(rng, n, pairs + again, half)
-        latest = np.repeat(
-            np.arange(pairs)[None], n, axis=0
-        )  # the pair (in the order of writing) that counts for each key
+        latest = np.repeat(np.arange(pairs)[None], n, axis=0)  # the pair that holds for each key, in order of writing
         written = self._filler(rng, n, length, keys, context)
         written[:, 0 : 2 * pairs : 2], written[:, 1:context:2] = keys, values
         if again:
@@ -194,21 +195,23 @@ class Recall(Task):
         return self._made(written, places, values[row, latest], places - 2 * latest, latest >= pairs)
 
     def _filler(self, rng, n, length, keys, context):
-        """Numbers of symbols (n, length), all of them filler; the pairs and queries are written over it."""
+        """Numbers of symbols (n, length), all of them filler. Pairs and queries are written over it."""
         count = self.args.vocab
         if self.args.filler == "zero":
             return np.full((n, length), count, dtype=np.uint16)
         drawn = rng.integers(0, count - keys.shape[1], (n, length), dtype=np.uint16)
-        for key in np.sort(keys, axis=1).T:  # each key that is skipped moves what lies above it up by one
+        for key in np.sort(keys, axis=1).T:  # skip each key: move the numbers from it on up by one
             drawn += drawn >= key[:, None]
         if context < length:
             drawn[:, context] = rng.integers(count // 2, count, n)
         return drawn
 
     def _slots(self, rng, n, slots, pairs):
-        """Slots (n, pairs), from 0, of the keys in their order: drawn one after another with p(j) ~ j^(a-1) from those that are left.
+        """Slots (n, pairs), counted from 0, of the keys in their order.
 
-        The smallest of independent exponential times with rates p(j) is slot j with probability p(j), the next one likewise among the rest.
+        They are drawn one after another with p(j) ~ j^(a-1) from those that are left. For that, each slot j gets an
+        exponential time of rate p(j). The smallest time belongs to slot j with probability p(j). The same holds for
+        the next smallest time among the slots that are left.
         """
         times = rng.standard_exponential((n, slots)) * np.arange(1.0, slots + 1) ** (1 - self.args.power_a)
         if 4 * pairs < slots:
@@ -221,9 +224,9 @@ class Recall(Task):
         n, length = written.shape
         text = self._points[written].tobytes().decode("utf-32-le")
         shared = {"pairs": places.shape[1]}
-        metas = (
-            [shared] * n if not self.args.rebind else [{**shared, "rebound": tuple(each)} for each in rebound.tolist()]
-        )
+        metas = [shared] * n
+        if self.args.rebind:
+            metas = [{**shared, "rebound": tuple(each)} for each in rebound.tolist()]
         columns = zip(
             range(0, n * length, length),
             places.tolist(),
@@ -239,23 +242,23 @@ class Recall(Task):
         ]
         return made
 
-    def n_keys(self):
+    def n_keys(self) -> int | None:
         if self.args.filler == "random":
             return None
         length, again, half = self.lengths[1], self.args.rebind, self.args.vocab // 2
         counts = {s.pairs for s in self.mixture if s.length == length} or {self.args.n_pairs}
         if self.args.mix_pairs:
             counts = set(range(max(1, again), self.args.n_pairs + 1))
-        total = sum(
-            math.perm(half, n)
-            * math.perm(half, n + again)
-            * math.perm(n, again)
-            * math.perm((length - 2 * (n + again)) // 2, n)
-            for n in counts
-        )
+
+        def prompts(n):
+            """Prompts with n pairs: choices of keys, values, rebound keys and slots."""
+            slots = (length - 2 * (n + again)) // 2
+            return math.perm(half, n) * math.perm(half, n + again) * math.perm(n, again) * math.perm(slots, n)
+
+        total = sum(map(prompts, counts))
         return total if total < 10**9 else None
 
-    def solve(self, prompt):
+    def solve(self, prompt: str) -> Labels:
         value_of, at = {}, 0
         while prompt[at] in self._keys - value_of.keys() and prompt[at + 1] in self._values:
             value_of[prompt[at]], at = prompt[at + 1], at + 2
@@ -263,16 +266,14 @@ class Recall(Task):
             value_of[prompt[at]], at = prompt[at + 1], at + 2
         return tuple((i, value_of[prompt[i]]) for i in range(at, len(prompt)) if prompt[i] in value_of)
 
-    def chance(self, train, test):
+    def chance(self, train: list[Example], test: list[Example]) -> dict[str, float]:
         again, labels = self.args.rebind, sum(len(e.labels) for e in test)
         last = [e.prompt[2 * (e.meta["pairs"] + again) - 1] for e in test]
-        return {
-            "random_value": sum(e.meta["pairs"] / (e.meta["pairs"] + again) for e in test) / labels,
-            "last_value": sum(gold == value for e, value in zip(test, last, strict=True) for _, gold in e.labels)
-            / labels,
-        }
+        random_hits = sum(e.meta["pairs"] / (e.meta["pairs"] + again) for e in test)
+        last_hits = sum(gold == value for e, value in zip(test, last, strict=True) for _, gold in e.labels)
+        return {"random_value": random_hits / labels, "last_value": last_hits / labels}
 
-    def max_chars(self, length):
+    def max_chars(self, length: int) -> int:
         return length
 
 
@@ -282,10 +283,11 @@ def room(pairs: int, rebind: int) -> int:
 
 
 def check_symbols(args, pairs: list[int]) -> None:
-    """UserError where the vocabulary has too few symbols, or more pairs are written again than there are."""
+    """UserError if the vocabulary has too few symbols, or more pairs are rebound than there are."""
     if args.vocab % 2:
         raise UserError(
-            f"--vocab: got {args.vocab}, allowed: an even number, half keys and half values; use --vocab {args.vocab + 1}"
+            f"--vocab: got {args.vocab}, allowed: an even number, half keys and half values; "
+            f"use --vocab {args.vocab + 1}"
         )
     if args.rebind > min(pairs):
         raise UserError(f"--rebind: got {args.rebind}, allowed: at most {min(pairs)}, the number of pairs")
@@ -297,19 +299,19 @@ def check_symbols(args, pairs: list[int]) -> None:
 
 
 def check_room(args) -> None:
-    """UserError where a length without a mixture cannot hold the pairs and their queries."""
+    """UserError if the pairs and their queries do not fit into a length (without a mixture)."""
     need = room(args.n_pairs, args.rebind)
     longest = ("--max_len", args.max_len) if args.max_len else ("--context_len", args.context_len)
     for flag, got in (longest, ("--min_len", args.min_len or need)):
         if got < need:
             raise UserError(
-                f"{flag}: got {got}, allowed: >= {need}, what {args.n_pairs} pairs, {args.rebind} rebound and the queries take; "
-                f"use {flag} {need} or fewer --n_pairs"
+                f"{flag}: got {got}, allowed: >= {need}, what {args.n_pairs} pairs, {args.rebind} rebound and the "
+                f"queries take; use {flag} {need} or fewer --n_pairs"
             )
 
 
 def check_mixture(args, mixture: list[Setting]) -> None:
-    """UserError where a setting's length cannot hold its pairs, or another flag names lengths or pairs as well."""
+    """UserError if the pairs of a setting do not fit into its length, or another flag names lengths or pairs too."""
     fixed = args.train_lengths == "fixed"
     for flag, given in (
         ("min_len", args.min_len),
@@ -325,7 +327,8 @@ def check_mixture(args, mixture: list[Setting]) -> None:
         need = room(s.pairs, args.rebind)
         if s.length < need:
             raise UserError(
-                f"--mixture: got a length of {s.length} for {s.pairs} pairs, allowed: >= {need}, what they and their queries take"
+                f"--mixture: got a length of {s.length} for {s.pairs} pairs, allowed: >= {need}, "
+                "what they and their queries take"
             )
 
 

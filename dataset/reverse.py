@@ -4,10 +4,13 @@
     'wrrv>' -> 'vrrw'
     'z>' -> 'z'
 
-Alphabet: a-z and `>`. `length` counts the letters of the word, which are uniform. Scored: the reversed word and its <eos>.
-Gap: from a letter of the prompt to its copy, 2 for the first character of the answer, 2 * length for the last.
-Floors: uniform (1/27 a character) and unigram (about 1/26, as every letter is equally likely at every place).
-First used by Deletang et al., "Neural Networks and the Chomsky Hierarchy", 2023, arXiv:2207.02098 (Reverse String), over two symbols there.
+Alphabet: a-z and `>`.
+Length: the letters of the word. Letters are uniform.
+Scored: the reversed word and its <eos>.
+Gap: from a letter of the prompt to its copy. It is 2 for the first character of the answer and 2 * length for the last.
+Chance: uniform (1/27 per character) and unigram (about 1/26, because every letter is equally likely at every place).
+First used by: Deletang et al., "Neural Networks and the Chomsky Hierarchy", 2023, arXiv:2207.02098 (Reverse String,
+    over two symbols).
 """
 
 from __future__ import annotations
@@ -18,9 +21,8 @@ from typing import ClassVar
 import numpy as np
 
 from dataset.entry import loaders_of
+from dataset.strings import LETTERS
 from dataset.task import Example, LengthConfig, Slice, Task
-
-LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
 class Reverse(Task):
@@ -38,22 +40,19 @@ class Reverse(Task):
     )
     alphabet = LETTERS + ">"
 
-    def example(self, rng, length):
-        return self.examples(rng, 1, length)[0]
-
-    def examples(self, rng, n, length):
+    def examples(self, rng: np.random.Generator, n: int, length: int) -> list[Example]:
         text = rng.integers(97, 123, (n, length), dtype=np.uint8).tobytes().decode()
         gaps = tuple(range(2, 2 * length + 1, 2))
         words = [text[i : i + length] for i in range(0, n * length, length)]
         return [Example(word + ">", word[::-1], gaps=gaps) for word in words]
 
-    def n_keys(self):
+    def n_keys(self) -> int | None:
         return 26 ** self.lengths[1] if self.lengths[1] <= 8 else None
 
-    def solve(self, prompt):
+    def solve(self, prompt: str) -> str:
         return prompt[-2::-1]
 
-    def max_chars(self, length):
+    def max_chars(self, length: int) -> int:
         return 2 * length + 1
 
 

@@ -1,14 +1,16 @@
-"""Run-length encoding: each run of a letter becomes the letter and how often it stands there.
+"""Run-length encoding: each run of a letter becomes the letter and the length of the run.
 
     'nxxhhhsssssz>' -> 'n1x2h3s5z1'
     'bfflumyyzuuu>' -> 'b1f2l1u1m1y2z1u3'
     --run_p 1   'vmfynvtw>' -> 'v1m1f1y1n1v1t1w1'
 
-Alphabet: a-z, the counts 1-9 and `>`. `length` counts the letters of the prompt. Run lengths are geometric with `--run_p` (the
-chance that a run ends after each letter), cut off above 9; the last run is cut short where the prompt is full. Neighbouring
-runs differ in their letter, which is uniform otherwise. Scored: the code and its <eos>.
-Floors: uniform and unigram; unigram is well above uniform because every second character is a digit and most often a `1`.
-First used by this project, as far as we know.
+Alphabet: a-z, the counts 1-9 and `>`.
+Length: the letters of the prompt. Run lengths are geometric with `--run_p` (the probability that a run ends after each
+    letter), cut off above 9. The last run is cut short where the prompt is full. Neighbouring runs have different
+    letters, which are uniform otherwise.
+Scored: the code and its <eos>.
+Chance: uniform and unigram. Unigram is well above uniform, because every second character is a digit, most often `1`.
+First used by: this project, as far as we know.
 """
 
 from __future__ import annotations
@@ -20,9 +22,9 @@ from typing import ClassVar
 import numpy as np
 
 from dataset.entry import loaders_of
+from dataset.strings import LETTERS
 from dataset.task import Example, LengthConfig, Slice, Task, option
 
-LETTERS = "abcdefghijklmnopqrstuvwxyz"
 LONGEST_RUN = 9
 
 
@@ -34,7 +36,7 @@ class RunLength(Task):
         """rle"""
 
         run_p: float = option(
-            0.5, "chance that a run ends after each letter; 1 = no letter is repeated", above=0.0, most=1.0
+            0.5, "probability that a run ends after each letter; 1 = no letter is repeated", above=0.0, most=1.0
         )
 
     small: ClassVar[dict] = {"context_len": 12, "d_model": 128, "lr": 1e-3, "max_steps": 2500}
@@ -45,21 +47,17 @@ class RunLength(Task):
     )
 
     @property
-    def alphabet(self):
+    def alphabet(self) -> str:
         return LETTERS + ("1" if self.args.run_p == 1 else "123456789") + ">"
 
-    def example(self, rng, length):
-        return self.examples(rng, 1, length)[0]
-
-    def examples(self, rng, n, length):
-        block = max(1, 2_000_000 // length)  # bounds the memory of long prompts
+    def examples(self, rng: np.random.Generator, n: int, length: int) -> list[Example]:
+        block = max(1, 2_000_000 // length)  # limits the memory for long prompts
         return [e for first in range(0, n, block) for e in self._block(rng, min(block, n - first), length)]
 
     def _block(self, rng, n, length):
         runs = self._run_lengths(rng, n, length)
-        steps = rng.integers(
-            1, 26, (n, length), dtype=np.uint8
-        )  # from one run's letter to the next, so that neighbours differ
+        # Steps from one run's letter to the next are never 0, so that neighbours differ.
+        steps = rng.integers(1, 26, (n, length), dtype=np.uint8)
         steps[:, 0] = rng.integers(0, 26, n)
         letters = (np.cumsum(steps, axis=1, dtype=np.int32) % 26 + 97).astype(np.uint8)
         kept = runs > 0
@@ -81,27 +79,26 @@ class RunLength(Task):
         return made
 
     def _run_lengths(self, rng, n, length):
-        """(n, length) lengths of the runs in order, which sum to `length`; 0 behind the last."""
+        """(n, length) lengths of the runs in order, which sum to `length`. 0 after the last run."""
         q = 1 - self.args.run_p
         if q == 0:
             return np.ones((n, length), dtype=np.int16)
-        share = 1 - rng.random((n, length), dtype=np.float32) * np.float32(
-            1 - q**LONGEST_RUN
-        )  # in (q^9, 1]: the tail is cut off
+        # In (q^9, 1], so that no run is longer than 9.
+        share = 1 - rng.random((n, length), dtype=np.float32) * np.float32(1 - q**LONGEST_RUN)
         drawn = np.clip(np.ceil(np.log(share) / np.float32(np.log(q))), 1, LONGEST_RUN).astype(np.int16)
         before = np.cumsum(drawn, axis=1, dtype=np.int32) - drawn
         return np.clip(length - before, 0, drawn).astype(np.int16)
 
-    def n_keys(self):
+    def n_keys(self) -> int | None:
         length = self.lengths[1]
         if length > 8:
             return None
         return 26 * 25 ** (length - 1) if self.args.run_p == 1 else 26**length
 
-    def solve(self, prompt):
+    def solve(self, prompt: str) -> str:
         return "".join(f"{letter}{len(list(run))}" for letter, run in groupby(prompt[:-1]))
 
-    def max_chars(self, length):
+    def max_chars(self, length: int) -> int:
         return 3 * length + 1
 
 

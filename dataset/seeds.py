@@ -1,4 +1,7 @@
-"""Random streams of the data: stable digests and explicit generators, the same in every process and on every machine."""
+"""Random streams of the data: a stable digest, and generators seeded by it.
+
+Every process and every machine derives the same streams, because no global random state and no `hash()` is involved.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,10 @@ import numpy as np
 
 
 def digest(*parts) -> int:
-    """A 64-bit digest of printable values: the same in every process and on every machine (unlike hash())."""
+    """A 64-bit digest of printable values. Unlike `hash()`, it is the same in every process."""
     return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "big")
 
 
-def stream(task, name, seed: int) -> np.random.Generator:
-    """The generator of one named random stream of a task's data."""
+def stream(task, name: str, seed: int) -> np.random.Generator:
+    """The generator of one named random stream of a task's data. task: a `Task`, asked for its `identity`."""
     return np.random.default_rng([digest(sorted(task.identity().items()), name), seed])

@@ -1,14 +1,18 @@
-"""Selective copy: write the symbols that lie scattered among blanks, in order.
+"""Selective copy: write the symbols that are scattered among blanks, in order.
 
     --n_data 4       '..c.....kf.......a..>' -> 'ckfa'
     --n_data 4       'bb..n..............b>' -> 'bbnb'
     --n_data 2       '.........g........d.>' -> 'gd'
 
-Alphabet: the first `--n_symbols` of a-z, the blank `.` and `>`. `length` counts the haystack, symbols and blanks, without `>`. The
-`--n_data` symbols stand at distinct places, every choice of places being equally likely, and each is uniform. Scored: the symbols and
-their <eos>. Gap: from a symbol to where it is written; it differs from example to example, so no fixed delay solves the task.
-Floors: uniform (1/alphabet a character) and unigram (about 1/n_symbols).
-Defined by Gu and Dao, "Mamba", 2023, arXiv:2312.00752 (section 4.1.1, Table 1): 4,096 characters, 16 symbols, 14 of them and two further tokens.
+Alphabet: the first `--n_symbols` letters of a-z, the blank `.` and `>`.
+Length: the haystack, that is symbols and blanks, without `>`. The `--n_data` symbols are at distinct places. Every
+    choice of places is equally likely, and each symbol is uniform.
+Scored: the symbols and their <eos>.
+Gap: from a symbol to the place where it is written. It differs from example to example, so no fixed delay solves the
+    task.
+Chance: uniform (1/alphabet per character) and unigram (about 1/n_symbols).
+First used by: Gu and Dao, "Mamba", 2023, arXiv:2312.00752 (section 4.1.1, Table 1: 4,096 characters, 16 symbols to
+    write, 14 different ones and two further tokens).
 """
 
 from __future__ import annotations
@@ -20,12 +24,9 @@ from typing import ClassVar
 import numpy as np
 
 from dataset.entry import loaders_of
-from dataset.strings import distinct
+from dataset.strings import LETTERS, distinct
 from dataset.task import Example, LengthConfig, Slice, Task, option
-from src.flags.fields import UserError
-
-LETTERS = "abcdefghijklmnopqrstuvwxyz"
-
+from src.flags.fields import RunFlags, UserError
 
 BLANK = "."
 
@@ -48,12 +49,13 @@ class SelectiveCopy(Task):
         Slice("gap", "distance to the symbol (characters)", level="char"),
     )
 
-    def __init__(self, args):
+    def __init__(self, args: RunFlags):
         shortest, longest = self._range(args)
         if min(shortest, longest) < args.n_data:
             flag, value = ("--max_len", longest) if longest < args.n_data else ("--min_len", shortest)
             raise UserError(
-                f"{flag}: got {value}, allowed: >= {args.n_data}, the symbols of --n_data; use {flag} {args.n_data} or a smaller --n_data"
+                f"{flag}: got {value}, allowed: >= {args.n_data}, the symbols of --n_data; "
+                f"use {flag} {args.n_data} or a smaller --n_data"
             )
         super().__init__(args)
 
@@ -62,17 +64,14 @@ class SelectiveCopy(Task):
         return args.min_len or args.n_data, args.max_len or args.context_len
 
     @property
-    def lengths(self):
+    def lengths(self) -> tuple[int, int]:
         return self._range(self.args)
 
     @property
-    def alphabet(self):
+    def alphabet(self) -> str:
         return LETTERS[: self.args.n_symbols] + BLANK + ">"
 
-    def example(self, rng, length):
-        return self.examples(rng, 1, length)[0]
-
-    def examples(self, rng, n, length):
+    def examples(self, rng: np.random.Generator, n: int, length: int) -> list[Example]:
         count = self.args.n_data
         if length < count:
             raise UserError(f"length {length}: too short, allowed: >= {count}, the symbols of --n_data")
@@ -92,14 +91,14 @@ class SelectiveCopy(Task):
             for i in range(n)
         ]
 
-    def n_keys(self):
+    def n_keys(self) -> int | None:
         total = math.comb(self.lengths[1], self.args.n_data) * self.args.n_symbols**self.args.n_data
         return total if total < 10**9 else None
 
-    def solve(self, prompt):
+    def solve(self, prompt: str) -> str:
         return prompt[:-1].replace(BLANK, "")
 
-    def max_chars(self, length):
+    def max_chars(self, length: int) -> int:
         return length + 1 + self.args.n_data
 
 

@@ -4,11 +4,16 @@
     '80280>' -> '00288'
     '7>' -> '7'
 
-Alphabet: 0-9 and `>`. `length` counts the digits, which are uniform and may repeat. Scored: the sorted digits and their <eos>.
-Splits share no multiset of digits: the key is the sorted answer, so that no test asks for an order of digits that training has shown in
-another arrangement. Floors: uniform (1/11 a character) and unigram, the digit most common at each place of the sorted answers, which
-grows with the length because the sorted digits of a long string hardly vary. No gap: every digit of the prompt bears on every place.
-After Bucket Sort of Deletang et al., "Neural Networks and the Chomsky Hierarchy", 2023, arXiv:2207.02098, over five symbols there.
+Alphabet: 0-9 and `>`.
+Length: the digits. They are uniform and may repeat.
+Scored: the sorted digits and their <eos>.
+Splits: the key is the sorted answer, so that splits share no multiset of digits. Otherwise a test could ask for an
+    answer that training has shown for another arrangement of the same digits.
+Chance: uniform (1/11 per character) and unigram, the most common digit at each place of the sorted answers. Unigram
+    grows with the length, because the sorted digits of a long string hardly vary.
+Gap: none. Every digit of the prompt matters for every place.
+First used by: Deletang et al., "Neural Networks and the Chomsky Hierarchy", 2023, arXiv:2207.02098 (Bucket Sort, over
+    five symbols).
 """
 
 from __future__ import annotations
@@ -36,24 +41,21 @@ class Sort(Task):
     slices = (Slice("length", "digits to sort"),)
     alphabet = DIGITS + ">"
 
-    def example(self, rng, length):
-        return self.examples(rng, 1, length)[0]
-
-    def examples(self, rng, n, length):
+    def examples(self, rng: np.random.Generator, n: int, length: int) -> list[Example]:
         digits = rng.integers(48, 58, (n, length), dtype=np.uint8)
         text, ordered = digits.tobytes().decode(), np.sort(digits, axis=1).tobytes().decode()
         return [Example(text[i : i + length] + ">", ordered[i : i + length]) for i in range(0, n * length, length)]
 
-    def key(self, example):
+    def key(self, example: Example) -> str:
         return example.answer
 
-    def n_keys(self):
+    def n_keys(self) -> int | None:
         return math.comb(self.lengths[1] + 9, 9)
 
-    def solve(self, prompt):
+    def solve(self, prompt: str) -> str:
         return "".join(sorted(prompt[:-1]))
 
-    def max_chars(self, length):
+    def max_chars(self, length: int) -> int:
         return 2 * length + 1
 
 

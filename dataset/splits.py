@@ -1,4 +1,4 @@
-"""Which key belongs to train, val or test, and how examples of a split are drawn. No two splits share a key."""
+"""Which key belongs to train, val or test, and how the examples of a split are drawn. No two splits share a key."""
 
 from __future__ import annotations
 
@@ -21,16 +21,17 @@ def split_of(key: str) -> str:
 
 
 def draw_train(task: Task, n: int, length: int | None, rng: np.random.Generator) -> list[Example]:
-    """n training examples of one length; keys may repeat. UserError when no key of this length belongs to train."""
+    """n training examples of one length. Keys may repeat. UserError when no key of this length belongs to train."""
     kept: list[Example] = []
-    barren = 0
+    draws_without_success = 0
     while len(kept) < n:
         drawn = task.examples(rng, max(4, math.ceil((n - len(kept)) * 1.35)), length)
         fresh = [e for e in drawn if split_of(task.key(e)) == "train"]
-        barren = 0 if fresh else barren + len(drawn)
-        if barren > 2_000:
+        draws_without_success = 0 if fresh else draws_without_success + len(drawn)
+        if draws_without_success > 2_000:
             raise UserError(
-                f"length {length}: no training example in {barren} draws, because every key there belongs to val or test; raise --min_len"
+                f"length {length}: no training example in {draws_without_success} draws, because every key there "
+                "belongs to val or test; raise --min_len"
             )
         kept += fresh
     return kept[:n]
@@ -39,16 +40,16 @@ def draw_train(task: Task, n: int, length: int | None, rng: np.random.Generator)
 def draw_heldout(
     task: Task, split: str, n: int, length: int | None, rng: np.random.Generator
 ) -> tuple[list[Example], list[str]]:
-    """n examples of one held-out split with distinct keys, and the names of the strata left out of it.
+    """n examples of one held-out split with distinct keys, and the names of the strata that were dropped.
 
-    A stratum in which more draws repeat a key than find a new one is too small: a test of it would hardly grow, and the train
-    set has seen nearly all its neighbours. It is left out and named. UserError when the rest cannot give n.
+    A stratum is dropped once duplicates outnumber new keys: it is nearly exhausted, and training has seen nearly all
+    of its keys. UserError when the other strata cannot give n examples.
     """
-    kept: dict[str, tuple[object, Example]] = {}
+    kept: dict[str, tuple[str | None, Example]] = {}
     repeats: Counter = Counter()
     found: Counter = Counter()
-    small: set = set()
-    barren = 0
+    small: set[str] = set()
+    rounds_without_success = 0
     while len(kept) < n:
         before = len(kept)
         for e in task.examples(rng, max(64, min(4_096, 8 * (n - len(kept)))), length):
@@ -68,18 +69,17 @@ def draw_heldout(
                 kept = {k: v for k, v in kept.items() if v[0] != stratum}
             if len(kept) == n:
                 break
-        barren = barren + 1 if len(kept) <= before else 0
-        if barren >= 30:
+        rounds_without_success = rounds_without_success + 1 if len(kept) <= before else 0
+        if rounds_without_success >= 30:
             raise UserError(
-                f"--{split}_size: got {n}, allowed: at most {len(kept)}, the distinct {split} examples that exist at these settings"
-                + (f" (length {length})" if length else "")
-                + f"; use --{split}_size {len(kept)}"
+                f"--{split}_size: got {n}, allowed: at most {len(kept)}, the distinct {split} examples that exist at "
+                f"these settings{f' (length {length})' if length else ''}; use --{split}_size {len(kept)}"
             )
-    return [e for _, e in kept.values()], sorted(map(str, small))
+    return [e for _, e in kept.values()], sorted(small)
 
 
 def largest_train_size(task: Task) -> int | None:
-    """The distinct training keys of a task, about 80 % of all keys; None where their number is unknown or too large to matter."""
+    """The distinct training keys, about 80 % of all keys; None where their number is unknown or too large to matter."""
     total = task.n_keys()
     return None if total is None else int(total * 0.8)
 
@@ -89,6 +89,6 @@ def check_train_size(task: Task, n: int) -> None:
     most = largest_train_size(task)
     if most is not None and n > most:
         raise UserError(
-            f"--train_size: got {n}, allowed: at most about {most}, 80 % of the {task.n_keys()} distinct keys of this task at these settings; "
-            "use fewer, or 0 for fresh examples that may repeat"
+            f"--train_size: got {n}, allowed: at most about {most}, 80 % of the {task.n_keys()} distinct keys of this "
+            "task at these settings; use fewer, or 0 for fresh examples that may repeat"
         )

@@ -1,15 +1,35 @@
-"""Words, symbols and rows of labels that several tasks draw from."""
+"""What several tasks draw from: symbols, random words, and rows of labels.
+
+Each function makes n rows at once with NumPy, because fresh training data must not slow the training loop down.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+SPACE = ord(" ")
+SHORTEST_WORD, LONGEST_WORD = 2, 8
+
+# Where the symbols of recall and induction go on after the letters. These are CJK ideographs: printable, one code
+# point each, not combining, and changed by no Unicode normalisation.
+FIRST_KEY, FIRST_VALUE = 0x4E00, 0x6E00
+
+
+# Symbols.
+
+
+def symbols(letters: str, first: int, count: int) -> str:
+    """`count` symbols: the letters, then the code points from `first` on."""
+    return letters[:count] + "".join(map(chr, range(first, first + count - len(letters))))
+
 
 def distinct(rng: np.random.Generator, n: int, count: int, pool: int) -> np.ndarray:
-    """(n, count) integers in 0..pool-1, distinct within a row; every ordered choice is equally likely.  count must not exceed pool.
+    """(n, count) integers in 0..pool-1, distinct within a row. Every ordered choice is equally likely.
 
-    Repeats are drawn again until none is left. That treats all integers alike, so no choice is favoured, and takes memory for what is
-    chosen only; where more than half the pool is chosen, sorting random keys is quicker.
+    count must not exceed pool. Repeats are drawn again until none is left. That treats all integers alike, so no choice
+    is favoured, and it needs memory only for what is chosen. Where more than half the pool is chosen, sorting random
+    keys is faster.
     """
     if 2 * count > pool:
         return np.argsort(rng.random((n, pool)), axis=1)[:, :count]
@@ -25,25 +45,19 @@ def distinct(rng: np.random.Generator, n: int, count: int, pool: int) -> np.ndar
     return chosen
 
 
-LETTERS = "abcdefghijklmnopqrstuvwxyz"
-
-
-SPACE = ord(" ")
-
-
-SHORTEST_WORD, LONGEST_WORD = 2, 8
+# Words.
 
 
 def random_words(rng: np.random.Generator, n: int, length: int) -> np.ndarray:
     """n texts of exactly `length` characters as code points (n, length) uint8: random words with single spaces between.
 
-    Word lengths are uniform in 2..8 among those after which the rest of the text can still be filled with words; a text of
-    one character is one letter, the only case of a shorter word.
+    Word lengths are uniform in 2..8, among those after which the rest of the text can still be filled with words. A
+    text of one character is one letter. That is the only case of a shorter word.
     """
     text = rng.integers(97, 123, (n, length), dtype=np.uint8)
-    left = np.full(n, length + 1)  # a word takes its letters and the space behind it; the last space falls off the end
+    left = np.full(n, length + 1)  # a word takes its letters and the space after it; the last space is not written
     rows = np.arange(n)
-    options, counts = _word_choices()
+    options, counts = _word_sizes()
     while length > 1 and len(rows):
         near = np.minimum(left, len(counts) - 1)
         chosen = options[near, (rng.random(len(near)) * counts[near]).astype(np.int64)]
@@ -53,10 +67,10 @@ def random_words(rng: np.random.Generator, n: int, length: int) -> np.ndarray:
     return text
 
 
-def _word_choices():
+def _word_sizes() -> tuple[np.ndarray, np.ndarray]:
     """(options, counts): options[r, :counts[r]] are the word sizes (space included) possible with r characters left.
 
-    What remains is nothing or room for another word; from the last row on every size fits.
+    After such a word, nothing is left or another word fits. From the last row on, every size is possible.
     """
     sizes = range(SHORTEST_WORD + 1, LONGEST_WORD + 2)
     rows = [[s for s in sizes if s == left or s <= left - sizes[0]] for left in range(sizes[-1] + sizes[0] + 1)]
@@ -67,30 +81,17 @@ def _word_choices():
 
 
 def count_texts(length: int) -> int:
-    """How many texts `random_words` can give at this length."""
+    """How many different texts `random_words` can make at this length."""
     if length < 2:
         return 26**length
+    sizes = range(SHORTEST_WORD + 1, LONGEST_WORD + 2)
     ways = [1]
     for left in range(1, length + 2):
-        ways.append(
-            sum(
-                26 ** (size - 1) * ways[left - size]
-                for size in range(SHORTEST_WORD + 1, LONGEST_WORD + 2)
-                if size <= left
-            )
-        )
+        ways.append(sum(26 ** (size - 1) * ways[left - size] for size in sizes if size <= left))
     return ways[-1]
 
 
-def label_rows(values: np.ndarray, at: np.ndarray, characters: str) -> list[tuple]:
-    """Labels of n examples that stand at the same positions: values (n, k) number the characters, at (k,) are positions of the prompt.
-
-    The (position, character) pairs are made once and shared, since millions of new ones would take most of the time.
-    """
-    pairs = np.empty((len(at), len(characters)), dtype=object)
-    for row, position in zip(pairs, at.tolist(), strict=True):
-        row[:] = [(position, character) for character in characters]
-    return list(map(tuple, pairs[np.arange(len(at)), values].tolist()))
+# Rows of strings and labels.
 
 
 def row_strings(points: np.ndarray) -> list[str]:
@@ -99,12 +100,13 @@ def row_strings(points: np.ndarray) -> list[str]:
     return [text[i : i + width] for i in range(0, len(text), width)]
 
 
-FIRST_KEY, FIRST_VALUE = (
-    0x4E00,
-    0x6E00,
-)  # unified ideographs: printable, one code point wide, changed by no normalisation, none combining
+def label_rows(values: np.ndarray, at: np.ndarray, characters: str) -> list[tuple[tuple[int, str], ...]]:
+    """Labels of n examples that have their labels at the same positions.
 
-
-def symbols(letters: str, first: int, count: int) -> str:
-    """`count` symbols: the letters, then the code points from `first` on."""
-    return letters[:count] + "".join(map(chr, range(first, first + count - len(letters))))
+    values: (n, k) indices into `characters`.  at: (k,) positions in the prompt.
+    The (position, character) pairs are made once and shared. Millions of new pairs would take most of the time.
+    """
+    pairs = np.empty((len(at), len(characters)), dtype=object)
+    for row, position in zip(pairs, at.tolist(), strict=True):
+        row[:] = [(position, character) for character in characters]
+    return list(map(tuple, pairs[np.arange(len(at)), values].tolist()))

@@ -1,20 +1,25 @@
-"""Model the characters of your own text.
+"""Text: model the characters of your own text.
 
     --data_path book.txt      'Once upon a tim' -> 'e'
-    --data_path notes.jsonl   {"text": "a document"}, one JSON object a line
-    --data_path folder        every .txt and .jsonl file in it and in its folders, in the order of their paths
+    --data_path notes.jsonl   {"text": "a document"}, one JSON object per line
+    --data_path folder        every .txt and .jsonl file in it and in its subfolders, in the order of their paths
 
-The first 90 % of the characters train, the next 5 % are val, the last 5 % test, and `heldout` is the 10 % of both in one pass. Text is UTF-8, line
-ends untouched. A .txt file alone is taken as it is; every document of a .jsonl file and every file of a folder that does not end in a line break gets one.
-A line that is no JSON object with a string `text`, and bytes that are not UTF-8, are errors that name the file and the line. The text is read in a stream
-(dataset/corpus/stored_text.py), so that memory does not grow with it; a line of a .jsonl file must fit into it.
+Text is UTF-8, and line ends are kept. A single .txt file is taken as it is. In a folder, every file that does not end
+in a line break gets one. So does every document of a .jsonl file. A line that is no JSON object with a string `text`,
+and bytes that are not UTF-8, are errors that name the file and the line. The text is read in blocks
+(dataset/corpus/stored_text.py), so memory does not grow with it. Only a line of a .jsonl file must fit into memory.
 
-Alphabet: the characters of the training text, and `<unk>` for those that only held-out text has; its rate there is reported. A window of --context_len
-characters begins with <bos>; all characters are trained and scored, <unk> like any other. Primary: token_acc. Source: `custom`; runs on different text are
-told apart by their SHA-256. Floors: uniform, unigram. Baselines: interpolated Witten-Bell n-grams (dataset/corpus/ngram.py), fitted on the first 2,000,000
-training characters at most.
-
-Prior use: this form, any text file and characters, is that of char-rnn (Karpathy 2015).
+Splits: the first 90 % of the characters train, the next 5 % are val, and the last 5 % are test. `heldout` is val and
+    test in one pass.
+Alphabet: the characters of the training text, and `<unk>` for those that only held-out text has. The share of `<unk>`
+    in held-out text is reported.
+Length: a window of --context_len characters, which begins with <bos>.
+Scored: all characters, `<unk>` like any other. Primary: token_acc.
+Source: `custom`. Runs on different texts are told apart by the SHA-256 of the text.
+Chance: uniform and unigram.
+Baselines: interpolated Witten-Bell n-grams (dataset/corpus/ngram.py), fitted on at most the first 2,000,000 training
+    characters.
+First used by: Karpathy, char-rnn, 2015, in this form (any text file, characters).
 """
 
 from __future__ import annotations
@@ -23,7 +28,7 @@ import codecs
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import ClassVar
+from typing import BinaryIO, ClassVar
 
 from dataset.corpus.language import StreamedTask
 from dataset.corpus.stored_text import BLOCK
@@ -31,11 +36,11 @@ from dataset.entry import loaders_of
 from src.flags.fields import UserError
 
 ENDINGS = (".txt", ".jsonl")
-ALLOWED = 'allowed: a .txt file, a .jsonl file with a JSON object {"text": ...} a line, or a folder of them'
+ALLOWED = 'allowed: a .txt file, a .jsonl file with one JSON object {"text": ...} per line, or a folder of them'
 
 
 class Text(StreamedTask):
-    """The text behind --data_path, in UTF-8."""
+    """The text of --data_path, in UTF-8."""
 
     small: ClassVar[dict] = {
         "context_len": 128,
@@ -56,7 +61,7 @@ class Text(StreamedTask):
 
 
 def read_documents(path: Path) -> Iterator[str]:
-    """The text of a file or a folder in blocks. UserError for what is no such file, and for malformed lines."""
+    """The text of a file or a folder in blocks. UserError for other paths, and for malformed lines."""
     for file in text_files(path):
         last = ""
         for block in (read_json_lines if file.suffix.lower() == ".jsonl" else read_plain)(file):
@@ -67,13 +72,16 @@ def read_documents(path: Path) -> Iterator[str]:
 
 
 def text_files(path: Path) -> list[Path]:
-    """The file itself, or the text files of a folder and its folders in the order of their paths; UserError where there is none."""
+    """The file itself, or the text files of a folder and its subfolders in the order of their paths.
+
+    UserError if there is none.
+    """
     try:
         if not path.exists():
             raise UserError(f"--data_path: got {str(path)!r}, no such file or folder, {ALLOWED}")
         if not path.is_dir():
             if path.suffix.lower() not in ENDINGS:
-                raise UserError(f"--data_path: got '{path}', {ALLOWED}; rename it if it is one")
+                raise UserError(f"--data_path: got '{path}', {ALLOWED}; if it is one of these, rename it")
             return [path]
         found = sorted(
             (p for p in path.rglob("*") if p.suffix.lower() in ENDINGS and p.is_file()),
@@ -89,7 +97,7 @@ def text_files(path: Path) -> list[Path]:
 
 
 def read_plain(path: Path) -> Iterator[str]:
-    """A UTF-8 file in blocks of characters that are never empty."""
+    """A UTF-8 file in blocks of characters. No block is empty."""
     decoder, line, at = codecs.getincrementaldecoder("utf-8")(), 1, 0
     with _opened(path) as file:
         while True:
@@ -105,7 +113,7 @@ def read_plain(path: Path) -> Iterator[str]:
                 ) from None
             if "\0" in text:
                 line += text[: text.index("\0")].count("\n")
-                raise UserError(f"--data_path: '{path}' line {line}: a NUL, so this is no text file, {ALLOWED}")
+                raise UserError(f"--data_path: '{path}' line {line}: a NUL, so this is not a text file, {ALLOWED}")
             if text:
                 yield text
             if not data:
@@ -114,7 +122,7 @@ def read_plain(path: Path) -> Iterator[str]:
 
 
 def read_json_lines(path: Path) -> Iterator[str]:
-    """The documents of a .jsonl file, joined to blocks of about BLOCK characters; each ends in a line break."""
+    """The documents of a .jsonl file, joined into blocks of about BLOCK characters. Each ends in a line break."""
     block, size = [], 0
     with _opened(path) as file:
         for number, line in enumerate(file, 1):
@@ -129,33 +137,34 @@ def read_json_lines(path: Path) -> Iterator[str]:
 
 
 def _document(path: Path, number: int, line: bytes) -> str:
-    """The text of one line of a .jsonl file; UserError with the line's number where it has none."""
+    """The text of one line of a .jsonl file. UserError with the line's number if it has none."""
     why = ""
     try:
         found = json.loads(line.decode())
         if not isinstance(found, dict):
-            why = f"JSON, but a {type(found).__name__} and no object"
+            why = f"JSON, but a {type(found).__name__}, not an object"
         elif "text" not in found:
             why = f'an object without "text", with {", ".join(map(repr, found)) or "no keys"}'
         elif not isinstance(found["text"], str):
-            why = f'"text" is a {type(found["text"]).__name__} and no string'
+            why = f'"text" is a {type(found["text"]).__name__}, not a string'
         elif "\0" in found["text"]:
             why = '"text" holds a NUL'
         else:
-            found["text"].encode()  # a lone surrogate is a string to Python and JSON, and no text
+            found["text"].encode()  # half a surrogate pair is a string in Python and JSON, but it is not text
             return found["text"]
     except UnicodeDecodeError as error:
         why = f"not UTF-8 (byte {error.start} of the line)"
     except UnicodeEncodeError as error:
         why = f'"text" holds half a surrogate pair (character {error.start})'
     except (ValueError, RecursionError) as error:
-        why = f"no JSON ({str(error).splitlines()[0]})" if line.strip() else "empty"
+        why = f"not JSON ({str(error).splitlines()[0]})" if line.strip() else "empty"
     raise UserError(
-        f"--data_path: '{path}' line {number}: {why}, allowed: one JSON object {{\"text\": ...}} a line; correct the line or remove it"
+        f"--data_path: '{path}' line {number}: {why}, allowed: one JSON object {{\"text\": ...}} per line; "
+        "correct the line or remove it"
     )
 
 
-def _opened(path: Path):
+def _opened(path: Path) -> BinaryIO:
     try:
         return path.open("rb")
     except OSError as error:

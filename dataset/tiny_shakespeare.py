@@ -1,16 +1,22 @@
-"""Model the characters of Tiny Shakespeare.
+"""Tiny Shakespeare: model its characters.
 
     'First Citizen:\\nBefore we proceed any furthe' -> 'r'
 
-Why: the smallest real text that everybody knows, with published losses to stand beside. 1,115,394 characters of 65 kinds, nine plays cut
-at 40,000 lines: 1,003,854 to train on, 55,770 each for val and test, and `heldout` is the 111,540 of both. A window of --context_len characters begins
-with <bos>; all characters are trained and scored. Alphabet: the text's own.
+Why: the smallest real text that everybody knows, with published losses to compare with.
 
-Primary: token_acc; the loss (nats a character) is what is compared with published figures, and only when the source is `canonical`: where
-the text comes from, and what stands in for it, is told in dataset/corpus/sources.py. Floors: uniform, unigram. Baselines: interpolated
-Witten-Bell n-grams (dataset/corpus/ngram.py), 3.347 2.486 2.049 1.774 1.669 1.698 nats for orders 1 to 6 on the canonical heldout text.
-
-Prior use: Karpathy 2015 (char-rnn), and the character example of nanoGPT (Karpathy 2022), which reports loss on the same last tenth.
+Text: nine plays, cut at 40,000 lines: 1,115,394 characters of 65 kinds. Where it comes from, and what replaces it
+    without a network, is told in dataset/corpus/sources.py.
+Splits: 1,003,854 characters train, 55,770 are val, and 55,770 are test. `heldout` is val and test in one pass, 111,540
+    characters.
+Alphabet: the characters of the text.
+Length: a window of --context_len characters, which begins with <bos>.
+Scored: all characters. Primary: token_acc. The loss (nats per character) is what published figures are compared with,
+    and only when the source is `canonical`.
+Chance: uniform and unigram.
+Baselines: interpolated Witten-Bell n-grams (dataset/corpus/ngram.py). For orders 1 to 6 they reach 3.347 2.486 2.049
+    1.774 1.669 1.698 nats per character on the canonical heldout text.
+First used by: Karpathy, char-rnn, 2015. The character example of nanoGPT (Karpathy 2022) reports its loss on the same
+    last tenth.
 """
 
 from __future__ import annotations
@@ -23,9 +29,9 @@ from dataset.entry import loaders_of
 
 
 class TinyShakespeare(LanguageTask):
-    """The text behind --data_path, in the cache, or fetched; `source` says which."""
+    """The text of --data_path, of the cache, or a fetched one. `source` says which."""
 
-    # embed_std: torch's own scale, with which the field's public CPU recipe ends at its published loss; 0.02 ends 0.1 nats lower.
+    # embed_std: torch's own scale. With it the public CPU recipe reaches its published loss. 0.02 ends 0.1 nats lower.
     small: ClassVar[dict] = {
         "context_len": 128,
         "val_size": 200,

@@ -1,20 +1,22 @@
-"""Sine, cosine or tangent of an angle, written as digits.
+"""Trigo: sine, cosine or tangent of an angle, written as digits.
 
     'sin(346.4)=' -> '-0.2351'
     'cos(204.4)=' -> '-0.9107'
     'tan(73.7)=' -> '3.4197'
 
-Why: a smooth function of a number that the model sees only as characters, so that it must read a place-value numeral, fold the
-circle onto itself and write a place-value numeral again. Alphabet: digits, `.`, `-`, `(`, `)`, `=` and the letters of sin, cos, tan.
+Why: a smooth function of a number that the model sees only as characters. It must read a decimal number, fold the
+circle onto itself, and write a decimal number again.
 
-The function is uniform over the three, the angle uniform over 0.0 .. 359.9 degrees in steps of 0.1 (for tan over those with
-|tan| <= 9.9999, as rejection would leave them). There is no length. Negative zero is written without its sign.
-
-Scored: `within_0.01` (primary: |error| <= 0.01 against the answer as it is written), `exact_match`, `mae` and `invalid_rate`; an
-answer that is no decimal number counts as an error of 1. Splits share no key: sin and cos together, or tan, of the angle reduced
-to the first octant, so that no test answer follows from a training answer by symmetry. That leaves only 902 keys, 108 of them in val
-and 101 in test. Floors: uniform, unigram. Baselines: the mean training answer of the function; the nearest training angle
-of the function, around the circle. Prior use: none that we know of; the task is this project's own.
+Alphabet: digits, `.`, `-`, `(`, `)`, `=` and the letters of sin, cos, tan.
+Length: none. The function is uniform over the three. The angle is uniform over 0.0 .. 359.9 degrees in steps of 0.1,
+    for tan only over those with |tan| <= 9.9999. Negative zero is written without its sign.
+Scored: `within_0.01` (primary: |error| <= 0.01 against the answer as it is written), `exact_match`, `mae` and
+    `invalid_rate`. An answer that is not a decimal number counts as an error of 1.
+Splits: the key is the angle reduced to the first octant, one for sin and cos together and one for tan. So no test
+    answer follows from a training answer by symmetry. That leaves only 902 keys, 108 of them in val and 101 in test.
+Chance: uniform and unigram.
+Baselines: the mean training answer of the function; the answer at the nearest training angle, around the circle.
+First used by: this project, as far as we know.
 """
 
 from __future__ import annotations
@@ -28,8 +30,7 @@ from typing import ClassVar
 import numpy as np
 
 from dataset.entry import loaders_of
-from dataset.task import Example, Slice, Task
-from src.flags.fields import option
+from dataset.task import Example, MetaValue, Slice, Task, option
 
 FUNCTIONS = ("sin", "cos", "tan")
 LARGEST_TAN = 9.9999
@@ -49,15 +50,12 @@ class Trigo(Task):
 
     Config = TrigoConfig
     primary = "within_0.01"
-    score_metrics: ClassVar = {"mae": "lower", "within_0.01": "higher", "invalid_rate": "lower"}
+    score_metrics: ClassVar[dict[str, str]] = {"mae": "lower", "within_0.01": "higher", "invalid_rate": "lower"}
     slices = (Slice("function", "function"), Slice("quadrant", "quadrant of the angle"))
     alphabet = "".join(sorted("0123456789.-()=acinost"))
     # 108 keys belong to val and 101 to test, the rarest drawn once in 5,000: these sizes are found at every seed.
-    small: ClassVar = {"d_model": 128, "max_steps": 1500, "val_size": 80, "test_size": 80}
-    base: ClassVar = {"train_size": 0, "max_steps": 3125, "val_size": 80, "test_size": 80}
-
-    def example(self, rng: np.random.Generator, length: int | None = None) -> Example:
-        return self.examples(rng, 1, length)[0]
+    small: ClassVar[dict] = {"d_model": 128, "max_steps": 1500, "val_size": 80, "test_size": 80}
+    base: ClassVar[dict] = {"train_size": 0, "max_steps": 3125, "val_size": 80, "test_size": 80}
 
     def examples(self, rng: np.random.Generator, n: int, length: int | None = None) -> list[Example]:
         functions = rng.integers(len(FUNCTIONS), size=n)
@@ -98,7 +96,7 @@ class Trigo(Task):
     def max_chars(self, length: int | None = None) -> int:
         return len("sin(359.9)=") + len("-0.") + self.args.decimals
 
-    def score(self, prompt: str, answer: str, gold: str, meta: dict) -> dict[str, float]:
+    def score(self, prompt: str, answer: str, gold: str, meta: dict[str, MetaValue]) -> dict[str, float]:
         got = read_number(answer)
         error = 1.0 if got is None else abs(got - float(gold))
         return {
@@ -128,11 +126,12 @@ class Trigo(Task):
 
 
 def value(name: str, tenths: int) -> float:
-    """The function at an angle in tenths of a degree; exact at multiples of 90 and 45 only up to rounding."""
+    """The function at an angle in tenths of a degree, up to the rounding of floats."""
     return getattr(math, name)(math.radians(tenths / 10))
 
 
 def is_asked(name: str, tenths: int) -> bool:
+    """Whether the task asks for this angle: tangents must not be too large."""
     return name != "tan" or abs(value(name, tenths)) <= LARGEST_TAN
 
 
@@ -152,8 +151,8 @@ def read_number(text: str) -> float | None:
     return float(text) if NUMBER.fullmatch(text) else None
 
 
-def is_within(error):
-    """Whether an error is within the tolerance; the slack is for the rounding of a difference of two decimals."""
+def is_within(error: float | np.ndarray) -> bool | np.ndarray:
+    """Whether an error is within the tolerance. 1e-9 allows for the rounding of a difference of two decimals."""
     return error <= TOLERANCE + 1e-9
 
 

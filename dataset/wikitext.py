@@ -1,24 +1,33 @@
-"""Model the characters of WikiText, or of any text in its Parquet layout.
+"""WikiText: model the characters of WikiText, or of any text in its Parquet layout.
 
     '... went on to win the champio' -> 'n'
 
-Why: real prose, with names and topics that come back from far, characters that are rare, and files that need not fit in memory.
+Why: real prose, with names and topics that return after a long distance, rare characters, and files that need not fit
+in memory.
 
-`--data_path DIR` is a folder with `train-00000-of-00001.parquet` and `validation-00000-of-00001.parquet`, and `test-00000-of-00001.parquet` if there
-is one; else the validation text is halved into val and test. Each has a column `text` of strings. Rows follow each other as they are, and a row that does not
-end in a line break gets one, so that an empty row is an empty line. WikiText's own `<unk>` words, where the edition has them, are five characters each.
-Reading Parquet needs pyarrow (pip install pyarrow). Without --data_path the hub's `wikitext-2-raw-v1` (Salesforce/wikitext, about 11 million characters) is
-taken from the user's cache folder, or fetched into it (8 MB, ten-second timeout). No digest is known beforehand that could be checked, so the run records the
-text's own.
+Files: `--data_path DIR` is a folder with these files, each with a column `text` of strings:
+    train-00000-of-00001.parquet
+    validation-00000-of-00001.parquet
+    test-00000-of-00001.parquet         (optional: without it, the validation text is halved into val and test)
+    Rows follow each other as they are. A row that does not end in a line break gets one, so an empty row is an empty
+    line. WikiText's own `<unk>` words, where the edition has them, are five characters each. The files are read in
+    blocks (dataset/corpus/stored_text.py), so memory does not grow with them.
+    Reading Parquet needs pyarrow (pip install pyarrow).
+Without --data_path: the hub's `wikitext-2-raw-v1` (Salesforce/wikitext, about 11 million characters) is taken from the
+    user's cache folder, or fetched into it (8 MB, ten-second timeout). Its digest is not known in advance, so nothing
+    is verified, and the run records the digest of the text that it got.
 
-Alphabet: the `--vocab_size` most common characters of the training text, and `<unk>` for the rest; its rate in the held-out text is reported. The files are
-read in a stream (dataset/corpus/stored_text.py), so that memory does not grow with them. A window of --context_len characters begins with <bos>; all characters are
-trained and scored, <unk> like any other, so a loss belongs to its vocabulary. `heldout` is val and test in one pass, each window of it starting without
-memory: neither the word perplexity of the WikiText papers nor the byte perplexity of evaluation harnesses, and not to be compared with them.
-Primary: token_acc. Source: `custom` for --data_path, else `hub`. Floors: uniform, unigram. Baselines: interpolated Witten-Bell n-grams (dataset/corpus/ngram.py),
-fitted on the first 2,000,000 training characters at most.
-
-Prior use: Merity et al., "Pointer Sentinel Mixture Models", 2016, arXiv:1609.07843, over words.
+Alphabet: the `--vocab_size` most common characters of the training text, and `<unk>` for the rest. The share of `<unk>`
+    in held-out text is reported.
+Length: a window of --context_len characters, which begins with <bos>.
+Scored: all characters, `<unk>` like any other, so a loss belongs to its vocabulary. Primary: token_acc. `heldout` is
+    val and test in one pass. Each window starts without memory. So its loss is neither the word perplexity of the
+    WikiText papers nor the byte perplexity of evaluation harnesses, and must not be compared with them.
+Source: `custom` for --data_path, else `hub`.
+Chance: uniform and unigram.
+Baselines: interpolated Witten-Bell n-grams (dataset/corpus/ngram.py), fitted on at most the first 2,000,000 training
+    characters.
+First used by: Merity et al., "Pointer Sentinel Mixture Models", 2016, arXiv:1609.07843, over words.
 """
 
 from __future__ import annotations
@@ -28,9 +37,10 @@ import urllib.request
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import ClassVar
 
-from dataset.corpus.cache import cache_folder, write_cache
+from dataset.corpus.cache import cache_folder, reason_of, write_cache
 from dataset.corpus.language import StreamedTask
 from dataset.corpus.sources import FAILURES, TIMEOUT_SECONDS
 from dataset.corpus.stored_text import NUMBERS
@@ -41,13 +51,13 @@ TRAIN, VALIDATION, TEST = (f"{split}-00000-of-00001.parquet" for split in ("trai
 HUB_FOLDER = "wikitext-2-raw-v1"
 HUB_URL = f"https://huggingface.co/datasets/Salesforce/wikitext/resolve/main/{HUB_FOLDER}/"
 MOST_BYTES = 100_000_000  # of one file of the hub
-ROWS = 256  # decoded at a time
-READ_BYTES = 1 << 20  # of a file at a time; the whole column would be read without it
+ROWS = 256  # decoded at once
+READ_BYTES = 1 << 20  # read at once; without it pyarrow reads the whole column
 ALLOWED = f"allowed: a folder with {TRAIN} and {VALIDATION}"
 
 
 class WikiText(StreamedTask):
-    """The Parquet files behind --data_path, or the hub's WikiText-2."""
+    """The Parquet files of --data_path, or the hub's WikiText-2."""
 
     @dataclass(frozen=True)
     class Config:
@@ -55,7 +65,7 @@ class WikiText(StreamedTask):
 
         vocab_size: int = option(
             5000,
-            "characters of the vocabulary, the most common of the training text; the rest is <unk>",
+            "characters of the vocabulary, the most common ones of the training text; the rest is <unk>",
             least=1,
             most=NUMBERS - 4,
         )
@@ -76,7 +86,7 @@ class WikiText(StreamedTask):
         return self.args.vocab_size
 
     @property
-    def source(self):
+    def source(self) -> str:
         return "custom" if self.args.data_path else "hub"
 
     def segments(self) -> list[Iterable[str]]:
@@ -85,8 +95,8 @@ class WikiText(StreamedTask):
         return [read_parquet(file) for file in files]
 
 
-def parquet():
-    """pyarrow's Parquet module; UserError where it is not installed."""
+def parquet() -> ModuleType:
+    """pyarrow's Parquet module. UserError if it is not installed."""
     try:
         import pyarrow.parquet
     except ImportError as error:
@@ -98,7 +108,7 @@ def parquet():
 
 
 def parquet_files(folder: Path) -> list[Path]:
-    """The files of train, validation and, if there is one, test; UserError where one is missing."""
+    """The files of train, validation and, if there is one, test. UserError if one is missing."""
     try:
         if not folder.is_dir():
             raise UserError(
@@ -116,7 +126,7 @@ def parquet_files(folder: Path) -> list[Path]:
 
 
 def read_parquet(path: Path) -> Iterator[str]:
-    """The rows of the `text` column in blocks, each row with a line break at its end."""
+    """The rows of the `text` column in blocks. Each row ends in a line break."""
     import pyarrow
 
     try:
@@ -131,14 +141,14 @@ def read_parquet(path: Path) -> Iterator[str]:
                 rows = (row or "" for row in batch.column(0).to_pylist())
                 yield "".join([row if row.endswith("\n") else row + "\n" for row in rows])
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"--data_path: '{path}' cannot be read as Parquet ({str(error).splitlines()[0] if str(error) else type(error).__name__}), "
-            "allowed: a whole Parquet file; fetch it again"
+            f"--data_path: '{path}' cannot be read as Parquet ({reason}), allowed: a whole Parquet file; fetch it again"
         ) from None
 
 
 def hub_files() -> list[Path]:
-    """The hub's train, validation and test file in the cache folder, fetched where they are missing. UserError without a network."""
+    """The hub's three files in the cache folder. Missing files are fetched. UserError without a network."""
     return [_hub_file(name) for name in (TRAIN, VALIDATION, TEST)]
 
 
@@ -151,16 +161,16 @@ def _hub_file(name: str) -> Path:
         with urllib.request.urlopen(HUB_URL + name, timeout=TIMEOUT_SECONDS) as reply:
             data = reply.read(MOST_BYTES)
         if not (data.startswith(b"PAR1") and data.endswith(b"PAR1")):
-            raise ValueError(f"{len(data)} bytes came that are no whole Parquet file")
+            raise ValueError(f"the {len(data)} bytes that came are not a whole Parquet file")
     except FAILURES as error:
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise UserError(
-            f"--data_path: missing, and the hub's copy could not be had ({reason}), {ALLOWED}, or a network"
+            f"--data_path: missing, and the hub's copy could not be fetched ({reason_of(error)}), {ALLOWED}, "
+            "or a network"
         ) from None
     trouble = write_cache(path.name, data)
     if trouble:
         raise UserError(
-            f"--data_path: missing, and the hub's copy could not be kept in '{cache_folder()}' ({trouble}), {ALLOWED}"
+            f"--data_path: missing, and the hub's copy could not be stored in '{cache_folder()}' ({trouble}), {ALLOWED}"
         )
     return path
 

@@ -12,7 +12,10 @@ from src.models.contract import Mixer
 
 
 class Parity(Task):
-    """'0110' with labels '0010' at its characters: the parity so far. The smallest task of the label kind, for the tests."""
+    """'0110' with labels '0100' at its characters, the parity so far: the smallest task with labels.
+
+    From 4 characters on, only every second character has a label.
+    """
 
     Config = LengthConfig
     kind = "labels"
@@ -27,7 +30,7 @@ class Parity(Task):
 
 
 class Running(Mixer):
-    """A causal mixer without parameters: the mean of what came so far."""
+    """A causal mixer without parameters: the mean of all inputs so far."""
 
     def __init__(self, args):
         super().__init__()
@@ -37,26 +40,26 @@ class Running(Mixer):
 
 
 class WholeTaskLm(Parity):
-    """The same labels, and every written character is trained as well."""
+    """The same labels, and every written character is trained too."""
 
     train_all = True
 
 
 def make(name, **options):
+    """A task at 32 characters with small test sets, and its flags."""
     cls = {"parity": Parity, "parity_lm": WholeTaskLm}.get(name) or TASKS[name].load()
     task = cls(resolve(cls, **{"context_len": 32, "val_size": 20, "test_size": 20, **options}))
     return task, task.args
 
 
 def answer_names():
-    return [name for name in TASKS if TASKS[name].load().kind == "answer"]
+    """The registered tasks that write an answer."""
+    return [name for name, entry in TASKS.items() if not entry.load().reads_text and make(name)[0].writes_answer]
 
 
 def mixed(task, tokenizer, n=12, loss_on="answer"):
     """A dataset of examples of several lengths, so that a batch of all rows needs padding."""
     rng = stream(task, "mixed", 0)
-    lengths = (
-        [None] * n if task.lengths is None else [int(v) for v in rng.integers(task.lengths[0], task.lengths[1] + 1, n)]
-    )
-    examples = [task.examples(rng, 1, length)[0] for length in lengths]
+    lengths = [task.train_length(rng) for _ in range(n)]
+    examples = [task.example(rng, length) for length in lengths]
     return ExampleDataset(examples, lengths, task, tokenizer, loss_on)

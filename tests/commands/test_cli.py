@@ -260,7 +260,7 @@ def test_list_shows_a_task_whole(main, text_folder, task):
         return
     assert re.search(r"chance: uniform = 1/\d+", out)
     shown = out.splitlines()[-3:]
-    if cls.kind == "language":
+    if cls.reads_text:
         assert all(line.startswith(("  '", '  "')) for line in shown)
         return
     oracle = cls(flag_fields.resolve(cls))

@@ -1,6 +1,7 @@
-"""Batches: what is written, trained and scored, against a slow reference a token at a time; order, restart, padding, speed.
+"""Batches: what is written, trained and scored, against a slow reference. Order, restart, loaders, padding.
 
 python -m pytest tests/dataset/test_common.py
+python -m pytest tests/dataset/test_common.py -m slow        (how long a training set takes)
 """
 
 import itertools
@@ -15,13 +16,14 @@ import numpy as np
 import pytest
 import torch
 from small_tasks import Running, answer_names, make, mixed
+from task_checks import executed_lines
 from torch.nn.functional import cross_entropy
 
 from dataset.common import IGNORE, Batch, ExampleDataset, WindowDataset, collate_fn, collate_windows
 from dataset.loaders import build_loaders, draw_train_set, length_loader, parse_lengths
 from dataset.plans import FreshBatches, LengthBatches, WindowBatches, set_epoch
 from dataset.seeds import stream
-from dataset.splits import draw_heldout, draw_train
+from dataset.splits import draw_heldout, draw_train, split_of
 from dataset.tokenizer import BOS, EOS, PAD, CharTokenizer
 from src.flags.fields import UserError
 from src.models.backbone import Backbone
@@ -30,14 +32,14 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def slow_rows(data, task, tokenizer, rows, loss_on):
-    """The batch contract of one row after the other: lists x, y, score, gaps; written from the design, not from the code."""
+    """The batch contract, one row after the other: lists x, y, score, gaps. Written from the design, not the code."""
     found = []
     for i in rows:
         e = data.examples[i]
         tokens = [BOS] + [tokenizer.ids[c] for c in e.prompt + e.answer] + [EOS]
         x, y = tokens[:-1], tokens[1:]
         score, gaps = [False] * len(x), [-1] * len(x)
-        if task.kind == "labels":
+        if task.labelled:
             trained = [task.train_all or loss_on == "all"] * len(x)
             for k, (position, character) in enumerate(e.labels):
                 y[position + 1], score[position + 1], trained[position + 1] = tokenizer.ids[character], True, True
@@ -54,7 +56,7 @@ def slow_rows(data, task, tokenizer, rows, loss_on):
 
 
 def disagreements(batch, reference):
-    """Names of the parts of a batch that differ from the reference rows; padding must be <pad>, untrained and unscored."""
+    """Names of the parts of a batch that differ from the reference rows. Padding is <pad>, untrained and unscored."""
     wrong = set()
     width = max(len(x) for x, *_ in reference)
     if tuple(batch.x.shape) != (len(reference), width):
@@ -177,7 +179,7 @@ def test_window_batches_restart_anywhere():
 
 
 def of_lengths(lengths, spare=0):
-    """A stand-in for a dataset: one row a length, each of length + spare tokens."""
+    """A substitute for a dataset: one row per length, each of length + spare tokens."""
     lengths = np.asarray(lengths)
     return SimpleNamespace(task_lengths=lengths, tokens=lengths + 1 + spare)
 
@@ -215,7 +217,7 @@ def test_batches_have_one_length_where_the_groups_suffice():
 
 
 def test_no_batch_exceeds_batch_chars_by_padding():
-    """Pooled leftovers once took the size of their shortest rows, which put thousands of short rows beside a long one."""
+    """Keeps out batches of the size that suits their shortest rows: thousands of short rows padded to a long one."""
     rng = np.random.default_rng(5)
     for _ in range(40):
         budget = int(rng.integers(50, 2_000))
@@ -276,7 +278,7 @@ def test_fresh_batches_restart_anywhere_and_do_not_repeat():
     assert len({int(b.meta["length"][0]) for b in first}) > 3
 
 
-def test_fresh_batches_go_on_behind_the_last_one_when_iterated_again():
+def test_fresh_batches_continue_after_the_last_one_when_iterated_again():
     task, args = make("reverse", train_size=0, batch_chars=0, batch_size=4)
     fresh = FreshBatches(task, CharTokenizer.build(task.alphabet), args)
     six = [b.x for b in itertools.islice(fresh, 6)]
@@ -320,7 +322,7 @@ SCRIPT = """
 import hashlib, itertools
 from dataset import TASKS
 from dataset.loaders import build_loaders
-from src.config import resolve
+from src.flags.fields import resolve
 for size in (0, 60):
     cls = TASKS["needle"].load()
     args = resolve(cls, train_size=size, context_len=32, val_size=10, test_size=10)
@@ -433,21 +435,48 @@ def test_rows_taken_from_a_batch_make_up_the_batch():
     assert parts[1].meta["row"].tolist() == [1, 4]
 
 
+@pytest.mark.slow
 def test_drawing_and_tokenising_twenty_thousand_needles_is_fast():
-    """Two seconds is the goal for the base preset's training set; three times that leaves room for a busy machine."""
+    """The training set of the base preset takes about two seconds. Six allow for a busy machine."""
     task, _ = make("needle", context_len=512, train_size=20_000)
     tokenizer = CharTokenizer.build(task.alphabet)
     began = time.perf_counter()
     examples, lengths = draw_train_set(task, 20_000, "uniform", 1)
     data = ExampleDataset(examples, lengths, task, tokenizer, "answer")
     seconds = time.perf_counter() - began
-    print(f"20,000 needle examples up to 512 characters, drawn and tokenised: {seconds:.2f} s")
     assert len(data) == 20_000
     assert seconds < 6.0
 
 
-def test_drawing_a_training_set_rejects_keys_of_val_and_test():
-    from dataset.splits import split_of
+@pytest.mark.slow
+def test_ten_thousand_recall_examples_become_batches_in_about_a_second():
+    """About 0.25 s for (64, 4) with 8192 symbols. 1.25 s allow for a busy machine."""
+    task, _ = make("recall", context_len=64, n_pairs=4, vocab=8192, train_lengths="fixed")
+    tokenizer = CharTokenizer.build(task.alphabet)
+    began = time.perf_counter()
+    examples, lengths = draw_train_set(task, 10_000, "fixed", 0)
+    data = ExampleDataset(examples, lengths, task, tokenizer, "answer")
+    for rows in LengthBatches(data, 512, 0, 0):
+        collate_fn((data, rows))
+    assert time.perf_counter() - began < 1.25
 
+
+@pytest.mark.parametrize("name", ["recall", "needle", "parity"])
+def test_batches_have_no_python_loop_over_characters(name):
+    """A bound on executed lines, which does not depend on how busy the machine is: encoding, planning, collating."""
+    task, _ = make(name, context_len=64)
+    tokenizer = CharTokenizer.build(task.alphabet)
+    examples, lengths = draw_train_set(task, 1_000, "fixed", 0)
+
+    def batches():
+        data = ExampleDataset(examples, lengths, task, tokenizer, "answer")
+        for rows in LengthBatches(data, 512, 0, 0):
+            collate_fn((data, rows))
+
+    labels = sum(len(e.labels or ()) for e in examples) / len(examples)
+    assert executed_lines(batches) / 1_000 <= 20 + 3 * labels
+
+
+def test_drawing_a_training_set_rejects_keys_of_val_and_test():
     task, _ = make("rle")
     assert {split_of(task.key(e)) for e in draw_train(task, 300, 6, stream(task, "x", 0))} == {"train"}

@@ -1,7 +1,9 @@
-"""Language tasks on files: Parquet, .txt, .jsonl and folders; vocabulary and <unk>; splits; malformed input; memory; whole runs.
+"""Language tasks on files: Parquet, .txt, .jsonl, folders. Vocabulary and <unk>, splits, malformed input, whole runs.
 
-python -m pytest tests/dataset/test_text_tasks.py                 (SEQ_BENCH_DATA names the folder with wikitext2_small, for the tests on real files)
-python -m pytest tests/dataset/test_text_tasks.py -m slow         (peak memory against the size of the file)
+    python -m pytest tests/dataset/test_text_tasks.py
+    python -m pytest tests/dataset/test_text_tasks.py -m slow         (peak memory against the size of the file)
+
+The tests on real files run if SEQ_BENCH_DATA names a folder with wikitext2_small.
 """
 
 import importlib
@@ -156,20 +158,20 @@ def test_blocks_cut_nothing(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("line", "why"),
     [
-        (b'{"text": ', "no JSON"),
+        (b'{"text": ', "not JSON"),
         (b"", "empty"),
         (b"  ", "empty"),
-        (b"[1, 2]", "a list and no object"),
-        (b'"text"', "a str and no object"),
+        (b"[1, 2]", "a list, not an object"),
+        (b'"text"', "a str, not an object"),
         (b'{"txt": "a"}', "without \"text\", with 'txt'"),
         (b"{}", "no keys"),
-        (b'{"text": 5}', "a int and no string"),
+        (b'{"text": 5}', "a int, not a string"),
         (b'{"text": null}', "a NoneType"),
         (b'{"text": "\xff"}', "not UTF-8 (byte 10"),
         (b'{"text": "a\\ud800"}', "half a surrogate pair (character 1)"),
         (b'{"text": "\\u0000"}', "NUL"),
-        (b'{"text": "a"} x', "no JSON"),
-        (b"[" * 100_000, "no JSON"),
+        (b'{"text": "a"} x', "not JSON"),
+        (b"[" * 100_000, "not JSON"),
     ],
     ids=str,
 )
@@ -316,7 +318,7 @@ def test_windows_of_a_streamed_text_are_those_of_the_text(tmp_path):
     assert len(loaders["train"].dataset.spans) == 20
 
 
-def test_floors_come_from_counts_and_equal_the_definition(tmp_path):
+def test_chance_comes_from_counts_and_equals_the_definition(tmp_path):
     task = text_task(write(tmp_path / "own.txt"))
     found = chance_levels(TaskData(task, task.tokenizer(), None), [])
     common = Counter(task.text("train")).most_common(1)[0][0]
@@ -444,7 +446,12 @@ def test_without_pyarrow_the_error_says_how_to_install_it(tmp_path, monkeypatch)
 
 
 def test_registering_and_importing_needs_no_pyarrow():
-    script = "import sys; sys.modules['pyarrow'] = None; import dataset.wikitext, dataset.text; from dataset import TASKS; print(TASKS['wikitext'].needs)"
+    script = """
+import sys
+sys.modules["pyarrow"] = None
+import dataset.wikitext, dataset.text
+print(dataset.TASKS["wikitext"].needs)
+"""
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
     )
@@ -484,7 +491,7 @@ def test_the_hub_s_copy_is_fetched_once_and_named(tmp_path, monkeypatch, offline
 @pytest.mark.parametrize("data", [b"", b"<html>not here</html>", b"PAR1 cut off"], ids=["empty", "page", "cut"])
 def test_what_is_no_parquet_file_is_not_kept(monkeypatch, offline, data):
     serve(monkeypatch, {TRAIN: data})
-    with pytest.raises(UserError, match="no whole Parquet file"):
+    with pytest.raises(UserError, match="not a whole Parquet file"):
         wikitext_task()
     assert not offline.exists()
 
@@ -492,7 +499,7 @@ def test_what_is_no_parquet_file_is_not_kept(monkeypatch, offline, data):
 def test_without_a_network_the_error_names_the_folder_to_give():
     pytest.importorskip("pyarrow", reason="pyarrow is not installed")
     with pytest.raises(
-        UserError, match=r"--data_path: missing, and the hub's copy could not be had .*no network here"
+        UserError, match=r"--data_path: missing, and the hub's copy could not be fetched .*no network here"
     ) as caught:
         wikitext_task()
     assert TRAIN in str(caught.value)
@@ -543,7 +550,7 @@ def test_a_run_goes_all_the_way(main, monkeypatch, tmp_path, kind):
     assert list(metrics["baselines"]) == [f"ngram_{i}" for i in range(1, 7)]
     code, out, err = main(
         "generate", "--out_dir", "run", "--prompt", "line 7é"
-    )  # a character outside the vocabulary is <unk>, no error
+    )  # a character outside the vocabulary is <unk>, not an error
     assert (code, err) == (0, "")
     assert out
 
@@ -554,7 +561,7 @@ MEASURE = """
 import sys
 from dataset.loaders import TaskData, build_loaders
 from dataset.wikitext import WikiText
-from src.config import resolve
+from src.flags.fields import resolve
 args = resolve(WikiText, data_path=sys.argv[1])
 _, loaders, _ = build_loaders(WikiText(args), args)
 batches = iter(loaders["train"])
@@ -567,13 +574,12 @@ print(next(line for line in open("/proc/self/status") if line.startswith("VmHWM"
 @pytest.mark.slow
 @pytest.mark.parametrize("row_group_size", [1_000, 10**9], ids=["many row groups", "one row group"])
 def test_peak_memory_does_not_grow_with_the_file(tmp_path, row_group_size):
-    """A training text of 1 million characters and one of 48 million: held in memory as two bytes each they would differ by 96 MB.
+    """A training text of 1 million characters, and one of 48 million: 96 MB more, if they were held in memory.
 
     30 MB are allowed, because a dictionary page belongs to a row group and is decoded whole.
     """
-    if not Path(
-        "/proc/self/status"
-    ).exists():  # ru_maxrss would count the memory of this process, which starts the other
+    # ru_maxrss is no substitute: it counts the memory of this process, which starts the other.
+    if not Path("/proc/self/status").exists():
         pytest.skip("the system does not tell a process its peak memory")
     rng = np.random.default_rng(0)
     words = ["".join(rng.choice(list("abcdefghijklmnop"), 6)) for _ in range(2_000)]

@@ -8,7 +8,7 @@ import pytest
 
 from dataset import TASKS
 from dataset.tokenizer import BOS, EOS, PAD, CharTokenizer
-from src.flags.fields import UserError
+from src.flags.fields import UserError, resolve
 
 
 def test_special_tokens_come_first_and_characters_follow_by_code_point():
@@ -37,10 +37,8 @@ def test_decode_undoes_encode(text):
     assert ids.tolist() == [tokenizer.ids[c] for c in text]
 
 
-@pytest.mark.parametrize("name", [n for n, entry in TASKS.items() if entry.load().kind != "language"])
+@pytest.mark.parametrize("name", [n for n, entry in TASKS.items() if not entry.load().reads_text])
 def test_every_character_of_a_task_has_an_id_of_its_own(name):
-    from src.flags.fields import resolve
-
     cls = TASKS[name].load()
     alphabet = cls(resolve(cls)).alphabet
     tokenizer = CharTokenizer.build(alphabet)

@@ -1,15 +1,11 @@
-"""What is special to copy, selective_copy, recall, induction and sort: distributions, gaps, floors, mixtures, lengths, speed.
+"""What is special to copy, selective_copy, recall, induction and sort: distributions, chance, mixtures, lengths.
 
-    python -m pytest tests/dataset/test_field_tasks.py
-
-The checks that every task passes are those of test_tasks.py, run here on further settings of these five.
+python -m pytest tests/dataset/test_memory_tasks.py
 """
 
-import dataclasses
 import itertools
 import json
 import math
-import time
 import unicodedata
 from collections import Counter
 
@@ -17,155 +13,24 @@ import numpy as np
 import pytest
 from conftest import TINY
 from task_checks import (
-    alphabet_errors,
-    ambiguous,
     build,
     draw,
     is_distributed,
     is_uniform,
-    leaks,
-    longest,
     oracle_failures,
-    some_lengths,
-    too_long,
 )
 
-from dataset.common import ExampleDataset, collate_fn
+from dataset.common import ExampleDataset
 from dataset.loaders import build_loaders, draw_train_set, length_loader, parse_lengths
 from dataset.plans import FreshBatches, LengthBatches
 from dataset.recall import FILLER, Recall, Setting
 from dataset.seeds import stream
-from dataset.splits import check_train_size, draw_heldout, draw_train
+from dataset.splits import draw_heldout, draw_train
 from dataset.strings import distinct
 from dataset.tokenizer import CharTokenizer
-from src.flags.fields import UserError, resolve, small_layer
+from src.flags.fields import resolve
 
-VARIANTS = [
-    ("selective_copy", {"n_data": 1, "n_symbols": 1}),
-    ("selective_copy", {"n_data": 5, "n_symbols": 26}),
-    ("recall", {"n_pairs": 4, "vocab": 64}),
-    ("recall", {"n_pairs": 3, "vocab": 64, "filler": "random"}),
-    ("recall", {"n_pairs": 4, "vocab": 20, "rebind": 2}),
-    ("recall", {"n_pairs": 5, "vocab": 40, "rebind": 3, "filler": "random", "mix_pairs": True}),
-    ("recall", {"n_pairs": 6, "vocab": 40, "mix_pairs": True}),
-    ("recall", {"vocab": 60, "mixture": ("17:2", "32:4:2", "48:3:1", "48:9:3")}),
-    ("recall", {"vocab": 60, "filler": "random", "power_a": 1.0, "mixture": ("16:4", "48:3", "48:9")}),
-    ("induction", {"vocab": 2}),
-    ("induction", {"vocab": 90}),
-    ("induction", {"mode": "repeat"}),
-    ("induction", {"mode": "repeat", "min_period": 5, "max_period": 5, "vocab": 30}),
-    ("induction", {"mode": "repeat", "min_period": 6, "max_period": 30, "vocab": 4}),
-]
 FIVE = ["copy", "selective_copy", "recall", "induction", "sort"]
-GAPPED = [("copy", {}), ("selective_copy", {}), ("recall", {}), ("induction", {}), *VARIANTS]
-variants = pytest.mark.parametrize(("name", "options"), VARIANTS, ids=str)
-
-
-# The checks of test_tasks.py on further settings.
-
-
-@variants
-def test_oracle_solves_everything(name, options):
-    task = build(name, **options)
-    for length in some_lengths(task):
-        examples = draw(task, 200, length)
-        assert not oracle_failures(task, examples)
-        assert not too_long(task, examples, length)
-        assert not ambiguous(examples)
-
-
-@variants
-def test_splits_are_disjoint(name, options):
-    task = build(
-        name, **({**options, "max_len": 256} if options.get("n_data") == 1 else options)
-    )  # else there are too few keys for a test set
-    assert not leaks(task, longest(task), 10)
-
-
-@variants
-def test_alphabet_is_what_the_examples_use(name, options):
-    task = build(name, **options)
-    assert not alphabet_errors(task, draw(task, 3_000, longest(task)))
-
-
-@variants
-def test_one_example_at_a_time_or_many_from_the_same_stream(name, options):
-    task = build(name, **options)
-    assert task.example(stream(task, "tests", 3), longest(task)) == draw(task, 1, longest(task), seed=3)[0]
-    assert (
-        draw(task, 20, longest(task))
-        == draw(build(name, **options), 20, longest(task))
-        != draw(task, 20, longest(task), seed=1)
-    )
-
-
-@pytest.mark.parametrize(
-    ("name", "options"),
-    [
-        ("copy", {"max_len": 2}),
-        ("sort", {"max_len": 3}),
-        ("selective_copy", {"n_data": 2, "n_symbols": 3, "max_len": 5}),
-        ("recall", {"n_pairs": 2, "vocab": 4, "max_len": 11}),
-        ("recall", {"n_pairs": 2, "vocab": 6, "rebind": 1, "max_len": 10}),
-        ("recall", {"n_pairs": 2, "vocab": 6, "mix_pairs": True, "max_len": 8}),
-        ("recall", {"vocab": 4, "mixture": ("8:1", "8:2", "4:1")}),
-        ("induction", {"vocab": 3, "max_len": 5}),
-    ],
-    ids=str,
-)
-def test_n_keys_is_the_number_of_keys_that_occur(name, options):
-    task = build(name, **options)
-    total = task.n_keys()
-    assert len({task.key(e) for e in draw(task, 40 * total, longest(task))}) == total
-
-
-def test_n_keys_of_a_small_space_bounds_the_training_set():
-    with pytest.raises(UserError, match="--train_size: got 5000"):
-        check_train_size(build("sort", max_len=5), 5_000)
-
-
-# Gaps: at its distance before the place where a character is to be produced stands the character itself.
-
-
-def wrong_gaps(task, e):
-    """Labels or answer characters whose gap leads to no evidence."""
-    text = e.prompt + e.answer
-    produced = (
-        [(at + 1, c) for at, c in e.labels]
-        if e.labels is not None
-        else [(len(e.prompt) + i, c) for i, c in enumerate(e.answer)]
-    )
-    return [
-        (at, c)
-        for (at, c), gap in zip(produced, e.gaps, strict=True)
-        if text[at - gap] != c or not is_evidence(task, text, at - gap, at)
-    ]
-
-
-def is_evidence(task, text, source, at):
-    """Whether the character at `source` is the one that decides what is produced at `at`."""
-    kind = type(task).__name__
-    if kind == "Copy":
-        return at - source == text.index(">") + 1
-    if kind == "SelectiveCopy":
-        before, answered = text[:source], at - text.index(">") - 1
-        return len(before.replace(".", "")) == answered
-    if kind == "Recall":  # the value stands behind the same key, and the key gets no other value in between
-        key, context = text[source - 1], text[: text.index(text[at - 1], source + 1)]
-        return text[at - 1] == key and source % 2 == 1 and key not in context[source:]
-    if task.repeats:
-        return all(text[i] == text[i - (at - source)] for i in range(at - source, len(text)))
-    return text[source - 1] == "*" == text[at - 1] and source < at
-
-
-@pytest.mark.parametrize(("name", "options"), GAPPED, ids=str)
-def test_gaps_point_at_the_evidence_and_the_check_can_fail(name, options):
-    task = build(name, **options)
-    for length in some_lengths(task):
-        for e in draw(task, 60, length):
-            assert not wrong_gaps(task, e)
-    shifted = [dataclasses.replace(e, gaps=tuple(gap - 1 for gap in e.gaps)) for e in draw(task, 20, length)]
-    assert any(wrong_gaps(task, e) for e in shifted)
 
 
 # Distributions.
@@ -194,11 +59,6 @@ def test_selective_copy_places_and_symbols_are_uniform(length):
     assert is_uniform([c for e in examples for c in e.answer], "abcde")
 
 
-def test_copy_and_sort_draw_their_characters_uniformly():
-    assert is_uniform([e.answer[17] for e in draw(build("copy"), 8_000, 64)], "abcdefghijklmnopqrstuvwxyz")
-    assert is_uniform([e.prompt[17] for e in draw(build("sort"), 8_000, 64)], "0123456789")
-
-
 def slots_of(task, e):
     """Slots of the queries, counted from 1, in the order in which the keys were written."""
     context = 2 * (e.meta["pairs"] + task.args.rebind)
@@ -206,7 +66,7 @@ def slots_of(task, e):
 
 
 def successive(slots, pairs, a):
-    """{ordered choice of slots: its probability} when they are drawn one after another with p(j) ~ j^(a-1) from those left."""
+    """{ordered choice of slots: its probability}, drawn one after another with p(j) ~ j^(a-1) from those left."""
     weight = {j: j ** (a - 1) for j in range(1, slots + 1)}
     found = {}
     for chosen in itertools.permutations(weight, pairs):
@@ -223,7 +83,7 @@ def successive(slots, pairs, a):
 def test_recall_queries_take_slots_one_after_another_by_the_power_law(slots, pairs, a):
     """Both ways of choosing, by a full sort and by a partial one, against the probabilities of drawing in turn."""
     task = build("recall", n_pairs=pairs, vocab=64, power_a=a, max_len=2 * pairs + 2 * slots)
-    found = [slots_of(task, e) for e in draw(task, 30_000, longest(task))]
+    found = [slots_of(task, e) for e in draw(task, 30_000, task.longest_length())]
     assert is_distributed(found, successive(slots, pairs, a))
     assert not is_distributed(found, successive(slots, pairs, a + 0.2))
 
@@ -302,13 +162,13 @@ def test_induction_leaves_periods_with_too_few_strings_out_of_the_test():
     assert {e.gaps[0] for e in examples} == set(range(3, 17))
 
 
-# Floors and ceilings.
+# Chance and ceilings.
 
 
 @pytest.mark.parametrize(
     "options", [{"n_pairs": 4}, {"n_pairs": 4, "rebind": 2}, {"n_pairs": 5, "mix_pairs": True}], ids=str
 )
-def test_recall_floors_are_what_guessing_reaches(options):
+def test_recall_chance_is_what_guessing_reaches(options):
     task = build("recall", vocab=64, **options)
     examples = draw(task, 4_000, 64)
     rng = np.random.default_rng(0)
@@ -317,12 +177,12 @@ def test_recall_floors_are_what_guessing_reaches(options):
         values = e.prompt[1 : 2 * (e.meta["pairs"] + task.args.rebind) : 2]
         hits += [rng.choice(list(values)) == gold for _, gold in e.labels]
         last += [values[-1] == gold for _, gold in e.labels]
-    floors = task.chance([], examples)
-    assert floors.keys() == {"random_value", "last_value"}
-    assert abs(floors["random_value"] - np.mean(hits)) < 4 * (0.25 / len(hits)) ** 0.5
-    assert floors["last_value"] == pytest.approx(np.mean(last))
+    found = task.chance([], examples)
+    assert found.keys() == {"random_value", "last_value"}
+    assert abs(found["random_value"] - np.mean(hits)) < 4 * (0.25 / len(hits)) ** 0.5
+    assert found["last_value"] == pytest.approx(np.mean(last))
     if options == {"n_pairs": 4}:
-        assert floors == {"random_value": pytest.approx(1 / 4), "last_value": pytest.approx(1 / 4)}
+        assert found == {"random_value": pytest.approx(1 / 4), "last_value": pytest.approx(1 / 4)}
 
 
 def ideal_accuracy(task, length):
@@ -411,7 +271,7 @@ def test_mixture_batches_never_mix_lengths(train_size):
 
 
 def test_pooled_leftovers_would_mix_the_lengths_of_a_mixture():
-    """What pool_lengths keeps out: the plan of other tasks puts leftover rows of several lengths into one batch."""
+    """What pool_lengths = False keeps out: other tasks put leftover rows of several lengths into one batch."""
     args = resolve(Recall, preset={}, vocab=60, mixture=MIXTURE)
     task = Recall(args)
     examples, lengths = draw_train_set(task, 300, "uniform", 1)
@@ -454,22 +314,6 @@ def test_recall_batches_train_and_score_the_labels_alone():
         assert batch.gaps[row][batch.score[row]].tolist() == list(e.gaps)
 
 
-def test_a_hundred_thousand_recall_examples_become_arrays_in_seconds():
-    """The contract is 2.5 s for 100,000 of (64, 4) with 8192 symbols; a tenth of them in 1.25 s leaves room for a machine five times as busy."""
-    args = resolve(Recall, preset={}, context_len=64, n_pairs=4, train_lengths="fixed", batch_size=512)
-    task = Recall(args)
-    tokenizer = CharTokenizer.build(task.alphabet)
-    seconds = []
-    for seed in range(3):
-        start = time.perf_counter()
-        examples, lengths = draw_train_set(task, 10_000, "fixed", seed)
-        data = ExampleDataset(examples, lengths, task, tokenizer, "answer")
-        for rows in LengthBatches(data, 512, 0, seed):
-            collate_fn((data, rows))
-        seconds.append(time.perf_counter() - start)
-    assert min(seconds) < 1.25
-
-
 # Length generalisation.
 
 
@@ -501,81 +345,16 @@ def test_every_length_of_eval_lengths_has_a_test_set(name, options):
             assert batch.score.any(dim=1).all()
 
 
-@pytest.mark.parametrize("name", FIVE)
-def test_small_layer_fits_a_batch(name):
-    task = build(name, **{k: v for k, v in small_layer(type(build(name))).items() if k != "max_steps"})
-    assert task.max_tokens() * 8 <= task.args.batch_chars
-
-
-# Wrong flags.
-
-
-@pytest.mark.parametrize(
-    ("name", "options", "message"),
-    [
-        ("selective_copy", {"n_data": 65}, "--max_len: got 64, allowed: >= 65"),
-        ("selective_copy", {"min_len": 8}, "--min_len: got 8, allowed: >= 16"),
-        ("selective_copy", {"min_len": 65}, "--min_len: got 65"),
-        ("selective_copy", {"n_symbols": 27}, "--n_symbols"),
-        ("recall", {"n_pairs": 17}, "--context_len: got 64, allowed: >= 68"),
-        ("recall", {"n_pairs": 4, "max_len": 15}, "--max_len: got 15, allowed: >= 16"),
-        ("recall", {"n_pairs": 4, "min_len": 15}, "--min_len: got 15, allowed: >= 16"),
-        ("recall", {"n_pairs": 4, "rebind": 5}, "--rebind: got 5, allowed: at most 4"),
-        ("recall", {"n_pairs": 4, "rebind": 2, "vocab": 10}, "--vocab: got 10, allowed: >= 12"),
-        ("recall", {"vocab": 63}, "--vocab: got 63, allowed: an even number"),
-        ("recall", {"filler": "blank"}, "--filler"),
-        ("recall", {"power_a": 0.0}, "--power_a"),
-        ("recall", {"mixture": ("64",)}, "--mixture: got '64', allowed: LENGTH:PAIRS"),
-        ("recall", {"mixture": ("64:4:1:1",)}, "--mixture: got '64:4:1:1'"),
-        ("recall", {"mixture": ("64:four",)}, "--mixture: got '64:four'"),
-        ("recall", {"mixture": ("64:4:0",)}, "share above 0"),
-        ("recall", {"mixture": ("64:4:nan",)}, "share above 0"),
-        ("recall", {"mixture": ("64:17",)}, "--mixture: got a length of 64 for 17 pairs, allowed: >= 68"),
-        ("recall", {"mixture": ("64:4",), "max_len": 64}, "--max_len: does not go with --mixture"),
-        ("recall", {"mixture": ("64:4",), "mix_pairs": True}, "--mix_pairs: does not go with --mixture"),
-        (
-            "recall",
-            {"mixture": ("64:4",), "train_lengths": "fixed"},
-            "--train_lengths fixed: does not go with --mixture",
-        ),
-        ("induction", {"max_len": 2}, "--max_len: got 2, allowed: >= 3"),
-        ("induction", {"min_len": 2}, "--min_len: got 2, allowed: >= 3"),
-        ("induction", {"mode": "repeat", "max_period": 64}, "--context_len: got 64, allowed: >= 65"),
-        ("induction", {"mode": "repeat", "min_period": 9, "max_period": 8}, "--min_period: got 9, allowed: 1 .. 8"),
-        ("induction", {"vocab": 1}, "--vocab"),
-        ("copy", {"min_len": 65}, "--min_len: got 65"),
-        ("sort", {"min_len": 0}, "--min_len: got 0"),
-    ],
-    ids=str,
-)
-def test_flags_that_do_not_fit_are_user_errors(name, options, message):
-    with pytest.raises(UserError) as caught:
-        build(name, **options)
-    assert message in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("name", "options", "length", "message"),
-    [
-        ("selective_copy", {}, 15, "length 15: too short"),
-        ("recall", {}, 63, "length 63: too short"),
-        ("induction", {}, 2, "length 2: too short"),
-        ("induction", {"mode": "repeat"}, 16, "length 16: too short"),
-        ("recall", {"vocab": 20, "mixture": ("16:4",)}, 64, "its 16 pairs need --vocab 32"),
-    ],
-    ids=str,
-)
-def test_lengths_that_cannot_hold_an_example_are_refused(name, options, length, message):
-    with pytest.raises(UserError, match=message):
-        draw(build(name, **options), 1, length)
+# A whole run.
 
 
 def test_recall_trains_on_a_mixture_and_reports_its_curves(main, tmp_path):
-    """The whole command: mixture, vocabulary of 60, slices, floors and a length curve."""
+    """The whole command: mixture, vocabulary of 60, slices, chance levels and a length curve."""
     code, _, err = main(
         "--task",
         "recall",
+        "--model",
+        "transformer",
         "--mixture",
         "16:2:3,24:4:1",
         "--vocab",
