@@ -19,9 +19,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from dataclasses import dataclass
 
-from src.flags.fields import MeasureControl, ModelConfig, UserError, field_types, option, own_config
+from src.flags.fields import MeasureControl, ModelConfig, UserError, field_types, machine_flags, own_config
 from src.flags.parser import Parser, add_flags, config_of, read_flags
 from src.measure.speed.plan import SpeedConfig, build_subjects, checked, digest, resolve_threads, tried
 from src.measure.speed.subjects import DEFAULTS
@@ -29,20 +28,14 @@ from src.measure.speed.subjects import DEFAULTS
 KIND = "speed"
 
 
-@dataclass(frozen=True)
-class SpeedMachine:
-    """run"""
-
-    precision: str = option(
-        "auto", "auto = bf16 where the device is fast at it, else fp32", choices=("auto", "fp32", "fp16", "bf16")
-    )
-    device: str = option("auto", "auto, cpu, cuda or cuda:N")
-    threads: int = option(0, "CPU threads; 0 = torch's choice", least=0, most=1024)
-    compile: bool = option(
-        False, "torch.compile the model where it trains (not the lone mixer of `memory`, nor decoding)"
-    )
-    backend: str = option("auto", "kernels: auto, NAME for all ops that have it, or op=NAME,...")
-    seed: int = option(1337, "seed of weights, tokens and bootstraps", least=0, most=2**31 - 1)
+SpeedMachine = machine_flags(
+    "precision",
+    "device",
+    "threads",
+    "backend",
+    compile="torch.compile the model where it trains (not the lone mixer of `memory`, nor decoding)",
+    seed="seed of weights, tokens and bootstraps",
+)
 
 
 def model_flags():
