@@ -4,15 +4,15 @@
     drawn = draw(job, lengths)                                      # the batches of each length
     measure(job, drawn, steps, limits, record, progress)            # rows into a Record, and files beside them
 
-Data, model, optimiser, precision and the step itself are those of `train` (src.setup.plan, src.utils.training). A step is
-measured in three ways:
+Data, model, optimiser, precision and the step itself are those of `train` (src.setup.plan, src.utils.training). A step
+is measured in three ways:
 
-- operators: `steps` steps, recorded with as little overhead as the profiler allows, for the table. The rest of a step is
-  "outside operators": Python and torch's dispatch on a CPU, waiting on a GPU.
+- operators: `steps` steps, recorded with as little overhead as the profiler allows, for the table. The rest of a step
+  is "outside operators": Python and torch's dispatch on a CPU, waiting on a GPU.
 - detail: DETAIL_STEPS steps with stacks, shapes and allocations, for trace.json, stacks.txt, TensorBoard and the memory
   timeline. Recording makes the times in these files longer.
-- lengths: the step without any profiler. All lengths are timed alternately (src.measure.timing). One more step per length
-  is recorded for its allocations.
+- lengths: the step without any profiler. All lengths are timed alternately (src.measure.timing). One more step per
+  length is recorded for its allocations.
 
 Batches are drawn before the steps that use them, and drawing has a row of its own. The caller runs the accuracy gate
 (src/measure/gate.py) before any of this.
@@ -255,7 +255,7 @@ def record_steps(step, steps: int, device, ready, **options) -> None:
 
 @contextlib.contextmanager
 def without_kinetos_lines(unwanted: bytes = b"USDT:"):
-    """Hold back what is written to file descriptor 2, and write it at the end without the lines that begin with `unwanted`.
+    """Hold back what is written to file descriptor 2; at the end write it without the lines that begin with `unwanted`.
 
     libkineto writes such lines from C++ at every log level when a recording starts or stops. They would break the
     progress bar.
@@ -338,7 +338,7 @@ def default_lengths(task, args) -> list[int] | str:
 
 
 def draw(job: Job, given) -> dict | str:
-    """{length: (batches, max_tokens)} of the given lengths, else of the task's own; or a text that says why it has none.
+    """{length: (batches, max_tokens)} of the given lengths, else of the task's own; or why the task has none.
 
     Raises UserError for a length that the task cannot draw.
     """
@@ -356,7 +356,7 @@ def draw(job: Job, given) -> dict | str:
 
 
 def batches_at(job: Job, length: int) -> tuple[list, int]:
-    """(BATCHES training batches of one length, tokens of their longest possible sequence). Rows: as `train` takes them."""
+    """(BATCHES training batches of one length, with as many rows as in `train`; tokens of the longest sequence)."""
     task, args = job.task, job.args
     if task.reads_text:
         return _windows(job, length), length

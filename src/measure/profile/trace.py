@@ -1,8 +1,8 @@
 """What a trace of torch's profiler says: self times by operator and by group, folded stacks, and bytes held over time.
 
 The Chrome trace (JSON) is the one output that is the same in all versions of the profiler. `key_averages` mixes Python
-frames into its table, and `export_stacks` is empty without an experimental setting. So everything is read from the trace,
-and a trace written by hand can test it.
+frames into its table, and `export_stacks` is empty without an experimental setting. So everything is read from the
+trace, and a trace written by hand can test it.
 
     trace = json.load(open("trace.json"))
     operators(trace, own=frozenset())        # per operator: group, calls per step and ms in each step
@@ -29,7 +29,8 @@ PROFILER_FILES = ("torch/profiler/", "torch/autograd/profiler.py")
 DEVICE_TYPES = {"cpu": 0, "cuda": 1}  # c10::DeviceType, as the trace numbers it
 
 # Names without "aten::", without underscores at either end and without "_backward". Sums, softmax and losses count as
-# elementwise, because they read their input once or twice. Views count as data movement: they move nothing, but cost time.
+# elementwise, because they read their input once or twice. Views count as data movement: they
+# move nothing, but take time.
 NAMES = {
     "matrix products": (
         "mm addmm bmm baddbmm addbmm matmul linear dot mv addmv ger outer einsum convolution conv1d conv2d "
@@ -277,8 +278,8 @@ def allocations(trace: dict, device_type: str) -> list[tuple[float, int]]:
     """(milliseconds since the first one, bytes held) after every allocation and release on devices of this type.
 
     Only memory that was allocated while recording counts. A release of older memory, such as the gradients of the step
-    before, changes nothing. So the highest value is the peak above the bytes held before. Allocations of other libraries,
-    such as NumPy's arrays, are not recorded.
+    before, changes nothing. So the highest value is the peak above the bytes held before. Allocations of other
+    libraries, such as NumPy's arrays, are not recorded.
     """
     wanted = DEVICE_TYPES[device_type]
     events = [
