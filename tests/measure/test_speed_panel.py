@@ -3,6 +3,7 @@
 python -m pytest tests/measure/test_speed_panel.py
 """
 
+import gc
 import importlib
 import json
 import os
@@ -97,6 +98,7 @@ def one_server():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(child.Children, "__enter__", lambda self: server)
         yield
+    gc.unfreeze()
     server.close()
 
 
@@ -128,11 +130,16 @@ def clock(monkeypatch):
 
 
 def run(folder, *arguments, draw: bool = False) -> tuple[int, list[dict]]:
-    """(exit code, rows) of the command, run into folder/out. Figures take seconds, so few tests draw them."""
+    """(exit code, rows) of the command, run into folder/out. An argument may be several words.
+
+    Figures take seconds, so few tests draw them.
+    """
+    gc.freeze()  # a study collects garbage after each point, which is slow among all that pytest has loaded
     with pytest.MonkeyPatch.context() as patch:
         if not draw:
             patch.setattr(speed_figures, "draw_all", lambda history, folder: [])
-        code = speed.main([*map(str, arguments), *SMALL, "--out_dir", str(folder / "out")])
+        words = [word for argument in arguments for word in str(argument).split()]
+        code = speed.main([*words, *SMALL, "--out_dir", str(folder / "out")])
     return code, read(folder / "out")
 
 
@@ -190,7 +197,7 @@ def test_the_planted_decoding_times_and_bytes_of_a_state_are_found(tmp_path, clo
         tmp_path,
         "--model",
         ",".join(models),
-        *"--panel decode --lengths 32,64,128,256 --decode_batches 1,4".split(),
+        "--panel decode --lengths 32,64,128,256 --decode_batches 1,4",
     )
     findings = analyse(rows)
 
@@ -223,7 +230,7 @@ def memory_of(rows, metric, model, x) -> int:
 
 
 def check_planted_memory(folder, lengths, rel) -> None:
-    """Linear: ones (4, T, 2048) exist while (4, T, 64) is made. Square: (4, T, T) twice. x and gradients are (4, T, 8)."""
+    """Linear: ones (4, T, 2048) exist while (4, T, 64) is made. Square: (4, T, T) twice. Others are (4, T, 8)."""
     models = [layer(folder, "linear", seconds=0), layer(folder, "square", **{**SQUARE, "seconds": 0})]
     _, rows = run(folder, "--model", *models, "--panel", "memory", "--lengths", ",".join(map(str, lengths)))
     findings = analyse(rows)
@@ -250,7 +257,7 @@ def test_the_planted_bytes_kept_and_peak_are_found_by_a_process_of_its_own(tmp_p
 
 
 def test_memory_that_a_child_touches_for_the_first_time_is_seen(tmp_path):
-    """The second pass, which is measured, allocates 32 MiB more than the first: no allocator has it left from before."""
+    """The measured second pass allocates 32 MiB more than the first, so that no allocator has it from before."""
     grows = "Layer.calls = getattr(Layer, 'calls', 0) + 1; torch.ones(B, T, 2048 if Layer.calls == 2 else 1)"
     path = layer(tmp_path, "grows", seconds=0, allocate=grows)
     _, rows = run(tmp_path, "--model", path, "--panel", "memory", "--lengths", "1024")
@@ -261,8 +268,8 @@ def test_memory_that_a_child_touches_for_the_first_time_is_seen(tmp_path):
 def test_the_peak_of_a_training_step_is_weights_and_what_the_step_allocates(tmp_path, monkeypatch):
     memory_by_torch(monkeypatch)
     path = layer(tmp_path, "linear", seconds=0, allocate="torch.ones(B, T, 8192)")
-    line = "--panel train --lengths 256,512 --batch_tokens 1024 --cell_seconds 0.05".split()
-    _, rows = run(tmp_path, "--model", path, *line)
+    line = "--panel train --lengths 256,512 --batch_tokens 1024 --cell_seconds 0.05"
+    _, rows = run(tmp_path, "--model", path, line)
     of = {(r["metric"], r["x"]): r["value"] for r in rows}
     # parameters, gradients and two moments; and AdamW's step counters
     assert of["weights_bytes", 256] == pytest.approx(4 * 4 * rows[0]["parameters"], rel=0.05)
@@ -273,19 +280,16 @@ def test_the_peak_of_a_training_step_is_weights_and_what_the_step_allocates(tmp_
 # What goes wrong is a row
 
 
-@pytest.mark.parametrize(
-    "error",
-    ["MemoryError()", "RuntimeError('DefaultCPUAllocator: can\\'t allocate memory: you tried to allocate 1 bytes')"],
-)
-def test_a_length_without_memory_is_a_row_and_longer_ones_are_not_tried(tmp_path, error, monkeypatch):
+def test_a_length_without_memory_is_a_row_and_longer_ones_are_not_tried(tmp_path, monkeypatch):
     no_children(monkeypatch)
-    lines = f"if T > 64: raise {error}"
+    error = "DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes"
+    lines = f"if T > 64: raise RuntimeError({error!r})"
     models = [layer(tmp_path, "hungry", seconds=0, allocate=lines), layer(tmp_path, "fine", seconds=0)]
     code, rows = run(
         tmp_path,
         "--model",
         *models,
-        *"--panel train,decode --lengths 32,128,256 --batch_tokens 256 --decode_batches 1 --cell_seconds 0.02".split(),
+        "--panel train,decode --lengths 32,128,256 --batch_tokens 256 --decode_batches 1 --cell_seconds 0.02",
     )
     assert code == 0
     for panel in ("train", "decode"):
@@ -325,7 +329,7 @@ def test_an_op_that_is_wrong_is_caught_by_the_gate_and_not_timed(tmp_path, monke
     no_children(monkeypatch)
     _, rows = run(
         tmp_path,
-        *"--model transformer,gru --n_head 2 --panel train --lengths 16,32 --batch_tokens 64 --cell_seconds 0.01".split(),
+        "--model transformer,gru --n_head 2 --panel train --lengths 16,32 --batch_tokens 64 --cell_seconds 0.01",
     )
     attention = [r for r in rows if r["model"] == "transformer"]
     assert {r["status"] for r in attention} == {"gate failed"}
@@ -360,7 +364,7 @@ def test_a_time_is_stored_under_the_form_that_ran(tmp_path, monkeypatch):
     )
     _, rows = run(
         tmp_path,
-        *"--model transformer --n_head 2 --panel train --lengths 16 --batch_tokens 16 --cell_seconds 0.01".split(),
+        "--model transformer --n_head 2 --panel train --lengths 16 --batch_tokens 16 --cell_seconds 0.01",
     )
     assert gated == [("attention", "sdpa")]
     assert {r["backend"]["attention"]["backend"] for r in rows} == {"sdpa"}
@@ -374,16 +378,23 @@ def test_the_watch_over_the_ops_ends():
     assert {op: vars(importlib.import_module(f"src.ops.{op}")) for op in OPS} == before
 
 
+PLAIN = """
+from src.models.base import Mixer
+
+class Plain(Mixer):
+    def forward(self, x):
+        return x.cumsum(1)
+"""
+
+
 def test_a_replayed_cache_stops_at_512_and_says_so(tmp_path):
     path = tmp_path / "plain.py"
-    path.write_text(
-        "from src.models.base import Mixer\n\nclass Plain(Mixer):\n    def forward(self, x):\n        return x.cumsum(1)\n"
-    )
+    path.write_text(PLAIN)
     _, rows = run(
         tmp_path,
         "--model",
         path,
-        *"--panel decode --lengths 512,1024 --decode_batches 1 --cell_seconds 0.01".split(),
+        "--panel decode --lengths 512,1024 --decode_batches 1 --cell_seconds 0.01",
     )
     last = [r for r in rows if r["x"] == 1024]
     assert [r["status"] for r in last] == ["unsupported"]
@@ -394,8 +405,9 @@ def test_a_replayed_cache_stops_at_512_and_says_so(tmp_path):
 # Files, interrupts, continuing
 
 QUICK = (
-    "--model gru,lstm --lengths 16,32,64 --batch_tokens 128 --decode_batches 1 --sizes 20k,40k --scaling_len 16 --scaling_tokens 32 --cell_seconds 0.02"
-).split()
+    "--model gru,lstm --lengths 16,32 --batch_tokens 64 --decode_batches 1 --sizes 20k,40k --scaling_len 16",
+    "--scaling_tokens 32 --cell_seconds 0.02",
+)
 
 
 @pytest.fixture(scope="module")
@@ -431,7 +443,8 @@ def test_hybrids_and_whole_models_are_measured_where_they_can_be(tmp_path):
         "--model",
         "hybrid",
         tmp_path / "whole.py",
-        *"--layers gru,transformer --n_head 2 --panel train,memory,decode --lengths 16,32 --batch_tokens 32 --decode_batches 2 --cell_seconds 0.01".split(),
+        "--layers gru,transformer --n_head 2 --panel train,memory,decode --lengths 16,32 --batch_tokens 32",
+        "--decode_batches 2 --cell_seconds 0.01",
     )
     for model, why in (("hybrid", "a hybrid has several mixers"), ("whole", "a whole model of its own has no mixer")):
         assert {r["status"] for r in rows if r["model"] == model and r["panel"] != "memory"} == {"ok"}
@@ -472,7 +485,6 @@ def test_the_same_command_again_measures_nothing_and_other_flags_are_refused(who
     assert (whole / "results.jsonl").read_bytes() == before
     for change, words in (
         (["--seed", "3"], "begun with seed 1337, now 3"),
-        (["--lengths", "128"], "begun with lengths"),
         (["--embed_std", "2"], "begun with models.gru.embed_std 1.0, now 2.0"),
     ):
         with pytest.raises(UserError, match=words):
@@ -492,12 +504,10 @@ def test_figures_and_tables_are_made_again_without_torch(whole):
     assert {p.name: p.read_bytes() for p in (whole / "figures").iterdir()} == before
 
 
-@pytest.mark.parametrize("after", [1, 4])
-def test_an_interrupt_keeps_what_was_measured_and_the_same_command_goes_on(tmp_path, monkeypatch, capsys, after):
+def test_an_interrupt_keeps_what_was_measured_and_the_same_command_continues(tmp_path, monkeypatch, capsys):
     no_children(monkeypatch)
-    line = [
-        *"--model gru,lstm --panel train --lengths 16,32,64 --batch_tokens 64 --cell_seconds 0.01".split(),
-    ]
+    after = 3  # cells: both of the overhead, and one of two at the first length
+    line = "--model gru,lstm --panel train --lengths 16,32 --batch_tokens 64 --cell_seconds 0.01"
     real, calls = Train.fields, []
 
     def fields(self, *arguments):
@@ -507,7 +517,7 @@ def test_an_interrupt_keeps_what_was_measured_and_the_same_command_goes_on(tmp_p
         return real(self, *arguments)
 
     monkeypatch.setattr(Train, "fields", fields)
-    code, rows = run(tmp_path, *line)
+    code, rows = run(tmp_path, line)
     assert code == 130
     kept = len({key_of(r) for r in rows})
     assert kept == after
@@ -515,12 +525,12 @@ def test_an_interrupt_keeps_what_was_measured_and_the_same_command_goes_on(tmp_p
     assert "continue with: python benchmark.py speed --model gru,lstm" in said
     assert said.rstrip().endswith(str(tmp_path / "out"))
     assert json.loads((tmp_path / "out" / "history.json").read_text())["status"] == "interrupted"
-    code, whole_rows = run(tmp_path, *line)
+    code, whole_rows = run(tmp_path, line)
     assert code == 0
     assert whole_rows[: len(rows)] == rows
     keys = [(key_of(r), r["metric"]) for r in whole_rows]
-    assert len(keys) == len(set(keys)) == 2 * (2 + 3 * 4)
-    assert len(calls) == 2 * 4 + 1
+    assert len(keys) == len(set(keys)) == 2 * (2 + 2 * 4)
+    assert len(calls) == 2 * 3 + 1
 
 
 @pytest.mark.slow
@@ -591,7 +601,8 @@ def test_flags_of_some_models_leave_the_others_alone(tmp_path, monkeypatch):
     no_children(monkeypatch)
     _, rows = run(
         tmp_path,
-        *"--model transformer,mamba,gru --pos rope --n_head 2 --backend selective_scan=eager --panel train --lengths 16 --batch_tokens 16 --cell_seconds 0.01".split(),
+        "--model transformer,mamba,gru --pos rope --n_head 2 --backend selective_scan=eager --panel train",
+        "--lengths 16 --batch_tokens 16 --cell_seconds 0.01",
     )
     assert {r["model"]: r["settings"]["pos"] for r in rows} == {"transformer": "rope", "mamba": "none", "gru": "none"}
     chosen = {r["model"]: {op: c["backend"] for op, c in r["backend"].items()} for r in rows}
@@ -690,12 +701,9 @@ def test_a_panel_without_a_value_above_zero_is_drawn(tmp_path):
 
 def test_models_of_equal_size_with_flags_of_their_own(tmp_path, monkeypatch):
     no_children(monkeypatch)
-    code = speed.main(
-        [
-            *"--model lstm,mamba --match_params 60k --d_state 8 --panel train --lengths 16 --batch_tokens 16 --cell_seconds 0.01 --threads 1 --quiet --out_dir".split(),
-            str(tmp_path / "out"),
-        ]
-    )
+    line = "--model lstm,mamba --match_params 60k --d_state 8 --panel train --lengths 16 --batch_tokens 16"
+    more = "--cell_seconds 0.01 --threads 1 --quiet --out_dir"
+    code = speed.main([*line.split(), *more.split(), str(tmp_path / "out")])
     rows = read(tmp_path / "out")
     assert code == 0
     assert {r["model"]: r["settings"].get("d_state") for r in rows} == {"lstm": None, "mamba": 8}

@@ -326,7 +326,7 @@ def memory_note(device) -> str:
 # Lengths
 
 
-def default_lengths(task, args) -> list[int] | str:
+def default_lengths(task) -> list[int] | str:
     """The longest training length, and powers of two from a quarter to eight times of it; or why the task has none."""
     longest = task.longest_length()
     if longest is None:
@@ -342,7 +342,7 @@ def draw(job: Job, given) -> dict | str:
 
     Raises UserError for a length that the task cannot draw.
     """
-    lengths = default_lengths(job.task, job.args)
+    lengths = default_lengths(job.task)
     if job.task.reads_text:
         lengths = [length for length in lengths if length <= len(job.train_loader.dataset.ids)]
     if isinstance(lengths, str):
