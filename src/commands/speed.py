@@ -103,7 +103,7 @@ def main(argv: list[str]) -> int:
 
 
 def first_look(argv: list[str]):
-    """The flags that decide how the rest is read. src.flags.parser.first_look takes one --model only, so it is not used."""
+    """The flags that decide how the rest is read. (src.flags.parser.first_look takes one --model only.)"""
     parser = Parser(add_help=False)
     for name in ("--model", "--layers"):
         parser.add_argument(name, nargs="+", action="extend", default=[])

@@ -1,4 +1,4 @@
-"""How fast the layers are on a CPU, forward and backward: medians, timed alternately, in one process. All tests are slow.
+"""How fast the layers are on a CPU, forward and backward: medians, timed alternately, in one process. All are slow.
 
 python -m pytest -m slow tests/measure/test_layer_speed.py -s
 

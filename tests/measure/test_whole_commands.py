@@ -2,8 +2,8 @@
 
 python -m pytest -m slow tests/measure/test_whole_commands.py -s          # prints every number
 
-A ratio compares two things timed in one run on one machine. Other numbers are medians. If a goal is not reached yet, the
-bound here is what is reached, with room for a noisy machine.
+A ratio compares two things timed in one run on one machine. Other numbers are medians. If a goal is not reached yet,
+the bound here is what is reached, with room for a noisy machine.
 """
 
 import os
