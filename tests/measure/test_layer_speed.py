@@ -221,10 +221,12 @@ LOOPS = {"linear_attention": loop_linear, "delta_rule": loop_delta}
 
 
 def looped(name, model, monkeypatch):
-    """Replace the op of a mixer by the loop, in the module that imported it."""
-    where = "src.models.deltanet" if "delta" in name else "src.models.linear_attention"
+    """Replace the op of a mixer by the loop, in every file of layers that imported it."""
     op = "delta_rule" if "delta" in name else "linear_attention"
-    monkeypatch.setattr(sys.modules[where], op, LOOPS[op])
+    users = [m for path, m in sys.modules.items() if path.startswith("src.models.") and callable(getattr(m, op, None))]
+    assert users
+    for module in users:
+        monkeypatch.setattr(module, op, LOOPS[op])
 
 
 @pytest.mark.parametrize(("name", "given"), CASES, ids=str)

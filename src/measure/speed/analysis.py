@@ -21,7 +21,7 @@ class Quantity:
 
     metric: of the rows.  words: for tables.  overhead: the metric of its fixed overhead, "" for none.
     less: a metric that is subtracted first (weights).
-    per_sequence: the exponent is that of one sequence, although a row is that of a whole batch.
+    a_sequence: the exponent is that of one sequence, although a row is that of a whole batch.
     """
 
     panel: str
@@ -29,13 +29,13 @@ class Quantity:
     words: str
     overhead: str = ""
     less: str = ""
-    per_sequence: bool = False
+    a_sequence: bool = False
 
 
 QUANTITIES = (
-    Quantity("train", "step_ms", "time per sequence", "floor_ms", per_sequence=True),
+    Quantity("train", "step_ms", "time per sequence", "floor_ms", a_sequence=True),
     Quantity(
-        "train", "peak_bytes", "memory per sequence, without weights", "floor_bytes", "weights_bytes", per_sequence=True
+        "train", "peak_bytes", "memory per sequence, without weights", "floor_bytes", "weights_bytes", a_sequence=True
     ),
     Quantity("memory", "kept_bytes", "bytes kept for backward"),
     Quantity("memory", "peak_bytes", "peak of forward + backward", "floor_bytes"),
@@ -160,7 +160,7 @@ def exponent(rows, q: Quantity, model: str, batch=None):
     if len(samples) < 2:
         return None
     overheads = list(cells(rows, q.panel, q.overhead, model, batch).values()) if q.overhead else []
-    share = {x: found[x]["batch"] for x in samples} if q.per_sequence else None
+    share = {x: found[x]["batch"] for x in samples} if q.a_sequence else None
     return fit(samples, overheads[0]["value"] if overheads else 0.0, share=share)
 
 
