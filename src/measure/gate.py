@@ -220,7 +220,12 @@ def _selective_scan(module, reference, backend, rng):
 
 def _linear_attention(module, reference, backend, rng):
     qkv = {name: torch.randn(B, T, H, K, generator=rng) for name in "qkv"}
-    decays = {"no decay": None, "a decay a head": (H,), "a decay a step": (B, T, H), "a decay a channel": (B, T, H, K)}
+    decays = {
+        "no decay": None,
+        "a decay per head": (H,),
+        "a decay per step": (B, T, H),
+        "a decay per channel": (B, T, H, K),
+    }
     for name, shape in decays.items():
         inputs = qkv if shape is None else {**qkv, "decay": F.logsigmoid(torch.randn(shape, generator=rng) + 2)}
         yield (

@@ -152,6 +152,21 @@ def test_each_form_that_runs_here_passes_the_gate(op, name, precision):
     assert 0 <= verdict.worst
 
 
+@pytest.mark.parametrize(
+    ("got", "wanted"),
+    [
+        ([1.0, float("nan")], [1.0, 2.0]),
+        ([1.0, float("inf")], [1.0, 2.0]),
+        ([1.0, 2.0], [1.0, float("nan")]),
+        ([1.0], [1.0, 2.0]),
+    ],
+    ids=["NaN", "inf", "NaN in the reference", "another shape"],
+)
+def test_a_difference_that_is_no_finite_number_is_the_largest(got, wanted):
+    """Else max() could drop a NaN, and a form that gives NaN would pass."""
+    assert gate.relative(torch.tensor(got), torch.tensor(wanted)) == float("inf")
+
+
 class _WrongGradient(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x):
