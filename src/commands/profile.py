@@ -4,9 +4,13 @@
     python benchmark.py profile --task tiny_shakespeare --model transformer --lengths 64,128,256,512
     python benchmark.py profile --vis_only --out_dir runs/<timestamp>
 
-The steps are those of `train` with the same flags: its data, model, optimiser and precision. Into the run directory go the table by operator
-(results.csv), trace.json for chrome://tracing or ui.perfetto.dev, stacks.txt for speedscope.app, tensorboard/ for its profiler plugin, and figures: time
-by operator group, time and memory by length, memory over two steps. The same command with the same --out_dir continues where it was stopped.
+The steps are those of `train` with the same flags: its data, model, optimiser and precision. The run directory gets:
+
+- results.csv: the table by operator
+- trace.json (for chrome://tracing or ui.perfetto.dev), stacks.txt (for speedscope.app), tensorboard/ (for its profiler)
+- figures: time by operator group, time and memory by length, memory over two steps
+
+The same command with the same --out_dir continues after an interrupt.
 """
 
 from __future__ import annotations
@@ -14,13 +18,12 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 
-from src.flags.fields import UserError, option, to_dict
+from src.flags import presets
+from src.flags.fields import SHARED, MeasureControl, UserError, config_parts, option, own_config, to_dict
 from src.flags.parser import Parser, add_flags, first_look, read_flags
-from src.flags.parser import parser_for as train_parser
 
+KIND = "profile"
 ONLY_TRAIN = ("eval_only", "resume", "figures", "log")
-ROWS_SHOWN = 20
-INTRODUCTION = f"{__doc__.strip()}\n"
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,13 @@ class ProfileConfig:
     cell_seconds: float = option(2.0, "seconds of timing for each length", above=0.0, most=3600.0)
 
 
+@dataclass(frozen=True)
+class PresetConfig:
+    """preset"""
+
+    preset: str = option("auto", "small (default on a CPU), base (default on CUDA), or a name from `list --presets`")
+
+
 def main(argv: list[str]) -> int:
     seen = first_look(argv)
     if seen.help:
@@ -41,44 +51,67 @@ def main(argv: list[str]) -> int:
         return 0
     if seen.vis_only:
         return redraw(argv)
-    config, rest = read(parser_for(seen.task or "needle", seen.model or "transformer", seen.layers), argv)
-    return start(config, rest, argv)
+    refuse_train_only(argv)
+    task = presets.task_of(seen.preset, seen.task)
+    parser = parser_for(
+        task or "needle", seen.model or "transformer", seen.layers
+    )  # a missing one is refused in `plan`
+    config, control, rest = read(parser, argv)
+    return measure(argv, config, control, rest)
+
+
+def refuse_train_only(argv: list[str]) -> None:
+    """UserError for a flag that only `train` has."""
+    for word in argv:
+        name = word.split("=")[0].removeprefix("--")
+        if word.startswith("--") and name in ONLY_TRAIN:
+            raise UserError(f"--{name}: only goes with `train`; leave it out")
 
 
 def parser_for(task: str | None, model: str | None, layers) -> Parser:
-    """Flags of `train` for the chosen task and model, and this command's own."""
+    """The flags of `train` for the chosen task and model, and this command's own."""
     from src.setup.classes import find_model, find_task
 
     task_class = find_task(task) if task else None
     model_class = find_model(model, layers) if model else None
-    parser = train_parser(task_class, model_class)
-    parser.prog, parser.usage, parser.scope = (
-        "benchmark.py profile",
-        "python benchmark.py profile [--flag value ...]",
-        "for profile",
+    parser = Parser(
+        prog="benchmark.py profile",
+        usage="python benchmark.py profile [--flag value ...]",
+        description=__doc__,
+        scope="for profile",
     )
-    parser.description = INTRODUCTION
-    add_flags(parser, ProfileConfig, ProfileConfig.__doc__)
+    config_parts(task_class, model_class)  # raises for a flag of the user's own files that exists already
+    for part in SHARED:
+        add_flags(parser, part, part.__doc__)
+    for kind, owner in (("task", task_class), ("model", model_class)):
+        if own_config(owner) is not None:
+            add_flags(parser, own_config(owner), f"{kind} {owner.__name__}")
+    for part in (PresetConfig, ProfileConfig, MeasureControl):
+        add_flags(parser, part, part.__doc__)
     return parser
 
 
-def read(parser: Parser, argv: list[str]) -> tuple[ProfileConfig, list[str]]:
-    """This command's settings, and the words that are `train`'s. UserError for an unknown flag, or one that only `train` has."""
+def read(parser: Parser, argv: list[str]) -> tuple[ProfileConfig, MeasureControl, list[str]]:
+    """This command's own flags, and the words that are `train`'s. UserError for an unknown flag."""
     parser.parse_strict(argv)
     own = Parser(add_help=False)
-    add_flags(own, ProfileConfig, "")
+    for part in (ProfileConfig, MeasureControl):
+        add_flags(own, part, "")
     namespace, rest = own.parse_known_args(argv)
-    for word in rest:
-        name = word.split("=")[0].removeprefix("--")
-        if word.startswith("--") and name in ONLY_TRAIN:
-            raise UserError(f"--{name}: only goes with `train`; leave it out")
-    return ProfileConfig(**read_flags(namespace, [ProfileConfig])), rest
+    if getattr(namespace, "out_dir", None) == "":
+        raise UserError("--out_dir: got '', allowed: a folder; leave the flag out for runs/<timestamp>")
+    return (
+        ProfileConfig(**read_flags(namespace, [ProfileConfig])),
+        MeasureControl(**read_flags(namespace, [MeasureControl])),
+        rest,
+    )
 
 
-def start(config: ProfileConfig, rest: list[str], argv: list[str]) -> int:
+def measure(argv: list[str], config: ProfileConfig, control: MeasureControl, rest: list[str]) -> int:
     """Everything that can be wrong is found before the first file is written."""
     from src.measure.gate import Gate
     from src.measure.profile import steps as suite
+    from src.measure.profile.report import table
     from src.measure.progress import Progress
     from src.measure.session import conduct, machine_fields, say_interrupted
     from src.measure.timing import Limits
@@ -89,16 +122,14 @@ def start(config: ProfileConfig, rest: list[str], argv: list[str]) -> int:
     from src.storage.record import INTERRUPTED, Record
     from src.utils.training import Diverged, total_steps
 
-    setup, request = plan(rest)
-    if len(request.out_dirs) > 1:
-        raise UserError(f"--out_dir: got {len(request.out_dirs)} folders, allowed: one")
+    setup, _ = plan(rest)
     device = env.resolve_device(setup.args.device)
     session = open_session(setup, device)
     total_steps(setup.args, session.loaders["train"])
     setup, lines = resolve_model(setup, session.tokenizer, session.task)
     session, args = with_args(session, setup), setup.args
     settings = {"profile": to_dict(config), "args": to_dict(args)}
-    Record.check_dir("profile", request.control.out_dir, settings, request.control.overwrite)
+    Record.check_dir(KIND, control.out_dir, settings, control.overwrite)
     backends = check_backends(setup, device)
     model = build_model(setup, session.tokenizer, session.task, device)
     try_own_model(args.model, model, session.tokenizer, session.loaders["val"], device)
@@ -109,10 +140,9 @@ def start(config: ProfileConfig, rest: list[str], argv: list[str]) -> int:
         print(f"error: nothing is timed, because an op of this model is wrong here: {verdict.note}", file=sys.stderr)
         return 4
     job.machine = {**machine_fields(device, args.threads, args.precision), "seed": args.seed, "backend": backends}
-    quiet = request.control.quiet
-    for line in [] if quiet else [*lines, verdict.note]:
+    for line in [] if control.quiet else [*lines, verdict.note]:
         print(line, file=sys.stderr)
-    record = Record.open_for("profile", request.control.out_dir, settings, request.control.overwrite)
+    record = Record.open_for(KIND, control.out_dir, settings, control.overwrite)
     diverged = ""
 
     def work(progress):
@@ -125,19 +155,14 @@ def start(config: ProfileConfig, rest: list[str], argv: list[str]) -> int:
             record.add(job.row(panel="diverged", metric="step_ms", status="diverged", note=diverged))
 
     def finish(status):
-        draw(
-            record,
-            record.finish(
-                {"title": title_of(args), "memory": suite.memory_of(record.path), "gate": verdict.note}, status
-            ),
-        )
+        history = {"title": title_of(args), "memory": suite.memory_of(record.path), "gate": verdict.note}
+        draw(record, record.finish(history, status))
 
-    status = conduct(
-        record, settings, environment(setup, session, backends), work, finish, Progress(quiet, config.cell_seconds)
-    )
+    facts = environment(setup, session, backends)
+    status = conduct(record, settings, facts, work, finish, Progress(control.quiet, config.cell_seconds))
     if status == INTERRUPTED:
         return say_interrupted(record, argv)
-    if not quiet:
+    if not control.quiet:
         print("\n".join(table(record.rows)))
     if diverged:
         print(f"error: {diverged}, so the steps after it are not measured; lower --lr", file=sys.stderr)
@@ -146,8 +171,10 @@ def start(config: ProfileConfig, rest: list[str], argv: list[str]) -> int:
 
 
 def title_of(args) -> str:
+    """'needle · mamba · d_model 64, 2 layers · fp32 on cpu, 2 threads'."""
     threads = f"{args.threads} thread{'s' if args.threads > 1 else ''}"
-    return f"{args.task} · {args.model} · d_model {args.d_model}, {args.n_layer} layers · {args.precision} on {args.device}, {threads}"
+    sizes = f"d_model {args.d_model}, {args.n_layer} layers"
+    return f"{args.task} · {args.model} · {sizes} · {args.precision} on {args.device}, {threads}"
 
 
 def draw(record, history: dict):
@@ -157,83 +184,21 @@ def draw(record, history: dict):
 
 
 def redraw(argv: list[str]) -> int:
-    """--vis_only: the figures anew from history.json, without torch."""
-    from src.flags.fields import ControlConfig
+    """--vis_only: figures and tables of an existing record, without torch."""
+    from src.measure.profile.report import table
     from src.storage.record import Record
 
-    parser = Parser(prog="benchmark.py profile --vis_only", description=INTRODUCTION, scope="with --vis_only")
-    add_flags(parser, ControlConfig, ControlConfig.__doc__)
-    namespace = parser.parse_strict(argv)
-    out_dirs = namespace.__dict__.get("out_dir", [])
-    if len(out_dirs) != 1:
-        raise UserError(f"--vis_only: got {len(out_dirs)} --out_dir, allowed: one run of `profile`")
-    record = Record.of(out_dirs[0], "profile")
-    for path in draw(record, record.read_history()):
+    parser = Parser(prog="benchmark.py profile --vis_only", description=__doc__, scope="with --vis_only")
+    add_flags(parser, MeasureControl, MeasureControl.__doc__)
+    control = MeasureControl(**read_flags(parser.parse_strict(argv), [MeasureControl]))
+    if not control.out_dir:
+        raise UserError("--vis_only: no --out_dir given; name a run of `profile`")
+    record = Record.of(control.out_dir, KIND)
+    history = record.read_history()
+    paths = draw(record, history)
+    if not control.quiet:
+        print("\n".join(table(history["rows"])))
+    for path in paths:
         print(path)
     print(record.path)
     return 0
-
-
-# The table -------------------------------------------------------------------------------------------------------------------------------
-
-
-def table(rows) -> list[str]:
-    """The dearest operators, the groups, and the lengths, in at most 120 columns."""
-    whole = next((r["value"] for r in rows if r["form"] == "whole step"), None)
-    lines = [f"{'operator':<58}{'group':<20}{'ms a step':>10}{'share':>8}{'quartiles':>20}"]
-    found = sorted((r for r in rows if r["panel"] == "operators"), key=lambda r: -r["value"])
-    lines += [f"{shorten(r['op'], 56):<58}{r['form']:<20}{cells(r, whole)}" for r in found[:ROWS_SHOWN]]
-    rest = found[ROWS_SHOWN:]
-    if rest:
-        lines.append(f"{str(len(rest)) + ' more, in results.csv':<78}{sum(r['value'] for r in rest):>10.3f}")
-    lines += ["", f"{'group':<78}{'ms a step':>10}{'share':>8}{'quartiles':>20}"]
-    lines += [f"{r['form']:<78}{cells(r, whole)}" for r in rows if r["panel"] == "groups"]
-    lines += [f"{'drawing a batch (before the step)':<78}{cells(r, whole)}" for r in rows if r["panel"] == "data"]
-    return lines + length_table(rows)
-
-
-def cells(row: dict, whole: float | None) -> str:
-    share = f"{row['value'] / whole:>8.1%}" if whole else " " * 8
-    quartiles = f"{row['q1']:.3f} to {row['q3']:.3f}"
-    return f"{row['value']:>10.3f}{share}{quartiles:>20}"
-
-
-def length_table(rows) -> list[str]:
-    found = [r for r in rows if r["panel"] == "length"]
-    if not found:
-        return []
-    lines = ["", f"{'length':>10}{'rows':>8}{'tokens':>10}{'ms a step':>14}{'us a token':>14}{'peak MiB':>12}"]
-    for length in sorted({r["x"] for r in found}, key=lambda x: x or 0):
-        at = {r["metric"]: r for r in found if r["x"] == length}
-        broken = next((r for r in at.values() if r["status"] != "ok"), None)
-        if broken is not None:
-            lines.append(f"{'' if length is None else format(length, ','):>10}  {broken['note']}")
-            continue
-        if len(at) == 3:
-            step, token, peak = at["step_ms"], at["token_us"], at["peak_bytes"]
-            lines.append(
-                f"{length:>10,}{step['batch']:>8,}{step['tokens']:>10,}{step['value']:>14.3f}{token['value']:>14.3f}{peak['value'] / 2**20:>12.2f}"
-            )
-    return lines + growth(found)
-
-
-def growth(rows) -> list[str]:
-    """How the time of a sequence grows with its length, in words; nothing below three lengths."""
-    from src.stats.exponents import TAIL, fit
-
-    timed = {r["x"]: r for r in rows if r["metric"] == "step_ms" and r["status"] == "ok"}
-    found = (
-        fit({x: r["values"] for x, r in timed.items()}, share={x: r["batch"] for x, r in timed.items()})
-        if timed
-        else None
-    )
-    if found is None or found.exponent is None:
-        return []
-    end = f", over the {TAIL} longest ~ length^{found.tail:.2f}" if len(found.used) > TAIL else ""
-    return [
-        f"time a sequence ~ length^{found.exponent:.2f} [{found.low:.2f}, {found.high:.2f}]{end}; a step's fixed cost is in it, `speed` holds it apart"
-    ]
-
-
-def shorten(text: str, width: int) -> str:
-    return text if len(text) <= width else text[: width - 4] + " ..."

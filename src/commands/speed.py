@@ -1,17 +1,23 @@
 """`benchmark.py speed`: what each layer costs to train and to decode, and how the cost grows, measured on this machine.
 
     python benchmark.py speed --model transformer,mamba,gla,gated_deltanet
-    python benchmark.py speed --model transformer,my_layer.py --panel train,decode --lengths 128,512,2048 --match_params 1M
+    python benchmark.py speed --model transformer,my_layer.py --panel train,decode --lengths 128,512 --match_params 1M
     python benchmark.py speed --vis_only --out_dir runs/<timestamp>
 
-Four panels, all or those of --panel: `train` (step time, tokens a second and peak memory by length, at a constant number of tokens a step), `memory`
-(one layer: bytes kept for the backward pass, and peak), `decode` (prefill, time a token and state by position) and `scaling` (1M to 30M
-parameters). Exponents and crossovers with 95 % intervals; every number with its backend, threads and versions. Ctrl-C keeps what was measured, and
-the same command with --out_dir goes on. Results: results.csv, results.jsonl, history.json and figures/ in the run directory.
+Four panels, all of them or those of --panel:
 
-Every cell is repeated until the interval of its median is within 5 %, or --cell_seconds are spent, 3 times at least; the models take turns.
-Positions: a layer published with a learned table gets sinusoids here, unless --pos learned is given; --pos rope
-and alibi concern the layers that have them. --backend, and the flags that only some of the models have, likewise.
+- train: step time, tokens per second and peak memory by length, at a constant number of tokens per step
+- memory: one layer alone; bytes kept for the backward pass, and peak
+- decode: time to read a prompt, time per token, and bytes of state, by position
+- scaling: training steps of models of 1M to 30M parameters
+
+Then exponents and crossover lengths with 95 % intervals. Every number comes with its backend, threads and versions.
+Models are timed alternately. Each point is repeated until the interval of its median is within 5 %, or until
+--cell_seconds are spent, and at least 3 times. After Ctrl-C the same command with --out_dir continues. Results are in
+the run directory: results.csv, results.jsonl, history.json and figures/.
+
+Positions: a layer that was published with a learned table gets sinusoids here, unless --pos learned is given.
+--pos rope, --pos alibi, --backend and a model's own flags apply to the models that have them.
 """
 
 from __future__ import annotations
@@ -19,9 +25,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from dataclasses import dataclass
 
-from src.flags.fields import MeasureControl, ModelConfig, UserError, field_types, option, own_config
+from src.flags.fields import MeasureControl, ModelConfig, UserError, field_types, machine_flags, own_config
 from src.flags.parser import Parser, add_flags, config_of, read_flags
 from src.measure.speed.plan import SpeedConfig, build_subjects, checked, digest, resolve_threads, tried
 from src.measure.speed.subjects import DEFAULTS
@@ -29,24 +34,18 @@ from src.measure.speed.subjects import DEFAULTS
 KIND = "speed"
 
 
-@dataclass(frozen=True)
-class SpeedMachine:
-    """run"""
-
-    precision: str = option(
-        "auto", "auto = bf16 where the device is fast at it, else fp32", choices=("auto", "fp32", "fp16", "bf16")
-    )
-    device: str = option("auto", "auto, cpu, cuda or cuda:N")
-    threads: int = option(0, "CPU threads; 0 = torch's choice", least=0, most=1024)
-    compile: bool = option(
-        False, "torch.compile the model where it trains (not the lone mixer of `memory`, nor decoding)"
-    )
-    backend: str = option("auto", "kernels: auto, NAME for all ops that have it, or op=NAME,...")
-    seed: int = option(1337, "seed of weights, tokens and bootstraps", least=0, most=2**31 - 1)
+SpeedMachine = machine_flags(
+    "precision",
+    "device",
+    "threads",
+    "backend",
+    compile="torch.compile the model where it trains (not the lone mixer of `memory`, nor decoding)",
+    seed="seed of weights, tokens and bootstraps",
+)
 
 
 def model_flags():
-    """ModelConfig without what `speed` has in its own way."""
+    """ModelConfig without the flags that `speed` does not have, or has with another meaning."""
     types = field_types(ModelConfig)
     kept = [
         (f.name, types[f.name], dataclasses.field(default=f.default, metadata=f.metadata))
@@ -59,7 +58,10 @@ def model_flags():
 
 
 def union(classes: dict[str, type]):
-    """The own flags of all the models, one that several have once; None where there are none. UserError where one collides with a flag of `speed`."""
+    """The own flags of all models, a shared one once; None if there are none.
+
+    Raises UserError for a flag that `speed` has already.
+    """
     taken = {
         f.name for part in (SpeedConfig, SpeedMachine, MeasureControl, model_flags()) for f in dataclasses.fields(part)
     }
@@ -101,7 +103,7 @@ def main(argv: list[str]) -> int:
 
 
 def first_look(argv: list[str]):
-    """--model, --layers, --help, --vis_only and --validate; the rest of the line is read when the models are known."""
+    """The flags that decide how the rest is read. (src.flags.parser.first_look takes one --model only.)"""
     parser = Parser(add_help=False)
     for name in ("--model", "--layers"):
         parser.add_argument(name, nargs="+", action="extend", default=[])
@@ -140,20 +142,14 @@ def measure(argv, classes: dict[str, type], given: dict) -> int:
     from src.storage import env
     from src.storage.record import DONE, INTERRUPTED, Record
 
-    config, control, machine = (
-        checked(config_of(SpeedConfig, given)),
-        config_of(MeasureControl, given),
-        config_of(SpeedMachine, given),
-    )
+    config, control = checked(config_of(SpeedConfig, given)), config_of(MeasureControl, given)
+    machine = config_of(SpeedMachine, given)
     device = env.resolve_device(machine.device)
     precision = env.resolve_precision(machine.precision, device)
     threads = resolve_threads(machine.threads)
+    not_of_models = {f.name for part in (SpeedConfig, MeasureControl) for f in dataclasses.fields(part)}
     model_args = {
-        **{
-            k: v
-            for k, v in given.items()
-            if k not in {f.name for part in (SpeedConfig, MeasureControl) for f in dataclasses.fields(part)}
-        },
+        **{name: value for name, value in given.items() if name not in not_of_models},
         "precision": precision[0],
         "threads": threads,
         "seed": machine.seed,
@@ -189,13 +185,10 @@ def measure(argv, classes: dict[str, type], given: dict) -> int:
             speed_figures.draw_all({**history, "rows": record.rows}, record.figures)
         record.finish(history, status)
 
-    facts = env.collect(
-        json.loads(json.dumps(settings)), device, precision, {n: s.backends for n, s in subjects.items()}
-    )
-    if (
-        conduct(record, settings, facts, work, finish, Progress(control.quiet, config.cell_seconds), whole_cells)
-        == INTERRUPTED
-    ):
+    backends = {name: subject.backends for name, subject in subjects.items()}
+    facts = env.collect(json.loads(json.dumps(settings)), device, precision, backends)
+    progress = Progress(control.quiet, config.cell_seconds)
+    if conduct(record, settings, facts, work, finish, progress, whole_cells) == INTERRUPTED:
         return say_interrupted(record, argv)
     show(record.rows, findings, control.quiet)
     print(record.path)
@@ -216,7 +209,7 @@ def redraw(argv) -> int:
     record = Record.of(control.out_dir, KIND)
     if not record.history.is_file():
         raise UserError(
-            f"{record.path}: nothing was measured to its end or interrupted yet, so there is no history.json; run the same command again"
+            f"{record.path}: its command did not end yet, so it has no history.json; run the same command again"
         )
     history = record.read_history()
     findings = analyse(history["rows"], history["models"])
@@ -228,14 +221,13 @@ def redraw(argv) -> int:
 
 
 def announced(subjects, precision, record) -> list[str]:
-    """What is measured with what, in a few lines."""
-    lines = [f"{record.path}: {len(record.rows)} rows are there already, going on"] if record.rows else []
+    """Lines that say what is measured: precision, models, backends."""
+    lines = [f"{record.path}: {len(record.rows)} rows are there already, continuing"] if record.rows else []
     lines.append(f"precision {precision[0]}: {precision[1]}")
     for name, s in subjects.items():
         kernels = "; ".join(f"{op}: {c['backend']} ({c['reason']})" for op, c in s.backends.items())
-        lines.append(
-            f"{name}: {s.parameters:,} parameters, d_model {s.args.d_model}, n_layer {s.args.n_layer}{'; ' + kernels if kernels else ''}"
-        )
+        sizes = f"{s.parameters:,} parameters, d_model {s.args.d_model}, n_layer {s.args.n_layer}"
+        lines.append(f"{name}: {sizes}{'; ' + kernels if kernels else ''}")
     return lines
 
 

@@ -153,6 +153,33 @@ class MachineConfig:
     eval_every: int = option(0, "steps between validations; 0 = a tenth of the run", least=0)
 
 
+def machine_flags(*names: str, **changed) -> type:
+    """A dataclass made of some fields of MachineConfig, for a command that does not have all of them.
+
+        Machine = machine_flags("device", "threads", seed="seed of the inputs")
+        Machine = machine_flags("threads", seed=option(0, "seed of weights and tokens", least=0, most=2**31 - 1))
+
+    names: fields that stay as they are.
+    changed: further fields. A text replaces the help. An `option` replaces the whole flag, where its default differs too.
+    The fields keep the order of MachineConfig. Raises ValueError for a name that MachineConfig does not have.
+    """
+    known, types = {f.name: f for f in dataclasses.fields(MachineConfig)}, field_types(MachineConfig)
+    wanted = {**dict.fromkeys(names), **changed}
+    for name in wanted:
+        if name not in known:
+            raise ValueError(f"machine_flags: got '{name}', allowed: {', '.join(known)}")
+
+    def flag(field: dataclasses.Field, change) -> dataclasses.Field:
+        if isinstance(change, dataclasses.Field):
+            return change
+        metadata = {**field.metadata, "help": change or field.metadata["help"]}
+        return dataclasses.field(default=field.default, metadata=metadata)
+
+    specs = [(name, types[name], flag(field, wanted[name])) for name, field in known.items() if name in wanted]
+    namespace = {"__module__": __name__, "__doc__": MachineConfig.__doc__}
+    return dataclasses.make_dataclass("MachineFlags", specs, frozen=True, namespace=namespace)
+
+
 @dataclass(frozen=True)
 class ControlConfig:
     """control"""
@@ -170,7 +197,7 @@ class ControlConfig:
 
 @dataclass(frozen=True)
 class MeasureControl:
-    """control"""
+    """control"""  # of the commands that measure: speed, profile, kernels, study
 
     out_dir: str = option("", "run directory; default runs/<timestamp>; one with the same flags is continued")
     overwrite: bool = option(False, "replace the results in --out_dir")

@@ -1,33 +1,33 @@
-"""The efficiency panel: suites of measurements behind `speed`, `profile` and `kernels`, each run by its command in src/commands.
+"""Measuring: the work of the commands `speed`, `profile` and `kernels`.
 
-What the three share
-    record.py            the folder that a suite writes into, and continues: config.json, env.json, results.jsonl, results.csv, history.json, figures/
-    session.py           one measuring process: the record's lock, Ctrl-C that keeps what was measured, the fields that name the machine
-    progress.py          the bar, or the lines, with the time left
+Shared by the three:
+    timing.py      warm-up and repeats until a median is known; several things timed alternately; any clock can be
+    given gate.py        is an op correct in the backend that will be timed? outputs and gradients against the
+    reference session.py     one measuring process: the record's lock, Ctrl-C that keeps what was measured, the fields
+    of the machine progress.py    the progress bar, or lines, with the time left child.py       memory on a CPU: a
+    fresh process per measurement
 
-`speed`: whole models
-    subjects.py          from --model and flags to models, built alike in this process and in the one that measures memory
-    observe.py           which form of each op really runs, looked at while the model runs
-    gate.py              is an op, in the backend that will be timed, what its reference says? Before every timing of `speed` and `profile`
-    speed.py             the study: panels point by point, models in turn, a row the moment it is known
-    panels/              train, memory, decode, scaling: a file each; memory_of.py is peak memory by device
-    child.py             memory on a CPU: a fresh process a measurement
-    speed_analysis.py    from rows to exponents, crossovers, winners and tables; no torch
+speed/     whole models: step time, memory, decoding and size
+    plan.py        the command's own flags, checked; from flags to models
+    subjects.py    one model, built the same way in this process and in the one that measures memory
+    observe.py     which backend of each op really runs
+    run.py         the study: point by point, models timed alternately, a row as soon as it is known
+    panels/        train, memory, decode, scaling: one file each; memory_of.py is peak memory by device
+    analysis.py    from rows to exponents, crossover lengths, winners and tables; no torch
 
-`profile`: one training step
-    profile.py           the recorded and the timed steps, and their rows
-    profile_trace.py     from the profiler's trace to operators, groups, stacks and allocations; no torch
+profile/   one training step
+    steps.py       recorded and timed steps, and their rows
+    trace.py       from the profiler's trace to operators, groups, stacks and allocations; no torch
+    report.py      the printed tables; no torch
 
-`kernels`: one op, form against form
-    kernels.py           its own gate at the size that is timed, the ceilings of the machine, the timing
-    kernels_subjects.py  what is measured: inputs, forms, definition, operations and bytes by formula; torch only when called
-    kernels_triton.py    Triton kernels of the ops that src/ops does not have
+kernels/   the forms of one op
+    contract.py    Shape, Cost, Implementation, Subject: what describes an op that is measured
+    subjects.py    the ops: inputs, forms, definition, operations and bytes by formula; torch only when called
+    ceilings.py    the limits of this machine for the roofline
+    bench.py       gates, then timing, and the rows
+    triton.py      Triton kernels of ops that src/ops does not have
+    report.py      the printed table; no torch
 
-`study`: the whole study
-    validate.py          trainings, panels and profiles below one folder, each a command of its own
-    validate_claims.py   from their results to a verdict for each claim; no torch
-    validate_report.py   the verdicts as printed, as tables.md and as figures; no torch
-
-Measuring itself is src/measure/timing.py, the row schema src/storage/rows.py, exponents and crossovers src/stats/exponents.py, figures
-src/figures/speed.py and viz_kernels.py.
+Rows are defined in src/storage/rows.py, records in src/storage/record.py, exponents in src/stats/exponents.py, and the
+figures are drawn by src/figures/speed.py and src/figures/kernels.py.
 """

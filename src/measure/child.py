@@ -1,17 +1,20 @@
-"""Memory on a CPU, measured in a process of its own: a clean server that forks one child a measurement.
+"""Memory on a CPU, measured in a separate process: a clean server forks one child per measurement.
 
     with Children() as children:
-        result = children.call("src.measure.speed.panels.memory:in_child", spec)       # a dict; or OutOfMemory, Failed
+        result = children.call("src.measure.speed.panels.memory:measure_peak", spec)    # a dict; or OutOfMemory, Failed
 
-A fork costs milliseconds where a new interpreter costs seconds, but a fork of a process that has already worked inherits its freed memory, and what a
-child then reuses of it never shows. So the server is started once, imports what it must and computes nothing (which also keeps OpenMP's threads,
-that do not survive a fork, out of it); each child starts from there. The C library is told to give every block of MMAP_BYTES or more back
-to the system when it is freed (MALLOC_MMAP_THRESHOLD_, glibc), so that what is resident follows what is alive.
+A fork takes milliseconds where a new interpreter takes seconds. But the fork of a process that has already worked
+inherits its freed memory, and memory that a child reuses is not seen. So the server is started once, imports what it
+needs and computes nothing. This also keeps out OpenMP's threads, which do not survive a fork. Each child starts from
+there. The C library is told to return every block of MMAP_BYTES or more to the system when it is freed
+(MALLOC_MMAP_THRESHOLD_, glibc), so that resident memory follows memory in use.
 
-`peak_of(action)` is what a child runs: the largest resident set (VmHWM, reset before) minus the resident set before. It counts every byte of a
-page that was touched, by torch, by a compiled kernel's scratch or by Python; it does not count what was there before, nor memory that was reserved and never
-written. Pages make it coarse: differences below about 256 KiB mean nothing. On systems without /proc the process's largest resident set so far
-(ru_maxrss) stands for VmHWM. A child that the system kills, for want of memory, is a result (`OutOfMemory`) and leaves this process alone.
+`peak_of(action)` runs in a child. It returns the largest resident set (VmHWM, reset before) minus the resident set
+before. It counts every byte of a page that was touched, by torch, by a compiled kernel's scratch or by Python. It does
+not count memory that was there before, nor memory that was reserved and never written. Memory comes in pages, so
+differences below about 256 KiB mean nothing. Systems without /proc use the largest resident set of the process so far
+(ru_maxrss) in place of VmHWM. A child that the system kills because memory ran out is a result (`OutOfMemory`). It does
+not harm this process.
 """
 
 from __future__ import annotations
@@ -38,16 +41,16 @@ class Failed(Exception):
 
 
 class OutOfMemory(Failed):
-    """The child raised a lack of memory, or the system killed it, which is how Linux ends a lack of memory."""
+    """The child ran out of memory, or the system killed it, which is what Linux does when memory runs out."""
 
 
 def supported() -> bool:
-    """Whether this system can measure so: it can fork, and tells a process its size."""
+    """Whether this system can fork."""
     return hasattr(os, "fork")
 
 
 class Children:
-    """The server, started at the first call. Use it as a context, so that no process outlives the command."""
+    """The server, started at the first call. Use it as a context, so that it ends with the command."""
 
     def __init__(self):
         self._server: subprocess.Popen | None = None
@@ -92,7 +95,7 @@ class Children:
                 "MALLOC_MMAP_THRESHOLD_": str(MMAP_BYTES),
                 "MALLOC_TRIM_THRESHOLD_": str(MMAP_BYTES),
             }
-            # A session of its own: Ctrl-C reaches this process, which then ends the group.
+            # In its own session, so that Ctrl-C reaches this process only; `close` then ends the group.
             self._server = subprocess.Popen(
                 [sys.executable, "-m", "src.measure.child"],
                 stdin=subprocess.PIPE,
@@ -115,7 +118,7 @@ class Children:
 
 
 def peak_of(action) -> tuple[int, object]:
-    """(bytes, result): how far the resident set rose above its present size while `action()` ran, and what it returned."""
+    """(bytes, result): how far the resident set rose while `action()` ran, and what that returned."""
     before = _resident()
     _reset_peak()
     result = action()
@@ -133,7 +136,7 @@ def _peak() -> int:
 def _reset_peak() -> None:
     with contextlib.suppress(
         OSError
-    ):  # a kernel without it: the peak so far stays, which the small warm-up before kept low
+    ):  # not every kernel has it; then the peak so far counts, which is low in a new child
         CLEAR.write_text("5")
 
 
@@ -152,9 +155,9 @@ def _largest() -> int:
 
 
 def serve() -> None:
-    """Answer requests, a line each on stdin, until it ends."""
+    """Answer requests, one per line of stdin, until it ends."""
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
-    os.dup2(2, 1)  # what a user's layer prints must not pass for an answer
+    os.dup2(2, 1)  # what a user's layer prints is not an answer
     for line in sys.stdin:
         request = json.loads(line)
         try:
@@ -194,13 +197,13 @@ def _fork(function, spec: dict) -> dict:
 
 
 def _work(function, spec: dict, writing: int) -> None:
-    """The child's life: it never returns into the server's loop."""
+    """What the child does. It ends the process, so it never returns into the server's loop."""
     code = 1
     try:
         with contextlib.suppress(OSError):
             Path("/proc/self/oom_score_adj").write_text(
                 "1000"
-            )  # where memory runs out, this process goes, and no other
+            )  # if memory runs out, the system ends this process first
         try:
             answer = {"result": function(spec)}
         except Exception as error:

@@ -1,68 +1,156 @@
-"""Before a timing: does the op, in the backend that will be timed, compute what its reference says?
+"""The accuracy gate: nothing is timed before its outputs and gradients agree with a reference.
 
-    verdict = check_op("selective_scan", "numba", device, "fp32")
+    found = compare(run, reference, inputs, exact, dtype)         # the largest difference of one computation
+    verdict = check_op("selective_scan", "numba", device, "fp32") # every form of one backend that a model can use
+    verdict = Gate(device, "fp32").check(backends)                # all ops of a model; each is checked once
     verdict.passed, verdict.worst, verdict.note
 
-Every form of the op that a model can use (with and without decay, window, negative transitions, ...) runs on small random inputs of an odd length; outputs and
-gradients are compared with reference.py, in float64 on the CPU. The difference of two tensors is the largest one, relative to the
-reference's largest value. In bf16 and fp16 the inputs are rounded first, so that the reference sees the same numbers.
+All commands that measure use `compare`, `relative` and `tolerance`. They differ in what they compare:
+
+- `speed` and `profile` time whole models. So `check_op` runs every form of an op that a model may use: with and
+  without decay, window, negative transitions, ... It runs them at one small size with an odd length.
+- `kernels` times one form of one op at sizes that the user chooses, and kernels are specialised by size. So it
+  compares with the reference at a small size, and with the plain form at each timed size (kernels/bench.py).
+
+Inputs are first rounded to the dtype that is timed, then copied to float64. So the reference sees the same numbers.
 """
 
 from __future__ import annotations
 
 import importlib
+import math
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 
-B, T, H, K, C, N, RANK = 2, 65, 2, 16, 16, 16, 2  # T odd and one beyond a chunk of 64; sizes that GPU kernels take
-# fp32: rounding of chunked sums. On CUDA third-party kernels multiply in TF32, whose mantissa has 10 bits. bf16 has 8, fp16 11.
-TOLERANCE = {("cpu", "fp32"): 1e-4, ("cuda", "fp32"): 5e-3}
-HALF_TOLERANCE = 4e-2
+from src.measure.timing import sync_for
+
+B, T, H, K, C, N, RANK = (
+    2,
+    65,
+    2,
+    16,
+    16,
+    16,
+    2,
+)  # T: odd, a chunk of 64 and one more
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+# The largest allowed difference, relative to the reference's largest value. fp32: rounding of chunked sums; third-party
+# kernels on CUDA multiply in TF32, which has 10 bits of mantissa. bf16 and fp16: rounding of outputs to 8 and 11 bits.
+TOLERANCE = {("cpu", "fp32"): 1e-4, ("cuda", "fp32"): 5e-3, "bf16": 3e-2, "fp16": 4e-3}
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """passed: within the tolerance.  worst: the largest relative difference, None where nothing could be run.  note: one line."""
+    """What a gate found.
+
+    passed: within the tolerance.  worst: the largest relative difference, None if nothing could be compared.
+    note: one line.  first_seconds: duration of the longest forward and backward pass that was compared.
+    """
 
     passed: bool
     worst: float | None
     note: str
+    first_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """difference: the largest relative one.  where: "output" or "gradient of NAME".  seconds: of the compared pass."""
+
+    difference: float
+    where: str
+    seconds: float
+
+
+def tolerance(device_type: str, precision: str) -> float:
+    """The largest relative difference that is allowed on a device in a precision."""
+    return TOLERANCE.get((device_type, precision), TOLERANCE.get(precision, 0.0))
+
+
+def leaves(inputs: dict, device, dtype, float32: tuple[str, ...] = ()) -> dict:
+    """Copies of the inputs on a device, which take part in gradients. float32: names that stay float32."""
+    return {
+        name: t.detach().to(device, torch.float32 if name in float32 else dtype).clone().requires_grad_()
+        for name, t in inputs.items()
+    }
+
+
+def in_float64(inputs: dict) -> dict:
+    """The same numbers for a reference: float64 on the CPU, which take part in gradients."""
+    return {name: t.detach().cpu().double().requires_grad_() for name, t in inputs.items()}
+
+
+def forward_and_backward(run, inputs: dict, gradient):
+    """(output, gradients of all inputs) for this gradient of the output; None for an input that is not used."""
+    out = run(**inputs)
+    return out, torch.autograd.grad(out, list(inputs.values()), gradient, allow_unused=True)
+
+
+def compare(run, reference, inputs: dict, exact: dict, dtype, seed: int = 1) -> Comparison:
+    """The largest difference of run(**inputs) from reference(**exact), over the output and the gradients of all inputs.
+
+    exact: `in_float64(inputs)` for a reference; `inputs` themselves for another form of the op.
+    dtype: both sides get the same random gradient of the output, rounded to it.  Whatever `run` raises is raised.
+    """
+    device = next(iter(inputs.values())).device
+    wanted = reference(**exact)
+    gradient = torch.randn(wanted.shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+    wanted_gradients = torch.autograd.grad(wanted, list(exact.values()), gradient.to(wanted), allow_unused=True)
+    sync, gradient = sync_for(device), gradient.to(device)
+    sync()
+    began = time.perf_counter()
+    out, gradients = forward_and_backward(run, inputs, gradient)
+    sync()
+    seconds = time.perf_counter() - began
+    found = {"output": relative(out, wanted)}
+    for name, got, truth in zip(inputs, gradients, wanted_gradients, strict=True):
+        if truth is not None:
+            found[f"gradient of {name}"] = math.inf if got is None else relative(got, truth)
+    where = max(found, key=found.__getitem__)
+    return Comparison(found[where], where, seconds)
+
+
+def relative(got, wanted) -> float:
+    """The largest |got - wanted| over the largest |wanted|, in float64; inf for another shape, inf or NaN."""
+    if got.shape != wanted.shape:
+        return math.inf
+    got, wanted = got.detach().double().cpu(), wanted.detach().double().cpu()
+    difference = float((got - wanted).abs().max() / wanted.abs().max().clamp_min(1e-30))
+    return difference if math.isfinite(difference) else math.inf  # NaN becomes inf, so it wins max()
 
 
 def check_op(op: str, backend: str, device, precision: str = "fp32", seed: int = 0) -> Verdict:
-    """Compare a backend of an op with its reference. Never raises for what the op raises: that is a failed verdict."""
-    device = torch.device(device)
-    tolerance = TOLERANCE.get((device.type, precision), HALF_TOLERANCE)
-    worst, where = 0.0, "nothing"
+    """Compare a backend of an op with its reference. Never raises what the op raises: that is a failed verdict."""
+    device, dtype = torch.device(device), DTYPES[precision]
+    allowed = tolerance(device.type, precision)
+    worst, where, seconds = 0.0, "nothing", 0.0
     try:
         for name, run, reference, inputs in cases(op, backend, seed):
-            for part, difference in _differences(run, reference, inputs, device, DTYPES[precision]):
-                if not difference <= worst:  # also where it is not a number
-                    worst, where = difference, f"{part} of {name}"
+            mine = leaves(inputs, device, dtype)
+            found = compare(run, reference, mine, in_float64(mine), dtype)
+            seconds = max(seconds, found.seconds)
+            if found.difference > worst:
+                worst, where = found.difference, f"{found.where} of {name}"
     except Exception as error:
         text = (str(error).splitlines() or [""])[0]
         return Verdict(False, None, f"gate: {op}={backend} raised {type(error).__name__}: {text}")
-    passed = worst <= tolerance
-    return Verdict(
-        passed,
-        worst,
-        f"gate: {op}={backend} differs from its reference by {worst:.1e} ({where}), allowed: {tolerance:g}",
-    )
+    note = f"gate: {op}={backend} differs from its reference by {worst:.1e} ({where}), allowed: {allowed:g}"
+    return Verdict(worst <= allowed, worst, note, seconds)
 
 
 class Gate:
-    """The verdicts on one device in one precision; each op and backend is looked at once."""
+    """The verdicts on one device in one precision; each backend of an op is checked once."""
 
     def __init__(self, device, precision: str):
         self.device, self.precision = torch.device(device), precision
         self._known: dict[tuple[str, str], Verdict] = {}
 
     def check(self, backends: dict) -> Verdict:
-        """The verdict over all ops of a model: the first that fails, or one that names them all.
+        """The verdict on all ops of a model: the first one that fails, or one that names them all.
 
         backends: {op: {"backend", "reason"}}; a backend may be several, joined by "+".
         """
@@ -77,34 +165,8 @@ class Gate:
         return Verdict(True, None, f"gate passed: {', '.join(notes)}" if notes else "gate: no op of src/ops to compare")
 
 
-def _differences(run, reference, inputs: dict, device, dtype) -> Iterator[tuple[str, float]]:
-    """(what, relative difference) of every output and gradient."""
-    rounded = {k: v.to(dtype).double() for k, v in inputs.items()}
-    mine = {k: v.to(dtype).to(device).requires_grad_() for k, v in rounded.items()}
-    truth = {k: v.clone().requires_grad_() for k, v in rounded.items()}
-    got, wanted = run(**mine), reference(**truth)
-    weight = torch.randn(wanted.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    (got.double() * weight.to(device)).sum().backward()
-    (wanted * weight).sum().backward()
-    yield "output", relative(got.detach().cpu().double(), wanted.detach())
-    for name, leaf in truth.items():
-        if leaf.grad is not None:
-            gradient = mine[name].grad
-            yield (
-                f"gradient of {name}",
-                float("inf") if gradient is None else relative(gradient.cpu().double(), leaf.grad),
-            )
-
-
-def relative(got, wanted) -> float:
-    """The largest difference over the largest value of `wanted`; infinite for another shape, or where something is not a number."""
-    if got.shape != wanted.shape or not bool(torch.isfinite(got).all()):
-        return float("inf")
-    return float((got - wanted).abs().max() / wanted.abs().max().clamp(min=1e-30))
-
-
 def cases(op: str, backend: str, seed: int = 0) -> Iterator[tuple[str, Callable, Callable, dict]]:
-    """(name, run(**inputs), reference(**inputs), inputs): the forms of an op, by keyword; float32 inputs from an explicit generator."""
+    """(name, run(**inputs), reference(**inputs), inputs) of each form of an op; inputs are float32."""
     if op not in CASES:
         raise ValueError(f"op: got '{op}', allowed: {', '.join(CASES)}")
     module, reference = importlib.import_module(f"src.ops.{op}"), importlib.import_module(f"src.ops.{op}.reference")
@@ -158,7 +220,12 @@ def _selective_scan(module, reference, backend, rng):
 
 def _linear_attention(module, reference, backend, rng):
     qkv = {name: torch.randn(B, T, H, K, generator=rng) for name in "qkv"}
-    decays = {"no decay": None, "a decay a head": (H,), "a decay a step": (B, T, H), "a decay a channel": (B, T, H, K)}
+    decays = {
+        "no decay": None,
+        "a decay per head": (H,),
+        "a decay per step": (B, T, H),
+        "a decay per channel": (B, T, H, K),
+    }
     for name, shape in decays.items():
         inputs = qkv if shape is None else {**qkv, "decay": F.logsigmoid(torch.randn(shape, generator=rng) + 2)}
         yield (

@@ -1,11 +1,13 @@
-"""The progress of a suite: on a terminal one bar over all its pieces of work with the time left; elsewhere a line a piece; nothing under --quiet.
+"""The progress of a measuring command, with the time left: one bar on a terminal, else one line per piece of work.
 
-progress.begin(["train"] * 8 + ["decode"] * 4, done=["train"])      # the kind of each piece: the time left goes by those of the same kind
-progress.now("train length 512", "gru")
-progress.done("train")
+Under --quiet nothing is shown.
 
-progress.begin([""] * 12)                                           # pieces of one kind that follow each other
-progress.next("T 512 forward")
+    progress.begin(["train"] * 8 + ["decode"] * 4, done=["train"])      # the kind of each piece of work
+    progress.now("train length 512", "gru")
+    progress.done("train")
+
+    progress.begin([""] * 12)                                           # pieces of one kind, one after the other
+    progress.next("T 512 forward")
 """
 
 from __future__ import annotations
@@ -16,7 +18,10 @@ from collections.abc import Sequence
 
 
 class Progress:
-    """guess: seconds of a piece of a kind of which none is done yet; the others go by the mean of their last RECENT."""
+    """Estimates the time left from the last RECENT pieces of each kind.
+
+    guess: seconds of a piece whose kind has none done yet.
+    """
 
     RECENT = 8
 
@@ -27,7 +32,7 @@ class Progress:
         self.total = self.finished = 0
 
     def begin(self, kinds: Sequence[str], done: Sequence[str] = ()) -> None:
-        """kinds: of every piece of work, at most; done: of those that an earlier process did."""
+        """kinds: one per piece of work, at most.  done: those that an earlier process has done."""
         self.waiting = {kind: kinds.count(kind) - done.count(kind) for kind in kinds}
         self.total, self.finished = len(kinds), len(done)
         self.last = self.clock()
@@ -45,7 +50,7 @@ class Progress:
             self.bar.set_postfix_str(words(self.left()))
 
     def now(self, where: str, what: str = "") -> None:
-        """A piece of work begins. Without a terminal `where` is a line, once; the bar shows `what` as well."""
+        """A piece of work begins. The bar shows `where` and `what`; without a terminal a new `where` is one line."""
         if self.bar is not None:
             self.bar.set_description_str(f"{where} {what}".rstrip())
         elif not self.quiet and where != self.where:
@@ -57,7 +62,7 @@ class Progress:
         self.where = where
 
     def done(self, kind: str = "") -> None:
-        """A piece of work is done, or has a row that says why not."""
+        """A piece of work is done, or has a row that says why it is not."""
         now = self.clock()
         self.seconds.setdefault(kind, []).append(now - self.last)
         self.last = now
@@ -68,7 +73,7 @@ class Progress:
             self.bar.update(1)
 
     def next(self, where: str) -> None:
-        """The piece before this one is done, and this one begins."""
+        """The previous piece of work is done, and this one begins."""
         if self.where is not None:
             self.done()
         self.now(where)

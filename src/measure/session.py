@@ -1,8 +1,10 @@
-"""What `speed`, `profile` and `kernels` share: a locked record, progress, Ctrl-C that keeps what was measured and tells how to go on.
+"""What `speed`, `profile` and `kernels` share: a locked record, progress, and a Ctrl-C that keeps what was measured.
 
-status = conduct(record, settings, env, work, finish, Progress(quiet, guess=2.0))     # work(progress) measures, finish(status) writes history.json
-if status == INTERRUPTED:
-    return say_interrupted(record, argv)
+    status = conduct(record, settings, env, work, finish, Progress(quiet, guess=2.0))
+    if status == INTERRUPTED:
+        return say_interrupted(record, argv)          # prints the command that continues
+
+work(progress) measures; finish(status) writes history.json.
 """
 
 from __future__ import annotations
@@ -24,9 +26,9 @@ def conduct(
     progress: Progress,
     keep: Callable = lambda rows: rows,
 ) -> str:
-    """Measure into a record under its lock. Returns "done" or "interrupted"; in both cases finish(status) has written what there is.
+    """Measure into a record under its lock. Returns "done" or "interrupted"; in both cases finish(status) was called.
 
-    keep: see `Record.begin`.  An error of `work` comes through, after finish("interrupted").
+    keep: see `Record.begin`.  An error of `work` is raised after finish("interrupted").
     """
     with record.lock():
         record.begin(settings, env, keep)
@@ -43,7 +45,7 @@ def conduct(
 
 
 def say_interrupted(record: Record, argv: list[str]) -> int:
-    """Tell how to go on; the exit code."""
+    """Print the command that continues; returns the exit code."""
     print(
         f"interrupted; {len(record.rows)} rows are kept, continue with: {continuing(record.kind, argv, record.path)}",
         file=sys.stderr,
@@ -52,7 +54,7 @@ def say_interrupted(record: Record, argv: list[str]) -> int:
 
 
 def continuing(command: str, argv: list[str], path) -> str:
-    """The command line that goes on: the same flags, with the directory and without --overwrite."""
+    """The command line that continues: the same flags, with the directory and without --overwrite."""
     rest, i = [], 0
     while i < len(argv):
         flag, equals, _ = argv[i].partition("=")
@@ -68,7 +70,7 @@ def continuing(command: str, argv: list[str], path) -> str:
 
 
 def machine_fields(device, threads: int, precision: str) -> dict:
-    """The fields of a row that say where it was measured; when, its `clock` says (timing.clock_note). device: a torch.device."""
+    """The fields of a row that say where it was measured. device: a torch.device."""
     from src.storage import env
 
     return {"device": device_words(device), "threads": threads, "precision": precision, "versions": env.versions()}

@@ -1,15 +1,19 @@
 """How long something takes: warm-up, then repeats until the median is known to 5 % or the cell's time is spent.
 
     cells = {"gru": Cell(step_of_gru, limits, sync), "lstm": Cell(step_of_lstm, limits, sync)}
-    for name, outcome in interleave(cells):      # round-robin, so that a machine's drift falls on all alike; each as soon as it is done
-        outcome.median, outcome.quartiles        # a Sample, or the Exception that ended this cell
+    for name, outcome in interleave(cells):      # timed alternately; each comes as soon as it is done
+        outcome.values                           # of a Sample; or outcome is the Exception that ended this cell
 
-`measure(action)` is the same for a single action. The first call is timed apart (`first`): it compiles, fills caches and allocates. Further
-warm-up calls follow while they are cheap. A cell is settled when it has `enough` repeats and the interval of its median reaches at most `target`
-of the median to either side on average; it ends without that when `seconds` are spent (but never below `least` repeats) or after `most`
-repeats. The interval is that of order statistics (David & Nagaraja, "Order Statistics", 3rd ed., section 7.1): it assumes no distribution.
+Timing alternately means that a change of the machine's speed affects all cells alike.
 
-Nothing here imports torch: `sync` is whatever waits for the device (`sync_for`), `clock` any function that gives seconds.
+The first call is timed apart (`first`), because it compiles, fills caches and allocates. Further warm-up calls follow
+as long as they are short. A cell is settled when it has `enough` repeats and half the width of the interval of its
+median is at most `target` of the median. Otherwise it ends when `seconds` are spent, but not below `least` repeats, or
+after `most` repeats. The interval is that of order statistics (David & Nagaraja, "Order Statistics", 3rd ed., section
+7.1). It assumes no distribution.
+
+Nothing here imports torch: `sync` is whatever waits for the device (`sync_for`), and `clock` is any function that
+returns seconds.
 """
 
 from __future__ import annotations
@@ -23,21 +27,19 @@ from pathlib import Path
 
 from src.stats.medians import LEVEL, median_interval, quantile
 
-WARMUPS = 2  # calls after the first, while they take at most WARMUP_SHARE of the budget
-
-
+WARMUPS = 2  # calls after the first one, as long as they take at most WARMUP_SHARE of the budget
 WARMUP_SHARE = 0.1
-
-
 CPUINFO = Path("/proc/cpuinfo")
-
-
 GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 
 
 @dataclass(frozen=True)
 class Limits:
-    """seconds: budget of a cell, warm-up calls (but the first) and repeats together.  least, enough, most: repeats.  target: a share of the median."""
+    """When a cell ends.
+
+    seconds: budget of repeats and warm-up calls together, without the first call.
+    least, enough, most: numbers of repeats.  target: a share of the median.
+    """
 
     seconds: float = 5.0
     least: int = 3
@@ -54,8 +56,9 @@ class Limits:
 class Sample:
     """The repeats of one cell.
 
-    values: seconds a repeat, in order; or of each part where the action reports several.  first: seconds of the first call, which is in no
-    median.  warmups: further calls thrown away.  stopped: why it ended: settled, budget or most.
+    parts: seconds of each repeat, in order; several parts if the action times them itself.
+    first: seconds of the first call, which is in no median.  warmups: further calls that are thrown away.
+    stopped: why it ended: settled, budget or most.
     """
 
     parts: dict[str, tuple[float, ...]]
@@ -78,22 +81,6 @@ class Sample:
         (first,) = self.first.values()
         return first
 
-    @property
-    def n(self) -> int:
-        return len(self.values)
-
-    @property
-    def median(self) -> float:
-        return quantile(self.values, 0.5)
-
-    @property
-    def quartiles(self) -> tuple[float, float]:
-        return quantile(self.values, 0.25), quantile(self.values, 0.75)
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        return median_interval(self.values)[:2]
-
 
 def is_settled(values, limits: Limits) -> bool:
     """Whether the median of these repeats is known well enough."""
@@ -107,14 +94,12 @@ def is_settled(values, limits: Limits) -> bool:
 class Cell:
     """One thing to time.
 
-    action(): runs it once. Its result is thrown away, unless it is a dict {part: seconds}: then it has timed itself (with `clock`, after `sync`).
-    before(): untimed, ahead of each call, such as making fresh inputs; it counts against the budget.
+    action(): runs it once. If it returns a dict {part: seconds}, it has timed itself; other results are thrown away.
     """
 
     action: Callable[[], object]
     limits: Limits = field(default_factory=Limits)
     sync: Callable[[], object] = lambda: None
-    before: Callable[[], object] | None = None
     clock: Callable[[], float] = time.perf_counter
 
     def __post_init__(self):
@@ -124,13 +109,13 @@ class Cell:
         self._warmups = 0
 
     def advance(self) -> Sample | None:
-        """One more call; the sample when the cell is done. What the action raises comes through."""
+        """One more call; returns the sample when the cell is done. Raises what the action raises."""
         began = self.clock()
         seconds = self._call()
         whole = self.clock() - began
         if self._first is None:
             self._first, self._first_whole = seconds, whole
-            self._warming = whole <= self.limits.seconds  # a call that exceeds the budget has warmed up enough
+            self._warming = whole <= self.limits.seconds  # a call that exceeds the budget is warm-up enough
             return None
         self._spent += whole
         if self._warming and self._warmups < WARMUPS:
@@ -142,8 +127,6 @@ class Cell:
         return self._done()
 
     def _call(self) -> dict[str, float]:
-        if self.before is not None:
-            self.before()
         self.sync()
         began = self.clock()
         result = self.action()
@@ -166,9 +149,9 @@ class Cell:
 
 
 def interleave(cells: Mapping[str, Cell]) -> Iterator[tuple[str, Sample | Exception]]:
-    """Run cells in turn, one call each a round, and yield (name, outcome) as soon as one is done.
+    """Run the cells alternately, one call each per round, and yield (name, outcome) as soon as one is done.
 
-    An Exception of a cell's action ends that cell alone and is its outcome; KeyboardInterrupt ends all.
+    An Exception of a cell's action ends that cell alone and is its outcome. KeyboardInterrupt ends all.
     """
     waiting = dict(cells)
     while waiting:
@@ -182,16 +165,8 @@ def interleave(cells: Mapping[str, Cell]) -> Iterator[tuple[str, Sample | Except
                 yield name, outcome
 
 
-def measure(action, limits: Limits | None = None, sync=lambda: None, before=None, clock=time.perf_counter) -> Sample:
-    """The sample of a single action; what it raises comes through."""
-    cell = Cell(action, limits or Limits(), sync, before, clock)
-    while (sample := cell.advance()) is None:
-        pass
-    return sample
-
-
 def sync_for(device) -> Callable[[], object]:
-    """What waits until a torch device has done all it was given: torch.cuda.synchronize on CUDA, nothing on a CPU."""
+    """A function that waits until a torch device has finished: torch.cuda.synchronize on CUDA, nothing on a CPU."""
     if getattr(device, "type", str(device).split(":")[0]) != "cuda":
         return lambda: None
     import torch
@@ -200,19 +175,19 @@ def sync_for(device) -> Callable[[], object]:
 
 
 def clock_note(device_type: str) -> str:
-    """What a row says about the clock: which one, what it waited for, and how fast and how busy the machine was just now."""
+    """What a row says about the clock: which one, what it waited for, and how fast and how busy the machine was."""
     parts = ["perf_counter" + (" after torch.cuda.synchronize" if device_type == "cuda" else "")]
     frequency = _first_match(CPUINFO, "cpu MHz")
     parts.append(f"CPU at {float(frequency):,.0f} MHz" if frequency else "CPU frequency not known")
     with contextlib.suppress(OSError):
         parts.append(f"governor {GOVERNOR.read_text().strip()}")
-    with contextlib.suppress(OSError, AttributeError):  # neither on every system
+    with contextlib.suppress(OSError, AttributeError):  # not every system has them
         parts.append(f"load {os.getloadavg()[0]:.2f} on {os.cpu_count()} cores")
     return "; ".join(parts)
 
 
 def _first_match(path: Path, key: str) -> str:
-    """The first value of a key in a file of `key : value` lines; empty where there is none."""
+    """The first value of a key in a file of `key : value` lines; empty if there is none."""
     with contextlib.suppress(OSError):
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             name, colon, value = line.partition(":")

@@ -1,13 +1,13 @@
-"""How fast the layers are on a CPU, forward and backward, each figure beside what it is compared with: medians, interleaved, in one process.
+"""How fast the layers are on a CPU, forward and backward: medians, timed alternately, in one process. All are slow.
 
-    python -m pytest -m slow tests/measure/test_layer_speed.py -s
+python -m pytest -m slow tests/measure/test_layer_speed.py -s
 
-- `mamba` against mambapy's parallel scan and its sequential one (PyPI: `pip install --no-deps mambapy`; skipped without), and against the
-  recurrence stepped through autograd;
-- the linear-attention family against their own recurrence, stepped through autograd in float32;
-- how time grows with the length, and what a decoded token costs early and late.
+- `mamba` against mambapy's parallel scan and its sequential one (`pip install --no-deps mambapy`; skipped without it),
+  and against the recurrence stepped through autograd
+- the linear-attention family against their own recurrence, stepped through autograd in float32
+- how time grows with the length, and what a decoded token takes early and late
 
-The bounds are the project's goals; a machine that is busy with something else can miss them.
+The bounds are the project's goals. A machine that is busy with something else can miss them.
 """
 
 import statistics
@@ -37,7 +37,7 @@ CASES = [
 
 
 class NoTask:
-    """A task without flags, enough for `resolve`."""
+    """A task without flags, which is enough for `resolve`."""
 
     Config = None
 
@@ -66,7 +66,7 @@ def train(module, x):
 
 
 def milliseconds(calls: dict, repeats: int = 5, once=()) -> dict[str, float]:
-    """Median of each call, taken in turns so that a drift of the machine meets all; those named in `once` run once."""
+    """Median of each call, timed alternately. The calls named in `once` run once."""
     times = {name: [] for name in calls}
     for name, call in calls.items():
         if name not in once:
@@ -87,12 +87,17 @@ def show(title: str, times: dict[str, float], base: str) -> None:
         print(f"  {name:<44}{ms:10.1f} ms{ms / times[base]:9.2f} x")
 
 
+def told(times: dict[int, float]) -> str:
+    """'T 512: 3.1 ms, T 1024: 6.0 ms'."""
+    return ", ".join(f"T {T}: {ms:.1f} ms" for T, ms in times.items())
+
+
 def slope(lengths, times) -> float:
     """Exponent of time in length, least squares on logarithms."""
     return float(np.polyfit(np.log(lengths), np.log(times), 1)[0])
 
 
-# --- mamba -----------------------------------------------------------------------------------------------------------------
+# mamba
 
 
 def step_by_step(model):
@@ -114,7 +119,7 @@ def step_by_step(model):
 
 
 def indexed(model):
-    """The same loop as it is usually written: all transitions at once, and one time step of them picked by index at each turn."""
+    """The same loop as it is usually written: all transitions at once, and at each time step one of them by index."""
 
     def forward(x):
         u, z = model.in_proj(x).chunk(2, dim=-1)
@@ -133,7 +138,7 @@ def indexed(model):
 
 
 class _As(nn.Module):
-    """A module with another forward over the same parameters."""
+    """A module with another forward and the same parameters."""
 
     def __init__(self, module, forward):
         super().__init__()
@@ -141,7 +146,7 @@ class _As(nn.Module):
 
 
 def test_mamba_against_parallel_scan_and_loops():
-    """B 8, T 512, d_model 128, 16 states: at least 6 times mambapy's parallel scan, 100 times its step-by-step loop."""
+    """B 8, T 512, d_model 128, 16 states: 6 times as fast as mambapy's parallel scan, 100 times its sequential one."""
     ours, x = mixer("mamba"), inputs(8, 512)
     with torch.no_grad():
         for other in (step_by_step(ours), indexed(ours)):
@@ -171,16 +176,15 @@ def test_mamba_against_parallel_scan_and_loops():
     assert times["mambapy, sequential"] >= 100 * times["mamba, ours"]
 
 
-def test_mamba_takes_time_in_proportion_to_the_length():
+def test_the_time_of_mamba_grows_in_proportion_to_the_length():
     lengths, model = (512, 1024, 2048, 4096, 8192), mixer("mamba")
     times = milliseconds({T: train(model, inputs(1, T)) for T in lengths}, repeats=7)
-    print(
-        f"\nmamba, B 1: {', '.join(f'T {T}: {ms:.1f} ms' for T, ms in times.items())}; exponent {slope(lengths, list(times.values())):.2f}"
-    )
-    assert slope(lengths, list(times.values())) <= 1.15
+    exponent = slope(lengths, list(times.values()))
+    print(f"\nmamba, B 1: {told(times)}; exponent {exponent:.2f}")
+    assert exponent <= 1.15
 
 
-# --- the linear-attention family -------------------------------------------------------------------------------------------
+# The linear-attention family
 
 
 def loop_linear(q, k, v, decay=None, state=None, scale=None, backend="auto"):
@@ -217,15 +221,17 @@ LOOPS = {"linear_attention": loop_linear, "delta_rule": loop_delta}
 
 
 def looped(name, model, monkeypatch):
-    """Run the mixer with its op replaced by the loop: a context of the module that imported the op."""
-    where = "src.models.deltanet" if "delta" in name else "src.models.linear_attention"
+    """Replace the op of a mixer by the loop, in every file of layers that imported it."""
     op = "delta_rule" if "delta" in name else "linear_attention"
-    monkeypatch.setattr(sys.modules[where], op, LOOPS[op])
+    users = [m for path, m in sys.modules.items() if path.startswith("src.models.") and callable(getattr(m, op, None))]
+    assert users
+    for module in users:
+        monkeypatch.setattr(module, op, LOOPS[op])
 
 
 @pytest.mark.parametrize(("name", "given"), CASES, ids=str)
 def test_family_is_eight_times_its_own_loop(name, given, monkeypatch):
-    """B 8, T 1,024, 4 heads of 32: the whole mixer, projections and gates included, against itself with the op stepped in a loop."""
+    """B 8, T 1,024, 4 heads of 32: the whole mixer with projections and gates, against itself with the op as a loop."""
     model, x = (
         mixer(name, **given, **({} if name == "linear_attention" else {"expand_k": 1.0, "expand_v": 1.0})),
         inputs(8, 1024),
@@ -248,22 +254,23 @@ def test_family_is_eight_times_its_own_loop(name, given, monkeypatch):
 
 
 @pytest.mark.parametrize(("name", "given"), CASES, ids=str)
-def test_family_takes_time_in_proportion_to_the_length(name, given):
+def test_the_time_of_the_family_grows_in_proportion_to_the_length(name, given):
     lengths, model = (1024, 2048, 4096, 8192, 16_384), mixer(name, **given)
     times = milliseconds({T: train(model, inputs(1, T)) for T in lengths}, repeats=5)
     exponent = slope(lengths, list(times.values()))
-    print(
-        f"\n{name} {given or ''}, B 1: {', '.join(f'T {T}: {ms:.1f} ms' for T, ms in times.items())}; exponent {exponent:.2f}"
-    )
+    print(f"\n{name} {given or ''}, B 1: {told(times)}; exponent {exponent:.2f}")
     assert exponent <= 1.15
 
 
-# --- decoding --------------------------------------------------------------------------------------------------------------
+# Decoding
 
 
 @pytest.mark.parametrize("name", RECURRENT)
-def test_a_token_costs_the_same_late_as_early(name):
-    """Steps at positions 128 and 4,096 in turns, from states that a prefill made: medians of 300 within 10 %, and equal bytes."""
+def test_a_token_takes_the_same_time_late_as_early(name):
+    """Steps at positions 128 and 4,096, timed alternately, from states of a prefill.
+
+    Medians of 300 agree within 10 %, and the states have the same number of bytes.
+    """
     model_class = MODELS[name].load()
     args = resolve(NoTask, model_class, preset={}, d_model=D, n_head=4, n_layer=2, dropout=0.0)
     model = build(model_class, 64, args, 5000).eval()
@@ -273,15 +280,14 @@ def test_a_token_costs_the_same_late_as_early(name):
             _, states[position] = model.prefill(torch.zeros(1, position, dtype=torch.long), model.init_state(1, 5000))
         sizes = {position: state_bytes(state) for position, state in states.items()}
         times = {position: [] for position in states}
-        for turn in range(330):
+        for repeat in range(330):
             for position in states:
                 began = time.perf_counter()
                 _, states[position] = model.step(ids, states[position])
-                if turn >= 30:
+                if repeat >= 30:
                     times[position].append(1e6 * (time.perf_counter() - began))
     early, late = (statistics.median(times[p]) for p in (128, 4096))
-    print(
-        f"\n{name}: {early:.0f} us a token at 128, {late:.0f} us at 4,096 ({late / early:.2f} x), {sizes[4096]:,} bytes of state"
-    )
+    found = f"{early:.0f} us per token at 128, {late:.0f} us at 4,096 ({late / early:.2f} x)"
+    print(f"\n{name}: {found}, {sizes[4096]:,} bytes of state")
     assert sizes[128] == sizes[4096]
     assert abs(late / early - 1) <= 0.10

@@ -1,9 +1,15 @@
-"""`profile`: a trace is read right, the command writes what it promises, and stops and goes on.  Run: python -m pytest tests/measure/test_profile.py"""
+"""`profile`: a trace written by hand gives the right table, and the command writes, stops and continues as it says.
 
+python -m pytest tests/measure/test_profile.py
+"""
+
+import contextlib
 import csv
+import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 
@@ -13,11 +19,16 @@ from conftest import ROOT, TINY
 from pictures import has_colour, pixels
 
 import benchmark
-from src.commands.profile import growth
+from dataset.needle import Needle
 from src.figures import kernels as kernel_figures
 from src.figures import style
-from src.measure.profile import steps as suite
+from src.flags.fields import resolve
+from src.measure import timing
+from src.measure.profile import steps as profiling
 from src.measure.profile import trace as reading
+from src.measure.profile.report import growth
+from src.setup.plan import plan
+from src.setup.session import open_session
 from src.storage import rows as schema
 from src.utils.training import Diverged
 
@@ -25,14 +36,27 @@ FLAGS = ["--task", "needle", "--model", "transformer", *TINY, "--steps", "3", "-
 FIGURES = ("time_by_group", "time_by_length", "memory_by_length", "memory_timeline")
 
 
+def no_figures(patch):
+    """Figures take seconds: only the recorded profile draws them."""
+    patch.setattr(kernel_figures, "draw_profile", lambda history, folder: [])
+
+
 @pytest.fixture
 def command(main, monkeypatch):
-    """`benchmark.py profile ...` in this process: (exit code, stdout, stderr)."""
-    monkeypatch.setattr(benchmark, "COMMANDS", tuple(dict.fromkeys((*benchmark.COMMANDS, "profile"))))
+    """`benchmark.py profile ...` in this process, without figures: (exit code, stdout, stderr)."""
+    no_figures(monkeypatch)
     return lambda *arguments: main("profile", *arguments)
 
 
-# A trace written by hand -----------------------------------------------------------------------------------------------------------------
+def without_torch(*arguments):
+    """The command in a process that cannot import torch."""
+    code = (
+        "import sys; sys.modules['torch'] = None; from src.commands.profile import main; sys.exit(main(sys.argv[1:]))"
+    )
+    return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=ROOT)
+
+
+# A trace written by hand
 
 
 def event(name, category, start, duration, thread=1, **arguments):
@@ -48,8 +72,8 @@ def event(name, category, start, duration, thread=1, **arguments):
     }
 
 
-# Two steps of 100 us. In the first: a product of 30 with a copy of 10 inside, an optimiser step of 20 with an addition of 5 inside, an own op of 20
-# with a product of 12 inside. The second: a product of 50.
+# Two steps of 100 us. The first has a product of 30 with a copy of 10 inside, an optimiser step of 20 with an addition
+# of 5 inside, and an own op of 20 with a product of 12 inside. The second has a product of 50.
 BY_HAND = {
     "traceEvents": [
         event("ProfilerStep#1", "user_annotation", 1000.0, 100.0),
@@ -72,7 +96,7 @@ def entries(trace, **options) -> dict:
     return {(e["name"], e["group"]): e for e in reading.operators(trace, **options)}
 
 
-def test_an_operator_is_charged_its_own_time_in_each_step():
+def test_an_operator_has_its_own_time_in_each_step():
     found = entries(BY_HAND, own=reading.own_names(["_Scan"]))
     assert found["aten::mm", "matrix products"]["ms"] == pytest.approx([0.020, 0.050])
     assert found["aten::mm", "matrix products"]["calls"] == 1.0
@@ -85,7 +109,7 @@ def test_what_runs_inside_the_optimiser_or_an_own_op_belongs_to_it():
     assert found["aten::add_", "optimiser"]["ms"] == pytest.approx([0.005, 0.0])
     assert found["aten::bmm", "scan and own ops"]["ms"] == pytest.approx([0.012, 0.0])
     assert found["_ScanBackward", "scan and own ops"]["ms"] == pytest.approx([0.008, 0.0])
-    assert ("aten::bmm", "matrix products") in entries(BY_HAND)  # with nobody's own ops
+    assert ("aten::bmm", "matrix products") in entries(BY_HAND)  # without own ops
 
 
 def test_what_remains_of_a_step_is_outside_operators_and_all_adds_up():
@@ -96,12 +120,12 @@ def test_what_remains_of_a_step_is_outside_operators_and_all_adds_up():
     assert [sum(values[step] for values in sums.values()) for step in (0, 1)] == pytest.approx([0.1, 0.1])
 
 
-def test_the_operators_come_dearest_first():
+def test_the_slowest_operator_comes_first():
     names = [e["name"] for e in reading.operators(BY_HAND)[:-1]]
     assert names[0] == "aten::mm"
 
 
-def test_kernels_of_a_device_are_charged_to_the_operator_that_launched_them():
+def test_kernels_of_a_device_belong_to_the_operator_that_launched_them():
     trace = {
         "traceEvents": [
             event("ProfilerStep#1", "user_annotation", 0.0, 100.0),
@@ -177,7 +201,7 @@ def test_allocations_add_up_and_the_release_of_older_memory_changes_nothing():
     assert max(held for _, held in reading.allocations(trace, "cuda")) == 9999
 
 
-def test_a_thinned_curve_keeps_its_peak_and_its_bottom():
+def test_a_thinned_curve_keeps_its_highest_and_lowest_point():
     points = [(float(i), i % 7) for i in range(10_000)]
     points[5003] = (5003.0, 99)
     thin = reading.thinned(points, 100)
@@ -215,26 +239,18 @@ def test_an_operator_falls_into_its_group(name, group):
     assert group in reading.GROUPS
 
 
-# Real steps ------------------------------------------------------------------------------------------------------------------------------
+# Real steps
 
 
 @pytest.fixture(scope="module")
 def profiled(tmp_path_factory):
     """One small profile: (folder, stdout)."""
-    folder = tmp_path_factory.mktemp("profiled") / "run"
-    code = (
-        "import sys, benchmark; benchmark.COMMANDS = (*benchmark.COMMANDS, 'profile'); "
-        "sys.exit(benchmark.main(['profile', *sys.argv[1:]]))"
-    )
+    folder, out = tmp_path_factory.mktemp("profiled") / "run", io.StringIO()
     flags = [f for f in FLAGS if f != "--quiet"]
-    done = subprocess.run(
-        [sys.executable, "-c", code, *flags, "--lengths", "16,24,48", "--out_dir", str(folder)],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-    )
-    assert done.returncode == 0, done.stderr
-    return folder, done.stdout
+    with contextlib.redirect_stdout(out):
+        code = benchmark.main(["profile", *flags, "--lengths", "16,24,48", "--out_dir", str(folder)])
+    assert code == 0
+    return folder, out.getvalue()
 
 
 def rows_in(folder) -> list[dict]:
@@ -279,7 +295,8 @@ def test_the_trace_is_json_with_operators_frames_and_steps(profiled):
     categories = {e.get("cat") for e in events}
     assert {"cpu_op", "python_function", "user_annotation"} <= categories
     assert (
-        sum(e.get("name", "").startswith("ProfilerStep#") and e.get("ph") == "X" for e in events) >= suite.DETAIL_STEPS
+        sum(e.get("name", "").startswith("ProfilerStep#") and e.get("ph") == "X" for e in events)
+        >= profiling.DETAIL_STEPS
     )
     assert any(e.get("name") == "aten::mm" for e in events)
 
@@ -317,18 +334,17 @@ def test_a_figure_is_a_picture_of_something(profiled, name):
     assert (profiled[0] / "figures" / f"{name}.pdf").read_bytes().startswith(b"%PDF")
 
 
-def test_figures_are_redrawn_without_torch_to_the_same_bytes(profiled):
-    folder = profiled[0]
+def test_figures_and_tables_are_made_again_without_torch(profiled, tmp_path):
+    folder = shutil.copytree(profiled[0], tmp_path / "copy")
     before = {p.name: p.read_bytes() for p in (folder / "figures").iterdir()}
     for path in (folder / "figures").iterdir():
         path.unlink()
-    code = "import sys; sys.modules['torch'] = None; from src.commands import profile; sys.exit(profile.main(sys.argv[1:]))"
-    done = subprocess.run(
-        [sys.executable, "-c", code, "--vis_only", "--out_dir", str(folder)], capture_output=True, text=True, cwd=ROOT
-    )
+    done = without_torch("--vis_only", "--out_dir", str(folder))
     assert done.returncode == 0, done.stderr
     assert {p.name: p.read_bytes() for p in (folder / "figures").iterdir()} == before
-    assert done.stdout.splitlines()[-1] == str(folder)
+    lines = done.stdout.splitlines()
+    assert lines[:5] == profiled[1].splitlines()[:5]
+    assert lines[-1] == str(folder)
 
 
 def test_time_by_length_is_drawn_on_logarithmic_axes_with_the_measured_points(profiled):
@@ -349,14 +365,14 @@ def test_a_peak_of_known_size_is_found():
         kept.append(torch.empty(2**20, dtype=torch.uint8))
         del b
 
-    assert suite.peak_bytes(step, torch.device("cpu")) == 5 * 2**20
+    assert profiling.peak_bytes(step, torch.device("cpu")) == 5 * 2**20
 
 
-def test_only_the_lines_of_kineto_are_held_back_from_stderr(capfd):
-    """The rest is passed on, also where what is recorded raises; before and after nothing is held."""
+def test_only_lines_of_kineto_are_removed_from_stderr(capfd):
+    """All other lines are written, even if what is recorded raises."""
 
     def record():
-        with suite.without_kinetos_lines():
+        with profiling.without_kinetos_lines():
             os.write(2, b"USDT:profiler_start\na warning from below\n")
             os.write(2, b"no line's beginning: USDT:\nUSDT:profiler_stop\nwithout an end")
             raise ZeroDivisionError
@@ -371,48 +387,44 @@ def test_only_the_lines_of_kineto_are_held_back_from_stderr(capfd):
     )
 
 
-def test_a_recording_writes_nothing_across_the_progress(capfd):
-    suite.record_steps(lambda: torch.ones(3).sum(), 1, torch.device("cpu"), lambda profiler: None)
-    suite.peak_bytes(lambda: torch.ones(3).sum(), torch.device("cpu"))
+def test_a_recording_writes_nothing_into_the_progress_bar(capfd):
+    profiling.record_steps(lambda: torch.ones(3).sum(), 1, torch.device("cpu"), lambda profiler: None)
+    profiling.peak_bytes(lambda: torch.ones(3).sum(), torch.device("cpu"))
     assert "USDT" not in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(
-    ("power", "words"),
-    [(1.0, "time a sequence ~ length^1.00 [1.00, 1.00]"), (2.0, "time a sequence ~ length^2.00 [2.00, 2.00]")],
+    ("power", "reason"),
+    [
+        (0.5, "the exponent is below 1 because fixed overhead dominates short sequences"),
+        (1.0, "the fixed overhead of a step is included"),
+        (2.0, "the fixed overhead of a step is included"),
+    ],
 )
-def test_the_growth_of_a_sequences_time_is_told_in_words(power, words):
-    """Also where fewer sequences go into a step at a greater length."""
-    rows = [
-        schema.make_row(
-            "profile",
-            panel="length",
-            metric="step_ms",
-            unit="ms",
-            x_name="length",
-            x=x,
-            batch=64 // x,
-            value=v,
-            values=[v, v],
-        )
-        for x in (8, 16, 32, 64)
-        for v in (x**power * (64 // x),)
-    ]
-    (line,) = growth(rows)
-    assert line.startswith(words)
+def test_the_growth_of_the_time_per_sequence_is_told_in_words(power, reason):
+    """Also if a step has fewer sequences at a greater length."""
+    rows = [length_row(x, 64 // x, x**power * (64 // x)) for x in (8, 16, 32, 64)]
+    line, why = growth(rows)
+    assert line.startswith(f"time per sequence ~ length^{power:.2f} [{power:.2f}, {power:.2f}]")
+    assert why.startswith(reason)
     assert growth(rows[:2]) == growth([]) == []
 
 
-def test_own_autograd_functions_are_known_by_name():
+def length_row(x: int, batch: int, ms: float) -> dict:
+    fields = {"panel": "length", "metric": "step_ms", "unit": "ms", "x_name": "length"}
+    return schema.make_row("profile", **fields, x=x, batch=batch, value=ms, values=[ms, ms])
+
+
+def test_the_names_of_own_autograd_functions_are_found():
     import src.ops.selective_scan  # noqa: F401  defines them
 
-    names = suite.own_functions()
+    names = profiling.own_functions()
     assert "_Scan" in names
     assert "_ScanBackward" in reading.own_names(names)
     assert "CheckpointFunction" not in names  # torch's own
 
 
-def test_an_own_op_of_a_real_model_is_charged_to_its_group(command, tmp_path):
+def test_an_own_op_of_a_real_model_is_in_its_group(command, tmp_path):
     flags = [f if f != "transformer" else "template" for f in FLAGS]
     code, _, err = command(*flags, "--short_conv", "4", "--lengths", "16", "--out_dir", tmp_path / "run")
     assert code == 0, err
@@ -429,7 +441,7 @@ def test_a_task_without_a_length_says_so(command, tmp_path):
     assert "no length" in row["note"]
 
 
-# Wrong input, gate, Ctrl-C ---------------------------------------------------------------------------------------------------------------
+# Wrong input, gate, Ctrl-C
 
 
 @pytest.mark.parametrize(
@@ -456,10 +468,7 @@ def test_wrong_input_is_one_line_and_writes_nothing(command, tmp_path, extra, wo
 
 
 def test_help_opens_with_three_commands_and_needs_no_torch():
-    code = (
-        "import sys; sys.modules['torch'] = None; from src.commands import profile; sys.exit(profile.main(['--help']))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    done = without_torch("--help")
     assert done.returncode == 0, done.stderr
     assert done.stdout[:900].count("python benchmark.py profile --") == 3
     assert "--lengths" in done.stdout
@@ -476,8 +485,8 @@ def test_an_op_that_is_wrong_here_gets_no_timing(command, tmp_path, monkeypatch)
     assert not (tmp_path / "run").exists()
 
 
-def test_ctrl_c_keeps_what_was_measured_and_the_same_command_goes_on(command, tmp_path, monkeypatch):
-    measured, stopped, real = [], [], suite._length_rows
+def test_ctrl_c_keeps_what_was_measured_and_the_same_command_continues(command, tmp_path, monkeypatch):
+    measured, stopped, real = [], [], profiling._length_rows
 
     def stops(job, length, *arguments):
         if measured and not stopped:
@@ -486,7 +495,7 @@ def test_ctrl_c_keeps_what_was_measured_and_the_same_command_goes_on(command, tm
         measured.append(length)
         real(job, length, *arguments)
 
-    monkeypatch.setattr(suite, "_length_rows", stops)
+    monkeypatch.setattr(profiling, "_length_rows", stops)
     flags = (*FLAGS, "--lengths", "16,24", "--out_dir", tmp_path / "run")
     code, out, err = command(*flags)
     assert (code, out) == (130, "")
@@ -504,16 +513,16 @@ def test_ctrl_c_keeps_what_was_measured_and_the_same_command_goes_on(command, tm
 
 
 def test_a_length_that_does_not_fit_in_memory_is_a_row(command, tmp_path, monkeypatch):
-    real = suite.train_step
+    real = profiling.train_step
 
     def fits(model, batch, *arguments):
-        if batch.x.shape[1] > 30 and len(steps) > 12:  # behind the recorded steps
+        if batch.x.shape[1] > 30 and len(steps) > 12:  # after the recorded steps
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
         steps.append(1)
         return real(model, batch, *arguments)
 
     steps = []
-    monkeypatch.setattr(suite, "train_step", fits)
+    monkeypatch.setattr(profiling, "train_step", fits)
     code, _, err = command(*FLAGS, "--lengths", "16,48", "--out_dir", tmp_path / "run")
     assert code == 0, err
     rows = [r for r in rows_in(tmp_path / "run") if r["panel"] == "length"]
@@ -523,15 +532,15 @@ def test_a_length_that_does_not_fit_in_memory_is_a_row(command, tmp_path, monkey
 
 
 def test_a_loss_that_is_not_finite_is_a_result(command, tmp_path, monkeypatch):
-    real, steps = suite.train_step, []
+    real, steps = profiling.train_step, []
 
     def diverges(*arguments):
         steps.append(1)
-        if len(steps) > 12:  # behind the recorded steps
+        if len(steps) > 12:  # after the recorded steps
             raise Diverged("the loss is inf")
         return real(*arguments)
 
-    monkeypatch.setattr(suite, "train_step", diverges)
+    monkeypatch.setattr(profiling, "train_step", diverges)
     code, _, err = command(*FLAGS, "--lengths", "16", "--out_dir", tmp_path / "run")
     assert code == 3
     assert "the loss is inf" in err
@@ -546,14 +555,38 @@ def test_vis_only_wants_a_profile(command, tmp_path):
     assert len(err.splitlines()) == 1
 
 
-def test_lengths_by_default_reach_beyond_the_longest_training_length():
-    class Text:
-        kind, lengths = "answer", (16, 64)
+def test_default_lengths_reach_eight_times_the_longest_training_length():
+    task = Needle(resolve(Needle, context_len=64))
+    assert profiling.default_lengths(task) == [16, 32, 64, 128, 256, 512]
 
-    class Flags:
-        context_len = 64
 
-    assert suite.default_lengths(Text, Flags) == [16, 32, 64, 128, 256, 512]
+class Rows(list):
+    """A record that only collects its rows."""
+
+    def add(self, *rows):
+        self.extend(rows)
+
+
+def test_the_step_of_each_length_takes_its_planted_time(monkeypatch):
+    """Planted: one millisecond per token of a row."""
+    now = [0.0]
+
+    class Steps:
+        def __init__(self, job, batches, max_tokens):
+            self.batches, self.model = batches, torch.nn.Linear(2, 2)
+
+        def step(self):
+            now[0] += 1e-3 * self.batches[0].x.shape[1]
+
+    monkeypatch.setattr(profiling, "Training", Steps)
+    monkeypatch.setattr(profiling, "peak_bytes", lambda step, device: 1)
+    setup, _ = plan(["--task", "needle", "--model", "transformer", *TINY])
+    job = profiling.Job(open_session(setup, torch.device("cpu")), setup.model_class, clock=lambda: now[0])
+    drawn, rows = profiling.draw(job, (16, 24)), Rows()
+    profiling._lengths(job, drawn, timing.Limits(1.0), rows, lambda words: None)
+    for length, (batches, _) in drawn.items():
+        (step,) = [r for r in rows if (r["x"], r["metric"]) == (length, "step_ms")]
+        assert step["value"] == pytest.approx(batches[0].x.shape[1])
 
 
 def test_a_window_longer_than_the_text_is_refused(command, tmp_path):

@@ -1,7 +1,9 @@
-"""What the project promises about time, measured: `python -m pytest -m slow tests/measure/test_whole_commands.py -s` prints every figure.
+"""What the project promises about time, measured. All tests are slow.
 
-Ratios are of two things timed in one run on one machine; single figures are medians. Where a goal is not reached yet, the README says so, and
-the bound here keeps what is reached, with room for a noisy machine.
+python -m pytest -m slow tests/measure/test_whole_commands.py -s          # prints every number
+
+A ratio compares two things timed in one run on one machine. Other numbers are medians. If a goal is not reached yet,
+the bound here is what is reached, with room for a noisy machine.
 """
 
 import os
@@ -11,44 +13,35 @@ import sys
 import time
 
 import pytest
+import torch
 from conftest import ROOT, bench
 
-RECIPE = [
-    "--task",
-    "tiny_shakespeare",
-    "--model",
-    "transformer",
-    "--context_len",
-    "64",
-    "--d_model",
-    "128",
-    "--n_layer",
-    "4",
-    "--n_head",
-    "4",
-    "--batch_size",
-    "12",
-    "--max_steps",
-    "2000",
-    "--lr",
-    "1e-3",
-    "--min_lr",
-    "1e-4",
-    "--warmup_steps",
-    "100",
-    "--dropout",
-    "0",
-    "--pos",
-    "learned",
-]
+from dataset import TASKS
+from dataset.common import ExampleDataset
+from dataset.needle import Needle
+from dataset.seeds import stream
+from dataset.splits import draw_train
+from dataset.tokenizer import CharTokenizer
+from src.flags.fields import resolve
+from src.models.backbone import build
+from src.models.transformer import Attention
+from src.storage.env import resolve_device, resolve_precision
+
+pytestmark = pytest.mark.slow
+
+RECIPE = (
+    "--task tiny_shakespeare --model transformer --context_len 64 --d_model 128 --n_layer 4 --n_head 4 --batch_size 12 "
+    "--max_steps 2000 --lr 1e-3 --min_lr 1e-4 --warmup_steps 100 --dropout 0 --pos learned"
+).split()
 
 PLAIN_LOOP = """
-import sys, time, torch
+import time, torch
 from dataset.tiny_shakespeare import TinyShakespeare, build_loaders
 from src.config import resolve
 from src.models.transformer import Attention, build_model
-args = resolve(TinyShakespeare, Attention, context_len=64, d_model=128, n_layer=4, n_head=4, batch_size=12, dropout=0.0, pos="learned", precision="fp32")
-tokenizer, loaders, meta = build_loaders(args)
+sizes = dict(context_len=64, d_model=128, n_layer=4, n_head=4, batch_size=12)
+args = resolve(TinyShakespeare, Attention, dropout=0.0, pos="learned", precision="fp32", **sizes)
+tokenizer, loaders, _ = build_loaders(args)
 model = build_model(len(tokenizer), args)
 optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
 began, steps = time.perf_counter(), 0
@@ -76,7 +69,6 @@ def seconds_of(function, repeats: int = 5) -> float:
     return statistics.median(times)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [["--help"], ["list"]], ids=" ".join)
 def test_help_and_list_answer_in_half_a_second(arguments):
     seconds = seconds_of(lambda: bench(*arguments))
@@ -84,13 +76,13 @@ def test_help_and_list_answer_in_half_a_second(arguments):
     assert seconds <= 0.5
 
 
-@pytest.mark.slow
 def test_whole_shakespeare_command_takes_less_time_than_a_plain_loop(tmp_path):
-    """Import, training, evaluation and figures against the 2,000 steps of a plain fp32 eager loop over the same model; the goal is 1.5."""
-    environment = {
-        **os.environ,
-        "GOMP_SPINCOUNT": "10000",
-    }  # as benchmark.py sets it; the tests' own value is for a busy machine
+    """Import, training, evaluation and figures against 2,000 steps of a plain fp32 eager loop over the same model.
+
+    The goal is a ratio of 1.5.
+    """
+    # As benchmark.py sets it; the tests' own value is for a busy machine.
+    environment = {**os.environ, "GOMP_SPINCOUNT": "10000"}
     plain = float(
         subprocess.run(
             [sys.executable, "-c", PLAIN_LOOP], capture_output=True, text=True, cwd=ROOT, check=True, env=environment
@@ -101,24 +93,16 @@ def test_whole_shakespeare_command_takes_less_time_than_a_plain_loop(tmp_path):
     whole = time.perf_counter() - began
     assert done.returncode == 0, done.stderr
     print(f"\nplain fp32 loop {plain:.1f} s, whole command {whole:.1f} s, ratio {plain / whole:.2f}")
-    from src.storage.env import resolve_device, resolve_precision
-
     if resolve_precision("auto", resolve_device("cpu"))[0] != "bf16":
-        pytest.skip("the bound is for CPUs that are fast at bf16; measured figures are printed above")
+        pytest.skip("the bound is for CPUs that are fast at bf16; the measured numbers are printed above")
     assert plain / whole >= 1.1
 
 
-@pytest.mark.slow
 def test_cached_decoding_is_fast_and_hardly_slows_down():
-    """4 layers of 128, batch 1, greedy, CPU, one thread as `generate` uses: the rate (goal 1,500), and a token near
-    position 1,000 against one near 10 (goal 1.5)."""
-    import torch
+    """4 layers of 128, batch 1, greedy, on one CPU thread as in `generate`.
 
-    from dataset.needle import Needle
-    from src.flags.fields import resolve
-    from src.models.backbone import build
-    from src.models.transformer import Attention
-
+    The goals: 1,500 tokens per second, and a token near position 1,000 takes at most 1.5 times one near position 10.
+    """
     args = resolve(Needle, Attention, d_model=128, n_layer=4, n_head=4, precision="fp32", pos="learned")
     model = build(Attention, 70, args, 1200).eval()
     threads = torch.get_num_threads()
@@ -137,33 +121,25 @@ def test_cached_decoding_is_fast_and_hardly_slows_down():
 
     early, late = (statistics.median(tokens_from(start) for _ in range(7)) for start in (10, 1000))
     torch.set_num_threads(threads)
-    print(f"\n{rate:,.0f} tokens/s; token 1,000 costs {late / early:.2f} times token 10")
+    print(f"\n{rate:,.0f} tokens per second; token 1,000 takes {late / early:.2f} times as long as token 10")
     assert rate >= 1000
     assert late / early <= 1.8
 
 
-@pytest.mark.slow
-def test_twenty_thousand_examples_take_two_seconds():
+@pytest.mark.parametrize("name", TASKS)
+def test_twenty_thousand_examples_take_two_seconds(name):
     """Drawn, split and encoded: needle at 512 characters, and every other task at its default."""
-    from dataset import TASKS
-    from dataset.common import ExampleDataset, draw_train
-    from dataset.seeds import stream
-    from dataset.tokenizer import CharTokenizer
-    from src.flags.fields import resolve
+    task_class = TASKS[name].load()
+    if task_class.reads_text:
+        pytest.skip("a task on real text draws no examples")
+    task = task_class(resolve(task_class, preset={}))
+    tokenizer = CharTokenizer.build(task.alphabet)
+    length = task.longest_length()
 
-    for name, entry in TASKS.items():
-        task_class = entry.load()
-        if task_class.kind == "language":
-            continue
-        task = task_class(resolve(task_class, preset={}))
-        tokenizer = CharTokenizer.build(task.alphabet)
-        length = task.lengths and task.lengths[1]
+    def make():
+        examples = draw_train(task, 20_000, length, stream(task, "speed", 0))
+        ExampleDataset(examples, [length] * 20_000, task, tokenizer, "answer")
 
-        def make(task=task, tokenizer=tokenizer, length=length):
-            ExampleDataset(
-                draw_train(task, 20_000, length, stream(task, "speed", 0)), [length] * 20_000, task, tokenizer, "answer"
-            )
-
-        seconds = seconds_of(make, 3)
-        print(f"\n{name}: {seconds:.2f} s")
-        assert seconds <= 2.0
+    seconds = seconds_of(make, 3)
+    print(f"\n{name}: {seconds:.2f} s")
+    assert seconds <= 2.0

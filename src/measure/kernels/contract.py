@@ -1,4 +1,4 @@
-"""What one op under measurement is made of: its shape, its cost in operations and bytes, its implementations."""
+"""What describes an op that is measured: its shape, its cost in operations and bytes, its implementations."""
 
 from __future__ import annotations
 
@@ -8,11 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 CONV_WIDTH = 4
-
-
-EPS = 1e-5
-
-
+EPS = 1e-5  # of rmsnorm
 PASSES = ("forward", "both")
 
 
@@ -30,22 +26,18 @@ class Shape:
 
 @dataclass(frozen=True)
 class Cost:
-    """operations: see above.  bytes: see above.  intensity: operations a byte."""
+    """operations, bytes: counted as src/measure/kernels/subjects.py says."""
 
     operations: int
     bytes: int
 
-    @property
-    def intensity(self) -> float:
-        return self.operations / self.bytes
-
-    def __add__(self, other: Cost) -> Cost:
-        return Cost(self.operations + other.operations, self.bytes + other.bytes)
-
 
 @dataclass(frozen=True)
 class Implementation:
-    """One way to compute a subject.  run(**inputs) -> output.  needs, device: as in src.ops.backends.Backend.  compiled: run by torch.compile."""
+    """One way to compute a subject.
+
+    run(**inputs) -> output.  needs, device: as in src.ops.backends.Backend.  compiled: run by torch.compile.
+    """
 
     run: Callable
     summary: str
@@ -55,7 +47,7 @@ class Implementation:
     compiled: bool = False
 
     def obstacle(self, device_type: str, precision: str) -> str:
-        """Why it cannot run on this device in this precision, in one line; empty where it can."""
+        """Why it cannot run on this device in this precision, in one line; empty if it can."""
         reasons = []
         if self.device not in ("", device_type):
             reasons.append(f"needs a {self.device.upper()} device, this is {device_type}")
@@ -69,11 +61,14 @@ class Implementation:
 
 @dataclass(frozen=True)
 class Subject:
-    """An op under measurement.
+    """An op that is measured.
 
-    draw(shape, randn, rand) -> {name: float32 tensor}, where randn and rand draw on the CPU.  reference(**inputs): float64, differentiable.
-    forward(shape), backward(shape) -> (operations, numbers moved), numbers times the bytes of an element.  plain: the form that the others
-    are compared with at the measured shape.  dims: the fields of Shape, beside B and T, that it depends on.
+    draw(shape, randn, rand) -> {name: float32 tensor}; randn and rand draw on the CPU.
+    reference(**inputs) -> the output in float64, differentiable.
+    forward(shape), backward(shape) -> (operations, numbers that are read or written).
+    plain: the form that the others are compared with at the measured shape.
+    dims: the fields of Shape that it depends on, apart from B and T.
+    float32_inputs: inputs that stay float32 in every precision.
     """
 
     name: str
@@ -88,7 +83,7 @@ class Subject:
     float32_inputs: tuple[str, ...] = field(default=())
 
     def inputs(self, shape: Shape, seed: int):
-        """Random inputs, a pure function of shape and seed; float32 on the CPU."""
+        """Random inputs, determined by shape and seed; float32 on the CPU."""
         import torch
 
         generator = torch.Generator().manual_seed(seed)
@@ -102,7 +97,7 @@ class Subject:
         return self.draw(shape, randn, rand)
 
     def cost(self, shape: Shape, element_bytes: int, which: str) -> Cost:
-        """Operations and bytes of `which`, "forward" or "both". element_bytes: of one number of the inputs and outputs."""
+        """Operations and bytes of `which`, "forward" or "both". element_bytes: of one input or output number."""
         if which not in PASSES:
             raise ValueError(f"which: got '{which}', allowed: {', '.join(PASSES)}")
         parts = [self.forward(shape)] + ([self.backward(shape)] if which == "both" else [])

@@ -1,18 +1,22 @@
-"""What `kernels` measures: for each op its inputs, its forms, its definition, and how many operations and bytes it needs.
+"""What `kernels` measures: for each op its inputs, its forms, its definition, and its number of operations and bytes.
 
     subject = SUBJECTS["selective_scan"]
     shape = Shape(B=2, T=512, width=256, heads=4, head_dim=64, state=16)
-    inputs = subject.inputs(shape, generator)                    {"u": (B, T, E), ...}, float32 on the CPU
-    y = subject.forms["eager"].run(**inputs)                     the output alone
-    Cost(...) = subject.cost(shape, element_bytes, "forward")
+    inputs = subject.inputs(shape, seed)                      # {"u": (B, T, E), ...}, float32 on the CPU
+    y = subject.forms["eager"].run(**inputs)                  # the output alone
+    cost = subject.cost(shape, element_bytes, "forward")      # Cost(operations, bytes)
 
-**Operations** are those of the op's definition, not those of a backend's algorithm, so that GFLOP/s of two backends compare times and nothing
-else: an addition, a multiplication, a comparison, an exponential or a division each count 1. Backward: the operations of the gradients'
-formulas, where what the forward pass computed counts as known (recomputing it is a backend's own choice). **Bytes** are the least that
-must move: every input read once, every output written once; backward reads the inputs and the output's gradient once and writes the inputs'
-gradients once. Real kernels move more, and so reach less than the roof. "both" is forward and backward together.
+**Operations** are those of the op's definition, not those of a backend's algorithm. So GFLOP/s of two backends compare
+times and nothing else. An addition, a multiplication, a comparison, an exponential or a division counts 1. Backward
+counts the operations of the gradients' formulas. Values that the forward pass computed are taken as known, because
+recomputing them is a backend's own choice.
 
-B batch, T time, D width, H heads, K size of a head (keys and values), E channels, N states a channel, W width of a convolution.
+**Bytes** are the least that must be moved. Forward reads every input once and writes every output once. Backward reads
+the inputs and the output's gradient once, and writes the inputs' gradients once. Real kernels move more, so they reach
+less than the roof. "both" is forward and backward together.
+
+B batch, T time, D width, H heads, K size of a head (keys and values), E channels, N states per channel, W width of a
+convolution.
 """
 
 from __future__ import annotations
@@ -27,7 +31,7 @@ from src.ops.backends import OPS
 
 
 def _op(op: str, name: str) -> Callable:
-    """A backend of one of src/ops, imported when it is first called; of (output, state) the output alone."""
+    """A backend of one of src/ops, imported at its first call. Of (output, state) it returns the output alone."""
 
     def run(**inputs):
         out = getattr(importlib.import_module(f"src.ops.{op}"), op)(**inputs, backend=name)
@@ -65,14 +69,15 @@ def _scan_inputs(s: Shape, randn, rand):
 
 
 def _scan_forward(s: Shape):
-    # delta u: 1. A state: delta A, exp, decay h, (delta u) B, +, C h and its sum: 7. D u and +: 2.
+    # Per state, 7: delta A, exp, decay h, (delta u) B, +, C h and its sum. Per channel, 3: delta u, D u and +.
     tokens, E, N = s.B * s.T, s.width, s.state
     return tokens * E * (7 * N + 3), 3 * tokens * E + 2 * tokens * N + E * N + E
 
 
 def _scan_backward(s: Shape):
-    # A state: gradient of h: + C dy (2), x decay (1); of C and B: 4; of delta u: 2; of the decay: 1; of delta: dy-decay decay A and its sum (3);
-    # of A: x delta and its sum (2): 15. A channel: of u: d(delta u) delta + D dy (3); of delta: + d(delta u) u (2); of D: 2.
+    # Per state, 15. Gradient of h: + C dy (2), x decay (1). Of C and B: 4. Of delta u: 2. Of the decay: 1.
+    #   Of delta: d(decay) decay A and its sum (3). Of A: x delta and its sum (2).
+    # Per channel, 7. Gradient of u: d(delta u) delta + D dy (3). Of delta: + d(delta u) u (2). Of D: 2.
     tokens, E, N = s.B * s.T, s.width, s.state
     inputs = 2 * tokens * E + 2 * tokens * N + E * N + E
     return tokens * E * (15 * N + 7), 2 * inputs + tokens * E
@@ -89,7 +94,7 @@ def _conv_forward(s: Shape):
 
 
 def _conv_backward(s: Shape):
-    # of x: W products, W - 1 sums; of the weight: W products and sums; of the bias: 1.
+    # Gradient of x: W products, W - 1 sums. Of the weight: W products and sums. Of the bias: 1.
     numbers, weights = s.B * s.T * s.width, s.width * (CONV_WIDTH + 1)
     return numbers * 4 * CONV_WIDTH, 3 * numbers + 2 * weights
 
@@ -105,13 +110,13 @@ def _linear_inputs(s: Shape, randn, rand):
 
 
 def _linear_forward(s: Shape):
-    # A number of the state: decay 1, write 2, read 2.
+    # Per number of the state: decay 1, write 2, read 2.
     rows = s.B * s.T * s.heads
     return rows * 5 * s.head_dim**2, rows * (4 * s.head_dim + 1)
 
 
 def _linear_backward(s: Shape):
-    # A number of the state: of q 2, its own gradient + q do 2 and x decay 1, of k 2, of v 2, of the decay 2.
+    # Per number of the state: gradient of q 2, of the state + q do 2 and x decay 1, of k 2, of v 2, of the decay 2.
     rows = s.B * s.T * s.heads
     return rows * 11 * s.head_dim**2, rows * (7 * s.head_dim + 2)
 
@@ -125,14 +130,15 @@ def _delta_inputs(s: Shape, randn, rand):
 
 
 def _delta_forward(s: Shape):
-    # A number of the state: decay 1, S^T k 2, write 2, read 2. A value: v - S^T k, x beta: 2.
+    # Per number of the state: decay 1, S^T k 2, write 2, read 2. Per value: v - S^T k, x beta: 2.
     rows, K = s.B * s.T * s.heads, s.head_dim
     return rows * (7 * K**2 + 2 * K), rows * (4 * K + 2)
 
 
 def _delta_backward(s: Shape):
-    # A number of the state: as linear attention without a decay 10 - 2 (of q 2, + q do 2, of the write's k and value 4), through S^T k: of k 2, of
-    # the state 2; of the decay 2, x decay 1: 15. A value: x beta 1, of beta 2, sign 1: 4.
+    # Per number of the state, 15. Gradient of q 2, of the state + q do 2, of the write's k and value 4.
+    #   Through S^T k: of k 2, of the state 2. Of the decay 2, x decay 1.
+    # Per value, 4: x beta 1, of beta 2, sign 1.
     rows, K = s.B * s.T * s.heads, s.head_dim
     return rows * (15 * K**2 + 4 * K), rows * (7 * K + 4)
 
@@ -154,12 +160,13 @@ def _pairs(s: Shape) -> int:
 
 
 def _attention_forward(s: Shape):
-    # A pair: q k 2 K, scale, maximum, minus it, exp, sum, division: 6, weight v 2 K.
+    # Per pair: q k 2 K; scale, maximum, minus it, exp, sum, division 6; weight v 2 K.
     return _pairs(s) * (4 * s.head_dim + 6), 4 * s.B * s.heads * s.T * s.head_dim
 
 
 def _attention_backward(s: Shape):
-    # A pair: of v 2 K, of the weight 2 K, softmax: product and sum 2, minus, product 2, scale 1, of q 2 K, of k 2 K.
+    # Per pair: gradient of v 2 K, of the weight 2 K; softmax: product and sum 2, minus and product 2, scale 1;
+    #   of q 2 K, of k 2 K.
     return _pairs(s) * (8 * s.head_dim + 5), 7 * s.B * s.heads * s.T * s.head_dim
 
 
@@ -188,13 +195,14 @@ def _rmsnorm_reference(x, weight):
 
 
 def _rmsnorm_forward(s: Shape):
-    # A number: square, sum, x scale, x weight: 4. A row: mean, + eps, rsqrt: 3.
+    # Per number: square, sum, x scale, x weight: 4. Per row: mean, + eps, rsqrt: 3.
     rows, D = s.B * s.T, s.width
     return rows * (4 * D + 3), 2 * rows * D + D
 
 
 def _rmsnorm_backward(s: Shape):
-    # A number: x scale 1, of the weight 2, dy weight 1, its product with x scale and the sum 2, of x 3: 9. A row: mean 1.
+    # Per number, 9: x scale 1, gradient of the weight 2, dy weight 1, its product with x scale and the sum 2, of x 3.
+    # Per row: mean 1.
     rows, D = s.B * s.T, s.width
     return rows * (9 * D + 1), 3 * rows * D + 2 * D
 
@@ -216,13 +224,13 @@ def _softmax_explicit(x):
 
 
 def _softmax_forward(s: Shape):
-    # A number: maximum, minus it, exp, sum, division.
+    # Per number: maximum, minus it, exp, sum, division.
     numbers = s.B * s.T * s.width
     return 5 * numbers, 2 * numbers
 
 
 def _softmax_backward(s: Shape):
-    # A number: dy y and its sum 2, minus 1, x y 1. Reads the output in place of the input.
+    # Per number: dy y and its sum 2, minus 1, x y 1. Backward reads the output in place of the input.
     numbers = s.B * s.T * s.width
     return 4 * numbers, 3 * numbers
 
@@ -268,7 +276,7 @@ def _simple(eager, triton: str = "", fused=None) -> dict[str, Implementation]:
         forms["fused"] = Implementation(fused, "torch's own function")
     if triton:
         forms["triton"] = Implementation(
-            _triton(triton), "a kernel of this project, one program a row", ("triton",), "cuda"
+            _triton(triton), "a kernel of this project, one program per row", ("triton",), "cuda"
         )
     return forms
 
@@ -335,7 +343,7 @@ SUBJECTS = {
             },
             "explicit",
             ("heads", "head_dim"),
-            "B H T (T + 1) / 2 pairs, (4 K + 6) each forward, (8 K + 5) backward",
+            "B H T (T + 1) / 2 pairs, (4 K + 6) per pair forward, (8 K + 5) backward",
         ),
         Subject(
             "rmsnorm",
@@ -375,5 +383,5 @@ SUBJECTS = {
 
 
 def known_names() -> tuple[str, ...]:
-    """Every name of a form that some subject has; triton always, as it is what people ask for."""
+    """Every name of a form that some subject has."""
     return tuple(dict.fromkeys(name for subject in SUBJECTS.values() for name in subject.forms))

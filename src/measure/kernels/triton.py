@@ -1,7 +1,9 @@
-"""Triton kernels for rmsnorm and softmax, forward and backward: what a fused kernel makes of two ops that are bound by memory.
+"""Triton kernels for rmsnorm and softmax, forward and backward: how fast a fused kernel makes two memory-bound ops.
 
-One program takes one row (rmsnorm's backward pass: several rows, so that the weight's gradient is summed in registers first). Sums are float32, the
-output has the input's dtype. Rows up to MOST numbers. Imported on CUDA only, by the form "triton" of `kernels`.
+One program computes one row. In rmsnorm's backward pass one program computes several rows, so that it sums the weight's
+gradient in registers first. Sums are float32, and the output has the input's dtype. A row has at most MOST numbers.
+This file is imported on CUDA only, by the form "triton" of `kernels`.
+
 After the fused softmax of Tillet et al., "Triton", MAPL 2019, and Zhang & Sennrich 2019, arXiv:1910.07467, equation 4.
 """
 
@@ -14,24 +16,27 @@ from torch.autograd.function import once_differentiable
 
 from src.measure.kernels.contract import EPS
 
-MOST = 65536  # numbers of a row: a program holds it in registers
-PROGRAMS = 512  # of rmsnorm's backward pass; each leaves a row of partial sums
+MOST = 65536  # numbers in a row: a program holds it in registers
+PROGRAMS = 512  # in rmsnorm's backward pass; each writes one row of partial sums
 
 
 def rmsnorm(x, weight):
-    """x (..., D), weight (D,), both contiguous on CUDA -> (..., D) in x's dtype. ValueError above MOST numbers a row."""
+    """x (..., D), weight (D,), contiguous on CUDA -> (..., D) in x's dtype. ValueError above MOST numbers per row."""
     return _RmsNorm.apply(x, weight)
 
 
 def softmax(x):
-    """x (..., D), contiguous on CUDA -> (..., D) in x's dtype, softmax over the last dimension. ValueError above MOST numbers a row."""
+    """Softmax over the last dimension: x (..., D), contiguous on CUDA -> (..., D) in x's dtype.
+
+    Raises ValueError above MOST numbers per row.
+    """
     return _Softmax.apply(x)
 
 
 def _block(D: int) -> tuple[int, int]:
     """(numbers of a block, warps) for a row of D numbers."""
     if D > MOST:
-        raise ValueError(f"x: got rows of {D}, allowed: at most {MOST} for the triton form; take eager")
+        raise ValueError(f"x: got rows of {D}, allowed: at most {MOST} for the triton form; use eager")
     block = triton.next_power_of_2(D)
     return block, 4 if block <= 2048 else 8 if block <= 8192 else 16
 

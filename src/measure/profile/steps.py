@@ -1,18 +1,21 @@
 """What a training step spends its time on: torch's profiler on real steps, by operator, by length, and over time.
 
-    job = Job(setup, task, tokenizer, train_loader, device, machine)
-    measure(job, lengths, steps, limits, record, progress)          # rows into a src.storage.record.Record, files beside them
+    job = Job(session, model_class, machine)
+    drawn = draw(job, lengths)                                      # the batches of each length
+    measure(job, drawn, steps, limits, record, progress)            # rows into a Record, and files beside them
 
-Data, model, optimiser, precision and the step itself are those of `train` (src.setup.plan, src.utils.training.train_step). Three looks at it:
+Data, model, optimiser, precision and the step itself are those of `train` (src.setup.plan, src.utils.training). A step
+is measured in three ways:
 
-- operators: `steps` steps recorded as lightly as the profiler can, for the table. What remains of a step is "outside operators": Python and
-  torch's dispatch on a CPU, waiting on a GPU.
-- detail: DETAIL_STEPS steps with stacks, shapes and allocations, for trace.json, stacks.txt, TensorBoard and the memory timeline. Times in there
-  are too long by the recording.
-- lengths: the step without any profiler, timed by src.measure.timing, all lengths in turn, and one more recorded for its allocations.
+- operators: `steps` steps, recorded with as little overhead as the profiler allows, for the table. The rest of a step
+  is "outside operators": Python and torch's dispatch on a CPU, waiting on a GPU.
+- detail: DETAIL_STEPS steps with stacks, shapes and allocations, for trace.json, stacks.txt, TensorBoard and the memory
+  timeline. Recording makes the times in these files longer.
+- lengths: the step without any profiler. All lengths are timed alternately (src.measure.timing). One more step per
+  length is recorded for its allocations.
 
-Batches are drawn before the steps that use them, and how long that takes is a row of its own. The correctness gate (src/measure/gate.py) is the
-caller's: it comes before any of this.
+Batches are drawn before the steps that use them, and drawing has a row of its own. The caller runs the accuracy gate
+(src/measure/gate.py) before any of this.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -51,16 +55,17 @@ from src.utils.training import compile_model, make_optimizer, make_scaler, make_
 WARMUP_STEPS = 2
 DETAIL_STEPS = 2
 FILES = ("trace.json", "stacks.txt", "memory.json")
-BATCHES = 4  # different ones a length, in turn
+BATCHES = 4  # different batches per length, used one after the other
 
 
 @dataclass
 class Job:
-    """A training run with its data, ready to be stepped through.  machine: the fields of every row."""
+    """A training run with its data.  machine: the fields of every row.  clock: for the timing of the lengths."""
 
     session: Session
     model_class: type
     machine: dict = field(default_factory=dict)
+    clock: Callable[[], float] = time.perf_counter
 
     @property
     def args(self) -> RunArgs:
@@ -86,7 +91,7 @@ class Job:
 
 
 class Training:
-    """A fresh model with its optimiser, and the batches that it steps through in turn."""
+    """A fresh model with its optimiser, and the batches that its steps use one after the other."""
 
     def __init__(self, job: Job, batches, max_tokens: int):
         args, device = job.args, job.device
@@ -111,12 +116,14 @@ def parameters(model) -> int:
 
 
 def measure(job: Job, drawn, steps: int, limits, record, progress) -> None:
-    """Add to `record` everything that is not in it yet. KeyboardInterrupt comes through, and so does Diverged, with the rows measured so far in place.
+    """Add to `record` everything that is not in it yet.
 
-    drawn: {length: what `batches_at` gives}, or a text that says why there are no lengths.  steps: recorded for the table.
+    drawn: {length: what `batches_at` returns}, or a text that says why there are no lengths.
+    steps: number of steps recorded for the table.
     progress(words): called before each piece of work, at most `steps_of(drawn)` times.
+    Raises Diverged and KeyboardInterrupt; the rows measured before it are in the record.
     """
-    # The last row of a length is its peak: with it, or with a reason why there is none, the length is done.
+    # The last row of a length is its peak. A length that has it, or a row that says why not, is done.
     have = {
         (row["panel"], row["x"])
         for row in record.rows
@@ -149,7 +156,7 @@ def steps_of(drawn) -> int:
 
 
 def own_functions() -> list[str]:
-    """Names of the autograd functions that this project and a user's file define (those of torch itself are not meant)."""
+    """Names of the autograd functions that this project and a user's file define; torch's own are left out."""
     found, waiting = [], [torch.autograd.Function]
     while waiting:
         for cls in waiting.pop().__subclasses__():
@@ -159,11 +166,11 @@ def own_functions() -> list[str]:
     return found
 
 
-# The recorded steps ----------------------------------------------------------------------------------------------------------------------
+# The recorded steps
 
 
 def _operators(job: Job, steps: int, record) -> None:
-    """Rows of the panels operators, groups and data: milliseconds a step."""
+    """Rows of the panels operators, groups and data, in ms per step."""
     seconds, batches = [], []
     waiting = endless(job.train_loader)
     for _ in range(WARMUP_STEPS + steps):
@@ -180,7 +187,7 @@ def _operators(job: Job, steps: int, record) -> None:
     table = reading.operators(trace, reading.own_names(own_functions()))  # known once the model has run
     kind = "kernels on the device" if job.device.type == "cuda" else "self time on the CPU"
     for entry in table:
-        calls = f"{entry['calls']:g} calls a step; {entry['group']}; {kind}"
+        calls = f"{entry['calls']:g} calls per step; {entry['group']}; {kind}"
         record.add(
             job.row(
                 panel="operators",
@@ -202,7 +209,7 @@ def _operators(job: Job, steps: int, record) -> None:
             metric="step_ms",
             **spread(windows),
             **common,
-            note="recorded by the profiler, so slower than alone",
+            note="recorded by the profiler, so slower than without it",
         )
     )
     drawing = spread([1e3 * s for s in seconds[WARMUP_STEPS:]])
@@ -214,7 +221,7 @@ def _operators(job: Job, steps: int, record) -> None:
 
 
 def endless(loader):
-    """Batch after batch, epoch after epoch."""
+    """The batches of one epoch after the other, without end."""
     while True:
         yield from loader
 
@@ -227,7 +234,10 @@ def spread(values) -> dict:
 
 
 def record_steps(step, steps: int, device, ready, **options) -> None:
-    """Run WARMUP_STEPS steps, then `steps` under torch's profiler; `ready(profiler)` is called once, when the trace is complete."""
+    """Run WARMUP_STEPS steps, then `steps` under torch's profiler.
+
+    ready(profiler): called once, when the trace is complete.
+    """
     sync = timing.sync_for(device)
     for _ in range(WARMUP_STEPS - 1):
         step()
@@ -245,13 +255,14 @@ def record_steps(step, steps: int, device, ready, **options) -> None:
 
 @contextlib.contextmanager
 def without_kinetos_lines(unwanted: bytes = b"USDT:"):
-    """Hold back what goes to file descriptor 2, from C++ too, and pass it on at the end but for the lines that begin with `unwanted`.
+    """Hold back what is written to file descriptor 2; at the end write it without the lines that begin with `unwanted`.
 
-    libkineto writes such lines whenever a recording starts or stops, at every log level, across the progress bar.
+    libkineto writes such lines from C++ at every log level when a recording starts or stops. They would break the
+    progress bar.
     """
     try:
         stderr = os.dup(2)
-    except OSError:  # closed: there is nothing to spoil
+    except OSError:  # it is closed, so nothing is shown
         yield
         return
     with tempfile.TemporaryFile() as held:
@@ -278,7 +289,7 @@ def _detail(job: Job, record) -> None:
     training = Training(job, batches, job.task.table_tokens())
     folder = record.path / "tensorboard"
     folder.mkdir(exist_ok=True)
-    for old in folder.glob("*.pt.trace.json"):  # of a run that was stopped in between
+    for old in folder.glob("*.pt.trace.json"):  # of a run that was interrupted here
         old.unlink()
     write_trace = tensorboard_trace_handler(str(folder), worker_name="profile")
     record_steps(
@@ -312,11 +323,11 @@ def memory_note(device) -> str:
     return f"above parameters and optimiser state, as the profiler sees {seen}"
 
 
-# Lengths ---------------------------------------------------------------------------------------------------------------------------------
+# Lengths
 
 
-def default_lengths(task, args) -> list[int] | str:
-    """The longest training length and the powers of two from a quarter of it to eight times it; or why the task has none."""
+def default_lengths(task) -> list[int] | str:
+    """The longest training length, and powers of two from a quarter to eight times of it; or why the task has none."""
     longest = task.longest_length()
     if longest is None:
         return f"{type(task).__name__} has no length"
@@ -327,8 +338,11 @@ def default_lengths(task, args) -> list[int] | str:
 
 
 def draw(job: Job, given) -> dict | str:
-    """{length: (batches, max_tokens)} of the lengths that were asked for, else of the task's own; or why it has none. UserError for one it cannot give."""
-    lengths = default_lengths(job.task, job.args)
+    """{length: (batches, max_tokens)} of the given lengths, else of the task's own; or why the task has none.
+
+    Raises UserError for a length that the task cannot draw.
+    """
+    lengths = default_lengths(job.task)
     if job.task.reads_text:
         lengths = [length for length in lengths if length <= len(job.train_loader.dataset.ids)]
     if isinstance(lengths, str):
@@ -342,7 +356,7 @@ def draw(job: Job, given) -> dict | str:
 
 
 def batches_at(job: Job, length: int) -> tuple[list, int]:
-    """(BATCHES training batches of one length, tokens of their longest possible sequence). As many rows as `train` would take."""
+    """(BATCHES training batches of one length, with as many rows as in `train`; tokens of the longest sequence)."""
     task, args = job.task, job.args
     if task.reads_text:
         return _windows(job, length), length
@@ -371,9 +385,9 @@ def _windows(job: Job, length: int) -> list:
 
 
 def _lengths(job: Job, drawn: dict, limits, record, progress) -> None:
-    """Rows of all lengths, timed in turn so that a machine's drift falls on all alike; each is recorded as soon as it is done.
+    """Rows of all lengths. They are timed alternately, so that a change of the machine's speed affects all of them.
 
-    Every length has a model and an optimiser of its own; activations live only during a call.
+    Every length has its own model and optimiser. Activations are alive only during a call.
     """
     trainings, cells = {}, {}
     for length, (batches, max_tokens) in drawn.items():
@@ -382,7 +396,7 @@ def _lengths(job: Job, drawn: dict, limits, record, progress) -> None:
         except Exception as error:
             _lost(job, length, batches, error, record)
             continue
-        cells[length] = timing.Cell(trainings[length].step, limits, timing.sync_for(job.device))
+        cells[length] = timing.Cell(trainings[length].step, limits, timing.sync_for(job.device), clock=job.clock)
     if cells:
         progress(f"lengths {', '.join(format(length, ',') for length in cells)}")
     for length, outcome in timing.interleave(cells):
@@ -397,7 +411,7 @@ def _lengths(job: Job, drawn: dict, limits, record, progress) -> None:
 
 
 def _length_rows(job: Job, length: int, training: Training, sample, peak: int, record) -> None:
-    """Milliseconds a step and a token, and the peak of the allocations."""
+    """Time per step and per token, and the peak of the allocations."""
     common = {**_place(length, training.batches), "parameters": parameters(training.model)}
     record.add(job.row(**common, metric="step_ms", **timed(sample)))
     record.add(job.row(**common, metric="token_us", **timed(sample, "us", lambda s: 1e6 * s / common["tokens"])))
@@ -427,7 +441,7 @@ def _place(length: int, batches) -> dict:
 
 
 def peak_bytes(step, device) -> int:
-    """The most bytes held during one step above what stood before it, as the profiler's allocations tell."""
+    """The most bytes held during one step above those before it, from the allocations that the profiler records."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "trace.json"
         with without_kinetos_lines(), profile(activities=activities(device), profile_memory=True) as profiler:
@@ -439,6 +453,6 @@ def peak_bytes(step, device) -> int:
 
 
 def memory_of(folder) -> dict | None:
-    """The memory timeline that `measure` wrote: {"steps", "unit", "points"}; None before it did."""
+    """The memory timeline that `measure` wrote: {"steps", "unit", "points"}; None if it did not yet."""
     path = Path(folder) / "memory.json"
     return json.loads(path.read_bytes()) if path.is_file() else None

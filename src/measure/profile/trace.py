@@ -1,12 +1,13 @@
 """What a trace of torch's profiler says: self times by operator and by group, folded stacks, and bytes held over time.
 
-The Chrome trace (JSON) is the one form that the profiler writes alike in all versions: `key_averages` mixes Python frames into its table,
-`export_stacks` is empty without an experimental setting. So everything here is read from the trace, and a trace written by hand tests it.
+The Chrome trace (JSON) is the one output that is the same in all versions of the profiler. `key_averages` mixes Python
+frames into its table, and `export_stacks` is empty without an experimental setting. So everything is read from the
+trace, and a trace written by hand can test it.
 
     trace = json.load(open("trace.json"))
-    operators(trace, own=frozenset())        one entry an operator: group, calls and milliseconds a step
-    folded_stacks(trace)                     "train.py(3): main;aten::mm 51200" lines for speedscope or flamegraph.pl
-    allocations(trace, "cpu")                [(ms, bytes held), ...]
+    operators(trace, own=frozenset())        # per operator: group, calls per step and ms in each step
+    folded_stacks(trace)                     # "train.py(3): main;aten::mm 51200" lines, for speedscope or flamegraph.pl
+    allocations(trace, "cpu")                # [(ms, bytes held), ...]
 
 Times in a trace are microseconds. No torch here.
 """
@@ -27,26 +28,46 @@ STEP = "ProfilerStep#"
 PROFILER_FILES = ("torch/profiler/", "torch/autograd/profiler.py")
 DEVICE_TYPES = {"cpu": 0, "cuda": 1}  # c10::DeviceType, as the trace numbers it
 
-# Names without "aten::", a leading or trailing underscore and "_backward". Sums, softmax and losses count as elementwise: they pass over
-# their input once or twice. Views cost no time on the device, but their bookkeeping is that of moving data.
+# Names without "aten::", without underscores at either end and without "_backward". Sums, softmax and losses count as
+# elementwise, because they read their input once or twice. Views count as data movement: they
+# move nothing, but take time.
 NAMES = {
-    "matrix products": "mm addmm bmm baddbmm addbmm matmul linear dot mv addmv ger outer einsum convolution conv1d conv2d mkldnn_convolution slow_conv2d "
-    "thnn_conv2d cudnn_convolution linalg_solve_triangular triangular_solve scaled_mm grouped_mm int_mm",
-    "normalisation": "layer_norm native_layer_norm fused_layer_norm rms_norm fused_rms_norm group_norm native_group_norm batch_norm native_batch_norm",
-    "scan and own ops": "cumsum cumprod logcumsumexp cummax lstm gru rnn_tanh lstm_cell gru_cell mkldnn_rnn_layer cudnn_rnn thnn_fused_lstm_cell "
-    "thnn_fused_gru_cell scaled_dot_product_attention scaled_dot_product_attention_math",
-    "optimiser": "fused_adamw fused_adam fused_sgd linalg_vector_norm amp_foreach_non_finite_check_and_unscale amp_update_scale",
-    "data movement": "copy to to_copy clone contiguous cat stack index index_select gather scatter scatter_add embedding embedding_dense embedding_renorm "
-    "index_put index_put_impl index_add index_copy fill zero zeros zeros_like ones ones_like full full_like empty empty_like empty_strided "
-    "new_zeros new_empty new_empty_strided new_full resize resize_as t transpose numpy_t view view_as unsafe_view reshape reshape_alias "
-    "expand expand_as slice select select_scatter slice_scatter as_strided unsqueeze squeeze permute unbind split split_with_sizes chunk "
-    "narrow detach alias unfold lift_fresh flatten unflatten movedim swapaxes nonzero masked_select local_scalar_dense item pad "
-    "constant_pad_nd arange repeat tile roll flip tril triu set_ diagonal diag_embed pin_memory slice_copy efficientzerotensor",
-    "elementwise": "add sub mul div neg exp exp2 expm1 log log1p log2 sqrt rsqrt reciprocal pow square abs sign sin cos tanh sigmoid log_sigmoid softplus silu "
-    "gelu relu elu threshold clamp clamp_min clamp_max minimum maximum where masked_fill eq ne lt le gt ge isfinite isnan isinf any all "
-    "logical_and logical_or logical_not bitwise_and bitwise_not addcmul addcdiv lerp add_relu rsub sum mean max min amax amin argmax std "
-    "var norm prod logsumexp softmax log_softmax cross_entropy cross_entropy_loss nll_loss nll_loss_nd nll_loss_forward dropout "
-    "native_dropout bernoulli floor round trunc remainder fmod sigmoid_ tanh_ erf",
+    "matrix products": (
+        "mm addmm bmm baddbmm addbmm matmul linear dot mv addmv ger outer einsum convolution conv1d conv2d "
+        "mkldnn_convolution slow_conv2d thnn_conv2d cudnn_convolution linalg_solve_triangular "
+        "triangular_solve scaled_mm grouped_mm int_mm"
+    ),
+    "normalisation": (
+        "layer_norm native_layer_norm fused_layer_norm rms_norm fused_rms_norm group_norm native_group_norm "
+        "batch_norm native_batch_norm"
+    ),
+    "scan and own ops": (
+        "cumsum cumprod logcumsumexp cummax lstm gru rnn_tanh lstm_cell gru_cell mkldnn_rnn_layer cudnn_rnn "
+        "thnn_fused_lstm_cell thnn_fused_gru_cell scaled_dot_product_attention "
+        "scaled_dot_product_attention_math"
+    ),
+    "optimiser": (
+        "fused_adamw fused_adam fused_sgd linalg_vector_norm amp_foreach_non_finite_check_and_unscale amp_update_scale"
+    ),
+    "data movement": (
+        "copy to to_copy clone contiguous cat stack index index_select gather scatter scatter_add embedding "
+        "embedding_dense embedding_renorm index_put index_put_impl index_add index_copy fill zero zeros "
+        "zeros_like ones ones_like full full_like empty empty_like empty_strided new_zeros new_empty "
+        "new_empty_strided new_full resize resize_as t transpose numpy_t view view_as unsafe_view reshape "
+        "reshape_alias expand expand_as slice select select_scatter slice_scatter as_strided unsqueeze "
+        "squeeze permute unbind split split_with_sizes chunk narrow detach alias unfold lift_fresh flatten "
+        "unflatten movedim swapaxes nonzero masked_select local_scalar_dense item pad constant_pad_nd arange "
+        "repeat tile roll flip tril triu set_ diagonal diag_embed pin_memory slice_copy efficientzerotensor"
+    ),
+    "elementwise": (
+        "add sub mul div neg exp exp2 expm1 log log1p log2 sqrt rsqrt reciprocal pow square abs sign sin cos "
+        "tanh sigmoid log_sigmoid softplus silu gelu relu elu threshold clamp clamp_min clamp_max minimum "
+        "maximum where masked_fill eq ne lt le gt ge isfinite isnan isinf any all logical_and logical_or "
+        "logical_not bitwise_and bitwise_not addcmul addcdiv lerp add_relu rsub sum mean max min amax amin "
+        "argmax std var norm prod logsumexp softmax log_softmax cross_entropy cross_entropy_loss nll_loss "
+        "nll_loss_nd nll_loss_forward dropout native_dropout bernoulli floor round trunc remainder fmod "
+        "sigmoid_ tanh_ erf"
+    ),
 }
 GROUP_OF_NAME = {name: group for group, names in NAMES.items() for name in names.split()}
 PREFIXES = {
@@ -62,7 +83,7 @@ PREFIXES = {
 
 @dataclass
 class Span:
-    """One timed range of a thread. parent: the range around it.  self_us: its time without the ranges inside it."""
+    """One timed range of a thread.  parent: the range around it.  self_us: its time without the ranges inside it."""
 
     name: str
     category: str
@@ -86,7 +107,10 @@ class Span:
 
 
 def spans(trace: dict, categories=OPERATORS) -> list[Span]:
-    """The ranges of these categories, nested by thread and time, with their self times. ValueError for a trace without any event."""
+    """The ranges of these categories, nested by thread and time, with their self times.
+
+    Raises ValueError for a trace without any event.
+    """
     events = trace.get("traceEvents") if isinstance(trace, dict) else None
     if not events:
         raise ValueError("trace: got no traceEvents, allowed: what torch.profiler's export_chrome_trace writes")
@@ -104,7 +128,7 @@ def _nested(thread, events) -> list[Span]:
         while open_spans and open_spans[-1].end <= start:
             open_spans.pop()
         parent = open_spans[-1] if open_spans else None
-        if parent is not None:  # clocks are rounded: a child may end a nanosecond late
+        if parent is not None:  # times are rounded, so a child may end a nanosecond after its parent
             duration = min(duration, parent.end - start)
             parent.self_us -= duration
         span = Span(
@@ -137,7 +161,7 @@ def group_of(name: str) -> str:
 
 
 def _group(span: Span, own) -> str:
-    """An operator inside the optimiser, or inside one of the project's own autograd functions, belongs to it whatever its name."""
+    """The group of an operator; one that runs inside the optimiser or inside an own autograd function belongs to it."""
     for around in span.ancestors():
         if around.name.startswith("Optimizer."):
             return "optimiser"
@@ -162,17 +186,18 @@ def step_windows(trace: dict) -> list[tuple[float, float]]:
 
 
 def operators(trace: dict, own=frozenset()) -> list[dict]:
-    """Self time of every operator in each step of the trace, dearest first.
+    """Self time of every operator in each step of the trace, the slowest first.
 
     own: names of the project's autograd functions (`own_names`).
-    Returns [{"name", "group", "calls" (a step), "ms" (one number a step)}], the last entry OUTSIDE: the rest of each step. A CPU's
-    operators are charged the time in which they themselves ran; where the trace has kernels of a device, the time of the kernels that they
-    launched, and OUTSIDE is then the time without any kernel. Raises ValueError for a trace without steps.
+    Returns [{"name", "group", "calls" (per step), "ms" (one number per step)}]. The last entry is OUTSIDE, the rest of
+    each step. On a CPU the time of an operator is that in which it ran itself. If the trace has kernels of a device, it
+    is the time of the kernels that the operator launched, and OUTSIDE is the time without any kernel.
+    Raises ValueError for a trace without steps.
     """
     windows = step_windows(trace)
     if not windows:
         raise ValueError(
-            f"trace: got no range called {STEP}N, allowed: a trace recorded with a schedule and a step() after each step"
+            f"trace: got no range called {STEP}N, allowed: a trace recorded with a schedule and step() after each step"
         )
     charged = _device_times(trace) or _host_times(trace)
     starts = [start for start, _ in windows]
@@ -198,12 +223,15 @@ def operators(trace: dict, own=frozenset()) -> list[dict]:
 
 
 def _host_times(trace: dict) -> list[tuple[Span, float]]:
-    """(operator, its own microseconds) on the CPU; the ranges that mark steps are no operators."""
+    """(operator, its own microseconds) on the CPU; the ranges that mark steps are left out."""
     return [(span, span.self_us) for span in spans(trace) if not span.name.startswith(STEP)]
 
 
 def _device_times(trace: dict) -> list[tuple[Span, float]]:
-    """(operator, microseconds of one kernel that it launched); a kernel that nobody claims stands for itself. Empty without kernels."""
+    """(operator, microseconds of one kernel that it launched); empty without kernels.
+
+    A kernel that no operator launched is an entry of its own.
+    """
     work = [e for e in trace["traceEvents"] if e.get("ph") == "X" and e.get("cat") in DEVICE_WORK]
     launchers = (
         {
@@ -234,7 +262,10 @@ def by_group(table: list[dict]) -> dict[str, list[float]]:
 
 
 def folded_stacks(trace: dict) -> list[str]:
-    """'outer;inner nanoseconds' lines, sorted: the self time of every stack of Python frames and operators. The profiler's own frames are left out."""
+    """'outer;inner nanoseconds' lines, sorted: the self time of every stack of Python frames and operators.
+
+    The profiler's own frames are left out.
+    """
     weights: Counter = Counter()
     for span in spans(trace, FRAMES):
         stack = [around.name for around in span.ancestors()][::-1]
@@ -244,10 +275,11 @@ def folded_stacks(trace: dict) -> list[str]:
 
 
 def allocations(trace: dict, device_type: str) -> list[tuple[float, int]]:
-    """(milliseconds since the first one, bytes held) after every allocation and release that the profiler saw on devices of this type.
+    """(milliseconds since the first one, bytes held) after every allocation and release on devices of this type.
 
-    Counts what was allocated while recording; a release of older memory (the gradients of the step before, say) changes nothing, so the
-    highest value is the peak above what stood before. What other libraries allocate, NumPy's arrays among them, is not seen.
+    Only memory that was allocated while recording counts. A release of older memory, such as the gradients of the step
+    before, changes nothing. So the highest value is the peak above the bytes held before. Allocations of other
+    libraries, such as NumPy's arrays, are not recorded.
     """
     wanted = DEVICE_TYPES[device_type]
     events = [
@@ -270,7 +302,7 @@ def allocations(trace: dict, device_type: str) -> list[tuple[float, int]]:
 
 
 def thinned(points: list[tuple[float, int]], most: int = 2000) -> list[tuple[float, int]]:
-    """At most about `most` points of a curve, the highest and the lowest of each part kept."""
+    """At most about `most` points of a curve; the highest and the lowest point of each part are kept."""
     if len(points) <= most:
         return points
     size = -(-2 * len(points) // most)

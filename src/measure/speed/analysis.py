@@ -1,9 +1,10 @@
-"""From the rows of `speed` to what they say: exponents, crossovers, winners, and the printed tables. No torch: `--vis_only` uses it too.
+"""From the rows of `speed` to findings: exponents, crossover lengths, winners, and the printed tables.
 
-    findings = analyse(rows)            # {"models": [...], "fits": [...], "crossovers": [...], "winners": [...]}, JSON-able
-    print("\\n".join(tables(rows, findings)))
+    findings = analyse(rows)            # {"models", "fits", "crossovers", "winners"}: lists, JSON-able
+    print("\n".join(tables(rows, findings)))
 
-QUANTITIES says which metrics have an exponent and a crossover, and what their floor is (src/stats/exponents.py has the floor rule).
+QUANTITIES names the metrics that have an exponent and a crossover, and where their fixed overhead is measured. How the
+overhead is used is in src/stats/exponents.py. No torch: `--vis_only` uses this file too.
 """
 
 from __future__ import annotations
@@ -18,23 +19,23 @@ from src.stats.exponents import TAIL, crossover, fit
 class Quantity:
     """A number that the panels compare.
 
-    metric: of the rows.  floor: the metric of its floor, "" for none.  less: a metric to take off first (weights).  a_sequence: the exponent is that of
-    one sequence, while a row is that of a whole batch.  words: for tables.
+    metric: of the rows.  words: for tables.  overhead: the metric of its fixed overhead, "" for none.
+    less: a metric that is subtracted first (weights).
+    a_sequence: the exponent is that of one sequence, although a row is that of a whole batch.
     """
 
     panel: str
     metric: str
     words: str
-    floor: str = ""
+    overhead: str = ""
     less: str = ""
     a_sequence: bool = False
-    crosses: bool = True
 
 
 QUANTITIES = (
-    Quantity("train", "step_ms", "time a sequence", "floor_ms", a_sequence=True),
+    Quantity("train", "step_ms", "time per sequence", "floor_ms", a_sequence=True),
     Quantity(
-        "train", "peak_bytes", "memory a sequence, without weights", "floor_bytes", "weights_bytes", a_sequence=True
+        "train", "peak_bytes", "memory per sequence, without weights", "floor_bytes", "weights_bytes", a_sequence=True
     ),
     Quantity("memory", "kept_bytes", "bytes kept for backward"),
     Quantity("memory", "peak_bytes", "peak of forward + backward", "floor_bytes"),
@@ -47,7 +48,7 @@ QUANTITIES = (
 SHOWN = {  # panel -> (metric, heading, format, divided by, better when lower)
     "train": (
         ("step_ms", "step, ms", "{:,.1f}", 1, True),
-        ("tokens_per_s", "tokens a second", "{:,.0f}", 1, False),
+        ("tokens_per_s", "tokens per second", "{:,.0f}", 1, False),
         ("peak_bytes", "peak memory, MiB", "{:,.1f}", 2**20, True),
     ),
     "memory": (
@@ -56,28 +57,34 @@ SHOWN = {  # panel -> (metric, heading, format, divided by, better when lower)
     ),
     "decode": (
         ("prefill_ms", "prefill, ms", "{:,.1f}", 1, True),
-        ("token_ms", "ms a token", "{:,.3f}", 1, True),
-        ("tokens_per_s", "tokens a second", "{:,.0f}", 1, False),
+        ("token_ms", "ms per token", "{:,.3f}", 1, True),
+        ("tokens_per_s", "tokens per second", "{:,.0f}", 1, False),
         ("state_bytes", "state, KiB", "{:,.1f}", 2**10, True),
     ),
     "scaling": (
         ("step_ms", "step, ms", "{:,.1f}", 1, True),
-        ("tokens_per_s", "tokens a second", "{:,.0f}", 1, False),
+        ("tokens_per_s", "tokens per second", "{:,.0f}", 1, False),
         ("peak_bytes", "peak memory, MiB", "{:,.1f}", 2**20, True),
     ),
 }
-FLAT = 1.5  # growth from end to end, at the floor, that counts as none
-CONFIDENT = 0.95  # share of resamples below which a winner at the end is called uncertain
+AXIS = {
+    "train": "length (tokens)",
+    "memory": "length (tokens)",
+    "decode": "position (tokens)",
+    "scaling": "size (parameters)",
+}
+FLAT = 1.5  # growth over the whole range, below the overhead rule, that counts as no growth
+CONFIDENT = 0.95  # if a smaller share of resamples has the same winner, it is called uncertain
 
 
 def models_of(rows, named=()) -> list[str]:
-    """The models that have rows: in the order in which they were named, then of their rows."""
+    """The models that have rows: first those of `named` in its order, then the others in the order of their rows."""
     found = dict.fromkeys(r["model"] for r in rows)
     return [*(m for m in named if m in found), *(m for m in found if m not in named)]
 
 
 def batches_of(rows, panel: str) -> list:
-    """The batches that are compared apart: those of decode; elsewhere the batch follows from x."""
+    """The batches that have tables of their own: those of decode. In other panels the batch follows from x."""
     return sorted({r["batch"] for r in rows if r["panel"] == panel}) if panel == "decode" else [None]
 
 
@@ -95,19 +102,19 @@ def cells(rows, panel: str, metric: str, model: str, batch=None) -> dict[int, di
 
 
 def repeats(row: dict) -> list[float]:
-    """The repeats of a row; the value itself of one that has none."""
+    """The repeats of a row; its value alone if it has no repeats."""
     return row["values"] or [row["value"]]
 
 
 def positive(samples: dict) -> dict:
-    """Those x whose repeats are all above 0, as logarithms need: a layer may keep no state, or fit into pages that it had."""
+    """Those x whose repeats are all above 0, as logarithms need. A layer without a state has 0 bytes, for example."""
     return {x: values for x, values in samples.items() if min(values) > 0}
 
 
 def analyse(rows: list[dict], named=()) -> dict:
-    """{"models", "fits", "crossovers", "winners"}: of every model, of every pair and at every x, from whatever rows there are.
+    """{"models", "fits", "crossovers", "winners"}: of every model, of every pair of models, and at every x.
 
-    named: the models in the order of tables and figures.
+    named: the models in the order of tables and figures.  Rows may be incomplete.
     """
     fits, crossovers, models = [], [], models_of(rows, named)
     for q in QUANTITIES:
@@ -152,13 +159,13 @@ def exponent(rows, q: Quantity, model: str, batch=None):
     samples = positive(samples)
     if len(samples) < 2:
         return None
-    floors = list(cells(rows, q.panel, q.floor, model, batch).values()) if q.floor else []
+    overheads = list(cells(rows, q.panel, q.overhead, model, batch).values()) if q.overhead else []
     share = {x: found[x]["batch"] for x in samples} if q.a_sequence else None
-    return fit(samples, floors[0]["value"] if floors else 0.0, share=share)
+    return fit(samples, overheads[0]["value"] if overheads else 0.0, share=share)
 
 
 def winners(rows) -> list[dict]:
-    """The best model of every metric at every x, and those that cannot be told from it: their intervals of the median meet."""
+    """The best model of every metric at every x, and the models whose intervals of the median overlap with its own."""
     found = []
     for panel, shown in SHOWN.items():
         for batch, (metric, _, _, _, lower) in itertools.product(batches_of(rows, panel), shown):
@@ -183,7 +190,7 @@ def winners(rows) -> list[dict]:
 
 
 def meet(a: dict, b: dict) -> bool:
-    """Whether the intervals of two medians meet; numbers without one meet where they are equal."""
+    """Whether the intervals of two medians overlap; values without an interval overlap if they are equal."""
     (a_low, a_high), (b_low, b_high) = (
         (r["low"], r["high"]) if r["low"] is not None else (r["value"], r["value"]) for r in (a, b)
     )
@@ -191,7 +198,7 @@ def meet(a: dict, b: dict) -> bool:
 
 
 def tables(rows: list[dict], findings: dict) -> list[str]:
-    """Lines to print: for each panel its numbers by x, then exponents and crossovers."""
+    """Lines to print: for each panel its numbers by x, then exponents and crossover lengths."""
     lines: list[str] = []
     for panel, shown in SHOWN.items():
         mine = [r for r in rows if r["panel"] == panel]
@@ -205,7 +212,7 @@ def tables(rows: list[dict], findings: dict) -> list[str]:
 
 
 def table(rows, findings, panel, batch, metric, heading, form, unit) -> list[str]:
-    """One metric: a line an x, a column a model; * the best, ~ not to be told from it, - not measured."""
+    """One metric: a line per x, a column per model; * the best, ~ as good within its interval, - not measured."""
     models = [m for m in findings["models"] if m in models_of(rows)]
     by_model = {m: cells(rows, panel, metric, m, batch) for m in models}
     xs = sorted({x for c in by_model.values() for x in c})
@@ -215,7 +222,7 @@ def table(rows, findings, panel, batch, metric, heading, form, unit) -> list[str
     width = max(12, *(len(m) + 3 for m in models))
     x_name = next(r["x_name"] for r in rows)
     lines = [
-        f"{panel}{'' if batch is None else f', batch {batch}'}: {heading}   (* best, ~ as good within its interval)",
+        f"{place(panel, batch)}: {heading}   (* best, ~ as good within its interval)",
         f"  {x_name:>10}" + "".join(f"{m:>{width}} " for m in models),
     ]
     for x in xs:
@@ -235,7 +242,7 @@ def exponents(findings, panel, batch) -> list[str]:
             continue
         if f["exponent"] is None:
             flat = f["below"] and f["growth"] is not None and f["growth_high"] < FLAT
-            said = f"flat: x {f['growth']:.2f} from end to end ({f['note']})" if flat else f"no exponent ({f['note']})"
+            said = f"flat: x {f['growth']:.2f} over the range ({f['note']})" if flat else f"no exponent ({f['note']})"
         else:
             power, low, high, tail = (
                 f"{round(f[k], 2) + 0.0:.2f}" for k in ("exponent", "low", "high", "tail")
@@ -243,31 +250,33 @@ def exponents(findings, panel, batch) -> list[str]:
             said = (
                 f"x^{power} [{low}, {high}]  R2 {f['r2']:.3f}  x^{tail} over the last {min(TAIL, len(f['used']))}"
                 f"  ({f['used'][0]:,.0f} to {f['used'][-1]:,.0f}"
-                + (f"; {len(f['below'])} at the floor)" if f["below"] else ")")
+                + (f"; {len(f['below'])} left out, overhead dominates)" if f["below"] else ")")
             )
         lines.append(f"  {f['what']:<36}{f['model']:<18}{said}")
-    return [f"{panel}{'' if batch is None else f', batch {batch}'}: growth", *lines, ""] if lines else []
+    return [f"{place(panel, batch)}: growth", *lines, ""] if lines else []
 
 
 def crossings(findings, panel, batch) -> list[str]:
-    """Lines of the crossovers in time; those in bytes are in history.json."""
+    """Lines of the crossover lengths in time; those in bytes are in history.json."""
     lines = []
     for c in findings["crossovers"]:
         if (c["panel"], c["batch"]) != (panel, batch) or not c["metric"].endswith("_ms"):
             continue
         doubt = "" if c["share"] >= CONFIDENT else f"  (uncertain: so in {100 * c['share']:.0f} % of resamples)"
         pair = f"{c['cheaper']} < {c['dearer']}"
-        said = f"from {c['words']}" if c["from"] is not None else f"{c['words']}: at every point"
+        said = c["words"] if c["from"] is not None else f"{c['words']}, faster at every point"
         lines.append(f"  {c['what']:<24}{pair:<34}{said}{doubt}")
-    return (
-        [f"{panel}{'' if batch is None else f', batch {batch}'}: crossovers (a < b: a is faster)", *lines, ""]
-        if lines
-        else []
-    )
+    heading = f"{place(panel, batch)}: crossover {AXIS[panel]}; from there on a is faster in a < b"
+    return [heading, *lines, ""] if lines else []
+
+
+def place(panel: str, batch) -> str:
+    """'train', or 'decode, batch 32'."""
+    return panel if batch is None else f"{panel}, batch {batch}"
 
 
 def troubles(rows) -> list[str]:
-    """Lines of what could not be measured, alike ones together."""
+    """Lines of what could not be measured; equal reasons share one line."""
     groups: dict[tuple, list] = {}
     for r in rows:
         if r["status"] != "ok":

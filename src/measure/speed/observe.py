@@ -1,12 +1,13 @@
-"""Which form of each op really runs: looked at, not assumed, so that no number is filed under a kernel that did not give it.
+"""Which backend of each op really runs. It is observed, not assumed, so that no time is stored under another backend.
 
-    with watching() as seen:        # seen: {op: {backend, ...}}
+    with watching() as seen:                    # seen: {op: {backend, ...}}
         model(x)
     subject = as_it_runs(subject, device)
 
-`src.ops.backends.choices` tells what `auto` means for a run as far as flags and device decide it; an op may still take another form for its tensors
-(their dtype, a state, a decay for every channel). Every op package has one function `_choose` that gives the file which computes, attention the
-table COMPUTE; both are watched while the model runs forward and backward and reads a prompt. One token at a time, ops have one form only, plain torch.
+`src.ops.backends.choices` says what `auto` means for a run, as far as flags and device decide it. An op may still take
+another form for its tensors, because of their dtype, a state, or a decay per channel. Every op package has one function
+`_choose` that returns the file which computes; attention has the table COMPUTE. Both are watched while the model runs
+forward and backward and reads a prompt. When an op decodes one token at a time it has only one form, plain torch.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ from src.measure.speed.subjects import VOCABULARY, Subject
 from src.ops.backends import OPS
 from src.utils.precision import autocast
 
-TOKENS = 65  # odd, and more than a chunk
+TOKENS = 65  # odd, and more than one chunk
 
 
 @contextlib.contextmanager
 def watching():
-    """{op: the backends that computed it}, filled while the context lasts."""
+    """{op: the backends that computed it}, filled inside the context."""
     seen: dict[str, set[str]] = {}
     with contextlib.ExitStack() as undo:
         for op in OPS:
@@ -53,7 +54,7 @@ def _watch_choice(module, seen: set, undo) -> None:
 
 
 def _watch_table(module, seen: set, undo) -> None:
-    """attention: a table of functions, and FlashAttention beside it."""
+    """attention: a table of functions, and FlashAttention."""
 
     def noting(name, compute):
         def watched(*args, **kwargs):
@@ -67,9 +68,10 @@ def _watch_table(module, seen: set, undo) -> None:
 
 
 def as_it_runs(subject: Subject, device) -> Subject:
-    """The subject with the backends that its ops take here, in training and in reading a prompt; where that is not what was chosen, the reason says so.
+    """The subject with the backends that its ops use here, in training and in reading a prompt.
 
-    An op that takes two forms has both names, joined by "+". What the model raises comes through.
+    If an op does not use the chosen backend, the reason says so. An op that uses two has both names, joined by "+".
+    Raises what the model raises.
     """
     if not subject.backends:
         return subject
@@ -81,14 +83,14 @@ def as_it_runs(subject: Subject, device) -> Subject:
         with torch.inference_mode():
             model.eval().prefill(ids[:, :-1], model.init_state(2, tokens))
     return dataclasses.replace(
-        subject, backends={op: _settled(choice, seen[op]) for op, choice in subject.backends.items()}
+        subject, backends={op: _observed(choice, seen[op]) for op, choice in subject.backends.items()}
     )
 
 
-def _settled(choice: dict, seen: set) -> dict:
+def _observed(choice: dict, seen: set) -> dict:
     if not seen or seen == {choice["backend"]}:
         return choice
     return {
         "backend": "+".join(sorted(seen)),
-        "reason": f"seen to run here; chosen for a run of its kind: {choice['backend']} ({choice['reason']})",
+        "reason": f"observed to run here; chosen by flags and device: {choice['backend']} ({choice['reason']})",
     }

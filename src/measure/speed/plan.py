@@ -8,12 +8,8 @@ from dataclasses import dataclass
 from src.flags.fields import UserError, option, suggest
 
 PANELS = ("train", "memory", "decode", "scaling")
-
-
-SHORTEST, LONGEST = 16, 1 << 20
-
-
-DECODE_STEPS = 64  # rows of a learned position table beyond the longest prompt
+SHORTEST, LONGEST = 16, 1 << 20  # of --lengths, in tokens
+DECODE_STEPS = 64  # rows of a learned position table after the longest prompt
 
 
 @dataclass(frozen=True)
@@ -25,19 +21,19 @@ class SpeedConfig:
     )
     panel: tuple[str, ...] = option(PANELS, "train, memory, decode, scaling")
     lengths: tuple[int, ...] = option(
-        (128, 256, 512, 1024, 2048, 4096, 8192), "tokens of a sequence; of decode the positions"
+        (128, 256, 512, 1024, 2048, 4096, 8192), "tokens of a sequence; in decode the positions"
     )
-    batch_tokens: int = option(8192, "train: tokens an optimiser step, at every length", least=SHORTEST, most=1 << 24)
-    decode_batches: tuple[int, ...] = option((1, 32), "decode: sequences side by side")
+    batch_tokens: int = option(8192, "train: tokens per optimiser step, at every length", least=SHORTEST, most=1 << 24)
+    decode_batches: tuple[int, ...] = option((1, 32), "decode: sequences that are decoded together")
     sizes: tuple[str, ...] = option(("1M", "3M", "10M", "30M"), "scaling: parameters")
     scaling_len: int = option(512, "scaling: tokens of a sequence", least=SHORTEST, most=LONGEST)
-    scaling_tokens: int = option(1024, "scaling: tokens a step", least=SHORTEST, most=1 << 24)
+    scaling_tokens: int = option(1024, "scaling: tokens per step", least=SHORTEST, most=1 << 24)
     cell_seconds: float = option(
-        5.0, "seconds that one model may be repeated at one point; below 3 repeats it goes on", above=0.0, most=3600.0
+        5.0, "seconds of repeats for one model at one point; at least 3 repeats are made", above=0.0, most=3600.0
     )
 
     def sizes_as_numbers(self) -> tuple[int, ...]:
-        """--sizes as parameters, rising."""
+        """--sizes as numbers of parameters, in increasing order."""
         from src.models.match import read_target
 
         return tuple(sorted({read_target(text, _no_name) for text in self.sizes}))
@@ -48,7 +44,7 @@ def _no_name(text: str) -> int:
 
 
 def checked(config: SpeedConfig) -> SpeedConfig:
-    """The config with its lists in order and without repeats; UserError for a value that means nothing."""
+    """The config with its lists sorted and without repeats; UserError for a value that is not allowed."""
     for name in config.panel:
         if name not in PANELS:
             raise UserError(f"--panel: unknown panel '{name}', allowed: {', '.join(PANELS)}{suggest(name, PANELS)}")
@@ -77,7 +73,10 @@ def checked(config: SpeedConfig) -> SpeedConfig:
 
 
 def build_subjects(config: SpeedConfig, classes, given: dict, device, backend: str):
-    """(name -> Subject, size -> name -> Subject or the reason why there is none, lines to print); UserError for anything wrong."""
+    """({name: Subject}, {size: {name: Subject, or the reason why there is none}}, lines to print).
+
+    Raises UserError for anything wrong.
+    """
     from src.measure.speed.subjects import check_backends, check_positions, labels, make_subject, sized_subject
 
     check_positions(given.get("pos", "auto"), classes)
@@ -102,7 +101,10 @@ def build_subjects(config: SpeedConfig, classes, given: dict, device, backend: s
 
 
 def tried(subject, device):
-    """The subject with the backends that really run; UserError where a user's own file fails on its first tokens, before anything is written."""
+    """The subject with the backends that really run.
+
+    Raises UserError if a user's own file fails on its first tokens. Nothing has been written by then.
+    """
     import torch
 
     from src.flags.registry import is_path
@@ -125,7 +127,7 @@ def resolve_threads(threads: int) -> int:
 
 
 def digest(model: str) -> str:
-    """The SHA-256 of a user's file, so that a changed one does not continue old results; empty for a registered name."""
+    """The SHA-256 of a user's file, so that a changed file does not continue old results; empty for other models."""
     from src.flags.registry import is_path
     from src.setup.classes import file_digest
 

@@ -1,13 +1,17 @@
-"""The efficiency panel of `speed`: runs its four panels point by point, models in turn, and writes a row the moment it is known.
+"""The study behind `speed`: it runs its panels point by point and writes each row as soon as it is known.
 
-    study = Study(config, subjects, sized, device, record)
-    study.run(progress)             # KeyboardInterrupt comes through; what was measured is on disk
+    study = Study(config, subjects, sized, device, record, machine)
+    study.run(progress)             # raises KeyboardInterrupt; what was measured is on disk
     findings = analyse(record.rows)
 
-A cell is one model at one point. In this order: is it to be tried at all (a replayed cache stops early; what ran out of memory at a shorter length is
-not tried at a longer one); do the model's ops agree with their references (src/measure/gate.py); how much memory does it take, which on a CPU a child
-process finds out, so that a lack of memory ends the child and not the study; and only then its time, in turn with the other models of that
-point. Whatever goes wrong is a row that says so. A cell whose rows are in the record already is left alone.
+A cell is one model at one point. It is handled in this order:
+
+1. Is it tried at all? Decoding by replay stops early. A length above one that ran out of memory is not tried. 2. Do
+the model's ops agree with their references (src/measure/gate.py)? 3. How much memory does it need? On a CPU a child
+process measures it, so that running out of memory ends the child only. 4. Its time. All models of a point are timed
+alternately.
+
+Whatever goes wrong becomes a row that says so. A cell whose rows are in the record already is skipped.
 """
 
 from __future__ import annotations
@@ -37,7 +41,7 @@ PANELS: dict[str, type[Panel]] = {panel.name: panel for panel in (Train, Memory,
 
 @dataclass(frozen=True)
 class Planned:
-    """One cell: a panel's point and a subject, or in its place why there is none."""
+    """One cell: a panel's point and a subject, or the reason why there is no subject."""
 
     panel: Panel
     point: Point
@@ -63,20 +67,24 @@ def key_of(row: dict) -> tuple:
 
 
 def whole_cells(rows: list[dict]) -> list[dict]:
-    """Rows without those of cells that a kill left unfinished: a cell has all its metrics, or one row that says why not."""
+    """The rows of complete cells: those with all their metrics, or with one row that says why there are none."""
     found: dict[tuple, set] = {}
     for row in rows:
         found.setdefault(key_of(row), set()).add(row["metric"] if row["status"] == "ok" else None)
 
     def whole(key) -> bool:
         panel = PANELS[key[0]]
-        return None in found[key] or set(panel.metrics) <= found[key] or set(panel.floor_metrics) == found[key]
+        return None in found[key] or set(panel.metrics) <= found[key] or set(panel.overhead_metrics) == found[key]
 
     return [row for row in rows if whole(key_of(row))]
 
 
 class Study:
-    """subjects: name -> Subject.  sized: size -> name -> Subject, or the reason why there is none.  machine: fields that every row has alike."""
+    """The cells of all panels, measured into a record.
+
+    subjects: {name: Subject}.  sized: {size: {name: Subject, or the reason why there is none}}.
+    machine: fields that are the same in every row.  clock: of all timings.
+    """
 
     def __init__(
         self,
@@ -112,7 +120,7 @@ class Study:
         )
 
     def run(self, progress) -> None:
-        """Measure every cell that the record does not have yet. progress: told of cells, see Progress in src/measure/progress.py."""
+        """Measure every cell that the record does not have yet. progress: a src.measure.progress.Progress."""
         plan = self.plan()
         done = {key_of(row) for row in self.record.rows}
         progress.begin(
@@ -124,7 +132,7 @@ class Study:
                 self._point([cell for cell in cells if cell.key not in done], progress)
 
     def _point(self, cells: list[Planned], progress) -> None:
-        """One point: memory of each model, then the time of all in turn."""
+        """One point: the memory of each model, then the time of all models."""
         ready: dict[str, tuple] = {}
         for cell in cells:
             progress.now(cell.where, cell.name)
@@ -153,7 +161,7 @@ class Study:
         self._tidy()
 
     def _memory(self, cell: Planned) -> dict | None:
-        """What the panel's `peak` found, {} where it is not asked; None after a row that says why this cell is not timed."""
+        """What the panel's `peak` found, {} if it is not needed; None after a row that says why nothing is timed."""
         if cell.subject is None:
             return self._refuse(cell, "unsupported", cell.why_not)
         shorter = self._out_of_memory_before(cell)
@@ -188,7 +196,7 @@ class Study:
             return self._failure(cell, error)
 
     def _action(self, cell: Planned):
-        """What is timed; None where nothing is, False after a row that says why it cannot be built."""
+        """What is timed; None if nothing is, False after a row that says why it cannot be built."""
         try:
             return cell.panel.action(cell.subject, cell.point, self.device)
         except Exception as error:
@@ -196,7 +204,7 @@ class Study:
             return False
 
     def _out_of_memory_before(self, cell: Planned) -> int | None:
-        """The least x at which this model ran out of memory in this panel, with this batch where the panel has several."""
+        """The smallest x at which this model ran out of memory in this panel; in decode, with this batch."""
         xs = [
             r["x"]
             for r in self.record.rows
@@ -209,7 +217,7 @@ class Study:
         return min(xs, default=None)
 
     def _failure(self, cell: Planned, error: Exception) -> None:
-        """The row of a cell that raised."""
+        """Add the row of a cell that raised."""
         text = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
         if is_out_of_memory(error) or isinstance(error, child.OutOfMemory):
             self._tidy()
@@ -217,7 +225,7 @@ class Study:
         return self._refuse(cell, "failed", f"{text:.300}")
 
     def _refuse(self, cell: Planned, status: str, note: str) -> None:
-        metric = (cell.panel.floor_metrics if cell.point.is_floor else cell.panel.metrics)[0]
+        metric = (cell.panel.overhead_metrics if cell.point.is_overhead else cell.panel.metrics)[0]
         self.record.add(self._row(cell, {"metric": metric, "value": None, "status": status, "note": note}))
 
     def _add(self, cell: Planned, fields: list[dict]) -> None:
@@ -253,7 +261,7 @@ class Study:
         )
 
     def _tidy(self) -> None:
-        """Give memory back before the next point."""
+        """Release memory before the next point."""
         gc.collect()
         if self.device.type == "cuda":
             with contextlib.suppress(RuntimeError):

@@ -1,11 +1,12 @@
-"""What `speed` measures: a model class with settled flags, built alike in this process and in the one that measures its memory.
+"""What `speed` measures: a model class with resolved flags, built the same way here and in the process for memory.
 
-    subjects, lines = make_subjects(models, given, size, device)       # UserError for anything wrong; nothing on disk changes
-    subject.build(device)                                               # the model, from its seed
-    Subject.from_spec(subject.spec())                                   # the same subject in another process
+    subject, lines = make_subject(name, model, model_class, given, max_len, device)     # may raise UserError
+    subject.build(device)                                # the model, from its seed
+    Subject.from_spec(subject.spec())                    # the same subject in another process
 
-The vocabulary has VOCABULARY symbols. Where a layer was published with a learned position table and --pos does not ask for one, it gets sinusoids:
-a table of the longest length would be most of a small model's parameters, and of its optimiser's time.
+The vocabulary has VOCABULARY symbols. A layer that was published with a learned position table gets sinusoids, unless
+--pos asks for the table. A table of the longest length would be most of a small model's parameters, and of its
+optimiser's time.
 """
 
 from __future__ import annotations
@@ -20,27 +21,25 @@ from src.flags.registry import is_path
 
 VOCABULARY = 64
 DEFAULTS = {"d_model": 128, "n_layer": 2, "n_head": 4, "dropout": 0.0}
-OWN_POSITIONS = ("rope", "alibi")  # those that a mixer applies itself
-PRELOADED = (
-    "src.setup.plan",
-    "src.models.match",
-    "torch._dynamo",
-)  # torch's optimisers load the last one at their first step
+OWN_POSITIONS = ("rope", "alibi")  # encodings that a mixer applies itself
+# torch's optimisers load the last one at their first step.
+PRELOADED = ("src.setup.plan", "src.models.match", "torch._dynamo")
 MATCH = ("match_params", "match_state")
 MOST_LAYERS_TRIED = 3  # depths tried before a size counts as out of reach for a layer
 
 
 class NoTask:
-    """Stands for the task, which random tokens do not have."""
+    """In place of a task: random tokens have none."""
 
     Config = None
 
 
 @dataclass(frozen=True)
 class Subject:
-    """name: as in the rows, unique.  model: what --model named.  args: settled flags.  max_len: rows of a learned position table.
+    """One model that is measured.
 
-    backends: {op: {"backend", "reason"}} of the ops that the model calls.
+    name: as in the rows, unique.  model: what --model named.  args: resolved flags.
+    max_len: rows of a learned position table.  backends: {op: {"backend", "reason"}} of the ops that the model calls.
     """
 
     name: str
@@ -61,7 +60,7 @@ class Subject:
         return build(self.model_class, VOCABULARY, self.args, self.max_len).to(device)
 
     def settings(self) -> dict:
-        """The flags that make this model, for its rows; a user's file by its stem."""
+        """The flags of this model, for its rows; a user's file is named by its stem."""
         own = own_config(self.model_class)
         names = [
             f.name
@@ -87,7 +86,7 @@ class Subject:
         }
 
     def imports(self) -> list[str]:
-        """Modules that building and running it loads; a user's file is left out, since it may do anything."""
+        """Modules that building and running it loads. A user's file is left out, because it may do anything."""
         from src.ops.backends import OPS
 
         needs = {
@@ -111,7 +110,7 @@ class Subject:
 
 
 def load_classes(models: Iterable[str], layers: tuple[str, ...] = ()) -> dict[str, type]:
-    """{what --model named: its class}; UserError for an unknown model, none, or one named twice."""
+    """{what --model named: its class}; UserError for an unknown model, for none, or for one that is named twice."""
     from src.setup.classes import find_model
 
     models = tuple(models)
@@ -128,7 +127,7 @@ def load_classes(models: Iterable[str], layers: tuple[str, ...] = ()) -> dict[st
 def make_subject(
     name: str, model: str, model_class, given: dict, max_len: int, device, match: str = ""
 ) -> tuple[Subject, list[str]]:
-    """(a subject, lines that say what --match_params solved). given: typed flags, of which those that this model has count."""
+    """(a subject, lines that say what --match_params solved). given: typed flags; those of other models are ignored."""
     from src.models.backbone import ops_of, resolve_auto
     from src.models.match import match as solve
     from src.models.match import parameters
@@ -152,7 +151,7 @@ def make_subject(
 
 
 def arguments(model_class, given: dict, device):
-    """The frozen flags of a model before `settle`: those of `given` that it has over DEFAULTS."""
+    """The frozen flags of a model before `resolve_auto`: DEFAULTS, then those of `given` that the model has."""
     known = {
         f.name
         for part in (ModelConfig, TrainConfig, MachineConfig, own_config(model_class))
@@ -161,14 +160,14 @@ def arguments(model_class, given: dict, device):
     }
     mine = {k: v for k, v in given.items() if k in known and k not in MATCH}
     if mine.get("pos") in OWN_POSITIONS and mine["pos"] not in model_class.positions:
-        del mine["pos"]  # --pos rope beside a layer that has none: it concerns the layers that have it
+        del mine["pos"]  # --pos rope applies to the layers that have it, and this one does not
     if mine.get("pos", "auto") == "auto" and model_class.default_pos == "learned":
         mine["pos"] = "sinusoidal"
     return resolve(NoTask, model_class, preset=DEFAULTS, **{**mine, "device": str(device)})
 
 
 def target_of(match: str, given: dict, max_len: int, device) -> int:
-    """--match_params as a number: a count, or the parameters of a model named there at these flags."""
+    """--match_params as a number: a count, or the parameters of the model that it names."""
     from src.models.match import parameters, read_target
     from src.setup.classes import find_model
 
@@ -180,7 +179,10 @@ def target_of(match: str, given: dict, max_len: int, device) -> int:
 
 
 def sized_subject(name: str, model: str, model_class, given: dict, max_len: int, device, target: int) -> Subject:
-    """A subject of about `target` parameters: the width is solved, the depth grows slowly with the size. UserError where no depth comes near enough."""
+    """A subject of about `target` parameters. The width is solved; the depth grows slowly with the size.
+
+    Raises UserError if no depth comes near enough.
+    """
     free = {k: v for k, v in given.items() if k not in ("d_model", "dim_ffn")}
     if "n_layer" in given or hasattr(model_class, "layers"):
         depths = [given.get("n_layer")]
@@ -208,7 +210,7 @@ def depth_for(parameters: int) -> int:
 
 
 def backends_for(text: str, ops: tuple[str, ...]) -> str:
-    """The part of --backend that concerns these ops, so that one flag serves models with different ops."""
+    """The part of --backend that is about these ops, so that one flag serves models with different ops."""
     from src.ops.backends import read_flag
 
     mine = {op: name for op, name in read_flag(text).items() if op in ops}
@@ -216,21 +218,19 @@ def backends_for(text: str, ops: tuple[str, ...]) -> str:
 
 
 def check_backends(text: str, subjects: Iterable[Subject]) -> None:
-    """UserError where --backend names only ops that none of the models uses."""
+    """UserError if --backend names only ops that none of the models uses."""
     from src.models.backbone import ops_of
     from src.ops.backends import read_flag
 
     named = set(read_flag(text))
     used = {op for s in subjects for op in ops_of(s.model_class, s.args)}
+    uses = "only " + ", ".join(sorted(used)) if used else "none of the ops with backends"
     if named and not named & used:
-        raise UserError(
-            f"--backend: got '{text}', but these models use {'only ' + ', '.join(sorted(used)) if used else 'none of the ops with backends'}; "
-            "leave it out, or see `list`"
-        )
+        raise UserError(f"--backend: got '{text}', but these models use {uses}; leave it out, or see `list`")
 
 
 def check_positions(pos: str, classes: dict[str, type]) -> None:
-    """UserError where --pos names an encoding that none of the models has."""
+    """UserError if --pos names an encoding that none of the models has."""
     if pos in OWN_POSITIONS and not any(pos in c.positions for c in classes.values()):
         raise UserError(
             f"--pos: got '{pos}', which none of {', '.join(classes)} has, allowed: learned, sinusoidal, none"
@@ -238,7 +238,7 @@ def check_positions(pos: str, classes: dict[str, type]) -> None:
 
 
 def labels(models: Iterable[str]) -> dict[str, str]:
-    """{what --model named: the name in the rows}: a file's stem, with a number where another model has it."""
+    """{what --model named: its name in the rows}: a file's stem, with a number if another model has the same."""
     names: dict[str, str] = {}
     for model in models:
         stem = Path(model).stem if is_path(model) else model

@@ -1,6 +1,9 @@
-"""The four panels of `speed`, a file each. A panel says what is measured, at which points, how, and which rows come of it; src/measure/speed/run.py runs them.
+"""The four panels of `speed`, one file each. A panel says what is measured, where and how, and which rows it gives.
 
-A point is one x (a length, a position, a size) with its batch; at each point the models are timed in turn. `Panel` is what speed.py asks for.
+A point is one x (a length, a position, a size) with its batch. src/measure/speed/run.py calls the methods of `Panel`.
+
+The fixed overhead of a cost is that of the same call on one sequence of OVERHEAD_TOKENS tokens. It is measured first,
+and its rows have the metrics `floor_ms`, `floor_bytes` and `floor_prefill_ms`.
 """
 
 from __future__ import annotations
@@ -9,40 +12,42 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-FLOOR_TOKENS = 8  # the floor of a cost is that of the same call on one sequence of so many tokens
+OVERHEAD_TOKENS = 8
 
 
 @dataclass(frozen=True)
 class Point:
-    """x on the panel's axis, sequences side by side, tokens a sequence, and whether this point measures the floor."""
+    """x: on the panel's axis.  batch: sequences.  length: tokens per sequence.  is_overhead: measures the overhead."""
 
     x: int
     batch: int
     length: int
-    is_floor: bool = False
+    is_overhead: bool = False
 
 
 class Panel:
-    """name: as in --panel and the rows.  metrics: what a cell that went well has a row of; floor_metrics: at the floor's point.
+    """One panel.
 
-    x_name: the axis.  peak: "package.module:function" that measures memory from a spec, "" where there is none to measure.
+    name: as in --panel and in the rows.  x_name: the axis.
+    metrics: the rows of a complete cell.  overhead_metrics: those at the point that measures the overhead.
+    peak: "package.module:function" that measures memory from a spec; "" if no memory is measured.
     """
 
     name = ""
     x_name = "length"
     metrics: tuple[str, ...] = ()
-    floor_metrics: tuple[str, ...] = ()
+    overhead_metrics: tuple[str, ...] = ()
     peak = ""
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter):
         self.clock = clock
 
     def points(self, config) -> list[Point]:
-        """The points in the order in which they are measured; the floor's first."""
+        """The points in the order in which they are measured, the overhead first."""
         raise NotImplementedError
 
     def refuse(self, subject, point: Point) -> str:
-        """Why this cell is not tried, in words; empty where it is."""
+        """Why this cell is not tried, in words; empty if it is."""
         return ""
 
     def wants_child(self, subject, point: Point) -> bool:
@@ -50,12 +55,15 @@ class Panel:
         return bool(self.peak)
 
     def action(self, subject, point: Point, device) -> Callable[[], object] | None:
-        """What is timed, built and ready; None where only memory is measured. Its attribute `facts`, where it has one, joins what memory gave."""
+        """What is timed, built and ready; None if only memory is measured.
+
+        If it has an attribute `facts`, a dict, `fields` gets that together with what `peak` returned.
+        """
         return None
 
     def fields(self, subject, point: Point, sample, memory: dict) -> list[dict]:
         """The fields of the rows of a cell: metric, value, unit and what else differs between them.
 
-        sample: of the timing, None where nothing is timed.  memory: what `peak` returned, and the action's facts.
+        sample: of the timing, None if nothing is timed.  memory: what `peak` returned, and the action's facts.
         """
         raise NotImplementedError

@@ -1,13 +1,14 @@
 """`--panel decode`: reading a prompt and writing one token at a time, by position and batch.
 
     prefill_ms    the prompt of `position` tokens through the parallel form, into a decoding state
-    token_ms      one further token: of STEPS of them, from that position on, the median; on CUDA the mean, since waiting for each would hide
-                  that launches run ahead of the device
-    tokens_per_s  batch / token time
+    token_ms      one further token: the median of STEPS of them, from that position on. On CUDA it is the mean, because
+                  launches run ahead of the device, and waiting for each token would hide that
+    tokens_per_s  batch / time per token
     state_bytes   the live state after `position` tokens, from init_state(batch, position): measured, never declared
 
-A repeat is a whole decoding, so that no state is stepped further than STEPS tokens beyond its position. A model that decodes by replaying its prefix
-(cache=replay) costs O(T) a token and holds the prefix: its cells stop at REPLAY_LONGEST.
+A repeat is a whole decoding, so a state is never stepped more than STEPS tokens after its position. A model that
+decodes by replaying its prefix (cache=replay) needs O(T) per token and keeps the prefix. Its cells stop at
+REPLAY_LONGEST.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import time
 
 import torch
 
-from src.measure.speed.panels import FLOOR_TOKENS, Panel, Point
+from src.measure.speed.panels import OVERHEAD_TOKENS, Panel, Point
 from src.measure.speed.subjects import VOCABULARY, Subject
 from src.measure.timing import sync_for
 from src.models.contract import state_bytes
@@ -29,7 +30,7 @@ from src.utils.precision import autocast
 STEPS = 16
 REPLAY_LONGEST = 512
 LONGEST = 8192
-CAREFUL_SHARE = 0.5  # of the free memory: a cell that may need more is tried in a child first
+CAREFUL_SHARE = 0.5  # of the free memory: a cell that may need more is first tried in a child
 
 
 class Decoder:
@@ -44,7 +45,7 @@ class Decoder:
 
     @torch.inference_mode()
     def decode(self) -> dict[str, float]:
-        """{"prefill": seconds, "token": seconds a token}."""
+        """{"prefill": seconds, "token": seconds per token}."""
         batch, length = self.prompt.shape
         with autocast(self.device, self.args.precision):
             state = self.model.init_state(batch, length + STEPS)
@@ -63,7 +64,7 @@ class Decoder:
 
     @torch.inference_mode()
     def read(self) -> tuple[dict[str, float], int]:
-        """({"prefill": seconds}, bytes of the state after the prompt, which was made for no more)."""
+        """({"prefill": seconds}, bytes of a state that is made for the prompt alone, after the prompt)."""
         with autocast(self.device, self.args.precision):
             state = self.model.init_state(*self.prompt.shape)
             self.sync()
@@ -74,7 +75,7 @@ class Decoder:
 
 
 class Decoding:
-    """What is timed at a point; the first call only reads, and takes the state's size."""
+    """What is timed at a point. The first call only reads the prompt, and finds the state's size."""
 
     def __init__(self, decoder: Decoder):
         self.decoder, self.facts = decoder, {}
@@ -88,7 +89,7 @@ class Decoding:
 
 
 def try_once(spec: dict) -> dict:
-    """Decode once, to see whether memory lasts; {}."""
+    """Decode once, to see whether memory is enough; returns {}."""
     subject, device = Subject.from_spec(spec["subject"]), torch.device(spec["device"])
     set_threads(spec["threads"])
     Decoder(subject, device, spec["batch"], spec["length"]).decode()
@@ -96,7 +97,7 @@ def try_once(spec: dict) -> dict:
 
 
 def free_bytes() -> int | None:
-    """Memory that the system could give, as Linux tells it; None elsewhere."""
+    """Memory that is available, on Linux; None on other systems."""
     try:
         with open("/proc/meminfo", encoding="ascii") as file:
             return next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable:"))
@@ -108,14 +109,14 @@ class Decode(Panel):
     name = "decode"
     x_name = "position"
     metrics = ("prefill_ms", "token_ms", "tokens_per_s", "state_bytes")
-    floor_metrics = ("floor_prefill_ms", "floor_ms")
+    overhead_metrics = ("floor_prefill_ms", "floor_ms")
     peak = "src.measure.speed.panels.decode:try_once"
 
     def points(self, config) -> list[Point]:
         return [
-            Point(n, batch, n, n == FLOOR_TOKENS)
+            Point(n, batch, n, n == OVERHEAD_TOKENS)
             for batch in config.decode_batches
-            for n in (FLOOR_TOKENS, *(n for n in config.lengths if n <= LONGEST))
+            for n in (OVERHEAD_TOKENS, *(n for n in config.lengths if n <= LONGEST))
         ]
 
     def refuse(self, subject, point):
@@ -124,7 +125,7 @@ class Decode(Panel):
         return ""
 
     def wants_child(self, subject, point):
-        """Only where memory might not last: the widest activations of a prompt, twice over, or all keys and values."""
+        """Only if memory may be too small for a prompt's widest activations, twice, or for all keys and values."""
         wide = (
             4
             * point.batch
@@ -139,7 +140,7 @@ class Decode(Panel):
 
     def fields(self, subject, point, sample, memory):
         prefill, token, note = sample.of("prefill"), sample.of("token"), f"cache={cache_kind(subject)}"
-        if point.is_floor:
+        if point.is_overhead:
             return [
                 {"metric": "floor_prefill_ms", **timed(prefill), "note": note},
                 {"metric": "floor_ms", **timed(token), "note": note},
@@ -158,6 +159,6 @@ class Decode(Panel):
 
 
 def cache_kind(subject: Subject) -> str:
-    """ "own" where every layer decodes by its own step, else "replay"."""
+    """ "own" if every layer decodes by its own step, else "replay"."""
     layers = getattr(subject.model_class, "layers", None) or (subject.model_class,)
     return "own" if all(layer.cache_kind() == "own" for layer in layers) else "replay"

@@ -1,18 +1,20 @@
-"""`--panel memory`: one mixer alone, forward and backward, by length: what it keeps, and its peak.
+"""`--panel memory`: one mixer alone, forward and backward, by length: the bytes that it keeps, and its peak.
 
-    kept_bytes  storages that autograd saves in the forward pass for the backward one, each once, parameters apart; the input counts, as the block
-                keeps it for the mixer. What a layer stores beside autograd's own list (attributes of a custom Function) does not show
-    peak_bytes  the most memory during forward and backward, above weights and input; the parameters' gradients are part of it
+    kept_bytes  storages that autograd saves in the forward pass for the backward one, each counted once, without
+                parameters. The input counts, because the block keeps it for the mixer. Attributes that a custom
+                Function stores without autograd's list are not seen
+    peak_bytes  the most memory during forward and backward, above weights and input. It includes the parameters'
+                gradients
 
-ROWS sequences at every length, so that an exponent is that of one sequence. A layer's short convolution belongs to it. A whole model of the user's own has no
-mixer, and a hybrid has several: neither is measured here.
+There are ROWS sequences at every length, so an exponent is that of one sequence. A layer's short convolution belongs to
+it. A whole model of the user's own has no mixer, and a hybrid has several: neither is measured here.
 """
 
 from __future__ import annotations
 
 import torch
 
-from src.measure.speed.panels import FLOOR_TOKENS, Panel, Point
+from src.measure.speed.panels import OVERHEAD_TOKENS, Panel, Point
 from src.measure.speed.panels.memory_of import includes, peak_above
 from src.measure.speed.subjects import Subject
 from src.models.contract import ARModel
@@ -50,7 +52,10 @@ class OneMixer:
 
 
 def measure_peak(spec: dict) -> dict:
-    """{"peak_bytes", "kept_bytes", "parameters"}. The second pass is measured: the first of a shape loads code and makes kernels (some MiB, once)."""
+    """{"peak_bytes", "kept_bytes", "parameters"}.
+
+    The second pass is measured, because the first one of a shape loads code and makes kernels (some MiB, once).
+    """
     subject, device = Subject.from_spec(spec["subject"]), torch.device(spec["device"])
     set_threads(spec["threads"])
     mixer = OneMixer(subject, device)
@@ -64,11 +69,11 @@ def measure_peak(spec: dict) -> dict:
 class Memory(Panel):
     name = "memory"
     metrics = ("kept_bytes", "peak_bytes")
-    floor_metrics = ("floor_bytes",)
+    overhead_metrics = ("floor_bytes",)
     peak = "src.measure.speed.panels.memory:measure_peak"
 
     def points(self, config) -> list[Point]:
-        return [Point(FLOOR_TOKENS, ROWS, FLOOR_TOKENS, True), *(Point(n, ROWS, n) for n in config.lengths)]
+        return [Point(OVERHEAD_TOKENS, ROWS, OVERHEAD_TOKENS, True), *(Point(n, ROWS, n) for n in config.lengths)]
 
     def refuse(self, subject, point):
         if issubclass(subject.model_class, ARModel):
@@ -82,7 +87,7 @@ class Memory(Panel):
             "note": f"gradients of the parameters, and {includes(torch.device(subject.args.device).type)}",
             **common,
         }
-        if point.is_floor:
+        if point.is_overhead:
             return [{"metric": "floor_bytes", **peak}]
         return [
             {

@@ -1,4 +1,7 @@
-"""Peak memory of a call, by device: the allocator's count on CUDA, the resident set of a process of its own on a CPU (src/measure/child.py)."""
+"""Peak memory of a call, by device.
+
+On CUDA it is the allocator's count. On a CPU it is the resident set of a separate process (src/measure/child.py).
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from src.measure import child
 
 
 def peak_above(action, device) -> int:
-    """Bytes by which memory rose above what it was while `action()` ran. On a CPU this process must be a child of src/measure/child.py."""
+    """Bytes by which memory rose while `action()` ran. On a CPU, call it in a child of src/measure/child.py."""
     if device.type != "cuda":
         return child.peak_of(action)[0]
     torch.cuda.synchronize(device)
@@ -25,5 +28,5 @@ def includes(device_type: str) -> str:
 
 
 def nbytes(tensors) -> int:
-    """Bytes of tensors; a storage that several share counts once."""
+    """Bytes of tensors; a storage that several of them share counts once."""
     return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())

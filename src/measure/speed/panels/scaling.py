@@ -1,12 +1,13 @@
-"""`--panel scaling`: the training step of models of 1M to 30M parameters, at one length and a few tokens a step.
+"""`--panel scaling`: the training step of models of 1M to 30M parameters, at one length and a few tokens per step.
 
-The metrics are those of `train`. For each size the width is solved (src/models/match.py) and the depth grows slowly; `parameters` of a row is what came out,
-x the size asked for. A size that a layer's widths cannot come near is a row that says so.
+The metrics are those of `train`. For each size the width is solved (src/models/match.py), and the depth grows slowly.
+`parameters` of a row is the solved number, and x the size that was asked for. If a layer's widths do not come near a
+size, the cell is a row that says so.
 """
 
 from __future__ import annotations
 
-from src.measure.speed.panels import FLOOR_TOKENS, Point
+from src.measure.speed.panels import OVERHEAD_TOKENS, Point
 from src.measure.speed.panels.train import Train
 
 
@@ -15,7 +16,7 @@ class Scaling(Train):
     x_name = "parameters"
 
     def points(self, config) -> list[Point]:
-        """x of the floor is the smallest size: the step of that model on a few tokens."""
+        """The overhead is the step of the smallest model on a few tokens; its x is that size."""
         rows = max(1, config.scaling_tokens // config.scaling_len)
         sizes = config.sizes_as_numbers()
-        return [Point(min(sizes), 1, FLOOR_TOKENS, True), *(Point(size, rows, config.scaling_len) for size in sizes)]
+        return [Point(min(sizes), 1, OVERHEAD_TOKENS, True), *(Point(size, rows, config.scaling_len) for size in sizes)]

@@ -1,11 +1,12 @@
-"""`--panel train`: real optimiser steps on random tokens, a constant number of tokens a step, by length.
+"""`--panel train`: real optimiser steps on random tokens, by length, with a constant number of tokens per step.
 
-    step_ms        forward, backward, clipping and AdamW of the whole backbone (src/utils/training.py, train_step)
+    step_ms        forward, backward, clipping and AdamW of the whole backbone (train_step of src/utils/training.py)
     tokens_per_s   tokens of that step over its time
     peak_bytes     the most memory during the step: weights_bytes, activations and scratch
     weights_bytes  parameters, gradients and optimiser state, counted from the tensors
 
-A length that does not divide --batch_tokens has a few tokens fewer, one beyond it a single sequence; the rows tell the tokens.
+A length that does not divide --batch_tokens has a few tokens fewer. A length above it has a single sequence. The rows
+say how many tokens there were.
 """
 
 from __future__ import annotations
@@ -13,15 +14,15 @@ from __future__ import annotations
 import torch
 
 from dataset.common import Batch
-from src.measure.speed.panels import FLOOR_TOKENS, Panel, Point
+from src.measure.speed.panels import OVERHEAD_TOKENS, Panel, Point
 from src.measure.speed.panels.memory_of import includes, nbytes, peak_above
 from src.measure.speed.subjects import VOCABULARY, Subject
 from src.setup.plan import set_threads
 from src.storage.rows import timed
 from src.utils.training import compile_model, make_optimizer, make_scaler, make_scheduler, train_step
 
-BATCHES = 4  # different batches, in turn
-ENDLESS = 1_000_000  # steps of the learning rate's schedule: it stays in its warm-up and plateau
+BATCHES = 4  # different batches, used one after the other
+ENDLESS = 1_000_000  # steps of the learning rate's schedule, which so stays in its first part
 
 
 class Trainer:
@@ -49,7 +50,7 @@ class Trainer:
         train_step(self.model, batch, self.optimizer, self.scheduler, self.scaler, self.device, self.args)
 
     def weights_bytes(self) -> int:
-        """Parameters, gradients, optimiser state: what stays from step to step."""
+        """Parameters, gradients and optimiser state: what remains between two steps."""
         state = [t for values in self.optimizer.state.values() for t in values.values() if isinstance(t, torch.Tensor)]
         own = list(self.model.parameters())
         return nbytes([*own, *(p.grad for p in own if p.grad is not None), *state])
@@ -64,10 +65,13 @@ def random_batch(rows: int, length: int, rng: torch.Generator) -> Batch:
 
 
 def measure_peak(spec: dict) -> dict:
-    """{"peak_bytes", "weights_bytes"} of one step. A step on a few tokens before it loads the code and makes the optimiser's state."""
+    """{"peak_bytes", "weights_bytes"} of one step.
+
+    A step on a few tokens runs before it, which loads the code and makes the optimiser's state.
+    """
     subject, device = Subject.from_spec(spec["subject"]), torch.device(spec["device"])
     set_threads(spec["threads"])
-    trainer = Trainer(subject, device).use(1, FLOOR_TOKENS)
+    trainer = Trainer(subject, device).use(1, OVERHEAD_TOKENS)
     trainer.step()
     weights = trainer.weights_bytes()
     trainer.use(spec["batch"], spec["length"])
@@ -75,9 +79,9 @@ def measure_peak(spec: dict) -> dict:
 
 
 def training_fields(point: Point, sample, memory: dict, device_type: str) -> list[dict]:
-    """The fields of the rows of a training cell, or of its floor."""
+    """The fields of the rows of a training cell, or of its overhead."""
     tokens = point.batch * point.length
-    if point.is_floor:
+    if point.is_overhead:
         return [
             {"metric": "floor_ms", **timed(sample), "note": f"the same step on {tokens} tokens"},
             {
@@ -108,12 +112,12 @@ def training_fields(point: Point, sample, memory: dict, device_type: str) -> lis
 class Train(Panel):
     name = "train"
     metrics = ("step_ms", "tokens_per_s", "peak_bytes", "weights_bytes")
-    floor_metrics = ("floor_ms", "floor_bytes")
+    overhead_metrics = ("floor_ms", "floor_bytes")
     peak = "src.measure.speed.panels.train:measure_peak"
 
     def points(self, config) -> list[Point]:
         return [
-            Point(FLOOR_TOKENS, 1, FLOOR_TOKENS, True),
+            Point(OVERHEAD_TOKENS, 1, OVERHEAD_TOKENS, True),
             *(Point(n, max(1, config.batch_tokens // n), n) for n in config.lengths),
         ]
 
