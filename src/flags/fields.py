@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import math
 import typing
 from dataclasses import dataclass
@@ -219,9 +220,17 @@ class RunArgs(RunFlags):
 
 def resolved(flags: RunFlags, **values) -> RunArgs:
     """The same flags with these values in place, as the type that needs no further decision."""
-    specs = [(f.name, f.type, dataclasses.field(default=f.default)) for f in dataclasses.fields(flags)]
-    args_class = dataclasses.make_dataclass("RunArgs", specs, frozen=True, bases=(RunArgs,))
-    return args_class(**{**{f.name: getattr(flags, f.name) for f in dataclasses.fields(flags)}, **values})
+    current = {f.name: getattr(flags, f.name) for f in dataclasses.fields(flags)}
+    return _resolved_class(type(flags))(**{**current, **values})
+
+
+@functools.lru_cache(maxsize=256)
+def _resolved_class(flags_class: type) -> type:
+    """The RunArgs class with the fields of this RunFlags class. Cached, because making a class takes milliseconds."""
+    if issubclass(flags_class, RunArgs):
+        return flags_class
+    specs = [(f.name, f.type, dataclasses.field(default=f.default)) for f in dataclasses.fields(flags_class)]
+    return dataclasses.make_dataclass("RunArgs", specs, frozen=True, bases=(RunArgs,))
 
 
 SHARED = (DataConfig, ModelConfig, TrainConfig, MachineConfig)

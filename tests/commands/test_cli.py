@@ -267,7 +267,7 @@ def test_list_shows_a_task_whole(main, text_folder, task):
     for line in shown:
         prompt, answer = line[2:].split("|")
         solved = oracle.solve(prompt)
-        if oracle.kind == "labels":
+        if oracle.labelled:
             solved = " ".join(f"{at}:{c}" for at, c in solved)
         assert (
             solved == answer if task != "fourier_mix" else len(solved) == len(answer)
