@@ -19,7 +19,7 @@ from src.flags.fields import UserError, resolve
 from src.models import MODELS
 from src.models.backbone import build, is_right_padded, max_len_of
 from src.models.contract import ARModel, Mixer, state_bytes
-from src.models.parts import check_heads, rotate
+from src.models.parts import apply_rotary, check_heads
 from src.models.sampling import sample
 from src.models.template import _WholeModel
 from src.models.transformer import Attention, alibi_slopes, from_stock, to_stock
