@@ -7,7 +7,7 @@
     phi        features        K -> F              feature map
     s_i        memory[.., :V]  (B, H, F, V)        sum of phi(k) v^T, below S_t
     z_i        memory[.., V]   (B, H, F)           sum of phi(k); the last column of the memory
-    -          exp(decay)      (..., H, F)         what is kept of the sums, below a_t; (H,) or (..., H) if all F share it
+    -          exp(decay)      (..., H, F)         what is kept of the sums, below a_t; one per head if all F share it
 
     S_t = diag(a_t) S_{t-1} + phi(k_t) v_t^T ,   z_t = diag(a_t) z_{t-1} + phi(k_t)
     o_t = S_t^T phi(q_t) / (z_t^T phi(q_t) + 1e-6)

@@ -105,7 +105,7 @@ class Mamba(Mixer):
 
     def prefill(self, x, state: State):
         window, h = state
-        # On a GPU this test waits for the device. Where h is zero, the published kernel can run: it starts from zero only.
+        # On a GPU this test waits for the device. Where h is zero, the published kernel can run: it starts from zero.
         if x.device.type == "cpu" or bool(h.any()):
             if self.scan_backend == "mamba_ssm":
                 return super().prefill(x, state)

@@ -8,12 +8,13 @@ import json
 
 import pytest
 import torch
+from small_models import NoTask, decoding_gap, tokens
 from torch import nn
 
 from src.flags.fields import UserError, own_config, resolve
 from src.flags.parser import read_request
 from src.models import MODELS
-from src.models.backbone import Backbone, build, ops_of, resolve_auto
+from src.models.backbone import Backbone, build, layers_of, ops_of, resolve_auto
 from src.models.contract import state_after, state_bytes
 from src.models.hybrid import Hybrid
 from src.models.match import AIM, LIMIT, decode_state, match, parameters, read_target
@@ -22,12 +23,6 @@ from src.setup import classes
 SIZE = (40, 80)  # characters of the vocabulary, tokens of a position table
 TOKENS = 60
 LAYERS = [name for name in MODELS if name != "hybrid"]
-
-
-class NoTask:
-    """A task without flags, enough for `resolve`."""
-
-    Config = None
 
 
 def arguments(model_class, **given):
@@ -54,7 +49,7 @@ def real_size(model_class, args) -> int:
     return sum(p.numel() for p in build(model_class, SIZE[0], args, SIZE[1]).parameters())
 
 
-# --- parameters ------------------------------------------------------------------------------------------------------------
+# --- parameters ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -67,13 +62,12 @@ def test_counting_without_memory_is_the_count_of_the_real_model(name):
 @pytest.mark.parametrize("target", [150_000, 1_000_000])
 @pytest.mark.parametrize("name", MODELS)
 def test_match_params_comes_within_one_per_cent_and_says_what_it_changed(name, target):
-    """Layers without an MLP have the width alone, whose steps may be coarser than one per cent; beyond two they are refused."""
+    """Without an MLP only the width is free. Its steps may be coarser than one per cent; beyond two it is refused."""
     try:
         model_class, args, lines = solve(name, target=target)
     except UserError as refused:
-        assert (
-            resolve_auto(MODELS[name].load(), arguments(MODELS[name].load())).dim_ffn < 1 or name == "hybrid"
-        )  # only these may be refused
+        model_class = MODELS[name].load()
+        assert name == "hybrid" or resolve_auto(model_class, arguments(model_class)).dim_ffn == 0
         assert "the nearest possible is" in str(refused)  # noqa: PT017
         return
     off = abs(real_size(model_class, args) / target - 1)
@@ -134,7 +128,7 @@ def test_what_cannot_be_matched_is_a_user_error(explicit, target, told):
         solve("transformer", explicit, target=target)
 
 
-# --- state -----------------------------------------------------------------------------------------------------------------
+# --- state -----------------------------------------------------------------------------------------------------------
 
 
 def test_match_state_is_met_by_the_live_state():
@@ -158,7 +152,7 @@ def test_a_state_that_no_width_has_is_refused_and_so_is_a_typed_width():
         solve("gru", {"d_model": 64}, target_state=1024)
 
 
-# --- one form for all ------------------------------------------------------------------------------------------------------
+# --- one form for all ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", LAYERS)
@@ -170,6 +164,25 @@ def test_fair_gives_every_layer_the_same_norm_mlp_and_convolution(name):
     assert all(isinstance(m, nn.RMSNorm) for m in (model.norm, model.blocks[0].norm1, model.blocks[0].norm2))
     assert model.blocks[0].mlp.up.weight.shape == (256, 64)
     assert "causal_conv" in ops_of(model_class, args)
+
+
+def test_auto_is_decided_once():
+    """Flags that are resolved for one layer stay what they are, whoever builds a model from them."""
+    gla, gru = MODELS["gla"].load(), MODELS["gru"].load()
+    args = resolve_auto(gla, arguments(gla))
+    assert resolve_auto(gru, args) is args
+    block = build(gla, 11, dataclasses.replace(args, norm="layer", dim_ffn=24), 80).blocks[0]
+    assert isinstance(block.norm1, nn.LayerNorm)
+    assert block.mlp.up.out_features == 24
+
+
+def test_each_layer_of_a_hybrid_decides_its_own_block():
+    hybrid = Hybrid.of(("gla", "retnet", "mamba"))
+    args = resolve_auto(hybrid, resolve(NoTask, hybrid, preset={}, d_model=16, n_head=2))
+    decided = [(a.norm, a.dim_ffn, a.short_conv) for _, a in layers_of(hybrid, args)]
+    assert decided == [("rms", 64, 0), ("layer", 32, 0), ("rms", 0, -1)]
+    model = build(hybrid, 11, args, 40)
+    assert [b.mlp.up.out_features if b.mlp else 0 for b in model.blocks] == [64, 32, 0]
 
 
 @pytest.mark.parametrize("name", LAYERS)
@@ -184,13 +197,13 @@ def test_explicit_flags_win_over_fair_and_over_the_published_form(name):
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_short_convolution_is_one_switch_with_parameters_of_its_own(name):
-    """Three times the width more or less parameters or just one: all that matters is that the switch adds some, and 0 has the fewest."""
+    """A wider convolution has more parameters, and 0 has the fewest."""
     model_class = MODELS[name].load()
     sizes = [parameters(model_class, arguments(model_class, short_conv=k), *SIZE) for k in (0, 2, 4)]
     assert sizes[0] < sizes[1] < sizes[2]
 
 
-# --- hybrids ---------------------------------------------------------------------------------------------------------------
+# --- hybrids ---------------------------------------------------------------------------------------------------------
 
 
 def test_hybrid_has_the_layers_of_its_list_with_their_own_forms():
@@ -207,19 +220,9 @@ def test_hybrid_has_the_layers_of_its_list_with_their_own_forms():
 
 def test_hybrid_decodes_as_it_trains():
     hybrid = Hybrid.of(("transformer", "lstm", "template"))
+    args = resolve(NoTask, hybrid, preset={}, d_model=16, n_head=2, dropout=0.0, window=7)
     torch.manual_seed(0)
-    model = build(
-        hybrid, 11, resolve(NoTask, hybrid, preset={}, d_model=16, n_head=2, dropout=0.0, window=7), 40
-    ).eval()
-    x = torch.randint(0, 11, (2, 30), generator=torch.Generator().manual_seed(1))
-    with torch.no_grad():
-        want = model(x)
-        logits, state = model.prefill(x[:, :12], model.init_state(2, 30))
-        parts = [logits]
-        for t in range(12, 30):
-            logits, state = model.step(x[:, t], state)
-            parts.append(logits[:, None])
-    torch.testing.assert_close(torch.cat(parts, dim=1), want, atol=1e-5, rtol=1e-5)
+    assert decoding_gap(build(hybrid, 11, args, 40).eval(), tokens(2, 30), (12,)) <= 1e-5
 
 
 @pytest.mark.parametrize(
@@ -247,7 +250,7 @@ def test_flags_that_layers_share_have_one_default_and_one_meaning():
             assert f.default == default, f"--{f.name} of {name} and {first}"
 
 
-# --- from the command line -------------------------------------------------------------------------------------------------
+# --- from the command line -------------------------------------------------------------------------------------------
 
 TINY = [
     "--task",
