@@ -28,7 +28,7 @@ def disturb(module, amount=0.3):
 def decoding_gap(part, x, *cuts):
     """The largest difference between `forward`, and prefills up to each cut with steps from there.
 
-    part, x: a model and ids (B, T), or a layer and inputs (B, T, D). Each tuple of cuts decodes the whole sequence once.
+    part, x: a model and ids (B, T), or a layer and inputs (B, T, D). Each tuple of cuts decodes the sequence once.
     """
     length = x.shape[1]
     worst = 0.0

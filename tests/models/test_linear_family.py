@@ -60,7 +60,7 @@ def rms(x, weight):
 
 
 def convolved(x, weight, activate):
-    """x (T, channels), weight (channels, width): every channel by itself, nothing before the first token."""
+    """x (T, channels), weight (channels, width): one kernel per channel, zeros before the first token."""
     width = weight.shape[1]
     rows = []
     for t in range(len(x)):
@@ -75,7 +75,7 @@ def heads(x, size):
 
 
 def parts(p, x, name, sizes):
-    """The projection `name` of x, cut into widths."""
+    """The projection `name` of x, split into these sizes."""
     y = x @ p[name + ".weight"].T
     y = y + p[name + ".bias"] if name + ".bias" in p else y
     return y.split(list(sizes), dim=-1)
@@ -188,16 +188,16 @@ def retnet_paper(p, x, args):
     q, k, v = heads(q, K), heads(k, K), heads(v, V)
     S, out = torch.zeros(H, K, V, dtype=x.dtype), []
     for t in range(len(x)):
-        turn = torch.zeros(K, K, dtype=x.dtype)
+        rotation = torch.zeros(K, K, dtype=x.dtype)
         for i in range(K // 2):
             angle = t * 10_000.0 ** (-i / (K / 2 - 1))
-            turn[2 * i : 2 * i + 2, 2 * i : 2 * i + 2] = torch.tensor(
+            rotation[2 * i : 2 * i + 2, 2 * i : 2 * i + 2] = torch.tensor(
                 [[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]
             )
         row = []
         for h in range(H):
-            S[h] = (1 - 2.0 ** (-5 - h)) * S[h] + torch.outer(turn @ k[t, h] / math.sqrt(K), v[t, h])
-            o = (turn @ q[t, h]) @ S[h]
+            S[h] = (1 - 2.0 ** (-5 - h)) * S[h] + torch.outer(rotation @ k[t, h] / math.sqrt(K), v[t, h])
+            o = (rotation @ q[t, h]) @ S[h]
             o = o - o.mean()
             row.append(o / (o.pow(2).mean() + 1e-6).sqrt())
         out.append(torch.cat(row) * silu(g[t]))
@@ -386,7 +386,7 @@ def test_one_seed_gives_one_initialisation(name):
 
 
 def test_initial_weights_are_xavier_of_the_separate_maps():
-    """Uniform in +- 2^-2.5 sqrt(6 / (in + out)), out being that of q, k, v and g each and not of the fused map."""
+    """Uniform in +- 2^-2.5 sqrt(6 / (in + out)), where out is the size of q, k, v or g and not of the fused map."""
 
     def bound(out, gain=2**-2.5):
         return gain * math.sqrt(6 / (64 + out))
@@ -422,7 +422,7 @@ def test_fixed_decays_are_those_of_the_paper(n_head):
 
 
 @pytest.mark.parametrize("bias", [True, False])
-def test_bias_concerns_the_bare_block_only(bias):
+def test_bias_flag_changes_the_bare_block_only(bias):
     bare, gla = (make(layer, bias=bias).blocks[0].mixer for layer in (LinearAttention, GLA))
     assert (bare.qkv.bias is not None) == (bare.out.bias is not None) == bias
     assert [linear.bias is None for linear in (gla.qkvg, gla.out, gla.gate[0], gla.gate[1])] == [
@@ -505,7 +505,7 @@ def test_autocast_keeps_the_state_in_float32_and_the_output_near(name):
     assert (got - want).abs().max() <= 0.06 * want.abs().max()
 
 
-def test_taylor_features_meet_in_the_second_order_expansion():
+def test_taylor_features_give_the_second_order_expansion_of_exp():
     q, k = inputs(2, width=5)[0]
     s = (q @ k) / math.sqrt(5)
     torch.testing.assert_close(linear_attention.taylor(q) @ linear_attention.taylor(k), 1 + s + s * s / 2)

@@ -78,13 +78,13 @@ CASES = [
 
 @pytest.mark.parametrize("case", CASES, ids=lambda c: ",".join(f"{k}={v}" for k, v in c.items()) or "published")
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_block_agrees_with_the_paper_s_equations(backend, case):
+def test_block_agrees_with_the_equations_of_the_paper(backend, case):
     layer, x = make(backend=backend, **case), draw(2, 21, 16)
     want = torch.stack([plain_block(layer.state_dict(), row, case.get("neg_eigen", False)) for row in x])
     torch.testing.assert_close(layer(x).double(), want, atol=1e-5, rtol=1e-4)
 
 
-def test_comparison_sees_a_convolution_that_is_left_out():
+def test_comparison_with_the_paper_catches_a_missing_convolution():
     layer, x = make(), draw(1, 9, 16)
     weights = {name: value for name, value in layer.state_dict().items() if "conv1d" not in name}
     assert (plain_block(weights, x[0]) - layer(x)[0]).abs().max() > 1e-3
@@ -161,7 +161,7 @@ def test_parameters_have_the_published_names_and_shapes():
     assert make(d_model=40).dt_proj.weight.shape == (80, 3)  # 40 / 16, rounded up
 
 
-def test_start_is_the_published_one():
+def test_initialisation_is_the_published_one():
     torch.manual_seed(0)
     layer = Mamba(resolve(NoTask, Mamba, d_model=512))
     torch.testing.assert_close(layer.A_log.exp(), torch.arange(1.0, 17).expand(1024, 16))
@@ -181,7 +181,7 @@ def test_start_is_the_published_one():
 
 
 def kept_bytes(layer, x):
-    """Bytes of unique storages that `layer` keeps for the backward pass, parameters apart."""
+    """Bytes of unique storages that `layer` keeps for the backward pass, without the parameters."""
     own = {p.untyped_storage().data_ptr() for p in layer.parameters()}
     storages = {}
 
@@ -205,7 +205,7 @@ def test_bytes_kept_for_the_backward_pass_do_not_grow_with_the_states(backend):
 
 
 @pytest.mark.skipif(importlib.util.find_spec("mambapy") is None, reason="mambapy is not installed")
-def test_measure_of_kept_bytes_sees_a_layer_that_keeps_its_states():
+def test_count_of_kept_bytes_catches_a_layer_that_keeps_its_states():
     from mambapy.mamba import MambaBlock, MambaConfig
 
     x = draw(2, 64, 16)
@@ -224,7 +224,7 @@ def test_model_is_the_backbone_around_the_layer_and_names_its_ops():
     assert all(entry["reason"] for entry in record.values())
 
 
-def test_backend_that_cannot_run_is_an_error_not_another_one():
+def test_backend_that_cannot_run_is_an_error_and_is_not_replaced():
     with pytest.raises(UserError, match="unknown backend 'fast' for selective_scan"):
         make(backend="selective_scan=fast")
     with pytest.raises(RuntimeError, match="needs mamba_ssm and a cuda device"):

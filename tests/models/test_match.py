@@ -1,4 +1,4 @@
-"""Equal sizes and equal forms: --match_params, --match_state, --fair, and hybrids.
+"""Equal sizes and equal blocks: --match_params, --match_state, --fair, and hybrids.
 
 python -m pytest tests/models/test_match.py
 """
@@ -53,7 +53,7 @@ def real_size(model_class, args) -> int:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_counting_without_memory_is_the_count_of_the_real_model(name):
+def test_parameters_counted_without_memory_are_those_of_the_real_model(name):
     model_class = MODELS[name].load()
     args = arguments(model_class)
     assert parameters(model_class, args, *SIZE) == real_size(model_class, args)
@@ -90,7 +90,7 @@ def test_targets_are_counts_with_their_usual_suffixes(text):
     assert read_target(text, None) == 250_000
 
 
-def test_a_target_that_is_no_count_is_a_name():
+def test_a_target_that_is_not_a_number_is_the_name_of_a_model():
     assert read_target("gru", {"gru": 7}.get) == 7
     with pytest.raises(UserError, match="--match_params: got '0'"):
         read_target("0", None)
@@ -123,7 +123,7 @@ def test_a_size_that_is_already_right_changes_nothing():
     ],
     ids=str,
 )
-def test_what_cannot_be_matched_is_a_user_error(explicit, target, told):
+def test_a_size_that_cannot_be_matched_is_a_user_error(explicit, target, told):
     with pytest.raises(UserError, match=told):
         solve("transformer", explicit, target=target)
 
@@ -131,7 +131,7 @@ def test_what_cannot_be_matched_is_a_user_error(explicit, target, told):
 # --- state -----------------------------------------------------------------------------------------------------------
 
 
-def test_match_state_is_met_by_the_live_state():
+def test_match_state_gives_a_live_state_of_that_size():
     model_class, args, lines = solve("gru", target_state=1024)
     assert args.d_model == 128  # two layers of 128 float32 numbers
     assert state_bytes(state_after(build(model_class, SIZE[0], args, SIZE[1]), TOKENS)) == 1024
@@ -152,7 +152,7 @@ def test_a_state_that_no_width_has_is_refused_and_so_is_a_typed_width():
         solve("gru", {"d_model": 64}, target_state=1024)
 
 
-# --- one form for all ------------------------------------------------------------------------------------------------
+# --- one block for all ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", LAYERS)
@@ -186,7 +186,7 @@ def test_each_layer_of_a_hybrid_decides_its_own_block():
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_explicit_flags_win_over_fair_and_over_the_published_form(name):
+def test_typed_flags_win_over_fair_and_over_the_published_block(name):
     model_class = MODELS[name].load()
     for fair in (False, True):
         args = resolve_auto(
@@ -196,7 +196,7 @@ def test_explicit_flags_win_over_fair_and_over_the_published_form(name):
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_short_convolution_is_one_switch_with_parameters_of_its_own(name):
+def test_short_conv_adds_parameters_to_every_layer(name):
     """A wider convolution has more parameters, and 0 has the fewest."""
     model_class = MODELS[name].load()
     sizes = [parameters(model_class, arguments(model_class, short_conv=k), *SIZE) for k in (0, 2, 4)]
@@ -206,7 +206,7 @@ def test_short_convolution_is_one_switch_with_parameters_of_its_own(name):
 # --- hybrids ---------------------------------------------------------------------------------------------------------
 
 
-def test_hybrid_has_the_layers_of_its_list_with_their_own_forms():
+def test_hybrid_has_the_layers_of_its_list():
     hybrid = Hybrid.of(("gru", "transformer", "gru"))
     args = resolve(NoTask, hybrid, preset={}, d_model=16, n_head=2, n_layer=6, window=5)
     model = build(hybrid, 11, args, 40)
@@ -228,7 +228,7 @@ def test_hybrid_decodes_as_it_trains():
 @pytest.mark.parametrize(
     ("names", "told"), [(("gru", "grv"), "did you mean 'gru'"), (("hybrid",), "unknown layers 'hybrid'")]
 )
-def test_a_list_that_means_nothing_is_a_user_error(names, told):
+def test_a_list_with_an_unknown_layer_is_a_user_error(names, told):
     with pytest.raises(UserError, match=told):
         Hybrid.of(names)
 
@@ -241,7 +241,7 @@ def test_command_line_finds_the_class_of_a_list_and_its_flags():
 
 
 def test_flags_that_layers_share_have_one_default_and_one_meaning():
-    """A hybrid's flag goes to all of its layers, so the layers must agree on what it is when nobody types it."""
+    """A flag of a hybrid goes to all of its layers, so they must agree on its default."""
     seen = {}
     for name in LAYERS:
         config = own_config(MODELS[name].load())
@@ -270,7 +270,7 @@ TINY = [
 ]
 
 
-def test_a_run_is_matched_stores_what_was_solved_and_can_be_resumed(main, tmp_path):
+def test_a_matched_run_stores_the_solved_sizes_and_can_be_resumed(main, tmp_path):
     code, _, err = main(*TINY, "--model", "gru", "--match_params", "transformer", "--out_dir", "a")
     assert code == 0, err
     assert "--match_params: " in err
@@ -301,7 +301,7 @@ def test_match_state_is_the_decode_state_that_the_run_reports(main, tmp_path):
     ],
     ids=str,
 )
-def test_wrong_sizes_and_forms_are_one_line_and_leave_nothing(main, tmp_path, flags, told):
+def test_wrong_sizes_and_blocks_give_one_line_and_leave_no_files(main, tmp_path, flags, told):
     code, _, err = main(*TINY, "--model", "gru", *flags)
     assert code == 2
     assert told in err

@@ -17,7 +17,7 @@ from torch import nn
 
 from src.flags import registry
 from src.flags.fields import UserError, resolve
-from src.models import MODELS
+from src.models import MODELS, contract
 from src.models.backbone import build, is_right_padded, max_len_of
 from src.models.contract import ARModel, Mixer, state_bytes
 from src.models.parts import apply_rotary, check_heads
@@ -234,7 +234,7 @@ def hidden_gap(model, encoder, length=29):
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "no_bias"])
 @pytest.mark.parametrize("pos", ["learned", "sinusoidal", "none"])
 def test_stock_encoder_gives_the_same_hidden_states(pos, bias):
-    """float32 and widths of 16: 1e-5. Before the weights are carried across, the two differ."""
+    """float32 and widths of 16: 1e-5. Before the weights are copied, the two differ."""
     model, encoder = make("transformer", pos=pos, bias=bias), stock_encoder(bias).eval()
     disturb(model, 0.1)
     assert hidden_gap(model, encoder) > 1e-2
@@ -255,7 +255,7 @@ def test_weights_of_a_stock_encoder_are_loaded():
 
 
 @pytest.mark.parametrize("given", [{"pos": "rope"}, {"pos": "alibi"}, {"dim_ffn": 0}], ids=str)
-def test_models_without_a_stock_form_are_refused(given):
+def test_models_that_the_stock_encoder_lacks_are_refused(given):
     with pytest.raises(ValueError, match="allowed"):
         to_stock(make("transformer", **given))
 
@@ -284,7 +284,7 @@ def test_models_of_a_user_decode_by_replay_or_by_their_own_step(model_class):
     assert model.cache_kind() == ("own" if model_class is _WholeModel else "replay")
 
 
-def test_step_test_fails_for_a_layer_whose_step_forgets():
+def test_decoding_test_fails_for_a_layer_whose_step_forgets():
     assert decoding_gap(make(_Forgetful), tokens(2, 37), (5,)) > 1e-2
 
 
@@ -427,7 +427,7 @@ def test_settings_of_generate_out_of_range_are_value_errors(given):
         make("gru").generate(tokens(1, 3), 2, **given)
 
 
-def test_generate_is_a_function_of_its_generator_and_leaves_the_mode():
+def test_generate_depends_on_its_generator_only_and_keeps_the_mode():
     model = make("gru", dropout=0.5).train()
     one, same, other = (model.generate(tokens(2, 4), 30, generator=torch.Generator().manual_seed(s)) for s in (1, 1, 2))
     assert torch.equal(one, same)
@@ -445,7 +445,7 @@ def test_generate_restores_the_mode_after_an_error():
     assert model.training
 
 
-def test_generate_fills_with_the_stop_and_ends_when_all_rows_have_one():
+def test_generate_fills_a_row_after_its_stop_and_ends_when_all_rows_have_one():
     model = make("gru")
     free = model.generate(tokens(2, 4), 40, temperature=0)
     stop = int(free[0, 3])
@@ -629,8 +629,24 @@ def test_file_without_exactly_one_public_class_is_a_user_error(tmp_path, text, t
         load(path)
 
 
-def test_registered_attention_is_what_the_name_says():
+def test_the_transformer_of_the_registry_is_attention():
     assert MODELS["transformer"].load() is Attention
+
+
+def test_the_example_of_the_contract_is_a_layer(tmp_path):
+    """The docstring of src/models/contract.py shows a complete layer file; newcomers copy it."""
+    lines = contract.__doc__.splitlines()
+    start, end = (
+        lines.index("    import torch"),
+        next(i for i, line in enumerate(lines) if "benchmark.py check" in line),
+    )
+    path = tmp_path / "running_mean.py"
+    path.write_text("\n".join(line.removeprefix("    ") for line in lines[start:end]), encoding="utf-8")
+    model = make(load(path))
+    assert causality_leak(model) <= 1e-6
+    assert decoding_gap(model, tokens(2, 37), (5,)) <= 1e-5
+    first, last = train_a_little(model)
+    assert last < first
 
 
 def test_older_layer_files_keep_their_imports(tmp_path):
