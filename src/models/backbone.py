@@ -131,12 +131,12 @@ def build(model_class: type, vocab_size: int, args: RunFlags, max_len: int) -> A
 
 
 def max_len_of(args: RunFlags) -> int:
-    """Tokens of a learned position table, from the flags alone: max_tokens if there is one, else context_len + 256.
+    """Tokens of a learned position table where only the flags are known: context_len + 256.
 
     `build_model(vocab_size, args)` of the model files uses it. The training command knows the task and passes
     `task.max_tokens` to `build`. 256 leaves room for the query, the answer, <bos> and <eos> of every task here.
     """
-    return getattr(args, "max_tokens", None) or args.context_len + 256
+    return args.context_len + 256
 
 
 def resolve_auto(model_class: type, flags: RunFlags) -> RunArgs:
