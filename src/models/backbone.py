@@ -1,12 +1,13 @@
-"""The model contract: `ARModel` (what the harness sees), `Mixer` (what a user writes) and the one backbone around every mixer.
+"""The backbone: the one model that is built around every layer.
 
-Shapes: B batch, T time, D width (d_model), H heads, K / V key / value size per head, C characters in the vocabulary.
+    tokens -> embedding (+ positions) -> n_layer x block -> norm -> head -> logits
+    block:    x = x + mixer(conv(norm(x))) ,   x = x + MLP(norm(x))
 
-    tokens -> embedding (+ positions) -> n_layer x [ x + mixer(conv(norm(x))) ; x + MLP(norm(x)) ] -> norm -> head -> logits
+So a difference between two models comes from the mixer and from its published block: norm, MLP and short convolution.
+`--fair` gives all layers the same block. `resolve_auto` decides what `auto` means for a layer.
 
-A difference between two models is then the mixer's alone. Norm, MLP and short convolution are those of the layer's published form, or
-under `--fair` the same for all (`settle`). `State` is a nested tuple of tensors and ints, passed in and returned;
-`step` may write into the state it is given, which the caller must not use again.
+Source: the pre-norm residual block of Radford et al. 2019 (GPT-2). Shapes: see src/models/contract.py.
+Cost per token of the MLP O(D dim_ffn) and of the head O(D C). State: (tokens so far, the state of each block).
 """
 
 from __future__ import annotations
@@ -19,71 +20,179 @@ from torch import nn
 
 from src.flags.fields import RunArgs, RunFlags, UserError, resolved
 from src.models.contract import ARModel, BlockDefaults, Mixer, State
-from src.models.short_conv import ShortConv
+from src.models.short_conv import make_conv
 
-FAIR = BlockDefaults("rms", 4, 4)  # the form of every layer under --fair
+FAIR = BlockDefaults("rms", 4, 4)  # the block of every layer under --fair
 
 
-class MLP(nn.Module):
-    """Linear, GELU, linear."""
+class Backbone(ARModel):
+    """Embedding, positions, blocks, final norm and head.
 
-    def __init__(self, d_model: int, hidden: int, dropout: float, bias: bool):
+    State: (tokens so far, (state of block 1, ..., of block n_layer)).
+    """
+
+    def __init__(self, model_class: type, vocab_size: int, flags: RunFlags, max_len: int):
+        """model_class: a Mixer for all blocks, or a class whose `layers` name one Mixer per block.
+
+        max_len: tokens of the longest sequence (task.max_tokens), the size of a learned position table.
+        """
         super().__init__()
-        self.up = nn.Linear(d_model, hidden, bias=bias)
-        self.down = nn.Linear(hidden, d_model, bias=bias)
-        self.dropout = nn.Dropout(dropout)
+        args = resolve_auto(model_class, flags)
+        layers = layers_of(model_class, args)
+        self.mixer_classes = tuple(mixer_class for mixer_class, _ in layers)
+        self.pos = args.pos
+        if self.pos in ("rope", "alibi") and self.pos not in model_class.positions:
+            own = ("learned", "sinusoidal", "none", *model_class.positions)
+            raise UserError(
+                f"--pos: got '{self.pos}', which {model_class.__name__} does not have, allowed: {', '.join(own)}"
+            )
+        self.embed = nn.Embedding(vocab_size, args.d_model)
+        nn.init.normal_(self.embed.weight, std=args.embed_std)
+        if self.pos == "learned":
+            self.max_len = max_len
+            self.pos_embed = nn.Embedding(max_len, args.d_model)
+            nn.init.normal_(self.pos_embed.weight, std=args.embed_std)
+        self.dropout = nn.Dropout(args.dropout)
+        self.blocks = nn.ModuleList(Block(mixer_class, layer_args) for mixer_class, layer_args in layers)
+        self.norm = make_norm(layers[-1][1])
+        self.head = nn.Linear(args.d_model, vocab_size, bias=False)
+        self.head_scale = 1.0
+        if args.tie_weights:
+            self.head.weight = self.embed.weight
+            # As a head, embeddings of std 1 would give logits of std sqrt(D) and a first loss of tens of nats.
+            # Raffel et al. 2020 (T5) scale them in the same way.
+            self.head_scale = args.d_model**-0.5
 
-    def forward(self, x):
-        return self.down(self.dropout(F.gelu(self.up(x))))
+    def cache_kind(self) -> str:
+        """How the model decodes: "own" where every mixer has its own step, else "replay"."""
+        return "own" if all(m.cache_kind() == "own" for m in self.mixer_classes) else "replay"
+
+    def _logits(self, h):
+        """Logits (..., C) of final hidden states (..., D)."""
+        return self.head(h if self.head_scale == 1.0 else h * self.head_scale)
+
+    def _embed(self, x, start: int):
+        """Embeddings (B, T, D) of ids (B, T) at positions start .. start + T - 1."""
+        h = self.embed(x)
+        end = start + x.shape[1]
+        if self.pos == "learned":
+            if end > self.max_len:
+                raise ValueError(f"position {end} is beyond the learned position table of {self.max_len}")
+            h = h + self.pos_embed.weight[start:end]
+        elif self.pos == "sinusoidal":
+            h = h + sinusoid(start, end, h.shape[-1], h.device).to(h.dtype)
+        return self.dropout(h)
+
+    def hidden(self, x):
+        """Final hidden states (B, T, D), after the last norm."""
+        h = self._embed(x, 0)
+        for block in self.blocks:
+            h = block(h)
+        return self.norm(h)
+
+    def forward(self, x, attn_mask=None):
+        if attn_mask is not None and not is_right_padded(attn_mask):
+            raise ValueError(
+                "attn_mask: padding must be on the right; group prompts by length instead of padding them on the left"
+            )
+        return self._logits(self.hidden(x))
+
+    def logits_at(self, x, index=None):
+        h = self.hidden(x).flatten(0, 1)
+        return self._logits(h if index is None else h[index])
+
+    def init_state(self, batch_size: int, max_len: int) -> State:
+        return (0, tuple(block.init_state(batch_size, max_len) for block in self.blocks))
+
+    def prefill(self, x, state: State):
+        position, states = state
+        h = self._embed(x, position)
+        new = []
+        for block, s in zip(self.blocks, states, strict=True):
+            h, s = block.prefill(h, s)
+            new.append(s)
+        return self._logits(self.norm(h)), (position + x.shape[1], tuple(new))
+
+    def step(self, ids, state: State):
+        position, states = state
+        h = self._embed(ids[:, None], position)[:, 0]
+        new = []
+        for block, s in zip(self.blocks, states, strict=True):
+            h, s = block.step(h, s)
+            new.append(s)
+        return self._logits(self.norm(h)), (position + 1, tuple(new))
 
 
-def resolve_auto(model_class, args: RunFlags) -> RunArgs:
-    """args with `auto` replaced by what it means for this model: an explicit value stays, `--fair` gives every layer FAIR, else the layer's
-    published form. A whole ARModel has no backbone, and a hybrid's norm, MLP and convolution are settled layer by layer."""
-    values = {"pos": model_class.default_pos} if args.pos == "auto" else {}
+def build(model_class: type, vocab_size: int, args: RunFlags, max_len: int) -> ARModel:
+    """A model from its class: a mixer or a hybrid gets the backbone around it, a whole ARModel is built as it is."""
+    if issubclass(model_class, ARModel):
+        return model_class(vocab_size, args)
+    return Backbone(model_class, vocab_size, args, max_len)
+
+
+def max_len_of(args: RunFlags) -> int:
+    """Tokens of a learned position table where only the flags are known: context_len + 256.
+
+    `build_model(vocab_size, args)` of the model files uses it. The training command knows the task and passes
+    `task.max_tokens` to `build`. 256 leaves room for the query, the answer, <bos> and <eos> of every task here.
+    """
+    return args.context_len + 256
+
+
+def resolve_auto(model_class: type, flags: RunFlags) -> RunArgs:
+    """The flags with `auto` decided for this model; flags that are decided already come back as they are.
+
+    A typed value stays. Else `--fair` gives every layer the block FAIR, and without it a layer gets its published
+    block. A whole ARModel has no block. A hybrid leaves norm, MLP and convolution to each of its layers (see
+    `layers_of`).
+    """
+    return flags if isinstance(flags, RunArgs) else _decide(model_class, flags)
+
+
+def layers_of(model_class: type, args: RunArgs) -> list[tuple[type[Mixer], RunArgs]]:
+    """The mixer class of each block and its flags. A layer of a hybrid decides here what is still `auto`."""
+    if hasattr(model_class, "layers"):
+        return [(layer, _decide(layer, args)) for layer in model_class.layers]
+    return [(model_class, args)] * args.n_layer
+
+
+def _decide(model_class: type, flags: RunFlags) -> RunArgs:
+    values = {"pos": model_class.default_pos} if flags.pos == "auto" else {}
     if hasattr(model_class, "layers"):
         values["n_layer"] = len(model_class.layers)
     elif issubclass(model_class, Mixer):
-        form = FAIR if args.fair else model_class.published
-        values |= {"norm": form.norm} if args.norm == "auto" else {}
-        values |= {"dim_ffn": round(form.ffn_ratio * args.d_model)} if args.dim_ffn < 0 else {}
-        values |= {"short_conv": form.short_conv} if args.short_conv < 0 else {}
-    return resolved(args, **values)
+        block = FAIR if flags.fair else model_class.published
+        values |= {"norm": block.norm} if flags.norm == "auto" else {}
+        values |= {"dim_ffn": round(block.ffn_ratio * flags.d_model)} if flags.dim_ffn < 0 else {}
+        values |= {"short_conv": block.short_conv} if flags.short_conv < 0 else {}
+    return resolved(flags, **values)
 
 
-def ops_of(model_class, args) -> dict[str, tuple[str, ...]]:
-    """The ops of src/ops that a model of these settled args calls, and for each the kinds in which it does (see `Mixer.kinds`)."""
+def ops_of(model_class: type, flags: RunFlags) -> dict[str, tuple[str, ...]]:
+    """The ops of src/ops that a model calls, and the kinds of call of each (see `Mixer.kinds`)."""
+    if issubclass(model_class, ARModel):
+        return dict.fromkeys(model_class.ops, ())
     found: dict[str, dict[str, None]] = {}
-    for layer in getattr(model_class, "layers", None) or (model_class,):
-        mixer = issubclass(layer, Mixer)
+    for layer, args in layers_of(model_class, resolve_auto(model_class, flags)):
+        kinds = layer.kinds(args)
         for op in layer.ops:
-            kind = layer.kinds(args).get(op) if mixer else None
-            found.setdefault(op, {}).update({kind: None} if kind else {})
-        if mixer and resolve_auto(layer, args).short_conv > 0:
+            found.setdefault(op, {}).update({kinds[op]: None} if op in kinds else {})
+        if args.short_conv > 0:
             found.setdefault("causal_conv", {})
     return {op: tuple(kinds) for op, kinds in found.items()}
 
 
-def make_norm(args) -> nn.Module:
-    """LayerNorm (Ba et al. 2016) or RMSNorm (Zhang & Sennrich 2019) over d_model channels."""
-    return nn.RMSNorm(args.d_model, eps=1e-5) if args.norm == "rms" else nn.LayerNorm(args.d_model, bias=args.bias)
-
-
 class Block(nn.Module):
-    """Pre-norm residual block: short convolution where there is one, mixer, then MLP where there is one.
+    """Pre-norm residual block: a short convolution if any, the mixer, then an MLP if any.
 
-    State: the mixer's, or (convolution's, mixer's).
+    State: the mixer's, or (the convolution's, the mixer's).
     """
 
-    def __init__(self, mixer_class: type[Mixer], args):
-        """args: settled for this mixer."""
+    def __init__(self, mixer_class: type[Mixer], args: RunArgs):
+        """args: the flags of this layer."""
         super().__init__()
         self.norm1 = make_norm(args)
-        self.conv = (
-            None
-            if mixer_class.own_conv or args.short_conv < 1
-            else ShortConv(args.d_model, args.short_conv, "silu", args.backend)
-        )
+        self.conv = None if mixer_class.own_conv else make_conv(args.d_model, args, "silu")
         self.mixer = mixer_class(args)
         self.norm2 = make_norm(args) if args.dim_ffn else None
         self.mlp = MLP(args.d_model, args.dim_ffn, args.dropout, args.bias) if args.dim_ffn else None
@@ -119,99 +228,22 @@ class Block(nn.Module):
         return x if self.mlp is None else x + self.dropout(self.mlp(self.norm2(x)))
 
 
-class Backbone(ARModel):
-    """The one model around every mixer: embedding, positions, blocks, final norm, head.
+class MLP(nn.Module):
+    """Linear, GELU, linear."""
 
-    State: (tokens so far, (state of block 1, ..., state of block n_layer)).
-    """
-
-    def __init__(self, model_class, vocab_size: int, args, max_len: int):
-        """model_class: a Mixer for all blocks, or a class with `layers`, one Mixer a block.
-        max_len: tokens of the longest sequence (task.max_tokens): the size of a learned position table."""
+    def __init__(self, d_model: int, hidden: int, dropout: float, bias: bool):
         super().__init__()
-        args = args if isinstance(args, RunArgs) else resolve_auto(model_class, args)
-        self.mixer_classes = getattr(model_class, "layers", None) or (model_class,) * args.n_layer
-        layer_args = [resolve_auto(mixer_class, args) for mixer_class in self.mixer_classes]
-        self.pos = args.pos
-        if self.pos in ("rope", "alibi") and self.pos not in model_class.positions:
-            own = ("learned", "sinusoidal", "none", *model_class.positions)
-            raise UserError(
-                f"--pos: got '{self.pos}', which {model_class.__name__} does not have, allowed: {', '.join(own)}"
-            )
-        self.embed = nn.Embedding(vocab_size, args.d_model)
-        nn.init.normal_(self.embed.weight, std=args.embed_std)
-        if self.pos == "learned":
-            self.max_len = max_len
-            self.pos_embed = nn.Embedding(max_len, args.d_model)
-            nn.init.normal_(self.pos_embed.weight, std=args.embed_std)
-        self.dropout = nn.Dropout(args.dropout)
-        self.blocks = nn.ModuleList(Block(*pair) for pair in zip(self.mixer_classes, layer_args, strict=True))
-        self.norm = make_norm(layer_args[-1])
-        self.head = nn.Linear(args.d_model, vocab_size, bias=False)
-        self.head_scale = 1.0
-        if args.tie_weights:
-            self.head.weight = self.embed.weight
-            # Raffel et al. 2020 (T5): embeddings of std 1 as a head give logits of std sqrt(D), a first loss of tens of nats.
-            self.head_scale = args.d_model**-0.5
+        self.up = nn.Linear(d_model, hidden, bias=bias)
+        self.down = nn.Linear(hidden, d_model, bias=bias)
+        self.dropout = nn.Dropout(dropout)
 
-    def cache_kind(self) -> str:
-        """ "own" where every mixer decodes by its own step, else "replay": the backbone's own step only hands the token through."""
-        return "own" if all(m.cache_kind() == "own" for m in self.mixer_classes) else "replay"
+    def forward(self, x):
+        return self.down(self.dropout(F.gelu(self.up(x))))
 
-    def _logits(self, h):
-        """Logits (..., C) of final hidden states (..., D)."""
-        return self.head(h if self.head_scale == 1.0 else h * self.head_scale)
 
-    def _embed(self, x, start: int):
-        """Embeddings of ids (B, T) that stand at positions start .. start + T - 1: (B, T, D)."""
-        h = self.embed(x)
-        end = start + x.shape[1]
-        if self.pos == "learned":
-            if end > self.max_len:
-                raise ValueError(f"position {end} is beyond the learned position table of {self.max_len}")
-            h = h + self.pos_embed.weight[start:end]
-        elif self.pos == "sinusoidal":
-            h = h + sinusoid(start, end, h.shape[-1], h.device).to(h.dtype)
-        return self.dropout(h)
-
-    def hidden(self, x):
-        """Final hidden states (B, T, D), after the last norm."""
-        h = self._embed(x, 0)
-        for block in self.blocks:
-            h = block(h)
-        return self.norm(h)
-
-    def forward(self, x, attn_mask=None):
-        if attn_mask is not None and not is_right_padded(attn_mask):
-            raise ValueError(
-                "attn_mask: padding must stand on the right; group prompts by length instead of padding them on the left"
-            )
-        return self._logits(self.hidden(x))
-
-    def logits_at(self, x, index=None):
-        h = self.hidden(x).flatten(0, 1)
-        return self._logits(h if index is None else h[index])
-
-    def init_state(self, batch_size: int, max_len: int) -> State:
-        return (0, tuple(block.init_state(batch_size, max_len) for block in self.blocks))
-
-    def prefill(self, x, state: State):
-        position, states = state
-        h = self._embed(x, position)
-        new = []
-        for block, s in zip(self.blocks, states, strict=True):
-            h, s = block.prefill(h, s)
-            new.append(s)
-        return self._logits(self.norm(h)), (position + x.shape[1], tuple(new))
-
-    def step(self, ids, state: State):
-        position, states = state
-        h = self._embed(ids[:, None], position)[:, 0]
-        new = []
-        for block, s in zip(self.blocks, states, strict=True):
-            h, s = block.step(h, s)
-            new.append(s)
-        return self._logits(self.norm(h)), (position + 1, tuple(new))
+def make_norm(args: RunArgs) -> nn.Module:
+    """LayerNorm (Ba et al. 2016) or RMSNorm (Zhang & Sennrich 2019) over d_model channels."""
+    return nn.RMSNorm(args.d_model, eps=1e-5) if args.norm == "rms" else nn.LayerNorm(args.d_model, bias=args.bias)
 
 
 def is_right_padded(mask) -> bool:
@@ -225,19 +257,3 @@ def sinusoid(start: int, end: int, width: int, device):
     rate = torch.exp(torch.arange(half, device=device) * (-math.log(10_000.0) / half))
     angle = torch.arange(start, end, device=device)[:, None] * rate
     return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)[:, :width]
-
-
-def max_len_of(args) -> int:
-    """Tokens of a learned position table when only `args` is known: `args.max_tokens` where it exists, else context_len + 256.
-
-    The training command knows the task and passes `task.max_tokens` to `build`; `build_model(vocab_size, args)` of the model files uses
-    this. 256 leaves room for the query, the answer, <bos> and <eos> of every task here.
-    """
-    return getattr(args, "max_tokens", None) or args.context_len + 256
-
-
-def build(model_class, vocab_size: int, args, max_len: int) -> ARModel:
-    """A model from its class: a mixer, or a list of them, gets the backbone around it; a whole ARModel is built as it is."""
-    if issubclass(model_class, ARModel):
-        return model_class(vocab_size, args)
-    return Backbone(model_class, vocab_size, args, max_len)

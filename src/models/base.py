@@ -1,6 +1,7 @@
-"""What a user's layer file imports: the contract (src/models/contract.py) and the backbone around it (src/models/backbone.py).
+"""What a layer file of your own imports: `from src.models.base import Mixer`.
 
-from src.models.base import Mixer
+src/models/contract.py explains what a layer must define, with an example and the legend of the shapes (B, T, D, H, K,
+V, N, C). src/models/backbone.py is the model that is built around it.
 """
 
 from src.flags.fields import UserError, option
@@ -8,7 +9,7 @@ from src.models.backbone import Backbone, build, max_len_of
 from src.models.contract import ARModel, BlockDefaults, Mixer, State, state_bytes
 from src.models.parts import at_least_float32
 
-Form = BlockDefaults  # the names that layer files written for earlier versions import
+Form = BlockDefaults  # older names, which layer files in use still import
 wide = at_least_float32
 
 __all__ = [

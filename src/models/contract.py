@@ -1,4 +1,38 @@
-"""The model contract: `ARModel` (what the harness sees), `Mixer` (what a user writes) and the decoding state."""
+"""The contract: `Mixer` is a layer, `ARModel` is a whole model, `State` is what decoding keeps.
+
+A layer needs a constructor and `forward`. This is a complete one, a running mean of the past:
+
+    import torch
+    from torch import nn
+    from src.models.base import Mixer
+
+    class RunningMean(Mixer):
+        def __init__(self, args):
+            super().__init__()
+            self.out = nn.Linear(args.d_model, args.d_model)
+
+        def forward(self, x):  # (B, T, D) -> (B, T, D)
+            count = torch.arange(1, x.shape[1] + 1, device=x.device)
+            return self.out(x.cumsum(dim=1) / count[:, None])  # output t reads x_1 .. x_t only
+
+    python benchmark.py check --model running_mean.py            is it causal, does decoding equal `forward`?
+    python benchmark.py --task needle --model running_mean.py
+
+Everything else comes from src/models/backbone.py. Without `init_state` and `step`, decoding runs `forward` on the whole
+prefix for each token: correct, but slow. src/models/template.py shows both methods, flags of a layer's own, and a whole
+model.
+
+Decoding state. A nested tuple of tensors and whole numbers. Each call of `step` or `prefill` gets a state and returns
+the next one. It may write into the tensors that it got, so the caller must not use the old state again.
+
+Shapes, the legend of all files in src/models:
+
+    B   batch                      H   heads                      N   states per channel (Mamba, Mamba-2)
+    T   time, in tokens            K   key channels per head      C   characters in the vocabulary
+    D   model width, --d_model     V   value channels per head    W   width of a short convolution
+
+    (...)  any leading axes: (B, T) for a sequence, (B,) for one token
+"""
 
 from __future__ import annotations
 
@@ -9,39 +43,41 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from src.flags.fields import RunArgs
 from src.models.sampling import check_sampling, sample
 
 State = tuple
 
 
 class BlockDefaults(NamedTuple):
-    """What `auto` means for a layer: the norm before it, its MLP's hidden width in multiples of d_model (0 = none), the width of the short
-    convolution (0 = none, -1 = the layer has a flag of its own)."""
+    """The block around a layer as it was published: what `auto` means for --norm, --dim_ffn and --short_conv."""
 
-    norm: str = "layer"
-    ffn_ratio: float = 4
-    short_conv: int = 0
+    norm: str = "layer"  # "layer" or "rms"
+    ffn_ratio: float = 4  # hidden width of the MLP in multiples of d_model; 0 = no MLP
+    short_conv: int = 0  # width of the short convolution; 0 = none, -1 = the layer has a flag of its own
 
 
 class Mixer(nn.Module):
-    """A sequence layer: `forward(x: (B, T, D)) -> (B, T, D)`, causal, is all that must be written.
+    """A sequence layer. Its subclass must write `forward(x: (B, T, D)) -> (B, T, D)`, which must be causal.
 
-    Built as `MyMixer(args)`: `args` is the run configuration (args.d_model, args.n_head, and the fields of the class's own
-    `Config` dataclass, which become flags). It initialises itself; the backbone overwrites nothing.
+    It is built as `MyMixer(args)`. `args` holds the flags of the run: args.d_model, args.n_head, and the fields of the
+    class's own `Config` dataclass, which become flags. The layer initialises itself, and the backbone overwrites
+    nothing.
 
-    Without `init_state` / `step`, decoding replays the whole prefix through `forward` (correct, O(T) a token, `cache = replay`).
-    A mixer that defines `step` defines `init_state` too, and may define `prefill` where the parallel form can give the state.
+    Without `init_state` and `step`, decoding replays the prefix through `forward`: correct, O(T) per token, reported as
+    `cache=replay`. A mixer that defines `step` must define `init_state` too. It may define `prefill` where its parallel
+    form can give the state.
     """
 
     Config: type | None = None
-    positions: tuple[str, ...] = ()  # position encodings that the mixer applies itself: of "rope", "alibi"
-    default_pos = "none"
-    has_heads = False
-    ops: tuple[str, ...] = ()  # those of src/ops that it calls, so that a run records which backend computed them
-    own_conv = False  # True where the mixer reads args.short_conv itself (on q, k, v); else the block convolves the mixer's input
+    positions: tuple[str, ...] = ()  # position encodings that the mixer applies itself: of "rope" and "alibi"
+    default_pos = "none"  # what --pos auto means
+    has_heads = False  # True where the mixer reads args.n_head
+    ops: tuple[str, ...] = ()  # the ops of src/ops that it calls; a run records which backend computed them
+    own_conv = False  # True where the mixer reads args.short_conv itself; else the block convolves the mixer's input
     published: BlockDefaults = BlockDefaults()
 
-    def __init__(self, args=None):
+    def __init__(self, args: RunArgs | None = None):
         """A layer without parameters needs no __init__ of its own."""
         super().__init__()
 
@@ -49,27 +85,30 @@ class Mixer(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} must define forward(self, x): (B, T, D) -> (B, T, D)")
 
     @classmethod
-    def kinds(cls, args) -> dict[str, str]:
-        """{op: the kind in which it is called}, for ops whose backend depends on that."""
+    def kinds(cls, args: RunArgs) -> dict[str, str]:
+        """{op: the kind of call}, for the ops whose backend depends on the kind, such as the shape of a decay."""
         return {}
 
     @classmethod
     def cache_kind(cls) -> str:
-        """ "own" when the class decodes by its own step, else "replay"."""
+        """How the class decodes: "own" by its own `step`, "replay" by `forward` on the whole prefix."""
         return "replay" if cls.step is Mixer.step else "own"
 
     def init_state(self, batch_size: int, max_len: int) -> State:
-        """State before the first token, for at most max_len tokens. Here: an empty prefix buffer, allocated at the first step."""
+        """The state before the first of at most max_len tokens. Here: an empty prefix."""
         return (None, max_len)
 
     def step(self, x, state: State):
-        """One token: x (B, D), state -> y (B, D), state. Here: append to the prefix and run `forward` on all of it."""
+        """One token: x (B, D), state -> y (B, D), state. Here: `forward` on the prefix and this token."""
         prefix, max_len = state
         prefix = x[:, None] if prefix is None else torch.cat([prefix, x[:, None]], dim=1)
         return self.forward(prefix)[:, -1], (prefix, max_len)
 
     def prefill(self, x, state: State):
-        """Several tokens: x (B, T, D), state -> y (B, T, D), state. Here: one forward when replaying, else a loop over `step`."""
+        """Several tokens: x (B, T, D), state -> y (B, T, D), state.
+
+        Here: one `forward` when replaying, else a loop over `step`.
+        """
         if self.cache_kind() == "replay":
             prefix, max_len = state
             prefix = x if prefix is None else torch.cat([prefix, x], dim=1)
@@ -81,35 +120,11 @@ class Mixer(nn.Module):
         return torch.stack(outputs, dim=1), state
 
 
-def state_tensors(state) -> Iterable[torch.Tensor]:
-    """All tensors of a nested state."""
-    if isinstance(state, torch.Tensor):
-        yield state
-    elif isinstance(state, (tuple, list)):
-        for part in state:
-            yield from state_tensors(part)
-
-
-def state_bytes(state) -> int:
-    """Bytes held by a live state: measured, never declared. A storage shared by several views counts once."""
-    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in state_tensors(state)}
-    return sum(storages.values())
-
-
-@torch.inference_mode()
-def state_after(model: ARModel, tokens: int) -> State:
-    """The live decoding state of one sequence after `tokens` tokens, from `init_state(1, tokens)`."""
-    training = model.training
-    device = next(model.parameters()).device
-    _, state = model.eval().prefill(torch.ones(1, tokens, dtype=torch.long, device=device), model.init_state(1, tokens))
-    model.train(training)
-    return state
-
-
 class ARModel(nn.Module):
-    """An autoregressive model over characters. A whole model of the user's own subclasses this and writes `forward`.
+    """An autoregressive model over characters, as training, evaluation and generation see it.
 
-    Built as `MyModel(vocab_size, args)`. `self.max_len` (tokens) bounds a position table; None where there is no bound.
+    A whole model of a user's own subclasses this and writes `forward`. It is built as `MyModel(vocab_size, args)`.
+    The class attributes mean what they mean in `Mixer`.
     """
 
     Config: type | None = None
@@ -117,11 +132,13 @@ class ARModel(nn.Module):
     default_pos = "none"
     has_heads = False
     ops: tuple[str, ...] = ()
-    max_len: int | None = None
+    max_len: int | None = None  # tokens of a position table; None where the length has no bound
 
     def forward(self, x, attn_mask=None):
-        """Token ids x (B, T) -> logits (B, T, C). attn_mask (B, T) bool marks real tokens; padding stands on the right,
-        where a causal model cannot see it, so the mask changes nothing before it."""
+        """Token ids x (B, T) -> logits (B, T, C).
+
+        attn_mask (B, T) bool marks the real tokens. Padding is on the right, so a causal model may ignore the mask.
+        """
         raise NotImplementedError(
             f"{type(self).__name__} must define forward(self, x, attn_mask=None): (B, T) -> (B, T, vocab)"
         )
@@ -131,14 +148,17 @@ class ARModel(nn.Module):
         return "replay" if cls.step is ARModel.step else "own"
 
     def logits_at(self, x, index=None):
-        """Logits (N, C) at flat positions `index` of (B * T), all where None. The backbone runs its head only there."""
+        """Logits (n, C) at n flat positions of (B * T); None means all positions.
+
+        The backbone runs its head only there.
+        """
         logits = self.forward(x).flatten(0, 1)
         return logits if index is None else logits[index]
 
     def loss_fn(self, batch, label_smoothing: float = 0.0):
-        """Mean cross-entropy in nats over the trained positions of a batch, and aux: their logits, targets and flat index.
+        """Mean cross-entropy in nats over the trained positions of a batch, and their logits, targets and flat index.
 
-        batch.x, batch.y (B, T) int64; batch.index (N,) flat positions where y is trained, or None for all of them.
+        batch.x, batch.y: (B, T) int64.  batch.index: (n,) flat positions where y is trained; None means all positions.
         """
         logits = self.logits_at(batch.x, batch.index)
         target = batch.y.flatten() if batch.index is None else batch.y.flatten()[batch.index]
@@ -146,15 +166,19 @@ class ARModel(nn.Module):
         return loss, {"logits": logits, "target": target, "index": batch.index}
 
     def init_state(self, batch_size: int, max_len: int) -> State:
+        """The state before the first of at most max_len tokens. Here: an empty prefix."""
         return (None, max_len)
 
     def step(self, ids, state: State):
-        """One token: ids (B,), state -> logits (B, C), state. Here: replay the prefix."""
+        """One token: ids (B,), state -> logits (B, C), state. Here: `forward` on the prefix and this token."""
         logits, state = self.prefill(ids[:, None], state)
         return logits[:, -1], state
 
     def prefill(self, x, state: State):
-        """Several tokens: x (B, T), state -> logits (B, T, C), state."""
+        """Several tokens: x (B, T), state -> logits (B, T, C), state.
+
+        Here: `forward` on the prefix and these tokens.
+        """
         prefix, max_len = state
         prefix = x if prefix is None else torch.cat([prefix, x], dim=1)
         return self.forward(prefix)[:, -x.shape[1] :], (prefix, max_len)
@@ -170,12 +194,12 @@ class ARModel(nn.Module):
         stop_id: int | None = None,
         generator: torch.Generator | None = None,
     ):
-        """Continue prompts (B, T) by at most max_new_tokens with cached decoding; returns the new ids (B, <= max_new_tokens).
+        """Continue prompts (B, T) with cached decoding; returns the new ids (B, at most max_new_tokens).
 
-        temperature 0 is greedy.  top_k: only the k likeliest.  top_p: the smallest set whose probability reaches p.
-        Rows are filled with stop_id after their first stop_id, and decoding ends when every row has one.
-        Raises ValueError for an empty prompt, a temperature below 0, top_k below 1, top_p outside (0, 1], or more tokens than a position
-        table holds.
+        temperature: 0 is greedy.  top_k: keep the k likeliest.  top_p: keep the smallest set whose probability reaches
+        p. stop_id: a row is filled with it after its first one, and decoding ends when every row has one. Raises
+        ValueError for an empty prompt, a temperature below 0, top_k below 1, top_p outside (0, 1], or more tokens than
+        a position table holds.
         """
         check_sampling(temperature, top_k, top_p)
         if prompt_ids.dim() != 2 or 0 in prompt_ids.shape:
@@ -185,8 +209,8 @@ class ARModel(nn.Module):
         total = prompt_ids.shape[1] + max_new_tokens
         if self.max_len is not None and total - 1 > self.max_len:
             raise ValueError(
-                f"{prompt_ids.shape[1]} prompt tokens and {max_new_tokens} new ones exceed the learned position table of {self.max_len}; "
-                "ask for fewer, or train with --pos sinusoidal, rope, alibi or none"
+                f"{prompt_ids.shape[1]} prompt tokens and {max_new_tokens} new ones exceed the learned position table "
+                f"of {self.max_len}; ask for fewer, or train with --pos sinusoidal, rope, alibi or none"
             )
         if max_new_tokens < 1:
             return prompt_ids[:, :0]
@@ -200,7 +224,7 @@ class ARModel(nn.Module):
             self.train(training)
 
     def _continue(self, prompt_ids, max_new_tokens: int, stop_id: int | None, draw):
-        """The loop of `generate`; draw: logits (B, C) -> ids (B,)."""
+        """The loop of `generate`.  draw: logits (B, C) -> ids (B,)."""
         logits, state = self.prefill(prompt_ids, self.init_state(len(prompt_ids), prompt_ids.shape[1] + max_new_tokens))
         logits = logits[:, -1]
         done = torch.zeros(len(prompt_ids), dtype=torch.bool, device=prompt_ids.device)
@@ -215,3 +239,28 @@ class ARModel(nn.Module):
                 break
             logits, state = self.step(ids, state)
         return torch.stack(new, dim=1)
+
+
+def state_bytes(state: State) -> int:
+    """Bytes held by a live state: measured, never declared. A storage shared by several views counts once."""
+    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in _tensors(state)}
+    return sum(storages.values())
+
+
+@torch.inference_mode()
+def state_after(model: ARModel, tokens: int) -> State:
+    """The live decoding state of one sequence after `tokens` tokens, from `init_state(1, tokens)`."""
+    training = model.training
+    device = next(model.parameters()).device
+    _, state = model.eval().prefill(torch.ones(1, tokens, dtype=torch.long, device=device), model.init_state(1, tokens))
+    model.train(training)
+    return state
+
+
+def _tensors(state) -> Iterable[torch.Tensor]:
+    """All tensors of a nested state."""
+    if isinstance(state, torch.Tensor):
+        yield state
+    elif isinstance(state, (tuple, list)):
+        for part in state:
+            yield from _tensors(part)

@@ -1,23 +1,44 @@
-"""DeltaNet and Gated DeltaNet: a memory that is corrected instead of added to.
+"""DeltaNet and Gated DeltaNet: linear attention that erases before it writes.
 
-    S_t = a_t (I - b_t k_t k_t^T) S_{t-1} + b_t k_t v_t^T ,   o_t = S_t^T q_t / sqrt(K)
+    paper      here            shape           meaning
+    x_t        x               (..., D)        input of the layer at token t
+    q_t, k_t   q, k            (..., H, K)     query and key, of unit length
+    v_t        v               (..., H, V)     value
+    beta_t     beta            (..., H)        writing strength: the part of the old value at k_t that is replaced
+    alpha_t    exp(decay)      (..., H)        what is kept of the memory; `decay` is its logarithm, <= 0
+    S_t        memory          (B, H, K, V)    the memory (the papers write its transpose, V x K)
+    o_t        o               (..., H, V)     what the memory returns for the query
 
-with q, k, v = SiLU(conv(W x)), q and k of unit length, b_t = sigmoid(W_b x_t).
+    S_t = alpha_t (I - beta_t k_t k_t^T) S_{t-1} + beta_t k_t v_t^T ,   o_t = S_t^T q_t / sqrt(K)
+    q, k, v = SiLU(conv(W x)) ,   q and k at unit length ,   beta_t = sigmoid(W_b x_t)
 
-- `deltanet`        a = 1, y = W_o RMSNorm_h(o). Yang et al. 2024, arXiv:2406.06484, section 3.3. Keys and values of d_model.
-- `gated_deltanet`  a_t = exp(-exp(A_log) softplus(W_a x_t + dt_bias)), y = W_o [ silu(W_g x) * RMSNorm_h(o) ]. Yang et al. 2024,
-                    arXiv:2412.06464, sections 3.1 and 3.4. Keys of 3/4 d_model and values of 3/2 d_model, 6 d_model^2 parameters in all.
+In words: for the key k_t the memory returns S^T k_t. The delta rule moves this answer towards v_t by the fraction
+beta_t. It does not change the answers for keys at right angles to k_t. alpha_t lets the whole memory fade.
 
-`--neg_eigen` doubles b: the eigenvalue of the transition along k_t, a (1 - b), then reaches from -1 to 1 instead of from 0 (Grazzi et al.
-2024, arXiv:2411.12537). Initialisation as in the authors' releases: `deltanet` Xavier-uniform with gain 2^(-5/2);
-`gated_deltanet` torch's for linear maps, exp(A_log) uniform in (0, 16], softplus(dt_bias) log-uniform in [0.001, 0.1].
+- `deltanet`        alpha = 1 and y = W_o RMSNorm_h(o). Keys and values have d_model channels.
+                    Yang et al. 2024, arXiv:2406.06484, section 3.3.
+- `gated_deltanet`  alpha_t = exp(-exp(A_log) softplus(W_a x_t + dt_bias)) and y = W_o [ silu(W_g x) * RMSNorm_h(o) ].
+                    Keys have 3/4 d_model channels and values 3/2 d_model, so the layer has about 6 d_model^2
+                    parameters. Yang et al. 2024, arXiv:2412.06464, sections 3.1 and 3.4.
 
-Differs: the block's MLP is the backbone's (GELU, 4 x d_model) and not SwiGLU of equal size; head sizes that do not come out whole are
-rounded up; the map to b has no bias, as in flash-linear-attention (NVlabs/GatedDeltaNet has one, initially zero); 0 itself is left out of
-the range of exp(A_log), whose logarithm it would make infinite. With `--short_conv 0` the convolution goes and its SiLU stays.
+`--neg_eigen` doubles beta. The eigenvalue of the transition along k_t, alpha (1 - beta), is then between -1 and 1
+instead of 0 and 1. Grazzi et al. 2024, arXiv:2411.12537.
 
-`--bias` does not concern these layers. Gates, decays and norms are float32 under autocast. Cost a token O(D^2 + D K); state (B, H, K, V) float32
-and the last three q, k, v, whatever T.   python benchmark.py --model gated_deltanet --neg_eigen true
+Initialisation as in the authors' releases. `deltanet`: Xavier-uniform with gain 2^(-5/2). `gated_deltanet`: torch's for
+linear maps, exp(A_log) uniform in (0, 16], softplus(dt_bias) log-uniform in [0.001, 0.1].
+
+Differs:
+- The block's MLP is the backbone's (GELU, 4 x d_model), not a SwiGLU of equal size.
+- Head sizes that are not whole are rounded up.
+- The map to beta has no bias, as in flash-linear-attention. NVlabs/GatedDeltaNet has one that starts at zero.
+- exp(A_log) is never exactly 0, because its logarithm would be infinite.
+- `--short_conv 0` removes the convolution and keeps its SiLU. `--bias` does not concern these layers.
+
+src/ops/delta_rule has the recurrence: reference.py in float64, README.md with the chunked form. Gates, decays and norms
+are float32 under autocast. Cost per token O(D^2 + D K). State: the memory in float32 and the last W - 1 inputs of the
+convolution, for any T.
+
+    python benchmark.py --task recall --model gated_deltanet --neg_eigen
 """
 
 from __future__ import annotations
@@ -39,26 +60,26 @@ from src.models.parts import (
     head_size,
     initial_dt_bias,
     l2_normalize,
-    make_conv,
     split_heads,
     xavier_parts,
 )
+from src.models.short_conv import make_conv
 from src.ops.backends import parse_backend
 from src.ops.delta_rule import delta_rule, delta_rule_step
 
 
 class _Delta(LinearMixer):
-    """What both share. State: (memory (B, H, K, V), and the convolution's window where there is one)."""
+    """What both layers share.  State: (memory (B, H, K, V), the convolution's window if there is one)."""
 
     @dataclass(frozen=True)
     class Config(Expansion):
         neg_eigen: bool = option(
-            False, "transitions between -1 and 1 instead of 0 and 1, which lets a state change its sign"
+            False, "transitions between -1 and 1 instead of 0 and 1; a state can then change its sign"
         )
 
     ops = ("delta_rule",)
     published = BlockDefaults("rms", 4, 4)
-    ratios: tuple[float, float]  # published widths of keys and values, in multiples of d_model
+    ratios: tuple[float, float]  # published widths of all keys and all values, in multiples of d_model
 
     def __init__(self, args):
         super().__init__()
@@ -74,7 +95,7 @@ class _Delta(LinearMixer):
         self.out = nn.Linear(H * V, args.d_model, bias=False)
 
     def _recall(self, x, decay, memory, window):
-        """Normalised outputs (..., H, V), memory and window of x (..., D)."""
+        """x (..., D), decay (..., H) or None -> normalised outputs (..., H, V), memory, window."""
         H, K, V = self.memory
         qkv, window = self._convolve(self.qkv(x), window)
         q, k, v = split_heads(F.silu(qkv) if self.conv is None else qkv, H, (K, K, V))
@@ -88,7 +109,7 @@ class _Delta(LinearMixer):
 
 
 class DeltaNet(_Delta):
-    """The delta rule without forgetting."""
+    """The delta rule without a decay."""
 
     ratios = 1.0, 1.0
 
@@ -105,7 +126,7 @@ class DeltaNet(_Delta):
 
 
 class GatedDeltaNet(_Delta):
-    """The delta rule with one forgetting factor a head, and an output gate."""
+    """The delta rule with one learned decay per head and an output gate."""
 
     ratios = 0.75, 1.5
 
@@ -120,9 +141,8 @@ class GatedDeltaNet(_Delta):
             p._no_weight_decay = True
 
     def _mix(self, x, memory, window):
-        decay = -at_least_float32(self.A_log).exp() * F.softplus(
-            at_least_float32(self.alpha(x)) + at_least_float32(self.dt_bias)
-        )
+        dt = F.softplus(at_least_float32(self.alpha(x)) + at_least_float32(self.dt_bias))  # (..., H)
+        decay = -at_least_float32(self.A_log).exp() * dt
         o, memory, window = self._recall(x, decay, memory, window)
         return self.out(gated(o, self.gate(x))), memory, window
 

@@ -1,14 +1,31 @@
-"""Gated linear attention: a decay for every key channel, learned from the input.
+"""Gated linear attention (GLA): a decay per key channel, learned from the input.
 
-    a_t = sigmoid(W_2 W_1 x_t + b)^(1/16) ,   S_t = diag(a_t) S_{t-1} + k_t v_t^T ,   o_t = S_t^T q_t / sqrt(K)
+    paper      here            shape           meaning
+    x_t        x               (..., D)        input of the layer at token t
+    q_t, k_t   q, k            (..., H, K)     query and key
+    v_t        v               (..., H, V)     value
+    alpha_t    exp(decay)      (..., H, K)     what is kept of each row of the memory; `decay` is its logarithm, <= 0
+    S_t        memory          (B, H, K, V)    the memory
+    r_t        silu(g)         (..., H V)      output gate
+    tau        16              -               temperature that keeps the decays near 1
+
+    alpha_t = sigmoid(W_2 W_1 x_t + b)^(1/16) ,   S_t = diag(alpha_t) S_{t-1} + k_t v_t^T ,   o_t = S_t^T q_t / sqrt(K)
     y_t = W_o [ silu(W_g x_t) * RMSNorm_h(o_t) ]
 
-Yang et al. 2023, arXiv:2312.06635, section 4.4: keys and queries of d_model / 2, values of d_model, W_1 of 16 rows,
-no convolution, no biases but b. Initialisation and the RMSNorm a head as in the authors' release, flash-linear-attention: Xavier-uniform
-with gain 2^(-5/2), b zero. Differs: the block's MLP is the backbone's (GELU, 4 x d_model) and not SwiGLU of equal size; head sizes that do
-not come out whole are rounded up; `--short_conv K` adds the SiLU convolution of q, k, v that the release has as an option.
+Source: Yang et al. 2023, arXiv:2312.06635, section 4.4. Keys and queries have d_model / 2 channels, values d_model. W_1
+has 16 rows. No convolution, and no bias except b. Initialisation and the RMSNorm per head as in the authors' release,
+flash-linear-attention: Xavier-uniform with gain 2^(-5/2), and b zero.
 
-`--bias` does not concern this layer. Cost a token O(D^2 + D K); state (B, H, D / 2H, D / H) float32 whatever T.   python benchmark.py --model gla
+Differs:
+- The block's MLP is the backbone's (GELU, 4 x d_model), not a SwiGLU of equal size.
+- Head sizes that are not whole are rounded up.
+- `--short_conv W` adds a convolution with SiLU on q, k and v, an option of the release. `--bias` does not concern this
+  layer.
+
+src/ops/linear_attention has the recurrence, with decays of this kind as "vector". Cost per token O(D^2 + D K). State:
+(B, H, D / 2H, D / H) float32 for any T.
+
+    python benchmark.py --task needle --model gla
 """
 
 from __future__ import annotations
@@ -25,15 +42,15 @@ from src.models.parts import (
     gated,
     head_size,
     log_gate,
-    make_conv,
     split_heads,
     xavier_parts,
 )
+from src.models.short_conv import make_conv
 from src.ops.backends import parse_backend
 
 
 class GLA(LinearMixer):
-    """State: (memory (B, H, K, V), and the convolution's window where there is one)."""
+    """State: (memory (B, H, K, V), the convolution's window if there is one)."""
 
     Config = Expansion
     ops = ("linear_attention",)

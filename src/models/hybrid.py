@@ -1,8 +1,15 @@
-"""Different layers in one model: `--model hybrid --layers mamba,mamba,transformer`; any registry names, the depth is the list's.
+"""Different layers in one model: `--model hybrid --layers mamba,mamba,transformer`.
 
-Each block keeps its layer's published norm, MLP and short convolution, unless a flag or `--fair` says otherwise. The flags of all the
-layers apply, and one that several have goes to all of them. Positions: none, as soon as one layer carries order by itself (as in Lieber
-et al. 2024 (Jamba), arXiv:2403.19887, section 3.1), else `learned`.
+The list names the layer of each block by its name in `MODELS`. The depth is the length of the list.
+
+    y = block_n( ... block_2( block_1( x ) ) ) ,   x (B, T, D) ,   block_i as in src/models/backbone.py around layer i
+
+- Each block keeps its layer's published norm, MLP and short convolution, unless a flag or `--fair` says otherwise.
+- The flags of all its layers apply. A flag that several layers have goes to all of them.
+- `--pos auto` is `none` as soon as one layer carries order by itself, else `learned`.
+
+Source: after Lieber et al. 2024 (Jamba), arXiv:2403.19887; positions as in its section 3.1. Differs: no mixture of
+experts. Cost and state: the sums over the layers.
 """
 
 from __future__ import annotations
@@ -19,7 +26,7 @@ DEFAULT = ("mamba", "transformer")
 
 
 class Hybrid:
-    """A list of mixers, one a block. `of` makes the class for a list; its `layers` are the mixers."""
+    """A list of mixers, one per block. `of` makes the class for a list of names; its `layers` are the mixers."""
 
     layers: tuple[type[Mixer], ...] = ()
 
@@ -55,7 +62,7 @@ def _union(names, mixers) -> type:
         "layers": (
             "layers",
             tuple[str, ...],
-            option(names, "the layer of each block, in order; the depth is the list's"),
+            option(names, "the layer of each block, in order; the depth is the length of the list"),
         )
     }
     for config in filter(None, map(own_config, mixers)):

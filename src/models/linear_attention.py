@@ -1,30 +1,45 @@
-"""Linear attention, the bare block: a feature map, a decay, and nothing else.
+"""Linear attention, the bare block: a feature map and a decay, nothing else.
 
-    S_t = diag(a_t) S_{t-1} + phi(k_t) v_t^T ,   z_t = diag(a_t) z_{t-1} + phi(k_t) ,   o_t = S_t^T phi(q_t) / (z_t^T phi(q_t) + 1e-6)
+    paper      here            shape               meaning
+    x_i        x               (..., D)            input of the layer at token i, below t
+    q, k       q, k            (..., H, K)         query and key; after the feature map F features each
+    v          v               (..., H, V)         value
+    phi        features        K -> F              feature map
+    s_i        memory[.., :V]  (B, H, F, V)        sum of phi(k) v^T, below S_t
+    z_i        memory[.., V]   (B, H, F)           sum of phi(k); the last column of the memory
+    -          exp(decay)      (..., H, F)         what is kept of the sums, below a_t; one per head if all F share it
 
-Katharopoulos et al. 2020, arXiv:2006.16236, equations 16-20, whose block is `--feature_map elu --decay none` (the defaults):
-q, k, v and output projections with biases, LayerNorm, MLP of 4 x d_model, torch's initialisation of linear maps.
+    S_t = diag(a_t) S_{t-1} + phi(k_t) v_t^T ,   z_t = diag(a_t) z_{t-1} + phi(k_t)
+    o_t = S_t^T phi(q_t) / (z_t^T phi(q_t) + 1e-6)
+
+So o_t is a weighted mean of the values with the weights phi(q_t)^T phi(k_i). Softmax attention is the same mean with
+the weights exp(q_t^T k_i / sqrt(K)). Here the sums S and z have a fixed size. The decay acts on both, so o_t stays a
+mean.
+
+Source: Katharopoulos et al. 2020, arXiv:2006.16236, equations 16-20. The defaults, `--feature_map elu --decay none`,
+are its block: maps with biases, LayerNorm, an MLP of 4 x d_model, and torch's initialisation of linear maps.
 
 `--feature_map`
-- elu        elu(x) + 1, Katharopoulos et al. 2020, equation 7.
-- relu       max(x, 0), Kasai et al. 2021 (T2R), arXiv:2103.13076, without its trained map. Where no feature of a query meets one of a key,
-             0 / 0 is taken as 0.
-- taylor     [1, x / K^(1/4), (x (x) x) / sqrt(2 K)] on `--feature_dim` channels a head, so that phi(q)^T phi(k) = 1 + s + s^2 / 2 with
-             s = q^T k / sqrt(K), the second-order expansion of exp(s): Arora et al. 2024 (Based), arXiv:2402.18668.
-- identity   x, scaled by K^(-1/2). The sum of keys may cross zero, so it cannot normalise; an RMSNorm a head stands in its place, as in
-             Qin et al. 2022 (TransNormer), arXiv:2210.10340, because the sums grow with T.
+- elu        elu(x) + 1. Katharopoulos et al. 2020, equation 7.
+- relu       max(x, 0). Kasai et al. 2021 (T2R), arXiv:2103.13076, without its trained map. 0 / 0 gives 0.
+- taylor     [1, x / K^(1/4), (x (x) x) / sqrt(2 K)], so that phi(q)^T phi(k) = 1 + s + s^2 / 2 with s = q^T k /
+             sqrt(K). This is exp(s) to second order. It reads `--feature_dim` channels per head. Arora et al. 2024
+             (Based), arXiv:2402.18668.
+- identity   x, and o is scaled by K^(-1/2). The sum of keys may be zero, so it cannot normalise. An RMSNorm per head
+             replaces it, because the sums grow with T. Qin et al. 2022 (TransNormer), arXiv:2210.10340.
 
-`--decay` (the sums z decay with S, so o stays a weighted mean of values)
+`--decay`
 - none       a = 1.
-- fixed      a = 1 - 2^(-5 - h) for head h = 0, 1, ...: Sun et al. 2023 (RetNet), arXiv:2307.08621, equation 8.
-- scalar     a_t = sigmoid(w^T x_t + b)^(1/16) a head: Sun et al. 2024 (gated retention), arXiv:2405.05254.
-- vector     a_t = sigmoid(W_2 W_1 x_t + b)^(1/16) a head and key channel, W_1 of 16 rows: Yang et al. 2023 (GLA), arXiv:2312.06635, section 4.4.
+- fixed      a = 1 - 2^(-5 - h) for head h = 0, 1, ... Sun et al. 2023 (RetNet), arXiv:2307.08621, equation 8.
+- scalar     a_t = sigmoid(w^T x_t + b)^(1/16) per head. Sun et al. 2024 (gated retention), arXiv:2405.05254.
+- vector     a_t = sigmoid(W_2 W_1 x_t + b)^(1/16) per head and key channel; W_1 has 16 rows. Yang et al. 2023 (GLA),
+             arXiv:2312.06635, section 4.4.
 
-Features, sums and decays are float32 under autocast; the gates keep their biases under `--bias False`. `--short_conv K` convolves q, k, v
-without an activation. Cost a token O(D^2 + F D), F features a head; state (B, H, F, D / H + 1) float32 whatever T.
-python benchmark.py --model linear_attention --decay scalar
+Differs: `--short_conv W` adds a convolution on q, k and v without an activation. The gates keep their biases under
+`--bias False`. src/ops/linear_attention has the recurrence. Features, sums and decays are float32 under autocast. Cost
+per token O(D^2 + F D) with F features per head. State: (B, H, F, D / H + 1) float32 for any T.
 
-`LinearMixer` below is what the files of this family share.
+    python benchmark.py --task needle --model linear_attention --decay scalar
 """
 
 from __future__ import annotations
@@ -45,12 +60,12 @@ from src.models.parts import (
     fixed_log_decay,
     head_size,
     log_gate,
-    make_conv,
     split_heads,
 )
+from src.models.short_conv import make_conv
 from src.ops.backends import parse_backend
 
-EPS = 1e-6  # of the normaliser, as in the code released with Katharopoulos et al. 2020
+EPS = 1e-6  # in the denominator, as in the code released with Katharopoulos et al. 2020
 
 
 def taylor(x):
@@ -65,19 +80,22 @@ FEATURES = {"elu": lambda x: F.elu(x) + 1, "relu": F.relu, "identity": lambda x:
 
 
 class LinearAttention(LinearMixer):
-    """The bare block. State: (memory (B, H, F, V + 1), the last column the sum of features, absent for `identity`; window)."""
+    """State: (memory (B, H, F, V + 1), the convolution's window if there is one).
+
+    The last column of the memory is the sum of the features. `identity` has no such column.
+    """
 
     @dataclass(frozen=True)
     class Config:
-        feature_map: str = option("elu", "what q and k pass through before they meet", choices=tuple(FEATURES))
+        feature_map: str = option("elu", "the map of queries and keys to features", choices=tuple(FEATURES))
         decay: str = option(
             "none",
-            "forgetting: none, fixed a head, or learned from the input a head (scalar) or a key channel (vector)",
+            "decay of the memory: none, fixed per head, or learned per head (scalar) or per key channel (vector)",
             choices=("none", "fixed", "scalar", "vector"),
         )
         feature_dim: int = option(
             16,
-            "channels of q and k a head under --feature_map taylor, which makes 1 + n + n^2 features of n",
+            "channels of q and k per head with --feature_map taylor; n channels give 1 + n + n^2 features",
             least=1,
             most=64,
         )
@@ -120,14 +138,13 @@ class LinearAttention(LinearMixer):
             o, memory = self._attend(q, k, v, self._log_decay(x), memory, self.sizes[0] ** -0.5)
             o = self.norm(o)
         else:
-            sums, memory = self._attend(
-                q, k, F.pad(v, (0, 1), value=1.0), self._log_decay(x), memory
-            )  # a value of 1 sums the features
+            v = F.pad(v, (0, 1), value=1.0)  # the column of ones sums the features: z
+            sums, memory = self._attend(q, k, v, self._log_decay(x), memory)
             o = sums[..., :-1] / (sums[..., -1:] + EPS)
         return self.out(o.flatten(-2).to(qkv.dtype)), memory, window
 
     def _log_decay(self, x):
-        """None, (H,), (..., H) or (..., H, F)."""
+        """The log decay at x: None, (H,), (..., H) or (..., H, F)."""
         if self.decay == "none":
             return None
         if self.decay == "fixed":

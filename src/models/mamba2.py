@@ -1,19 +1,35 @@
-"""Mamba-2: a selective state space with one decay a head (SSD), as the block of its paper.
+"""Mamba-2: a selective state space with one decay per head (state space duality, SSD), as the block of its paper.
 
-    z, (x, B, C), dt = in_proj(u) ,   (x, B, C) = SiLU(conv1d(x, B, C)) ,   d_t = softplus(dt_t + dt_bias)
-    S_t = exp(-d_t exp(A_log)) S_{t-1} + B_t (d_t x_t)^T ,   y_t = S_t^T C_t + D x_t ,   out = out_proj(RMSNorm(y * silu(z)))
+    paper      here             shape            meaning
+    u_t        x                (..., D)         input of the layer at token t
+    x_t        inner            (..., H, V)      inner channels in H heads of size V (P in the paper, --headdim)
+    B_t, C_t   key, query       (..., H, N)      how the token is written and read; one pair per group of heads
+    Delta_t    dt               (..., H)         step size, > 0
+    A          -exp(A_log)      (H,)             how fast a head decays; one number per head
+    a_t        exp(decay)       (..., H)         what is kept of the memory: exp(Delta_t A)
+    h_t        memory           (B, H, N, V)     the memory, below S_t (the paper writes it as V x N)
+    D          self.D           (H,)             direct path from input to output
 
-Dao & Gu 2024, arXiv:2405.21060: the recurrence is section 5.1, the block section 7.1 and figure 6. It is linear attention with C as query, B as key
-and a scalar decay, and runs on that op. x has `--expand` x d_model channels in heads of `--headdim`; B and C of `--d_state` channels are shared by
-all heads of a group (`--ngroups`). Parameter names and shapes are those of `mamba_ssm.Mamba2`, so a state dict moves both ways, and so is
-the initialisation: torch's for the maps and the convolution, exp(A_log) uniform in [1, 16], softplus(dt_bias) log-uniform in [0.001, 0.1], D one.
+    z, (x, B, C), dt = in_proj(u) ,   (x, B, C) = SiLU(conv1d(x, B, C)) ,   Delta_t = softplus(dt_t + dt_bias)
+    S_t = exp(-Delta_t exp(A_log)) S_{t-1} + B_t (Delta_t x_t)^T ,   y_t = S_t^T C_t + D x_t
+    out = out_proj(RMSNorm(y * silu(z)))
 
-No MLP beside it, RMSNorm before it. `--short_conv K` replaces `--d_conv`; 0 takes the convolution away and leaves its SiLU. Differs: their
-language model divides out_proj by sqrt(n_layer) after this initialisation; the block alone does not, nor does this one.
+This is linear attention with C as query, B as key, Delta x as value and one decay per head, and it runs on that op
+(src/ops/linear_attention). Mamba has one decay per channel and state instead, which does not fit the op.
 
-B is the batch in shapes, and H heads of size V with a state of N = d_state. Neither `--n_head` nor `--bias` concerns this layer (the convolution has
-biases, the maps none). Decays, sums and the norm are float32 under autocast. Cost a token O(D^2 + D N); state (B, H, N, V) float32 and
-the last d_conv - 1 inputs of the convolution, whatever T.   python benchmark.py --model mamba2 --d_state 32
+Source: Dao & Gu 2024, arXiv:2405.21060, recurrence in section 5.1, block in section 7.1 and figure 6. Parameters have
+the names and shapes of `mamba_ssm.Mamba2`, so a state dict moves both ways. So does the initialisation: torch's for the
+maps and the convolution, exp(A_log) uniform in [1, 16], softplus(dt_bias) log-uniform in [0.001, 0.1], D = 1. RMSNorm
+before the layer, and no MLP.
+
+Differs: their language model divides out_proj by sqrt(n_layer) after this initialisation. The block alone does not, nor
+does this one. `--short_conv W` replaces `--d_conv`; 0 removes the convolution and keeps its SiLU. `--n_head` and
+`--bias` do not concern this layer: the convolution has biases, the maps have none.
+
+Decays, sums and the norm are float32 under autocast. Cost per token O(D^2 + D N). State: (B, H, N, V) float32 and the
+last W - 1 inputs of the convolution, for any T.
+
+    python benchmark.py --task needle --model mamba2 --d_state 32
 """
 
 from __future__ import annotations
@@ -37,15 +53,17 @@ PUBLISHED_HEAD = 64
 
 
 class Mamba2(LinearMixer):
-    """State: (memory (B, H, N, V), the convolution's window (B, width - 1, channels) where there is one)."""
+    """State: (memory (B, H, N, V), the convolution's window (B, W - 1, channels) if there is one)."""
 
     @dataclass(frozen=True)
     class Config:
-        d_state: int = option(0, "states a channel; 0 = as published (16 for mamba, 128 for mamba2)", least=0)
+        d_state: int = option(0, "states per channel; 0 = as published (16 for mamba, 128 for mamba2)", least=0)
         d_conv: int = option(4, "characters that the convolution sees, the present one included", least=1)
-        expand: int = option(2, "channels inside, as a multiple of d_model", least=1)
-        headdim: int = option(0, "channels a head; 0 = 64, or the largest divisor of the inner width below it", least=0)
-        ngroups: int = option(1, "groups of heads, each with a B and a C of its own", least=1)
+        expand: int = option(2, "inner channels, as a multiple of d_model", least=1)
+        headdim: int = option(
+            0, "channels per head; 0 = 64, or the largest divisor of the inner width below it", least=0
+        )
+        ngroups: int = option(1, "groups of heads; each group has a B and a C of its own", least=1)
 
     has_heads = False
     ops = ("causal_conv", "linear_attention")
@@ -68,9 +86,8 @@ class Mamba2(LinearMixer):
         self.conv_backend = parse_backend(args.backend, "causal_conv")
         self.in_proj = nn.Linear(args.d_model, sum(self.parts), bias=False)
         width = args.d_conv if args.short_conv < 0 else args.short_conv
-        self.conv1d = (
-            nn.Conv1d(self.parts[1], self.parts[1], width, groups=self.parts[1], padding=width - 1) if width else None
-        )
+        channels = self.parts[1]
+        self.conv1d = nn.Conv1d(channels, channels, width, groups=channels) if width else None
         self.A_log = nn.Parameter(torch.empty(H).uniform_(1, 16).log())
         self.dt_bias = nn.Parameter(initial_dt_bias(H))
         self.D = nn.Parameter(torch.ones(H))
@@ -109,14 +126,14 @@ class Mamba2(LinearMixer):
         return self.out_proj(self.norm(y.flatten(-2), z)), memory, window
 
     def _per_head(self, x):
-        """x (..., G N) of the groups -> (..., H, N); for one group a view of the same memory for every head."""
+        """x (..., G N) of G groups -> (..., H, N). With one group the result is a view: all heads share its memory."""
         H, N, _ = self.memory
         x = x.unflatten(-1, (self.ngroups, 1, N)).expand(*x.shape[:-1], self.ngroups, H // self.ngroups, N)
         return x[..., 0, :, :] if self.ngroups == 1 else x.flatten(-3, -2)
 
 
 class GatedRMSNorm(nn.Module):
-    """RMSNorm(y * silu(z)) over each of `groups` equal parts of the channels, in float32. Dao & Gu 2024, section 7.1."""
+    """RMSNorm(y * silu(z)) over each of `groups` equal parts of the channels, in float32. Section 7.1 of the paper."""
 
     def __init__(self, channels: int, groups: int):
         super().__init__()
@@ -124,21 +141,25 @@ class GatedRMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(channels))
 
     def forward(self, y, z):
-        """y (..., C) float32, z (..., C) -> (..., C) in z's dtype."""
+        """y (..., channels) float32, z (..., channels) -> (..., channels) in z's dtype."""
         y = (y * F.silu(at_least_float32(z))).unflatten(-1, (self.groups, -1))
         y = F.rms_norm(y, y.shape[-1:], eps=1e-5).flatten(-2)
         return (y * at_least_float32(self.weight)).to(z.dtype)
 
 
 def head_channels(inner: int, headdim: int) -> int:
-    """Channels a head: --headdim, or for 0 the largest divisor of the inner width up to 64. UserError where --headdim does not divide it."""
+    """Channels per head: --headdim, or for 0 the largest divisor of the inner width up to 64.
+
+    Raises UserError where --headdim does not divide the inner width.
+    """
     divisors = [n for n in range(1, inner + 1) if inner % n == 0]
     if not headdim:
         return max(n for n in divisors if n <= PUBLISHED_HEAD)
     if headdim not in divisors:
         nearest = min(divisors, key=lambda n: (abs(n - headdim), n))
         raise UserError(
-            f"--headdim: got {headdim}, allowed: a divisor of the inner width {inner} (--expand x --d_model); try --headdim {nearest}"
+            f"--headdim: got {headdim}, allowed: a divisor of the inner width {inner} (--expand x --d_model); "
+            f"try --headdim {nearest}"
         )
     return headdim
 

@@ -1,11 +1,15 @@
-"""Equal sizes: `--match_params N|NAME` and `--match_state BYTES` solve d_model, and dim_ffn where there is an MLP.
+"""Models of equal size: `--match_params` and `--match_state` solve d_model, and dim_ffn where there is an MLP.
 
-    python benchmark.py --task recall --model mamba --match_params transformer      as many parameters as that model has at these settings
+    python benchmark.py --task recall --model mamba --match_params transformer      as many parameters as that model has
     python benchmark.py --task needle --model gla --match_params 250k --match_state 16384
 
-The parameters counted are all of them, embeddings and head included; the state is what a live decoding state holds after the task's
-longest sequence at batch 1. With an MLP the width is a round number and the MLP's hidden width closes the rest; without one the width
-alone must come near enough. With both flags the width answers to the state and the MLP to the parameters.
+Parameters: all of them, embeddings and head included. State: the bytes of a live decoding state after the task's
+longest sequence, batch 1. A hybrid and a whole model count as layers without an MLP. What is solved:
+
+    flags             layer with an MLP                                          layer without an MLP
+    --match_params    d_model to a multiple of 8, then dim_ffn for the rest      d_model
+    --match_state     d_model to a multiple of 8                                 d_model
+    both              d_model from the state, dim_ffn from the parameters        refused
 """
 
 from __future__ import annotations
@@ -20,13 +24,13 @@ from src.flags.fields import UserError
 from src.models.backbone import build, resolve_auto
 from src.models.contract import ARModel, state_after, state_bytes
 
-AIM, LIMIT = 0.01, 0.02  # what is aimed at, and what is refused, as a share of the target
-ROUND = 8  # a width that an MLP completes is a multiple of this, which vector units like
+AIM, LIMIT = 0.01, 0.02  # the aim, and the largest error that is accepted, as shares of the target
+ROUND = 8  # d_model is a multiple of this where an MLP closes the rest; vector units need it to be fast
 WIDEST = 1 << 16
 
 
 def parameters(model_class, args, vocab_size: int, max_len: int) -> int:
-    """Parameters of the model that these settings build; shared ones count once. Nothing is allocated."""
+    """Parameters of the model of these flags; shared ones count once. Nothing is allocated."""
     with torch.device("meta"):
         return sum(p.numel() for p in build(model_class, vocab_size, args, max_len).parameters())
 
@@ -46,16 +50,18 @@ def read_target(text: str, count_named: Callable[[str], int]) -> int:
         return count_named(text)
     if not 1 <= target < 1e12:
         raise UserError(
-            f"--match_params: got '{text}', allowed: a count from 1 to 1e12 such as 250000, 250k or 1M, or a model's name"
+            f"--match_params: got '{text}', allowed: a count from 1 to 1e12 such as 250000, 250k or 1M, "
+            "or a model's name"
         )
     return round(target)
 
 
 def match(model_class, args, explicit: dict, count: Callable, measure: Callable, target: int, target_state: int):
-    """(args with the solved widths, lines that say what changed).
+    """(flags with the solved widths, lines that say what changed).
 
-    count, measure: settings -> parameters, bytes.  explicit: what the user typed; a typed d_model or dim_ffn stays.
-    target, target_state: 0 where that one is free.  Raises UserError beyond LIMIT, or where nothing is left to solve.
+    explicit: the typed flags; a typed d_model or dim_ffn stays.  count, measure: flags -> parameters, flags -> bytes.
+    target, target_state: parameters and bytes; 0 where it is free.
+    Raises UserError where the nearest size is beyond LIMIT, or where nothing is left to solve.
     """
     before = resolve_auto(model_class, args)
     has_mlp = not issubclass(model_class, ARModel) and not hasattr(model_class, "layers") and before.dim_ffn > 0
@@ -75,8 +81,8 @@ def match(model_class, args, explicit: dict, count: Callable, measure: Callable,
             )
         elif not free_mlp:
             raise UserError(
-                "--match_params: nothing is left to solve, because the width is fixed and the MLP is too or there is none; "
-                "leave --d_model or --dim_ffn free"
+                "--match_params: nothing is left to solve, because the width is fixed and the MLP is too or there is "
+                "none; leave --d_model or --dim_ffn free"
             )
         if free_mlp:
             args = _solve_mlp(model_class, args, count, target)
@@ -91,8 +97,8 @@ def match(model_class, args, explicit: dict, count: Callable, measure: Callable,
 
 
 def _solve_width(model_class, args, measure, target: int, multiple: int) -> int:
-    """The allowed width whose measure is nearest to the target; the measure grows with the width."""
-    heads = 2 * args.n_head if model_class.has_heads else 1  # head sizes stay whole and even
+    """The allowed width whose measure is nearest to the target, by bisection: the measure grows with the width."""
+    heads = 2 * args.n_head if model_class.has_heads else 1  # keeps head sizes whole and even
     step = math.lcm(heads, multiple)
 
     def at(n: int) -> int:
@@ -111,25 +117,27 @@ def _solve_width(model_class, args, measure, target: int, multiple: int) -> int:
 
 
 def _solve_mlp(model_class, args, count, target: int):
-    """args with the MLP's width that brings the parameters to the target; they are affine in it."""
+    """The flags with the MLP's width that brings the parameters to the target. Parameters are affine in that width."""
     d, hidden = args.d_model, resolve_auto(model_class, args).dim_ffn
     here = dataclasses.replace(args, dim_ffn=hidden)
     slope = count(dataclasses.replace(args, dim_ffn=hidden + 1)) - count(here)
     best = hidden + round((target - count(here)) / slope)
     if best < 1:
         raise UserError(
-            f"--match_params: {target:,} parameters leave no MLP at d_model {d}; give --dim_ffn 0, another --d_model, or a larger target"
+            f"--match_params: {target:,} parameters leave no MLP at d_model {d}; "
+            "give --dim_ffn 0, another --d_model, or a larger target"
         )
     return dataclasses.replace(args, dim_ffn=best)
 
 
 def _verdict(flag: str, what: str, target: int, got: int) -> str:
-    """One line, or UserError beyond LIMIT."""
+    """One line with the size and its error; UserError where the error is beyond LIMIT."""
     off = got / target - 1
     if abs(off) > LIMIT:
         raise UserError(
-            f"{flag}: the nearest possible is {got:,} {what}, {100 * off:+.1f} % off {target:,}, allowed: within {100 * LIMIT:g} %; "
-            "choose another target, or fewer --n_head, or leave --d_model and --dim_ffn free"
+            f"{flag}: the nearest possible is {got:,} {what}, {100 * off:+.1f} % off {target:,}, "
+            f"allowed: within {100 * LIMIT:g} %; choose another target, or fewer --n_head, "
+            "or leave --d_model and --dim_ffn free"
         )
     note = "" if abs(off) <= AIM else f" (beyond the {100 * AIM:g} % aimed at: widths are whole numbers)"
     return f"{flag}: {got:,} {what}, {100 * off:+.2f} % off {target:,}{note}"

@@ -1,4 +1,7 @@
-"""What several layers share: the mixer with one matrix memory per head, gates, head splits and initialisations."""
+"""Parts that several layers share: the mixer with a matrix memory, heads, decays, rotations and initialisations.
+
+Each function names the paper that its formula comes from. Shapes: see src/models/contract.py.
+"""
 
 from __future__ import annotations
 
@@ -9,61 +12,31 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from src.flags.fields import UserError, option
+from src.flags.fields import RunArgs, UserError, option
 from src.models.contract import Mixer, State
 from src.models.short_conv import ShortConv
 from src.ops.linear_attention import linear_attention, linear_attention_step
 from src.ops.precision import accumulation_dtype
 
-
-@dataclass(frozen=True)
-class Expansion:
-    """Widths of keys and values, for all layers that have them."""
-
-    expand_k: float = option(
-        0.0,
-        "width of all keys in multiples of d_model, rounded up to whole heads; 0 = as published",
-        least=0.0,
-        most=16.0,
-    )
-    expand_v: float = option(
-        0.0,
-        "width of all values in multiples of d_model, rounded up to whole heads; 0 = as published",
-        least=0.0,
-        most=16.0,
-    )
-
-
-def gated(o, g):
-    """o (..., H, V), normalised in float32 -> (..., H V) in the dtype of the gate g (..., H V), times silu(g)."""
-    return o.flatten(-2).to(g.dtype) * F.silu(g)
-
-
-def xavier_parts(weight, sizes, gain: float = 2**-2.5) -> None:
-    """Initialise the rows of a fused map part by part, as the separate maps that they are."""
-    for part in weight.data.split(sizes):
-        nn.init.xavier_uniform_(part, gain=gain)
-
-
-GATE_RANK = 16  # of the vector decay's map, Yang et al. 2023, section 4.4
-
-
-GATE_TEMPERATURE = 16.0  # sigmoid^(1/16): decays start near 1
+GATE_RANK = 16  # of the map to a decay per key channel. Yang et al. 2023 (GLA), section 4.4
+GATE_TEMPERATURE = 16.0  # sigmoid(x)^(1/16): decays start near 1. The same section
+NORM_EPS = 1e-6  # added to the squared length, as in flash-linear-attention
 
 
 class LinearMixer(Mixer):
-    """A layer with one matrix memory a head. Its subclass writes `_mix`, once for a sequence and for a token.
+    """A layer with one matrix memory (K, V) per head. Its subclass writes `_mix`, for a sequence and for one token.
 
-    State: (memory (B, H, K, V) float32,), and behind it the window of the short convolution (B, width - 1, channels) where there is one.
+    State: (memory (B, H, K, V) float32,). With a short convolution its window (B, W - 1, channels) follows the memory.
     """
 
     has_heads = True
     own_conv = True
-    memory: tuple[int, int, int]  # (H, K, V), set by the subclass
+    backend: str  # of `linear_attention`
     conv: ShortConv | None
+    memory: tuple[int, int, int]  # (H, K, V), set by the subclass
 
     def _mix(self, x, memory, window):
-        """x (B, T, D) or (B, D); memory and window, None at the start of a sequence -> y of x's shape, memory, window."""
+        """x (B, T, D) or (B, D); memory and window, None at the start of a sequence -> y like x, memory, window."""
         raise NotImplementedError(f"{type(self).__name__} must define _mix(self, x, memory, window)")
 
     def forward(self, x):
@@ -81,38 +54,72 @@ class LinearMixer(Mixer):
     def step(self, x, state: State):
         return self._advance(x, state)
 
-    def _advance(self, x, state, *where):
-        """One token or several."""
+    def _advance(self, x, state: State, *where):
+        """One token or several: x, state -> y, state."""
         memory, *window = state
         y, memory, window = self._mix(x, memory, window[0] if window else None, *where)
         return y, (memory,) if window is None else (memory, window)
 
     def _first_window(self, batch_size: int):
-        """The convolution's state before the first token, None where there is no convolution."""
+        """The convolution's state before the first token; None without a convolution."""
         return None if self.conv is None else self.conv.init_state(batch_size)
 
     def _convolve(self, x, window):
-        """x (B, T, C) or (B, C) through the short convolution, where there is one."""
+        """x (..., channels), window -> x after the short convolution if there is one, window."""
         if self.conv is None:
             return x, None
         return self.conv.step(x, window) if x.dim() == 2 else self.conv(x, window)
 
     def _attend(self, q, k, v, decay, memory, scale=None):
-        """`linear_attention` over a sequence (B, T, H, K), or its step for a token (B, H, K)."""
+        """`linear_attention` over a sequence (B, T, H, K), or its step for one token (B, H, K)."""
         if q.dim() == 3:
             return linear_attention_step(q, k, v, decay, memory, scale)
         return linear_attention(q, k, v, decay, memory, scale, self.backend)
 
 
-def make_conv(channels: int, args, activation: str | None) -> ShortConv | None:
-    """The convolution that --short_conv asks for."""
-    return ShortConv(channels, args.short_conv, activation, args.backend) if args.short_conv > 0 else None
+@dataclass(frozen=True)
+class Expansion:
+    """The flags for the widths of keys and values."""
+
+    expand_k: float = option(
+        0.0, "width of all keys in multiples of d_model, rounded up to whole heads; 0 = as published", least=0, most=16
+    )
+    expand_v: float = option(
+        0.0,
+        "width of all values in multiples of d_model, rounded up to whole heads; 0 = as published",
+        least=0,
+        most=16,
+    )
 
 
-def head_size(args, ratio: float) -> int:
-    """Channels of one head where all heads together have ratio x d_model, rounded up. UserError where --n_head does not divide --d_model."""
+# --- heads -----------------------------------------------------------------------------------------------------------
+
+
+def head_size(args: RunArgs, ratio: float) -> int:
+    """Channels of one head where all heads together have ratio x d_model, rounded up.
+
+    UserError for a wrong --n_head.
+    """
     check_heads(args.d_model, args.n_head, "none")
     return max(1, math.ceil(ratio * args.d_model / args.n_head - 1e-9))
+
+
+def check_heads(d_model: int, n_head: int, pos: str) -> None:
+    """Raise UserError unless the heads divide the width and, for rope, have an even size."""
+
+    def fits(heads: int) -> bool:
+        return d_model % heads == 0 and (pos != "rope" or d_model // heads % 2 == 0)
+
+    if fits(n_head):
+        return
+    allowed = [heads for heads in range(1, d_model + 1) if fits(heads)]
+    if not allowed:
+        raise UserError(
+            f"--pos rope: got --d_model {d_model}, allowed: an even --d_model, because rope rotates pairs of channels"
+        )
+    nearest = min(allowed, key=lambda heads: (abs(heads - n_head), heads))
+    need = f"a divisor of --d_model {d_model}" + (" that leaves an even head size for rope" if pos == "rope" else "")
+    raise UserError(f"--n_head: got {n_head}, allowed: {need}; try --n_head {nearest}")
 
 
 def split_heads(x, n_head: int, sizes):
@@ -121,65 +128,59 @@ def split_heads(x, n_head: int, sizes):
     return tuple(part.unflatten(-1, (n_head, size)) for part, size in zip(parts, sizes, strict=True))
 
 
+# --- decays, gates, rotations and norms ------------------------------------------------------------------------------
+
+
 def fixed_log_decay(n_head: int):
-    """log(1 - 2^(-5 - h)) of heads h = 0 .. n_head - 1: (H,) float32. Sun et al. 2023, equation 8."""
+    """log(1 - 2^(-5 - h)) of the heads h = 0 .. H - 1: (H,) float32. Sun et al. 2023 (RetNet), equation 8."""
     return torch.log1p(-torch.exp2(-5.0 - torch.arange(n_head, dtype=torch.float64))).float()
 
 
 def log_gate(x):
-    """log sigmoid(x)^(1/16), float32: a decay near 1 while x is near 0."""
+    """log sigmoid(x)^(1/16), float32: a learned log decay, near 0 while x is near 0."""
     return F.logsigmoid(at_least_float32(x)) / GATE_TEMPERATURE
 
 
-UNIT_EPS = 1e-6  # added to the squared length, as in flash-linear-attention
+def gated(o, g):
+    """Normalised outputs o (..., H, V) float32 times silu(g), g (..., H V): (..., H V) in g's dtype."""
+    return o.flatten(-2).to(g.dtype) * F.silu(g)
 
 
-def l2_normalize(x):
-    """x (..., K) at unit length, computed in float32; the result has x's dtype, and a zero vector stays zero."""
-    y = at_least_float32(x)
-    return (y * torch.rsqrt(y.square().sum(dim=-1, keepdim=True) + UNIT_EPS)).to(x.dtype)
+def apply_rotary(x, start: int, rates):
+    """Rotate neighbouring channels (2i, 2i + 1) by position x rates[i]. Su et al. 2021 (rope), equation 34.
 
-
-def initial_dt_bias(n: int):
-    """b (n,) with softplus(b) log-uniform in [0.001, 0.1]. Gu & Dao 2023, arXiv:2312.00752, section 3.6."""
-    dt = torch.exp(torch.rand(n) * (math.log(0.1) - math.log(0.001)) + math.log(0.001))
-    return dt + torch.log(-torch.expm1(-dt))  # the inverse of softplus
-
-
-ROPE_BASE = 10_000.0
-
-
-def check_heads(d_model: int, n_head: int, pos: str) -> None:
-    """Raise UserError unless the heads divide the width and, for rope, have an even size."""
-
-    def fits(h):
-        return d_model % h == 0 and (pos != "rope" or d_model // h % 2 == 0)
-
-    if fits(n_head):
-        return
-    allowed = [h for h in range(1, d_model + 1) if fits(h)]
-    if not allowed:
-        raise UserError(
-            f"--pos rope: got --d_model {d_model}, allowed: an even --d_model, because rope turns pairs of a head's channels"
-        )
-    nearest = min(allowed, key=lambda h: (abs(h - n_head), h))
-    need = f"a divisor of --d_model {d_model}" + (" that leaves an even head size for rope" if pos == "rope" else "")
-    raise UserError(f"--n_head: got {n_head}, allowed: {need}; try --n_head {nearest}")
-
-
-def rotate(x, start: int):
-    """Rotary embedding of x (B, T, ..., H, K) at positions start .. start + T - 1: neighbouring channels (2i, 2i+1) turn by
-    position x 10000^(-2i/K). Su et al. 2021, equation 34. In float32 at least; the result has x's dtype."""
-    T, K = x.shape[1], x.shape[-1]
-    dtype = accumulation_dtype(x)
-    rate = ROPE_BASE ** (torch.arange(0, K, 2, device=x.device, dtype=dtype) / -K)
-    angle = torch.arange(start, start + T, device=x.device, dtype=dtype)[:, None] * rate  # (T, K / 2)
-    angle = angle.view(T, *[1] * (x.dim() - 3), K // 2)
+    x: (B, T, H, K) at positions start .. start + T - 1, or (B, H, K) of one token.  rates: (K / 2,) radians per
+    position. Transformer and RetNet differ in the rates only. Computed in float32 at least; the result has x's dtype.
+    """
+    length = x.shape[1] if x.dim() == 4 else 1
+    positions = torch.arange(start, start + length, device=x.device, dtype=rates.dtype)
+    angle = positions[:, None, None] * rates  # (T, 1, K / 2)
     cos, sin = angle.cos(), angle.sin()
-    even, odd = x.to(dtype).unflatten(-1, (K // 2, 2)).unbind(-1)
+    even, odd = at_least_float32(x).unflatten(-1, (len(rates), 2)).unbind(-1)
     return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2).to(x.dtype)
 
 
+def l2_normalize(x):
+    """x (..., K) at unit length, computed in float32. The result has x's dtype, and a zero vector stays zero."""
+    y = at_least_float32(x)
+    return (y * torch.rsqrt(y.square().sum(dim=-1, keepdim=True) + NORM_EPS)).to(x.dtype)
+
+
 def at_least_float32(x):
-    """x in float32 at least: recurrences, gates, decays, norms and sums keep it under autocast."""
+    """x in float32, or float64 if it is that. Recurrences, gates, decays, norms and sums keep it under autocast."""
     return x.to(accumulation_dtype(x))
+
+
+# --- initialisation --------------------------------------------------------------------------------------------------
+
+
+def xavier_parts(weight, sizes, gain: float = 2**-2.5) -> None:
+    """Initialise the rows of a fused map part by part, as the separate maps that they are."""
+    for part in weight.data.split(sizes):
+        nn.init.xavier_uniform_(part, gain=gain)
+
+
+def initial_dt_bias(n: int):
+    """b (n,) with softplus(b) log-uniform in [0.001, 0.1]. Gu & Dao 2023 (Mamba), section 3.6."""
+    dt = torch.exp(torch.rand(n) * (math.log(0.1) - math.log(0.001)) + math.log(0.001))
+    return dt + torch.log(-torch.expm1(-dt))  # the inverse of softplus

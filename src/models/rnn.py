@@ -1,11 +1,27 @@
-"""LSTM and GRU layers: torch's own, inside the shared backbone.
+"""LSTM and GRU: torch's own recurrent layers inside the shared backbone.
 
-LSTM: Hochreiter & Schmidhuber 1997, with the forget gate of Gers et al. 2000. GRU: Cho et al. 2014, arXiv:1406.1078, with the reset
-gate after the recurrent product, as cuDNN and torch have it. Initialisation is torch's: uniform in +- 1/sqrt(d_model), for all weights
-and biases. The gates keep their biases under `--bias False`, which speaks of the backbone and attention.
+    paper      here            shape       meaning
+    x_t        x               (..., D)    input of the layer at token t
+    h_t        h               (B, D)      output, and the state of the GRU
+    c_t        c               (B, D)      cell of the LSTM, its second state
+    W, b       rnn.weight_ih   (4 D, D)    maps of x_t to the gates, in torch's order i, f, g, o; GRU: r, z, n, (3 D, D)
+    U, b       rnn.weight_hh   (4 D, D)    maps of h_{t-1} to the gates
+    i, f, o    -               (B, D)      input, forget and output gate of the LSTM
+    r, z       -               (B, D)      reset and update gate of the GRU
 
-The recurrence runs in float32 under autocast too, because a state rounded to bf16 at every step drifts. Cost a token O(D^2); state
-(B, D), for the LSTM twice, independent of T.   python benchmark.py --model lstm
+LSTM   i, f, o = sigmoid(W x_t + U h_{t-1} + b) ,   g = tanh(W_g x_t + U_g h_{t-1} + b_g)
+       c_t = f * c_{t-1} + i * g ,   h_t = o * tanh(c_t)
+GRU    r, z = sigmoid(W x_t + U h_{t-1} + b) ,   n = tanh(W_n x_t + b_n + r * (U_n h_{t-1} + b_u))
+       h_t = (1 - z) * n + z * h_{t-1}
+
+Sources: Hochreiter & Schmidhuber 1997, with the forget gate of Gers et al. 2000. Cho et al. 2014, arXiv:1406.1078.
+Differs: the reset gate acts after the recurrent product, as in cuDNN and torch. Initialisation is torch's: uniform in
++- D^(-1/2) for all weights and biases. `--bias` does not concern the gates.
+
+The recurrence runs in float32 under autocast too, because a state rounded to bf16 at each step drifts. Cost per token
+O(D^2), one token after the other. State: (B, D), for the LSTM twice, for any T.
+
+    python benchmark.py --task parity --model lstm
 """
 
 from __future__ import annotations
@@ -19,7 +35,7 @@ from src.models.parts import at_least_float32
 
 
 class _Recurrent(Mixer):
-    """What both share. Subclasses name torch's module and its one-step function."""
+    """What both layers share. Subclasses name torch's module."""
 
     module: type[nn.RNNBase]
 
@@ -31,7 +47,7 @@ class _Recurrent(Mixer):
         return self._run(x, None)[0]
 
     def _run(self, x, start):
-        """Outputs (B, T, D) in x's dtype and the last state, in torch's layout (1, B, D)."""
+        """x (B, T, D), first state or None -> y (B, T, D) in x's dtype, last state in torch's layout (1, B, D)."""
         with torch.autocast(x.device.type, enabled=False):
             y, last = self.rnn(at_least_float32(x), start)
         return y.to(x.dtype), last

@@ -1,4 +1,7 @@
-"""Drawing the next token from logits: temperature, top-k, top-p."""
+"""Drawing the next token from logits: temperature, top-k (Fan et al. 2018), top-p (Holtzman et al. 2020).
+
+`ARModel.generate` (src/models/contract.py) is what uses it.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,8 @@ import math
 import torch
 
 
-def check_sampling(temperature, top_k, top_p) -> None:
-    """Raise ValueError for settings of `generate` that mean nothing."""
+def check_sampling(temperature: float, top_k: int | None, top_p: float | None) -> None:
+    """Raise ValueError for a setting of `generate` outside its range."""
     if not (math.isfinite(temperature) and temperature >= 0):
         raise ValueError(f"temperature: got {temperature}, allowed: a finite number >= 0 (0 is greedy)")
     if top_k is not None and top_k < 1:
@@ -18,7 +21,7 @@ def check_sampling(temperature, top_k, top_p) -> None:
 
 
 def sample(logits, temperature: float, top_k: int | None, top_p: float | None, generator=None):
-    """Draw ids (B,) from logits (B, C)."""
+    """Draw ids (B,) from logits (B, C).  temperature: 0 is greedy.  top_k, top_p: None is off."""
     if temperature == 0:
         return logits.argmax(dim=-1)
     logits = logits.float() / temperature

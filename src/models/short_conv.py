@@ -1,11 +1,18 @@
-"""A short depthwise causal convolution as a module: `--short_conv K` puts one on q, k and v, or on a mixer's input.
+"""A short causal convolution, one kernel per channel: `--short_conv W` puts one on q, k and v, or on a layer's input.
 
-    y_t = act( sum_i w_i * x_{t - K + 1 + i} ),   one kernel of K numbers a channel
+    paper    here        shape           meaning
+    x_t      x           (..., D)        input of the convolution at token t
+    w_i      weight      (D, W)          kernel; w_{W-1} multiplies the present token
+    y_t      y           (..., D)        output
+             state       (B, W - 1, D)   the last W - 1 inputs
 
-On q, k, v without an activation: So et al. 2021 (Primer), arXiv:2109.08668, section 3; with SiLU: Gu & Dao 2023 (Mamba),
-arXiv:2312.00752, and Yang et al. 2024 (DeltaNet), arXiv:2406.06484. Initialisation: torch's for such a kernel, uniform in +- K^-0.5.
+    y_t = act( sum_i w_i * x_{t - W + 1 + i} ) ,   i = 0 .. W - 1 ,   act is SiLU or the identity
 
-State: the last K - 1 inputs (B, K - 1, D), whatever T.
+Sources: without an activation on q, k and v, So et al. 2021 (Primer), arXiv:2109.08668, section 3. With SiLU, Gu & Dao
+2023 (Mamba), arXiv:2312.00752, and Yang et al. 2024 (DeltaNet), arXiv:2406.06484. Initialisation: torch's for such a
+kernel, uniform in +- W^(-1/2).
+
+Cost per token O(D W); the state does not depend on T.
 """
 
 from __future__ import annotations
@@ -15,12 +22,13 @@ import math
 import torch
 from torch import nn
 
+from src.flags.fields import RunArgs
 from src.ops.backends import parse_backend
 from src.ops.causal_conv import causal_conv, causal_conv_step
 
 
 class ShortConv(nn.Module):
-    """Depthwise causal convolution of `channels` channels over `width` characters, the present one included."""
+    """Depthwise causal convolution over `width` tokens, the present one included."""
 
     def __init__(self, channels: int, width: int, activation: str | None = None, backend: str = "auto"):
         """activation: None or "silu".  backend: the --backend flag."""
@@ -31,7 +39,7 @@ class ShortConv(nn.Module):
         nn.init.uniform_(self.weight, -1 / math.sqrt(width), 1 / math.sqrt(width))
 
     def forward(self, x, state=None):
-        """x (B, T, D), state (B, K - 1, D) or None -> y (B, T, D), state."""
+        """x (B, T, D), state (B, W - 1, D) or None (zeros) -> y (B, T, D), state."""
         return causal_conv(x, self.weight, state=state, activation=self.activation, backend=self.backend)
 
     def init_state(self, batch_size: int):
@@ -41,3 +49,8 @@ class ShortConv(nn.Module):
     def step(self, x, state):
         """x (B, D), state -> y (B, D), state."""
         return causal_conv_step(x, self.weight, state=state, activation=self.activation)
+
+
+def make_conv(channels: int, args: RunArgs, activation: str | None) -> ShortConv | None:
+    """The convolution that --short_conv asks for; None where it is 0."""
+    return ShortConv(channels, args.short_conv, activation, args.backend) if args.short_conv > 0 else None

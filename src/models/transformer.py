@@ -1,16 +1,33 @@
-"""Multi-head causal attention: with the shared backbone, the decoder-only transformer (pre-norm, GELU MLP).
+"""Multi-head causal attention. With the shared backbone it is the decoder-only transformer (pre-norm, GELU MLP).
 
-Vaswani et al. 2017, arXiv:1706.03762; pre-norm and GELU as in Radford et al. 2019 (GPT-2). Each part is that of a stock
-`nn.TransformerEncoderLayer(norm_first=True, activation="gelu")` under a causal mask, initialisation included; `to_stock` and
-`from_stock` carry the weights across. Positions: `learned` (default), `sinusoidal` or `none` from the backbone; `rope` (Su et al.
-2021, arXiv:2104.09864, section 3.4) and `alibi` (Press et al. 2022, arXiv:2108.12409, section 3) here.
+    paper         here         shape           meaning
+    x_t           x            (..., D)        input of the layer at token t
+    Q, K, V       q, k, v      (B, H, T, K)    queries, keys and values; this file puts heads before time
+    d_k           head_size    -               channels per head
+    W^O           out          (D, D)          output map
+    theta_i       rope_rates   (K / 2,)        radians per position of each channel pair (rope)
+    m             slopes       (H,)            penalty per token of distance, one per head (ALiBi)
 
-`--window W`: each position sees the last W characters only (sliding-window attention; Child et al. 2019, arXiv:1904.10509; Beltagy et
-al. 2020, arXiv:2004.05150, section 3.1), and the cache is a ring of W keys and values. `--short_conv K`: a causal convolution on q, k
-and v, without an activation (So et al. 2021 (Primer), arXiv:2109.08668, section 3).
+    o_t = sum_{s <= t} softmax_s( q_t^T k_s / sqrt(K) + bias(t - s) ) v_s ,   y_t = W_o concat_h(o_t)
 
-Cost a token O(D^2 + T D); decoding state 2 T D numbers a layer and sequence, 2 W D under a window.
-    python benchmark.py --model transformer --pos rope
+Positions (`--pos`): `learned` (the default), `sinusoidal` and `none` come from the backbone. Two are in this file:
+- rope    rotates q and k. Su et al. 2021, arXiv:2104.09864, section 3.4.
+- alibi   bias(t - s) = -m (t - s). Press et al. 2022, arXiv:2108.12409, section 3.
+
+Flags:
+- `--window W`      a token sees the last W tokens only, itself included. The cache is then a ring of W keys and values.
+                    Child et al. 2019, arXiv:1904.10509; Beltagy et al. 2020, arXiv:2004.05150, section 3.1.
+- `--short_conv N`  a causal convolution on q, k and v, without an activation.
+                    So et al. 2021 (Primer), arXiv:2109.08668, section 3.
+
+Sources: Vaswani et al. 2017, arXiv:1706.03762. Pre-norm and GELU as in Radford et al. 2019 (GPT-2). Each part, with its
+initialisation, is that of `nn.TransformerEncoderLayer(norm_first=True, activation="gelu")` under a causal mask.
+`to_stock` and `from_stock` convert the weights.
+
+src/ops/attention computes the sum. Cost per token O(D^2 + T D). State: 2 T D numbers per layer and sequence, 2 W D with
+a window.
+
+    python benchmark.py --task needle --model transformer --pos rope
 """
 
 from __future__ import annotations
@@ -24,22 +41,25 @@ from torch import nn
 from src.flags.fields import option
 from src.models.backbone import Backbone, build, max_len_of
 from src.models.contract import Mixer, State
-from src.models.parts import check_heads, rotate
-from src.models.short_conv import ShortConv
+from src.models.parts import apply_rotary, check_heads
+from src.models.short_conv import make_conv
 from src.ops.attention import attention
 from src.ops.backends import parse_backend
+from src.ops.precision import accumulation_dtype
+
+ROPE_BASE = 10_000.0
 
 
 class Attention(Mixer):
     """Causal multi-head attention.
 
-    State: (keys and values (2, B, H, max_len or window, K), tokens so far, the short convolution's window or None). Under a window the
-    cache is a ring: the token at position t stands in slot t mod window.
+    State: (keys and values (2, B, H, max_len or window, K), tokens so far, the short convolution's window or None).
+    With --window the cache is a ring: the token at position t is in slot t mod window.
     """
 
     @dataclass(frozen=True)
     class Config:
-        window: int = option(0, "characters that attention looks back on, the present one included; 0 = all", least=0)
+        window: int = option(0, "characters that attention sees, the present one included; 0 = all", least=0)
 
     positions = ("rope", "alibi")
     default_pos = "learned"
@@ -57,9 +77,9 @@ class Attention(Mixer):
         self.backend = parse_backend(args.backend, "attention")
         self.pos = args.pos
         self.qkv = nn.Linear(args.d_model, 3 * args.d_model, bias=args.bias)
-        self.conv = ShortConv(3 * args.d_model, args.short_conv, backend=args.backend) if args.short_conv > 0 else None
+        self.conv = make_conv(3 * args.d_model, args, None)
         self.out = nn.Linear(args.d_model, args.d_model, bias=args.bias)
-        nn.init.xavier_uniform_(self.qkv.weight)  # as nn.MultiheadAttention: one map, zero biases
+        nn.init.xavier_uniform_(self.qkv.weight)  # as one map, and zero biases: so does nn.MultiheadAttention
         for linear in (self.qkv, self.out):
             if args.bias:
                 nn.init.zeros_(linear.bias)
@@ -106,14 +126,13 @@ class Attention(Mixer):
         values.select(2, slot).copy_(v.squeeze(2))
         bias = None
         if self.pos == "alibi":
-            distance = (slot - torch.arange(filled, device=x.device)) % (
-                self.window or start + 1
-            )  # slots of a ring are in no order
+            # A ring overwrites its oldest slot, so distances wrap around.
+            distance = (slot - torch.arange(filled, device=x.device)) % (self.window or start + 1)
             bias = -self.slopes[:, None, None] * distance
         return self._mix(q, keys, values, bias, window=0).squeeze(1), (cache, start + 1, seen)
 
     def _ring_order(self, cache, tokens: int):
-        """The keys and values (2, B, H, <= window, K) of a ring that has seen `tokens`, oldest first. A copy."""
+        """A copy of the keys and values (2, B, H, at most window, K) of a ring that has seen `tokens`, oldest first."""
         if tokens <= self.window:
             return cache[:, :, :, :tokens].clone()
         return cache.roll(-(tokens % self.window), dims=3)
@@ -125,21 +144,22 @@ class Attention(Mixer):
         cache[:, :, :, slots] = torch.stack([k[:, :, -n:], v[:, :, -n:]]).to(cache.dtype)
 
     def _project(self, x, start: int, seen):
-        """Queries, keys and values (B, H, T, K) of x (B, T, D), which stands at positions start .. start + T - 1, and the convolution's state."""
+        """Queries, keys and values (B, H, T, K) of x (B, T, D) at positions start .. start + T - 1, and the window."""
         B, T, _ = x.shape
         qkv = self.qkv(x)
         if self.conv is not None:
             qkv, seen = self.conv(qkv, seen)
         if self.pos == "rope":
             qk, v = qkv.split([2 * self.n_head * self.head_size, self.n_head * self.head_size], dim=-1)
-            qk = rotate(qk.view(B, T, 2 * self.n_head, self.head_size), start)
+            qk = qk.view(B, T, 2 * self.n_head, self.head_size)
+            qk = apply_rotary(qk, start, rope_rates(qk))
             q, k = qk.transpose(1, 2).chunk(2, dim=1)
             return q, k, v.view(B, T, self.n_head, self.head_size).transpose(1, 2), seen
-        # Of the layouts tried, chunks have the cheapest backward: one concatenation of contiguous rows.
+        # Of the layouts tried, chunks have the fastest backward pass: one concatenation of contiguous rows.
         return *(part.view(B, T, self.n_head, self.head_size).transpose(1, 2) for part in qkv.chunk(3, dim=-1)), seen
 
     def _attend(self, q, k, v):
-        """Mixed values (B, S, D) of queries (B, H, S, K), the last of the positions that keys and values (B, H, T, K) stand at."""
+        """Outputs (B, S, D) of queries (B, H, S, K), which are the last S of the T positions of keys and values."""
         bias = alibi_bias(self.slopes, q.shape[2], k.shape[2]) if self.pos == "alibi" else None
         return self._mix(q, k, v, bias, self.window)
 
@@ -151,15 +171,27 @@ class Attention(Mixer):
 
 
 def room(cache, end: int):
-    """View of the first `end` slots of a cache: (2, B, H, end, K)."""
+    """A view of the first `end` slots of a cache: (2, B, H, end, K)."""
     if end > cache.shape[3]:
         raise ValueError(f"{end} tokens do not fit a cache for {cache.shape[3]}; give init_state a larger max_len")
     return cache.narrow(3, 0, end)
 
 
+def rope_rates(x):
+    """Radians per position for the channel pairs of x (..., K): 10000^(-2i/K), (K / 2,).
+
+    Su et al. 2021, section 3.2.2.
+    """
+    K = x.shape[-1]
+    return ROPE_BASE ** (torch.arange(0, K, 2, device=x.device, dtype=accumulation_dtype(x)) / -K)
+
+
 def alibi_slopes(n_head: int):
-    """One slope a head (H,): 2^(-8/n), 2^(-16/n), ... for a power of two n; else those of the power below, then every second
-    one of the next power's. Press et al. 2022, section 3, and their released code for other counts."""
+    """One slope per head (H,): 2^(-8/n), 2^(-16/n), ... for n heads, a power of two.
+
+    Other counts take the slopes of the power below, then every second one of the next power. Press et al. 2022, section
+    3, and their released code for other counts.
+    """
 
     def powers(n):
         return [2.0 ** (-8.0 * i / n) for i in range(1, n + 1)]
@@ -169,7 +201,7 @@ def alibi_slopes(n_head: int):
 
 
 def alibi_bias(slopes, queries: int, keys: int):
-    """-slope x distance for the last `queries` of `keys` positions: (H, queries, keys) float32. Later keys are masked elsewhere."""
+    """-slope x distance for the last `queries` of `keys` positions: (H, queries, keys). The op masks later keys."""
     at = torch.arange(keys, device=slopes.device)
     distance = at[keys - queries :, None] - at
     return -slopes[:, None, None] * distance
@@ -191,12 +223,13 @@ STOCK_NAMES = {
 
 
 def _stock_pairs(model: Backbone) -> list[tuple[str, torch.Tensor]]:
-    """(name in the stock encoder, our parameter) for all of the blocks and the final norm; ValueError where no stock layer exists."""
+    """(name in the stock encoder, our parameter) of blocks and final norm; ValueError where no stock layer fits."""
     if not isinstance(model, Backbone) or set(model.mixer_classes) != {Attention}:
         raise ValueError(f"model: got {type(model).__name__}, allowed: the backbone around Attention")
     if model.pos in ("rope", "alibi"):
         raise ValueError(
-            f"pos: got '{model.pos}', allowed: learned, sinusoidal, none; the stock layer has no positions inside attention"
+            f"pos: got '{model.pos}', allowed: learned, sinusoidal, none; "
+            "the stock layer has no positions inside attention"
         )
     if model.blocks[0].mlp is None:
         raise ValueError("dim_ffn: got 0, allowed: >= 1; the stock layer always has an MLP")
@@ -211,20 +244,26 @@ def _stock_pairs(model: Backbone) -> list[tuple[str, torch.Tensor]]:
 
 
 def to_stock(model: Backbone) -> dict[str, torch.Tensor]:
-    """State of `nn.TransformerEncoder(nn.TransformerEncoderLayer(d, h, ffn, dropout, "gelu", batch_first=True, norm_first=True), n,
-    norm=nn.LayerNorm(d))` that gives the same hidden states from the same embeddings under a causal mask. Copies."""
+    """A state dict, copied, with which a stock encoder gives the same hidden states under a causal mask:
+
+    nn.TransformerEncoder(
+        nn.TransformerEncoderLayer(d, h, ffn, dropout, "gelu", batch_first=True, norm_first=True), n,
+        norm=nn.LayerNorm(d)
+    )
+    """
     return {name: p.detach().clone() for name, p in _stock_pairs(model)}
 
 
 def from_stock(state: dict[str, torch.Tensor], model: Backbone) -> Backbone:
-    """Load the stock encoder's state into the blocks and the final norm of `model` (embeddings and head stay); returns `model`.
+    """Load a stock encoder's state dict into the blocks and the final norm of `model`, which is returned.
 
     Raises ValueError where a name is missing, unknown, or has another shape.
     """
     pairs = dict(_stock_pairs(model))
     if pairs.keys() != state.keys():
         raise ValueError(
-            f"state: missing {sorted(pairs.keys() - state.keys()) or 'none'}, unknown {sorted(state.keys() - pairs.keys()) or 'none'}"
+            f"state: missing {sorted(pairs.keys() - state.keys()) or 'none'}, "
+            f"unknown {sorted(state.keys() - pairs.keys()) or 'none'}"
         )
     for name, p in pairs.items():
         if p.shape != state[name].shape:

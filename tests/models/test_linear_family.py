@@ -1,4 +1,4 @@
-"""The linear-attention family against its papers: each layer equals a float64 loop over time that is written here and shares no code with it.
+"""The linear-attention family against its papers: a float64 loop over time per layer, which shares no code with it.
 
 python -m pytest tests/models/test_linear_family.py
 """
@@ -8,6 +8,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from small_models import C, NoTask, decoding_gap, disturb, tokens
 
 from src.flags.fields import UserError, resolve
 from src.models import deltanet, linear_attention
@@ -17,18 +18,12 @@ from src.models.contract import state_bytes
 from src.models.deltanet import DeltaNet, GatedDeltaNet
 from src.models.gla import GLA
 from src.models.linear_attention import FEATURES, LinearAttention
-from src.models.retnet import RetNet, turn
+from src.models.parts import apply_rotary
+from src.models.retnet import RetNet, angle_rates
 
-C = 11  # characters
 D, H = 12, 2
 DECAYS = ("none", "fixed", "scalar", "vector")
 MAPS = tuple(FEATURES)
-
-
-class NoTask:
-    """A task without flags, enough for `resolve`."""
-
-    Config = None
 
 
 def arguments(layer, **given):
@@ -41,28 +36,15 @@ def make(layer, seed=0, **given):
     return build(layer, C, arguments(layer, **given), 80).eval()
 
 
-def disturb(module):
-    """Move all parameters, so that zero biases, unit norms and gates near 1 hide nothing."""
-    g = torch.Generator().manual_seed(5)
-    with torch.no_grad():
-        for p in module.parameters():
-            p.add_(0.3 * torch.randn(p.shape, generator=g))
-    return module
-
-
 def one_layer(layer, **given):
     return disturb(make(layer, **given).blocks[0].mixer)
-
-
-def tokens(batch, length, seed=1):
-    return torch.randint(0, C, (batch, length), generator=torch.Generator().manual_seed(seed))
 
 
 def inputs(length, batch=2, seed=3, width=D):
     return torch.randn(batch, length, width, generator=torch.Generator().manual_seed(seed))
 
 
-# --- the papers, one sequence at a time: x (T, D) float64 -> y (T, D) ------------------------------------------------------
+# --- the papers, one sequence at a time: x (T, D) float64 -> y (T, D) ------------------------------------------------
 
 
 def silu(x):
@@ -78,7 +60,7 @@ def rms(x, weight):
 
 
 def convolved(x, weight, activate):
-    """x (T, channels), weight (channels, width): every channel by itself, nothing before the first token."""
+    """x (T, channels), weight (channels, width): one kernel per channel, zeros before the first token."""
     width = weight.shape[1]
     rows = []
     for t in range(len(x)):
@@ -93,7 +75,7 @@ def heads(x, size):
 
 
 def parts(p, x, name, sizes):
-    """The projection `name` of x, cut into widths."""
+    """The projection `name` of x, split into these sizes."""
     y = x @ p[name + ".weight"].T
     y = y + p[name + ".bias"] if name + ".bias" in p else y
     return y.split(list(sizes), dim=-1)
@@ -206,16 +188,16 @@ def retnet_paper(p, x, args):
     q, k, v = heads(q, K), heads(k, K), heads(v, V)
     S, out = torch.zeros(H, K, V, dtype=x.dtype), []
     for t in range(len(x)):
-        turn = torch.zeros(K, K, dtype=x.dtype)
+        rotation = torch.zeros(K, K, dtype=x.dtype)
         for i in range(K // 2):
             angle = t * 10_000.0 ** (-i / (K / 2 - 1))
-            turn[2 * i : 2 * i + 2, 2 * i : 2 * i + 2] = torch.tensor(
+            rotation[2 * i : 2 * i + 2, 2 * i : 2 * i + 2] = torch.tensor(
                 [[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]
             )
         row = []
         for h in range(H):
-            S[h] = (1 - 2.0 ** (-5 - h)) * S[h] + torch.outer(turn @ k[t, h] / math.sqrt(K), v[t, h])
-            o = (turn @ q[t, h]) @ S[h]
+            S[h] = (1 - 2.0 ** (-5 - h)) * S[h] + torch.outer(rotation @ k[t, h] / math.sqrt(K), v[t, h])
+            o = (rotation @ q[t, h]) @ S[h]
             o = o - o.mean()
             row.append(o / (o.pow(2).mean() + 1e-6).sqrt())
         out.append(torch.cat(row) * silu(g[t]))
@@ -272,16 +254,14 @@ def test_layer_equals_its_paper_step_by_step(case, length):
 
 @pytest.mark.parametrize("case", ["linear-elu-vector", "linear-identity-scalar", "gla", "deltanet", "gated_deltanet"])
 def test_float64_stays_float64_inside_the_layer(case):
-    """A float32 anywhere would leave 1e-7, and the gradient checks need less. (Fixed decays are float32 constants: not listed.)"""
+    """One float32 operation would leave 1e-7. Fixed decays are float32 constants, so their cases are not listed."""
     assert gap(case, 9, torch.float64) <= 1e-12
 
 
 @pytest.mark.parametrize("case", ["linear-elu-fixed", "linear-relu-scalar", "linear-identity-vector", "gla", "retnet"])
 def test_comparison_with_the_paper_catches_a_decay_of_the_wrong_sign(case, monkeypatch):
-    right = linear_attention.linear_attention
-    monkeypatch.setattr(
-        linear_attention, "linear_attention", lambda q, k, v, decay, *rest: right(q, k, v, -decay, *rest)
-    )
+    right = model_parts.linear_attention
+    monkeypatch.setattr(model_parts, "linear_attention", lambda q, k, v, decay, *rest: right(q, k, v, -decay, *rest))
     assert gap(case, 67) > 1e-2
 
 
@@ -297,31 +277,17 @@ def test_comparison_with_the_paper_catches_a_wrong_gate_of_the_delta_rule(case, 
     assert gap(case, 67) > 1e-2
 
 
-# --- decoding --------------------------------------------------------------------------------------------------------------
+# --- decoding --------------------------------------------------------------------------------------------------------
 
 
-def decoding_gap(model, cuts, length=71):
-    """Largest difference between logits of one forward pass, and those of prefills up to each cut and steps from there."""
-    x = tokens(2, length)
-    with torch.no_grad():
-        want = model(x)
-        state, got, begin = model.init_state(2, length), [], 0
-        for end in cuts:
-            logits, state = model.prefill(x[:, begin:end], state)
-            got.append(logits)
-            begin = end
-        for t in range(begin, length):
-            logits, state = model.step(x[:, t], state)
-            got.append(logits[:, None])
-    return (torch.cat(got, dim=1) - want).abs().max().item()
-
-
-@pytest.mark.parametrize("cuts", [(), (5,), (1, 2, 69)], ids=["steps", "prefill", "prefill-from-a-state"])
 @pytest.mark.parametrize("case", [c for c in CASES if "linear" not in c or c.endswith(("conv", "vector", "fixed"))])
-def test_steps_and_prefills_give_what_forward_gives(case, cuts):
-    """Logits are near 1; 5e-5 allows float32 sums in another order (2.5e-5 measured, 2e-14 in float64)."""
+def test_steps_and_prefills_give_what_forward_gives(case):
+    """All steps, one prefill, and prefills from a used state.
+
+    Logits are near 1. 5e-5 allows float32 sums in another order: 2.5e-5 measured, 2e-14 in float64.
+    """
     layer, _, given = CASES[case]
-    assert decoding_gap(disturb(make(layer, **given)), cuts) <= 5e-5
+    assert decoding_gap(disturb(make(layer, **given)), tokens(2, 71), (), (5,), (1, 2, 69)) <= 5e-5
 
 
 @pytest.mark.parametrize("name", LAYERS)
@@ -330,10 +296,10 @@ def test_decoding_test_fails_for_a_state_that_is_forgotten(name):
     mixer = model.blocks[0].mixer
     right = mixer.step
     mixer.step = lambda x, state: (right(x, state)[0], mixer.init_state(len(x), 0))
-    assert decoding_gap(model, (5,)) > 1e-3
+    assert decoding_gap(model, tokens(2, 71), (5,)) > 1e-3
 
 
-SIZES = {  # numbers of the state of one sequence at d_model 32 and 4 heads: heads x (keys x values), and the last three q, k, v
+SIZES = {  # numbers in the state of one sequence at d_model 32 and 4 heads: memory, and the last three q, k, v
     ("linear", ()): 4 * 8 * (8 + 1),
     ("linear", (("feature_map", "taylor"), ("decay", "vector"))): 4 * (1 + 3 + 9) * (8 + 1),
     ("linear", (("feature_map", "identity"),)): 4 * 8 * 8,
@@ -360,7 +326,7 @@ def test_decoding_state_has_the_bytes_of_the_formula_at_every_position(name, giv
     assert state_bytes(state) == want
 
 
-# --- sizes, flags, initialisation ------------------------------------------------------------------------------------------
+# --- sizes, flags, initialisation ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("n_head", [1, 2, 4])
@@ -420,7 +386,7 @@ def test_one_seed_gives_one_initialisation(name):
 
 
 def test_initial_weights_are_xavier_of_the_separate_maps():
-    """Uniform in +- 2^-2.5 sqrt(6 / (in + out)), out being that of q, k, v and g each and not of the fused map."""
+    """Uniform in +- 2^-2.5 sqrt(6 / (in + out)), where out is the size of q, k, v or g and not of the fused map."""
 
     def bound(out, gain=2**-2.5):
         return gain * math.sqrt(6 / (64 + out))
@@ -456,7 +422,7 @@ def test_fixed_decays_are_those_of_the_paper(n_head):
 
 
 @pytest.mark.parametrize("bias", [True, False])
-def test_bias_concerns_the_bare_block_only(bias):
+def test_bias_flag_changes_the_bare_block_only(bias):
     bare, gla = (make(layer, bias=bias).blocks[0].mixer for layer in (LinearAttention, GLA))
     assert (bare.qkv.bias is not None) == (bare.out.bias is not None) == bias
     assert [linear.bias is None for linear in (gla.qkvg, gla.out, gla.gate[0], gla.gate[1])] == [
@@ -467,7 +433,7 @@ def test_bias_concerns_the_bare_block_only(bias):
     ]
 
 
-# --- properties ------------------------------------------------------------------------------------------------------------
+# --- properties ------------------------------------------------------------------------------------------------------
 
 
 def transition(mixer, x):
@@ -539,15 +505,19 @@ def test_autocast_keeps_the_state_in_float32_and_the_output_near(name):
     assert (got - want).abs().max() <= 0.06 * want.abs().max()
 
 
-def test_taylor_features_meet_in_the_second_order_expansion():
+def test_taylor_features_give_the_second_order_expansion_of_exp():
     q, k = inputs(2, width=5)[0]
     s = (q @ k) / math.sqrt(5)
     torch.testing.assert_close(linear_attention.taylor(q) @ linear_attention.taylor(k), 1 + s + s * s / 2)
 
 
 def test_retention_depends_on_distances_only():
-    """Queries and keys turned at positions 2 and 7 meet as those at 42 and 47; at another distance they do not."""
+    """A query at position 7 and a key at 2 have the product of those at 47 and 42. At 8 and 2 it is another."""
     q, k = inputs(2, width=8)[0].view(2, 1, 1, 1, 8)
-    near, far, other = ((turn(q, a) * turn(k, b)).sum() for a, b in ((7, 2), (47, 42), (8, 2)))
-    torch.testing.assert_close(near, far, atol=1e-4, rtol=1e-4)
-    assert (other - near).abs() > 1e-2
+    rates = angle_rates(q)
+
+    def score(at_q, at_k):
+        return (apply_rotary(q, at_q, rates) * apply_rotary(k, at_k, rates)).sum()
+
+    torch.testing.assert_close(score(7, 2), score(47, 42), atol=1e-4, rtol=1e-4)
+    assert (score(8, 2) - score(7, 2)).abs() > 1e-2

@@ -1,4 +1,4 @@
-"""Mamba: the block against a plain float64 loop written here, mambapy's weights and outputs, its state, its start, and the bytes it keeps.
+"""Mamba: the block against a float64 loop that is written here, mambapy's weights and outputs, state, start and memory.
 
 python -m pytest tests/models/test_mamba.py
 """
@@ -8,6 +8,7 @@ import math
 
 import pytest
 import torch
+from small_models import NoTask, decoding_gap, disturb
 
 from src.flags.fields import UserError, resolve
 from src.models.backbone import Backbone
@@ -29,29 +30,10 @@ SHAPES = {
 }
 
 
-class NoTask:
-    """A task without flags, enough for `resolve`."""
-
-    Config = None
-
-
-class Given:
-    """A run configuration with one more field, as another part of the program may define it."""
-
-    def __init__(self, args, **more):
-        self.__dict__.update(vars(args), **more)
-
-
-def make(seed=0, short_conv=None, **given):
+def make(seed=0, **given):
     """A small layer, its parameters away from their start so that each of them counts."""
-    args = resolve(NoTask, Mamba, **{"d_model": 16, **given})
-    args = args if short_conv is None else Given(args, short_conv=short_conv)
     torch.manual_seed(seed)
-    layer = Mamba(args)
-    with torch.no_grad():
-        for parameter in layer.parameters():
-            parameter.add_(0.1 * torch.randn(parameter.shape))
-    return layer
+    return disturb(Mamba(resolve(NoTask, Mamba, **{"d_model": 16, **given})), 0.1)
 
 
 def draw(*shape, seed=1):
@@ -59,7 +41,7 @@ def draw(*shape, seed=1):
 
 
 def plain_block(weights, x, neg_eigen=False):
-    """The whole block in float64, token by token, by the paper's equations and nothing of this project. x (T, D) of one sequence."""
+    """The block in float64, token by token, by the paper's equations. It uses nothing of this project. x (T, D)."""
     w = {name: value.double() for name, value in weights.items()}
     E, N = w["A_log"].shape
     R = w["dt_proj.weight"].shape[1]
@@ -96,13 +78,13 @@ CASES = [
 
 @pytest.mark.parametrize("case", CASES, ids=lambda c: ",".join(f"{k}={v}" for k, v in c.items()) or "published")
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_block_agrees_with_the_paper_s_equations(backend, case):
+def test_block_agrees_with_the_equations_of_the_paper(backend, case):
     layer, x = make(backend=backend, **case), draw(2, 21, 16)
     want = torch.stack([plain_block(layer.state_dict(), row, case.get("neg_eigen", False)) for row in x])
     torch.testing.assert_close(layer(x).double(), want, atol=1e-5, rtol=1e-4)
 
 
-def test_comparison_sees_a_convolution_that_is_left_out():
+def test_comparison_with_the_paper_catches_a_missing_convolution():
     layer, x = make(), draw(1, 9, 16)
     weights = {name: value for name, value in layer.state_dict().items() if "conv1d" not in name}
     assert (plain_block(weights, x[0]) - layer(x)[0]).abs().max() > 1e-3
@@ -111,21 +93,9 @@ def test_comparison_sees_a_convolution_that_is_left_out():
 @pytest.mark.parametrize("case", CASES, ids=lambda c: ",".join(f"{k}={v}" for k, v in c.items()) or "published")
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_steps_and_prefills_give_what_forward_gives(backend, case):
-    """From an empty state, and prefilling into one that holds tokens; float32 sums in another order: 1e-5."""
-    layer, x = make(backend=backend, **case), draw(2, 37, 16)
-    with torch.no_grad():
-        want = layer(x)
-        for cuts in ((0,), (1, 20), (2, 3, 37)):
-            state, parts, begin = layer.init_state(2, 37), [], 0
-            for end in cuts:
-                if end > begin:
-                    y, state = layer.prefill(x[:, begin:end], state)
-                    parts.append(y)
-                begin = end
-            for t in range(begin, 37):
-                y, state = layer.step(x[:, t], state)
-                parts.append(y[:, None])
-            torch.testing.assert_close(torch.cat(parts, 1), want, atol=1e-5, rtol=1e-5)
+    """From an empty and from a used state; 1e-5 allows float32 sums in another order."""
+    layer = make(backend=backend, **case)
+    assert decoding_gap(layer, draw(2, 37, 16), (), (1, 20), (2, 3, 37)) <= 1e-5
 
 
 def test_state_is_float32_of_fixed_size_and_holds_nothing_more():
@@ -143,7 +113,7 @@ def test_state_is_float32_of_fixed_size_and_holds_nothing_more():
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_bf16_autocast_stays_near_float32(backend):
-    """Four products in bf16, 8 bits each: 3 % of the largest output. Training through it gives every parameter a float32 gradient."""
+    """Four products in bf16, 8 bits each: 3 % of the largest output. Every parameter gets a float32 gradient."""
     layer, x = make(backend=backend), draw(2, 65, 16)
     want = layer(x)
     with torch.autocast("cpu", torch.bfloat16):
@@ -191,7 +161,7 @@ def test_parameters_have_the_published_names_and_shapes():
     assert make(d_model=40).dt_proj.weight.shape == (80, 3)  # 40 / 16, rounded up
 
 
-def test_start_is_the_published_one():
+def test_initialisation_is_the_published_one():
     torch.manual_seed(0)
     layer = Mamba(resolve(NoTask, Mamba, d_model=512))
     torch.testing.assert_close(layer.A_log.exp(), torch.arange(1.0, 17).expand(1024, 16))
@@ -201,9 +171,8 @@ def test_start_is_the_published_one():
     steps = torch.nn.functional.softplus(layer.dt_proj.bias)
     assert steps.min() >= 0.000999
     assert steps.max() <= 0.1001
-    assert steps.log().mean().item() == pytest.approx(
-        math.log(0.01), abs=0.15
-    )  # log-uniform; 0.15 is 3.6 standard errors of 1,024 draws
+    # log-uniform; 0.15 is 3.6 standard errors of 1,024 draws
+    assert steps.log().mean().item() == pytest.approx(math.log(0.01), abs=0.15)
     assert [name for name, p in layer.named_parameters() if getattr(p, "_no_weight_decay", False)] == [
         "A_log",
         "D",
@@ -212,7 +181,7 @@ def test_start_is_the_published_one():
 
 
 def kept_bytes(layer, x):
-    """Bytes of unique storages that `layer` keeps for the backward pass, parameters apart."""
+    """Bytes of unique storages that `layer` keeps for the backward pass, without the parameters."""
     own = {p.untyped_storage().data_ptr() for p in layer.parameters()}
     storages = {}
 
@@ -231,12 +200,12 @@ def test_bytes_kept_for_the_backward_pass_do_not_grow_with_the_states(backend):
     x = draw(2, 64, 16)
     few, many = (kept_bytes(make(backend=backend, d_state=n), x) for n in (16, 64))
     assert few == many
-    # x (D), in_proj's output (2 E), the convolved input, the scan's output, silu(z) and their product (E each); a token, E = 2 D
+    # Per token: x (D), in_proj's output (2 E), the convolved input, the scan's output, silu(z), their product (E each).
     assert few == 4 * 2 * 64 * (16 + 6 * 32)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("mambapy") is None, reason="mambapy is not installed")
-def test_measure_of_kept_bytes_sees_a_layer_that_keeps_its_states():
+def test_count_of_kept_bytes_catches_a_layer_that_keeps_its_states():
     from mambapy.mamba import MambaBlock, MambaConfig
 
     x = draw(2, 64, 16)
@@ -255,7 +224,7 @@ def test_model_is_the_backbone_around_the_layer_and_names_its_ops():
     assert all(entry["reason"] for entry in record.values())
 
 
-def test_backend_that_cannot_run_is_an_error_not_another_one():
+def test_backend_that_cannot_run_is_an_error_and_is_not_replaced():
     with pytest.raises(UserError, match="unknown backend 'fast' for selective_scan"):
         make(backend="selective_scan=fast")
     with pytest.raises(RuntimeError, match="needs mamba_ssm and a cuda device"):

@@ -1,4 +1,4 @@
-"""Mamba-2 against its paper: a float64 loop over time that shares no code with the layer, and the names and shapes of `mamba_ssm.Mamba2`.
+"""Mamba-2 against its paper: a float64 loop over time that shares no code with it, and shapes of `mamba_ssm.Mamba2`.
 
 python -m pytest tests/models/test_mamba2.py
 """
@@ -8,14 +8,14 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from small_models import C, NoTask, decoding_gap, disturb, tokens
 
 from src.flags.fields import UserError, resolve
-from src.models import linear_attention
+from src.models import parts
 from src.models.backbone import build, resolve_auto
 from src.models.contract import state_bytes
 from src.models.mamba2 import Mamba2, head_channels
 
-C = 11  # characters
 SMALL = {"d_model": 12, "n_layer": 2, "d_state": 5, "headdim": 6}
 CASES = {
     "default": {},
@@ -25,12 +25,6 @@ CASES = {
     "one-tap": {"d_conv": 1},
     "expand-3": {"expand": 3, "headdim": 4, "ngroups": 3},
 }
-
-
-class NoTask:
-    """A task without flags, enough for `resolve`."""
-
-    Config = None
 
 
 def arguments(**given):
@@ -43,20 +37,11 @@ def make(seed=0, **given):
 
 
 def one_layer(**given):
-    """A mixer with all parameters moved, so that unit norms and zero biases hide nothing."""
-    mixer, g = make(**given).blocks[0].mixer, torch.Generator().manual_seed(5)
-    with torch.no_grad():
-        for p in mixer.parameters():
-            p.add_(0.3 * torch.randn(p.shape, generator=g))
-    return mixer
+    return disturb(make(**given).blocks[0].mixer)
 
 
 def inputs(length, width=12):
     return torch.randn(2, length, width, generator=torch.Generator().manual_seed(3))
-
-
-def tokens(batch, length):
-    return torch.randint(0, C, (batch, length), generator=torch.Generator().manual_seed(1))
 
 
 def silu(x):
@@ -115,37 +100,24 @@ def test_float64_stays_float64_inside_the_layer():
 
 
 @pytest.mark.parametrize(
-    ("wrong", "why"),
+    "wrong",
     [
-        (lambda q, k, v, a: (q, k, v, -a), "decay grows"),
-        (lambda q, k, v, a: (k, q, v, a), "B and C exchanged"),
-        (lambda q, k, v, a: (q, k, v, a.roll(1, 1)), "decay one token late"),
+        lambda q, k, v, a: (q, k, v, -a),
+        lambda q, k, v, a: (k, q, v, a),
+        lambda q, k, v, a: (q, k, v, a.roll(1, 1)),
     ],
+    ids=["decay-grows", "B-and-C-exchanged", "decay-one-token-late"],
 )
-def test_comparison_with_the_paper_catches_a_wrong_recurrence(wrong, why, monkeypatch):
-    right = linear_attention.linear_attention
-    monkeypatch.setattr(
-        linear_attention, "linear_attention", lambda q, k, v, decay, *rest: right(*wrong(q, k, v, decay), *rest)
-    )
-    assert gap("default", 67) > 1e-2, why
+def test_comparison_with_the_paper_catches_a_wrong_recurrence(wrong, monkeypatch):
+    right = parts.linear_attention
+    monkeypatch.setattr(parts, "linear_attention", lambda q, k, v, decay, *rest: right(*wrong(q, k, v, decay), *rest))
+    assert gap("default", 67) > 1e-2
 
 
-@pytest.mark.parametrize("cuts", [(), (5,), (1, 2, 69)], ids=["steps", "prefill", "prefill-from-a-state"])
 @pytest.mark.parametrize("case", CASES)
-def test_steps_and_prefills_give_what_forward_gives(case, cuts):
-    """Logits are near 1; 2e-5 allows float32 sums in another order."""
-    model, x = make(**CASES[case]), tokens(2, 71)
-    with torch.no_grad():
-        want = model(x)
-        state, got, begin = model.init_state(2, 71), [], 0
-        for end in cuts:
-            logits, state = model.prefill(x[:, begin:end], state)
-            got.append(logits)
-            begin = end
-        for t in range(begin, 71):
-            logits, state = model.step(x[:, t], state)
-            got.append(logits[:, None])
-    torch.testing.assert_close(torch.cat(got, dim=1), want, atol=2e-5, rtol=0)
+def test_steps_and_prefills_give_what_forward_gives(case):
+    """All steps, one prefill, and prefills from a used state; 2e-5 allows float32 sums in another order."""
+    assert decoding_gap(make(**CASES[case]), tokens(2, 71), (), (5,), (1, 2, 69)) <= 2e-5
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Equal sizes and equal forms: --match_params, --match_state, --fair, and hybrids.
+"""Equal sizes and equal blocks: --match_params, --match_state, --fair, and hybrids.
 
 python -m pytest tests/models/test_match.py
 """
@@ -8,12 +8,13 @@ import json
 
 import pytest
 import torch
+from small_models import NoTask, decoding_gap, tokens
 from torch import nn
 
 from src.flags.fields import UserError, own_config, resolve
 from src.flags.parser import read_request
 from src.models import MODELS
-from src.models.backbone import Backbone, build, ops_of, resolve_auto
+from src.models.backbone import Backbone, build, layers_of, ops_of, resolve_auto
 from src.models.contract import state_after, state_bytes
 from src.models.hybrid import Hybrid
 from src.models.match import AIM, LIMIT, decode_state, match, parameters, read_target
@@ -22,12 +23,6 @@ from src.setup import classes
 SIZE = (40, 80)  # characters of the vocabulary, tokens of a position table
 TOKENS = 60
 LAYERS = [name for name in MODELS if name != "hybrid"]
-
-
-class NoTask:
-    """A task without flags, enough for `resolve`."""
-
-    Config = None
 
 
 def arguments(model_class, **given):
@@ -54,11 +49,11 @@ def real_size(model_class, args) -> int:
     return sum(p.numel() for p in build(model_class, SIZE[0], args, SIZE[1]).parameters())
 
 
-# --- parameters ------------------------------------------------------------------------------------------------------------
+# --- parameters ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_counting_without_memory_is_the_count_of_the_real_model(name):
+def test_parameters_counted_without_memory_are_those_of_the_real_model(name):
     model_class = MODELS[name].load()
     args = arguments(model_class)
     assert parameters(model_class, args, *SIZE) == real_size(model_class, args)
@@ -67,13 +62,12 @@ def test_counting_without_memory_is_the_count_of_the_real_model(name):
 @pytest.mark.parametrize("target", [150_000, 1_000_000])
 @pytest.mark.parametrize("name", MODELS)
 def test_match_params_comes_within_one_per_cent_and_says_what_it_changed(name, target):
-    """Layers without an MLP have the width alone, whose steps may be coarser than one per cent; beyond two they are refused."""
+    """Without an MLP only the width is free. Its steps may be coarser than one per cent; beyond two it is refused."""
     try:
         model_class, args, lines = solve(name, target=target)
     except UserError as refused:
-        assert (
-            resolve_auto(MODELS[name].load(), arguments(MODELS[name].load())).dim_ffn < 1 or name == "hybrid"
-        )  # only these may be refused
+        model_class = MODELS[name].load()
+        assert name == "hybrid" or resolve_auto(model_class, arguments(model_class)).dim_ffn == 0
         assert "the nearest possible is" in str(refused)  # noqa: PT017
         return
     off = abs(real_size(model_class, args) / target - 1)
@@ -96,7 +90,7 @@ def test_targets_are_counts_with_their_usual_suffixes(text):
     assert read_target(text, None) == 250_000
 
 
-def test_a_target_that_is_no_count_is_a_name():
+def test_a_target_that_is_not_a_number_is_the_name_of_a_model():
     assert read_target("gru", {"gru": 7}.get) == 7
     with pytest.raises(UserError, match="--match_params: got '0'"):
         read_target("0", None)
@@ -129,15 +123,15 @@ def test_a_size_that_is_already_right_changes_nothing():
     ],
     ids=str,
 )
-def test_what_cannot_be_matched_is_a_user_error(explicit, target, told):
+def test_a_size_that_cannot_be_matched_is_a_user_error(explicit, target, told):
     with pytest.raises(UserError, match=told):
         solve("transformer", explicit, target=target)
 
 
-# --- state -----------------------------------------------------------------------------------------------------------------
+# --- state -----------------------------------------------------------------------------------------------------------
 
 
-def test_match_state_is_met_by_the_live_state():
+def test_match_state_gives_a_live_state_of_that_size():
     model_class, args, lines = solve("gru", target_state=1024)
     assert args.d_model == 128  # two layers of 128 float32 numbers
     assert state_bytes(state_after(build(model_class, SIZE[0], args, SIZE[1]), TOKENS)) == 1024
@@ -158,7 +152,7 @@ def test_a_state_that_no_width_has_is_refused_and_so_is_a_typed_width():
         solve("gru", {"d_model": 64}, target_state=1024)
 
 
-# --- one form for all ------------------------------------------------------------------------------------------------------
+# --- one block for all ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", LAYERS)
@@ -172,8 +166,27 @@ def test_fair_gives_every_layer_the_same_norm_mlp_and_convolution(name):
     assert "causal_conv" in ops_of(model_class, args)
 
 
+def test_auto_is_decided_once():
+    """Flags that are resolved for one layer stay what they are, whoever builds a model from them."""
+    gla, gru = MODELS["gla"].load(), MODELS["gru"].load()
+    args = resolve_auto(gla, arguments(gla))
+    assert resolve_auto(gru, args) is args
+    block = build(gla, 11, dataclasses.replace(args, norm="layer", dim_ffn=24), 80).blocks[0]
+    assert isinstance(block.norm1, nn.LayerNorm)
+    assert block.mlp.up.out_features == 24
+
+
+def test_each_layer_of_a_hybrid_decides_its_own_block():
+    hybrid = Hybrid.of(("gla", "retnet", "mamba"))
+    args = resolve_auto(hybrid, resolve(NoTask, hybrid, preset={}, d_model=16, n_head=2))
+    decided = [(a.norm, a.dim_ffn, a.short_conv) for _, a in layers_of(hybrid, args)]
+    assert decided == [("rms", 64, 0), ("layer", 32, 0), ("rms", 0, -1)]
+    model = build(hybrid, 11, args, 40)
+    assert [b.mlp.up.out_features if b.mlp else 0 for b in model.blocks] == [64, 32, 0]
+
+
 @pytest.mark.parametrize("name", LAYERS)
-def test_explicit_flags_win_over_fair_and_over_the_published_form(name):
+def test_typed_flags_win_over_fair_and_over_the_published_block(name):
     model_class = MODELS[name].load()
     for fair in (False, True):
         args = resolve_auto(
@@ -183,17 +196,17 @@ def test_explicit_flags_win_over_fair_and_over_the_published_form(name):
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_short_convolution_is_one_switch_with_parameters_of_its_own(name):
-    """Three times the width more or less parameters or just one: all that matters is that the switch adds some, and 0 has the fewest."""
+def test_short_conv_adds_parameters_to_every_layer(name):
+    """A wider convolution has more parameters, and 0 has the fewest."""
     model_class = MODELS[name].load()
     sizes = [parameters(model_class, arguments(model_class, short_conv=k), *SIZE) for k in (0, 2, 4)]
     assert sizes[0] < sizes[1] < sizes[2]
 
 
-# --- hybrids ---------------------------------------------------------------------------------------------------------------
+# --- hybrids ---------------------------------------------------------------------------------------------------------
 
 
-def test_hybrid_has_the_layers_of_its_list_with_their_own_forms():
+def test_hybrid_has_the_layers_of_its_list():
     hybrid = Hybrid.of(("gru", "transformer", "gru"))
     args = resolve(NoTask, hybrid, preset={}, d_model=16, n_head=2, n_layer=6, window=5)
     model = build(hybrid, 11, args, 40)
@@ -207,25 +220,15 @@ def test_hybrid_has_the_layers_of_its_list_with_their_own_forms():
 
 def test_hybrid_decodes_as_it_trains():
     hybrid = Hybrid.of(("transformer", "lstm", "template"))
+    args = resolve(NoTask, hybrid, preset={}, d_model=16, n_head=2, dropout=0.0, window=7)
     torch.manual_seed(0)
-    model = build(
-        hybrid, 11, resolve(NoTask, hybrid, preset={}, d_model=16, n_head=2, dropout=0.0, window=7), 40
-    ).eval()
-    x = torch.randint(0, 11, (2, 30), generator=torch.Generator().manual_seed(1))
-    with torch.no_grad():
-        want = model(x)
-        logits, state = model.prefill(x[:, :12], model.init_state(2, 30))
-        parts = [logits]
-        for t in range(12, 30):
-            logits, state = model.step(x[:, t], state)
-            parts.append(logits[:, None])
-    torch.testing.assert_close(torch.cat(parts, dim=1), want, atol=1e-5, rtol=1e-5)
+    assert decoding_gap(build(hybrid, 11, args, 40).eval(), tokens(2, 30), (12,)) <= 1e-5
 
 
 @pytest.mark.parametrize(
     ("names", "told"), [(("gru", "grv"), "did you mean 'gru'"), (("hybrid",), "unknown layers 'hybrid'")]
 )
-def test_a_list_that_means_nothing_is_a_user_error(names, told):
+def test_a_list_with_an_unknown_layer_is_a_user_error(names, told):
     with pytest.raises(UserError, match=told):
         Hybrid.of(names)
 
@@ -238,7 +241,7 @@ def test_command_line_finds_the_class_of_a_list_and_its_flags():
 
 
 def test_flags_that_layers_share_have_one_default_and_one_meaning():
-    """A hybrid's flag goes to all of its layers, so the layers must agree on what it is when nobody types it."""
+    """A flag of a hybrid goes to all of its layers, so they must agree on its default."""
     seen = {}
     for name in LAYERS:
         config = own_config(MODELS[name].load())
@@ -247,7 +250,7 @@ def test_flags_that_layers_share_have_one_default_and_one_meaning():
             assert f.default == default, f"--{f.name} of {name} and {first}"
 
 
-# --- from the command line -------------------------------------------------------------------------------------------------
+# --- from the command line -------------------------------------------------------------------------------------------
 
 TINY = [
     "--task",
@@ -267,7 +270,7 @@ TINY = [
 ]
 
 
-def test_a_run_is_matched_stores_what_was_solved_and_can_be_resumed(main, tmp_path):
+def test_a_matched_run_stores_the_solved_sizes_and_can_be_resumed(main, tmp_path):
     code, _, err = main(*TINY, "--model", "gru", "--match_params", "transformer", "--out_dir", "a")
     assert code == 0, err
     assert "--match_params: " in err
@@ -298,7 +301,7 @@ def test_match_state_is_the_decode_state_that_the_run_reports(main, tmp_path):
     ],
     ids=str,
 )
-def test_wrong_sizes_and_forms_are_one_line_and_leave_nothing(main, tmp_path, flags, told):
+def test_wrong_sizes_and_blocks_give_one_line_and_leave_no_files(main, tmp_path, flags, told):
     code, _, err = main(*TINY, "--model", "gru", *flags)
     assert code == 2
     assert told in err

@@ -12,30 +12,24 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import ROOT
+from small_models import C, NoTask, decoding_gap, disturb, tokens
 from torch import nn
 
 from src.flags import registry
 from src.flags.fields import UserError, resolve
-from src.models import MODELS
+from src.models import MODELS, contract
 from src.models.backbone import build, is_right_padded, max_len_of
 from src.models.contract import ARModel, Mixer, state_bytes
-from src.models.parts import check_heads, rotate
+from src.models.parts import apply_rotary, check_heads
 from src.models.sampling import sample
 from src.models.template import _WholeModel
-from src.models.transformer import Attention, alibi_slopes, from_stock, to_stock
+from src.models.transformer import Attention, alibi_slopes, from_stock, rope_rates, to_stock
 
-C = 11  # characters
 MAX_LEN = 80
 POSITIONS = ("learned", "sinusoidal", "none", "rope", "alibi")
-PUBLISHED_BIAS = re.compile(
-    r"[.]rnn[.]|[.]gate[.]|conv1d|dt_proj|dt_bias"
-)  # those of gates and steps are part of a published layer
-
-
-class NoTask:
-    """A task without flags, enough for `resolve`."""
-
-    Config = None
+# The biases of gates and step sizes are part of a published layer.
+PUBLISHED_BIAS = re.compile(r"[.]rnn[.]|[.]gate[.]|conv1d|dt_proj|dt_bias")
+CUTS = ((), (1,), (37,), (5,), (5, 6), (9, 20, 33))  # of 37 tokens: prefills end there, steps follow
 
 
 class _Bare(Mixer):
@@ -85,12 +79,8 @@ def make(model, max_len=MAX_LEN, **given):
     return build(model_class, C, arguments(model_class, **given), max_len).eval()
 
 
-def tokens(batch, length, seed=1):
-    return torch.randint(0, C, (batch, length), generator=torch.Generator().manual_seed(seed))
-
-
 def allowed_positions():
-    """(model, position) for all that a model takes, and for all that it must refuse."""
+    """(model, position) pairs that must work, and those that must be refused."""
     pairs = [(name, pos) for name in MODELS for pos in POSITIONS]
     fits = [(n, p) for n, p in pairs if p in POSITIONS[:3] or p in MODELS[n].load().positions]
     return fits, [pair for pair in pairs if pair not in fits]
@@ -110,24 +100,8 @@ def causality_leak(model, length=31):
     return worst
 
 
-def step_gap(model, length=37, cuts=(5,)):
-    """The largest difference between logits of one forward pass, and those of prefills up to each cut and steps from there."""
-    x = tokens(2, length)
-    with torch.no_grad():
-        want = model(x)
-        state, parts, begin = model.init_state(2, length), [], 0
-        for end in cuts:
-            logits, state = model.prefill(x[:, begin:end], state)
-            parts.append(logits)
-            begin = end
-        for t in range(begin, length):
-            logits, state = model.step(x[:, t], state)
-            parts.append(logits[:, None])
-    return (torch.cat(parts, dim=1) - want).abs().max().item()
-
-
 def variants():
-    """(model, flags): what changes a block's or a layer's form and must decode as it trains."""
+    """(model, flags): flags that change a block or a layer, which must decode as it trains."""
     shared = [{"fair": True}, {"norm": "rms"}, {"short_conv": 3}]
     windows = [{"window": w, "pos": pos} for w in (1, 5) for pos in POSITIONS] + [
         {"window": 5, "short_conv": 3, "pos": "rope"}
@@ -135,7 +109,7 @@ def variants():
     return [(name, given) for name in MODELS for given in shared] + [("transformer", given) for given in windows]
 
 
-# --- the parallel form -----------------------------------------------------------------------------------------------------
+# --- the parallel form -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("length", [1, 7, 63])
@@ -151,7 +125,7 @@ def test_odd_lengths_give_finite_logits_and_gradients(name, length):
 
 @pytest.mark.parametrize(("name", "pos"), FITS)
 def test_future_tokens_do_not_change_the_past(name, pos):
-    """1e-6 allows reordered float32 sums; that the last logits do move shows that the test could fail."""
+    """1e-6 allows reordered float32 sums. The last logits do change, so the test could fail."""
     model = make(name, pos=pos)
     assert causality_leak(model) <= 1e-6
     assert (model(tokens(1, 9)) - model(tokens(1, 9, seed=2)))[:, -1].abs().max() > 1e-3
@@ -177,7 +151,7 @@ def test_right_padding_changes_nothing_before_it_and_left_padding_is_refused(nam
     assert is_right_padded(mask)
     with torch.no_grad():
         torch.testing.assert_close(model(padded, attn_mask=mask)[:, :12], model(x), atol=1e-5, rtol=1e-5)
-    with pytest.raises(ValueError, match="padding must stand on the right"):
+    with pytest.raises(ValueError, match="padding must be on the right"):
         model(padded, attn_mask=mask.flip(1))
 
 
@@ -201,11 +175,14 @@ def test_attention_knows_the_order_of_the_past_only_with_positions(pos):
 def test_rope_depends_on_distances_only():
     g = torch.Generator().manual_seed(0)
     q, k = (torch.randn(1, 1, 2, 8, generator=g) for _ in range(2))
-    near, far = ((rotate(q, 7 + s) * rotate(k, 2 + s)).sum(-1) for s in (0, 40))
-    torch.testing.assert_close(near, far, atol=1e-4, rtol=1e-4)
-    other = (rotate(q, 8) * rotate(k, 2)).sum(-1)
-    assert (other - near).abs().max() > 1e-2
-    torch.testing.assert_close(rotate(q, 0), q)
+    rates = rope_rates(q)
+
+    def scores(at_q, at_k):
+        return (apply_rotary(q, at_q, rates) * apply_rotary(k, at_k, rates)).sum(-1)
+
+    torch.testing.assert_close(scores(7, 2), scores(47, 42), atol=1e-4, rtol=1e-4)
+    assert (scores(8, 2) - scores(7, 2)).abs().max() > 1e-2
+    torch.testing.assert_close(apply_rotary(q, 0, rates), q)
 
 
 def test_alibi_slopes_are_those_of_the_paper():
@@ -239,20 +216,12 @@ def test_dropout_acts_in_training_only(dropout):
     assert torch.equal(model(x), model(x)) == (dropout == 0)
 
 
-# --- against the stock encoder ---------------------------------------------------------------------------------------------
+# --- against the stock encoder ---------------------------------------------------------------------------------------
 
 
 def stock_encoder(bias=True):
     layer = nn.TransformerEncoderLayer(16, 2, 64, 0.0, "gelu", batch_first=True, norm_first=True, bias=bias)
     return nn.TransformerEncoder(layer, 2, norm=nn.LayerNorm(16, bias=bias), enable_nested_tensor=False)
-
-
-def perturb(module):
-    """Move all parameters, so that zero biases and unit norms hide nothing."""
-    g = torch.Generator().manual_seed(5)
-    with torch.no_grad():
-        for p in module.parameters():
-            p.add_(0.1 * torch.randn(p.shape, generator=g))
 
 
 def hidden_gap(model, encoder, length=29):
@@ -265,9 +234,9 @@ def hidden_gap(model, encoder, length=29):
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "no_bias"])
 @pytest.mark.parametrize("pos", ["learned", "sinusoidal", "none"])
 def test_stock_encoder_gives_the_same_hidden_states(pos, bias):
-    """float32 and widths of 16: 1e-5. Before the weights are carried across, the two differ."""
+    """float32 and widths of 16: 1e-5. Before the weights are copied, the two differ."""
     model, encoder = make("transformer", pos=pos, bias=bias), stock_encoder(bias).eval()
-    perturb(model)
+    disturb(model, 0.1)
     assert hidden_gap(model, encoder) > 1e-2
     encoder.load_state_dict(to_stock(model))
     assert hidden_gap(model, encoder) <= 1e-5
@@ -275,7 +244,7 @@ def test_stock_encoder_gives_the_same_hidden_states(pos, bias):
 
 def test_weights_of_a_stock_encoder_are_loaded():
     model, encoder = make("transformer"), stock_encoder().eval()
-    perturb(encoder)
+    disturb(encoder, 0.1)
     from_stock(encoder.state_dict(), model)
     assert hidden_gap(model, encoder) <= 1e-5
     short = {k: v for k, v in encoder.state_dict().items() if k != "norm.weight"}
@@ -286,40 +255,37 @@ def test_weights_of_a_stock_encoder_are_loaded():
 
 
 @pytest.mark.parametrize("given", [{"pos": "rope"}, {"pos": "alibi"}, {"dim_ffn": 0}], ids=str)
-def test_models_without_a_stock_form_are_refused(given):
+def test_models_that_the_stock_encoder_lacks_are_refused(given):
     with pytest.raises(ValueError, match="allowed"):
         to_stock(make("transformer", **given))
 
 
-# --- decoding --------------------------------------------------------------------------------------------------------------
+# --- decoding --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("cuts", [(), (1,), (37,), (5,), (5, 6), (9, 20, 33)], ids=str)
 @pytest.mark.parametrize(("name", "pos"), FITS)
-def test_prefill_and_step_match_forward(name, pos, cuts):
+def test_prefill_and_step_match_forward(name, pos):
     """From an empty and from a non-empty state; 1e-5 allows another order of float32 sums."""
-    assert step_gap(make(name, pos=pos), cuts=cuts) <= 1e-5
+    assert decoding_gap(make(name, pos=pos), tokens(2, 37), *CUTS) <= 1e-5
 
 
 @pytest.mark.parametrize(("name", "given"), variants(), ids=str)
 def test_variants_are_causal_and_decode_as_they_train(name, given):
-    """Cuts inside and beyond a window of 5, which its ring has to join."""
+    """Some cuts are inside a window of 5 and some beyond it, so the ring has to join its ends."""
     model = make(name, **given)
     assert causality_leak(model) <= 1e-6
-    for cuts in ((), (3,), (9, 20, 33), (37,)):
-        assert step_gap(model, cuts=cuts) <= 1e-5
+    assert decoding_gap(model, tokens(2, 37), (), (3,), (9, 20, 33), (37,)) <= 1e-5
 
 
-@pytest.mark.parametrize("cuts", [(), (5,), (5, 20)], ids=str)
 @pytest.mark.parametrize("model_class", [_Bare, _BareModel, _WholeModel])
-def test_models_of_a_user_decode_by_replay_or_by_their_own_step(model_class, cuts):
+def test_models_of_a_user_decode_by_replay_or_by_their_own_step(model_class):
     model = make(model_class)
-    assert step_gap(model, cuts=cuts) <= 1e-5
+    assert decoding_gap(model, tokens(2, 37), (), (5,), (5, 20)) <= 1e-5
     assert model.cache_kind() == ("own" if model_class is _WholeModel else "replay")
 
 
-def test_step_test_fails_for_a_layer_whose_step_forgets():
-    assert step_gap(make(_Forgetful)) > 1e-2
+def test_decoding_test_fails_for_a_layer_whose_step_forgets():
+    assert decoding_gap(make(_Forgetful), tokens(2, 37), (5,)) > 1e-2
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -329,7 +295,7 @@ def test_registry_layers_decode_by_their_own_step(name):
 
 @pytest.mark.parametrize(("name", "pos"), FITS)
 def test_greedy_decoding_takes_the_argmax_of_forward(name, pos):
-    """Token by token, over more steps than any size of a cache's part; a tie is two logits within 1e-5."""
+    """Token by token over 70 steps. Two logits within 1e-5 are a tie."""
     model, prompt = make(name, pos=pos), tokens(2, 6)
     written = model.generate(prompt, 70, temperature=0)
     x = torch.cat([prompt, written], dim=1)
@@ -342,7 +308,7 @@ def test_greedy_decoding_takes_the_argmax_of_forward(name, pos):
 
 @pytest.mark.parametrize("pos", POSITIONS)
 def test_bf16_autocast_decodes_with_a_bf16_cache(pos):
-    """Half the bytes, and logits near float32's: 0.1 is bf16's rounding over two layers of logits of order 1."""
+    """Half the bytes, and logits near those of float32: 0.1 is the rounding of bf16 after two layers."""
     model, x = make("transformer", pos=pos), tokens(2, 20)
     with torch.no_grad():
         want = model(x)[:, -1]
@@ -377,7 +343,7 @@ def bytes_after(model, length, max_len):
 
 @pytest.mark.parametrize(("name", "numbers"), [("lstm", 2), ("gru", 1), ("template", 4)])
 def test_state_of_a_recurrent_layer_does_not_grow(name, numbers):
-    """numbers a channel, float32, for 3 sequences, 2 layers and 16 channels."""
+    """numbers: float32 numbers per channel, for 3 sequences, 2 layers and 16 channels."""
     model = make(name)
     assert (
         {bytes_after(model, n, 70) for n in (3, 9, 65)}
@@ -412,8 +378,8 @@ def test_cache_is_written_in_place_and_refuses_more_than_it_holds():
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_learned_table_ends_the_sequence(name):
-    """The last new token is never read, so a table of 20 takes 21 characters; one more is refused before any work."""
+def test_a_learned_position_table_ends_the_sequence(name):
+    """The last new token is never read, so a table of 20 is enough for 21 characters. One more is refused."""
     model = make(name, pos="learned", max_len=20)
     assert model.generate(tokens(1, 5), 16, temperature=0).shape == (1, 16)
     with pytest.raises(ValueError, match="learned position table of 20"):
@@ -422,7 +388,7 @@ def test_learned_table_ends_the_sequence(name):
         model(tokens(1, 21))
 
 
-# --- generation ------------------------------------------------------------------------------------------------------------
+# --- generation ------------------------------------------------------------------------------------------------------
 
 
 def drawn(n=4000, **settings):
@@ -456,12 +422,12 @@ def test_sampling_follows_temperature_top_k_and_top_p():
     ],
     ids=str,
 )
-def test_settings_of_generate_that_mean_nothing_are_value_errors(given):
+def test_settings_of_generate_out_of_range_are_value_errors(given):
     with pytest.raises(ValueError, match=f"{next(iter(given))}: got"):
         make("gru").generate(tokens(1, 3), 2, **given)
 
 
-def test_generate_is_a_function_of_its_generator_and_leaves_the_mode():
+def test_generate_depends_on_its_generator_only_and_keeps_the_mode():
     model = make("gru", dropout=0.5).train()
     one, same, other = (model.generate(tokens(2, 4), 30, generator=torch.Generator().manual_seed(s)) for s in (1, 1, 2))
     assert torch.equal(one, same)
@@ -479,7 +445,7 @@ def test_generate_restores_the_mode_after_an_error():
     assert model.training
 
 
-def test_generate_fills_with_the_stop_and_ends_when_all_rows_have_one():
+def test_generate_fills_a_row_after_its_stop_and_ends_when_all_rows_have_one():
     model = make("gru")
     free = model.generate(tokens(2, 4), 40, temperature=0)
     stop = int(free[0, 3])
@@ -495,7 +461,7 @@ def test_generate_fills_with_the_stop_and_ends_when_all_rows_have_one():
     )
 
 
-# --- loss ------------------------------------------------------------------------------------------------------------------
+# --- loss ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
@@ -515,14 +481,14 @@ def test_loss_is_the_mean_cross_entropy_of_trained_positions(model_class, smooth
     )
 
 
-# --- construction ----------------------------------------------------------------------------------------------------------
+# --- construction ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("given", [{"dim_ffn": 0}, {"dim_ffn": 24}, {"tie_weights": True}, {"bias": False}], ids=str)
 @pytest.mark.parametrize("name", MODELS)
 def test_shared_flags_hold_for_every_model(name, given):
     plain, model = make(name), make(name, **given)
-    assert step_gap(model) <= 1e-5
+    assert decoding_gap(model, tokens(2, 37), (5,)) <= 1e-5
     if "dim_ffn" in given:
         assert all((block.mlp is None) == (given["dim_ffn"] == 0) for block in model.blocks)
         assert given["dim_ffn"] == 0 or model.blocks[0].mlp.up.out_features == 24
@@ -573,7 +539,6 @@ def test_build_model_needs_only_the_configuration(module, name):
     loaded = MODELS[name].load()
     assert set(model.mixer_classes) == set(getattr(loaded, "layers", (loaded,)))
     assert model.max_len == max_len_of(args) == 296
-    assert max_len_of(types.SimpleNamespace(context_len=40, max_tokens=57)) == 57
 
 
 def test_backend_flag_reaches_attention():
@@ -588,7 +553,7 @@ def test_backend_flag_reaches_attention():
         )
 
 
-# --- a user's file ---------------------------------------------------------------------------------------------------------
+# --- a user's file ---------------------------------------------------------------------------------------------------
 
 
 def load(path):
@@ -641,7 +606,7 @@ def test_whole_model_of_the_template_works_once_its_underscore_is_gone(tmp_path)
 
 @pytest.mark.parametrize("kernel_size", [1, 2, 9])
 def test_any_kernel_size_decodes_as_it_trains(kernel_size):
-    assert step_gap(make("template", kernel_size=kernel_size), cuts=(1, 3)) <= 1e-5
+    assert decoding_gap(make("template", kernel_size=kernel_size), tokens(2, 37), (1, 3)) <= 1e-5
 
 
 HEADER = "from src.models.base import Mixer, ARModel\n"
@@ -663,5 +628,36 @@ def test_file_without_exactly_one_public_class_is_a_user_error(tmp_path, text, t
         load(path)
 
 
-def test_registered_attention_is_what_the_name_says():
+def test_the_transformer_of_the_registry_is_attention():
     assert MODELS["transformer"].load() is Attention
+
+
+def test_the_example_of_the_contract_is_a_layer(tmp_path):
+    """The docstring of src/models/contract.py shows a complete layer file; newcomers copy it."""
+    lines = contract.__doc__.splitlines()
+    start, end = (
+        lines.index("    import torch"),
+        next(i for i, line in enumerate(lines) if "benchmark.py check" in line),
+    )
+    path = tmp_path / "running_mean.py"
+    path.write_text("\n".join(line.removeprefix("    ") for line in lines[start:end]), encoding="utf-8")
+    model = make(load(path))
+    assert causality_leak(model) <= 1e-6
+    assert decoding_gap(model, tokens(2, 37), (5,)) <= 1e-5
+    first, last = train_a_little(model)
+    assert last < first
+
+
+def test_older_layer_files_keep_their_imports(tmp_path):
+    """`Form` and `wide` are older names of BlockDefaults and at_least_float32."""
+    path = tmp_path / "older.py"
+    path.write_text(
+        "from src.models.base import Form, Mixer, wide\n\n\nclass Older(Mixer):\n"
+        '    published = Form("rms", 0, 2)\n\n    def forward(self, x):\n        return wide(x).cumsum(1)\n',
+        encoding="utf-8",
+    )
+    model = make(load(path))
+    assert isinstance(model.norm, nn.RMSNorm)
+    assert model.blocks[0].mlp is None
+    assert model.blocks[0].conv.weight.shape == (16, 2)
+    assert causality_leak(model) <= 1e-6
