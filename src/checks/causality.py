@@ -67,7 +67,7 @@ def _changed_tokens(subject: Subject, model, lengths, name: str) -> Result:
         name,
         worst,
         LEAK,
-        f"logits before t stayed the same when tokens from t on changed, for {n} values of t",
+        f"no logit before t changed, for {n} values of t",
         f"logits before t changed when tokens from t on changed{at}",
     )
 
@@ -94,7 +94,7 @@ def shorter_sequence(subject: Subject) -> Result:
         name,
         found[worst],
         subject.tolerance,
-        f"the first t tokens gave the same logits alone as within {length} tokens, for {len(found)} values of t",
+        f"the first t tokens alone agree, for {len(found)} values of t",
         f"the first {worst} tokens gave other logits alone than within {length} tokens",
     )
 
@@ -124,7 +124,7 @@ def gradient(subject: Subject) -> Result:
         name,
         leaks[worst],
         GRADIENT_LEAK,
-        f"logits before t have no gradient to inputs from t on, for {len(leaks)} values of t in train mode",
+        f"no gradient to inputs from t on, {len(leaks)} values of t",
         f"logits before t have a gradient to inputs from t on, most at t = {worst} of {length} in train mode",
     )
 

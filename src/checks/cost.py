@@ -71,7 +71,7 @@ def decoding(subject: Subject, clock: Clock = time.perf_counter):
     yield measured(
         f"step at {runs[1].position:,} / step at {NEAR}",
         late / near,
-        f"a step took {1e3 * near:.2f} ms at {NEAR} and {1e3 * late:.2f} ms at {runs[1].position:,}, batch {ROWS}",
+        f"{1e3 * near:.2f} ms at {NEAR}, {1e3 * late:.2f} ms at {runs[1].position:,}, batch {ROWS}",
         limit=GROWTH,
     )
 
@@ -124,18 +124,18 @@ def exponents(subject: Subject, clock: Clock | None = None):
 
     best = _best_seconds(seconds, most)
     lengths = list(best)
-    at = f"at T = {', '.join(f'{n:,}' for n in lengths)}"
+    at = f"T = {', '.join(f'{n:,}' for n in lengths)}"
     yield measured(
         "time exponent in T",
         slope(best),
-        f"{at}, where the longest training step took {1e3 * best[lengths[-1]]:.3g} ms{' of CPU time' * on_cpu}",
+        f"{at}; the longest takes {1e3 * best[lengths[-1]]:.3g} ms{' of CPU time' * on_cpu}",
         limit=GROWTH,
     )
     kept = {n: kept_bytes(functools.partial(model, subject.tokens(ROWS, n)), model.parameters()) for n in lengths}
     yield measured(
         "memory exponent in T",
         slope(kept),
-        f"{at}, where the longest forward pass keeps {kept[lengths[-1]] / 2**20:.3g} MiB for the backward pass",
+        f"{at}; the longest keeps {kept[lengths[-1]] / 2**20:.3g} MiB for backward",
         limit=GROWTH,
     )
 

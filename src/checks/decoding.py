@@ -14,9 +14,7 @@ def cache(subject: Subject) -> Result:
     """How a token is decoded: by the layer's own step, or by a replay of the whole prefix."""
     kind = subject.model().cache_kind()
     note = (
-        "each new token runs forward on the whole prefix again"
-        if kind == "replay"
-        else "the layer decodes with its own step"
+        "each new token runs forward on the whole prefix" if kind == "replay" else "the layer decodes with its own step"
     )
     return measured("cache", kind, note, limit="own")
 
@@ -60,12 +58,12 @@ def _judge(subject: Subject, model, name: str, plans, room: int = 0) -> Result:
             first = int((got - want).abs().amax(dim=(0, 2)).argmax())
             worst, at = found, f", most at position {first} of {length}"
     how = "replay" if model.cache_kind() == "replay" else "decoding"
-    ways = "" if len(plans) == 1 else f", in {len(plans)} ways to cut the sequence"
+    ways = "" if len(plans) == 1 else f", {len(plans)} ways to cut the tokens"
     return judged(
         name,
         worst,
         subject.tolerance,
-        f"{how} gave the same logits as forward{ways}",
+        f"{how} equals forward{ways}",
         f"{how} gave other logits than forward{at}",
     )
 

@@ -143,7 +143,7 @@ def _against_differences(name: str, f: _Function, dtype) -> Result:
         name,
         worst,
         TOLERANCE[dtype],
-        f"the gradients of {n} tensors equal central differences",
+        f"{n} tensors agree with central differences",
         f"the gradient of {where} differs from central differences",
     )
 
@@ -164,7 +164,7 @@ def float32(subject: Subject) -> Result:
         "gradients, float32",
         errors[worst],
         ROUNDING,
-        f"the gradients of {len(errors)} tensors equal those in float64",
+        f"{len(errors)} tensors agree with float64",
         f"the gradient of {worst} differs from that in float64",
     )
 
@@ -189,14 +189,14 @@ def every_parameter(subject: Subject):
         "parameters with a gradient not finite",
         len(broken),
         0,
-        f"all gradients of {len(largest)} parameters were finite in 3 batches",
-        f"the gradient was NaN or infinite in one of 3 batches or more for {names(broken)}",
+        f"all finite for {len(largest)} parameters in 3 batches",
+        f"the gradient was NaN or infinite for {names(broken)}",
     )
     outside = f" (not part of the graph: {names(missing)})" if missing else ""
     yield judged(
         "parameters without a gradient",
         len(dead),
         0,
-        f"each of {len(largest)} parameters had a gradient that is not zero in 3 batches",
-        f"the gradient was zero in 3 batches for {names(dead)}{outside}",
+        f"each of {len(largest)} parameters got one in 3 batches",
+        f"the gradient was zero in all 3 batches for {names(dead)}{outside}",
     )

@@ -27,8 +27,8 @@ def other_rows(subject: Subject):
             name,
             difference(logits_of(model, changed)[:1], want),
             SAME,
-            "the first row kept its logits when the 3 other rows changed",
-            "the logits of the first row changed when the 3 other rows changed",
+            "row 1 did not change when the other 3 rows did",
+            "the logits of row 1 changed when the other 3 rows changed",
         )
 
 
@@ -41,7 +41,7 @@ def row_alone(subject: Subject) -> Result:
         "row alone, or in a batch",
         worst,
         subject.tolerance,
-        "each of 4 rows gave the same logits alone as in the batch",
+        "4 rows gave the same logits alone as in the batch",
         "a row gave other logits alone than in a batch of 4",
     )
 
@@ -57,13 +57,12 @@ def padding(subject: Subject) -> Result:
     worst = max(
         difference(got[i : i + 1, :n], logits_of(model, x[i : i + 1, :n]), whole) for i, n in enumerate(lengths)
     )
-    words = ", ".join(map(str, lengths))
     return judged(
         "padding",
         worst,
         subject.tolerance,
-        f"padded rows of {words} tokens gave the same logits as each row alone",
-        f"a padded row gave other logits than alone, in a batch of rows of {words} tokens",
+        "padded rows gave the same logits as each alone",
+        f"a padded row gave other logits than alone, in a batch of rows of {', '.join(map(str, lengths))} tokens",
     )
 
 
@@ -80,12 +79,12 @@ def earlier_calls(subject: Subject):
         if mode == "eval":
             _decode(model, subject.tokens(1, 6, seed=4))
             worst = max(worst, difference(logits_of(model, x), want))
-        calls = "calls on other tokens and shapes" + (" and a decoding" if mode == "eval" else "")
+        calls = "other calls" + (" and a decoding" if mode == "eval" else "")
         yield judged(
             "earlier calls" + (" in train mode" if mode == "train" else ""),
             worst,
             SAME,
-            f"logits stayed the same after {calls}",
+            f"no change after {calls}",
             f"logits of the same tokens changed after {calls}",
         )
 
@@ -118,6 +117,6 @@ def two_decodings(subject: Subject) -> Result:
         "two decodings by turns",
         worst,
         subject.tolerance,
-        "two decodings of 20 tokens whose steps alternate gave the same logits as forward",
-        "two decodings of 20 tokens whose steps alternate gave other logits than forward",
+        "two decodings whose steps alternate equal forward",
+        "two decodings whose steps alternate gave other logits than forward",
     )

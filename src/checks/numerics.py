@@ -45,7 +45,7 @@ def bf16_forward(subject: Subject) -> Result:
         "bf16 forward",
         _drift(got, want),
         DRIFT,
-        f"logits in bf16 stayed near those in float32 (worst quarter of {x.shape[1]} tokens)",
+        f"near float32 in the worst quarter of {x.shape[1]} tokens",
         f"logits in bf16 are far from those in float32 (worst quarter of {x.shape[1]} tokens)",
     )
 
@@ -58,12 +58,12 @@ def bf16_decoding(subject: Subject) -> Result:
     want = logits_of(model, x)
     with _bf16(subject):
         got = decode(model, x, [("prefill", x.shape[1] - 20), ("step", 20)])
-    how = f"after a prefill of {x.shape[1] - 20} tokens and in 20 steps"
+    how = f"in a prefill of {x.shape[1] - 20} and 20 steps"
     return judged(
         "bf16 decoding",
         _drift(got, want),
         DRIFT,
-        f"logits in bf16 stayed near those in float32 {how}",
+        f"near float32 {how}",
         f"logits in bf16 are far from those in float32 {how}",
     )
 
@@ -76,7 +76,7 @@ def bf16_gradients(subject: Subject) -> Result:
         check_logits(logits, x)
     logits.float().logsumexp(-1).mean().backward()
     count = _not_finite(p.grad for p in model.parameters())
-    return _finite("bf16 gradients", count, "gradients of a training step in bf16")
+    return _finite("bf16 gradients", count, "gradients of a step in bf16")
 
 
 def _not_finite(tensors) -> int:
@@ -123,7 +123,7 @@ def extreme_inputs(subject: Subject):
             layer.zero_grad(set_to_none=True)
             (y.float() * normal).mean().backward()
             count += _not_finite((y, leaf.grad, *(p.grad for p in layer.parameters())))
-        yield _finite(name, count, "outputs and gradients of the layer alone")
+        yield _finite(name, count, "outputs and gradients")
 
 
 def one_repeated_token(subject: Subject) -> Result:
@@ -134,4 +134,4 @@ def one_repeated_token(subject: Subject) -> Result:
     check_logits(logits, x)
     logits.float().logsumexp(-1).mean().backward()
     count = _not_finite((logits, *(p.grad for p in model.parameters())))
-    return _finite("one repeated token", count, f"logits and gradients of {subject.longest} equal tokens")
+    return _finite("one repeated token", count, f"values for {subject.longest} equal tokens")

@@ -27,8 +27,8 @@ def forward_twice(subject: Subject) -> Result:
         "forward repeated",
         worst,
         _exact(subject),
-        "4 passes over the same tokens in eval mode gave the same logits",
-        "4 passes over the same tokens in eval mode gave different logits",
+        "4 passes in eval mode gave the same logits",
+        "4 passes in eval mode over the same tokens gave different logits",
     )
 
 
@@ -46,8 +46,8 @@ def backward_twice(subject: Subject) -> Result:
         "backward repeated",
         worst,
         _exact(subject),
-        "3 training steps from the same random state gave the same gradients",
-        "3 training steps from the same random state gave different gradients",
+        "3 steps from one random state agree",
+        "3 training steps from one random state gave different gradients",
     )
 
 
@@ -59,8 +59,8 @@ def same_seed(subject: Subject) -> Result:
         "tensors that a seed leaves open",
         len(differing),
         0,
-        f"two models built from one seed have the same {len(one)} tensors",
-        f"two models built from one seed differ in {names(differing)}",
+        f"two models of one seed share all {len(one)} tensors",
+        f"two models of one seed differ in {names(differing)}",
     )
 
 
@@ -76,7 +76,7 @@ def save_and_load(subject: Subject) -> Result:
         "saved and loaded",
         difference(logits_of(other, x), logits_of(model, x)),
         1e-6,
-        "saved weights gave the same logits in a model of another seed",
+        "the same logits in a model of another seed",
         "saved weights gave other logits in a model of another seed",
     )
 
@@ -103,8 +103,8 @@ def initialisation(subject: Subject) -> Result:
         name,
         len(changed),
         0,
-        f"all {n} tensors keep the values that the layer's own __init__ gives them",
-        f"other values than the layer's own __init__ gives: {names(changed)}",
+        f"{n} tensors keep what the layer's __init__ set",
+        f"not what the layer's own __init__ set: {names(changed)}",
     )
 
 

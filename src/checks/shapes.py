@@ -34,13 +34,9 @@ def odd_lengths(subject: Subject) -> Result:
         "one token, odd lengths",
         sum(counts.values()),
         0,
-        f"logits and gradients are finite at T = {_words(lengths)}",
-        f"{NOT_FINITE} at T = {_words(bad)}",
+        f"finite at {len(lengths)} lengths from {lengths[0]} to {lengths[-1]} tokens",
+        f"{NOT_FINITE} at T = {', '.join(map(str, bad))}",
     )
-
-
-def _words(numbers) -> str:
-    return ", ".join(map(str, numbers))
 
 
 def _decoded(subject: Subject, name: str, model, x, steps: int) -> Result:
@@ -53,7 +49,7 @@ def _decoded(subject: Subject, name: str, model, x, steps: int) -> Result:
         name,
         math.nan if broken else found,
         subject.tolerance,
-        "logits and gradients are finite, and steps gave the same logits as forward",
+        "finite, and steps equal forward",
         NOT_FINITE if broken else "steps gave other logits than forward",
     )
 
@@ -97,7 +93,7 @@ def longer_than_trained(subject: Subject) -> Result:
         name,
         difference(got[:, :trained], want) if finite else math.nan,
         subject.tolerance,
-        f"built for {trained} tokens, the model gave finite logits on {8 * trained}, and the first did not change",
+        f"built for {trained} tokens, finite on {8 * trained}",
         f"the first {trained} tokens gave other logits within {8 * trained} tokens than alone"
         if finite
         else f"built for {trained} tokens, the model gave NaN or infinite logits on {8 * trained}",

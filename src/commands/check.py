@@ -4,15 +4,16 @@
     python benchmark.py check --model transformer --pos rope
     python benchmark.py check --model my_layer.py --strict --json
 
-Builds a small model with random weights. Is the layer causal? Do prefill and step equal forward? Do other rows, padding or
-earlier calls change a result? Does it work with odd shapes, bf16 and extreme inputs? Are its gradients right? Does it
-repeat, save and initialise itself? At the end its cost is measured.
+Builds a small model with random weights. Is the layer causal? Do prefill and step equal forward? Do other rows, padding
+or earlier calls change a result? Does it work with odd shapes, bf16 and extreme inputs? Are its gradients right? Does
+it repeat, save and initialise itself? At the end its cost is measured.
 
-Each row shows the measured value, the largest allowed value, and what was seen. Differences of logits are relative to their
-standard deviation. The exit code is 4 when a check fails.
+Each row shows the measured value, the largest allowed value, and what was seen. Differences of logits are relative to
+their standard deviation. The exit code is 4 when a check fails.
 
---strict fails as well: a skipped check, decoding by replay, an exponent of time or memory in T above 1.3, and a late step
-that is more than 1.3 times slower than an early one. Times on a busy machine are rough, so repeat a run that fails on them.
+--strict fails as well: a skipped check, decoding by replay, an exponent of time or memory in T above 1.3, and a late
+step that is more than 1.3 times slower than an early one. Times on a busy machine are rough, so repeat a run that fails
+on them.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ def load(seen):
 
 
 def parser_for(model_class) -> tuple[Parser, list]:
-    """The parser of this command for a model, and the dataclasses whose fields are its flags. None: shared flags only."""
+    """The parser of this command, and the dataclasses whose fields are its flags. Without a model: the shared flags only."""
     parser = Parser(prog="benchmark.py check", description=__doc__, scope="for this command and model")
     parts = [CheckConfig, ModelConfig]
     add_flags(parser, CheckConfig, CheckConfig.__doc__)
