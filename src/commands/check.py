@@ -90,7 +90,7 @@ def load(seen):
 
 
 def parser_for(model_class) -> tuple[Parser, list]:
-    """The parser of this command, and the dataclasses whose fields are its flags. Without a model: the shared flags only."""
+    """The parser of this command and the dataclasses that hold its flags. Without a model: shared flags alone."""
     parser = Parser(prog="benchmark.py check", description=__doc__, scope="for this command and model")
     parts = [CheckConfig, ModelConfig]
     add_flags(parser, CheckConfig, CheckConfig.__doc__)
