@@ -1,10 +1,10 @@
-"""The admission gate: is a sequence layer causal, decodable, isolated, robust, differentiable, repeatable, and what does it cost?
+"""The checks of a sequence layer, which need seconds and no training.
 
     results = run(Subject(model_class, args))        every check, for the command `check`
     results = quick(model, vocab_size, device)       causality and decoding of a built model, for `train`
 
-A check is a function from a `Subject` to a `Result` or an iterable of them (src/checks/base.py). To add one, write it in its group's file
-and name it in CHECKS; tests/checks/test_checks.py then asks for a broken layer that it catches.
+A check is a function from a `Subject` to one `Result` or to several (src/checks/base.py). To add a check, write it in
+the file of its group, name it in CHECKS, and add a layer that it catches to tests/broken_layers.py.
 """
 
 from __future__ import annotations
@@ -50,14 +50,26 @@ CHECKS: dict[str, tuple[Callable, ...]] = {
 QUICK_GROUPS = ("causality", "decoding")
 
 
-def run(subject: Subject, groups: Iterable[str] = tuple(CHECKS)) -> list[Result]:
-    """The results of all checks of these groups, in order. Nothing that the model raises gets out, except for a lack of memory."""
+def run(
+    subject: Subject, groups: Iterable[str] = tuple(CHECKS), before: Callable[[str, str], None] | None = None
+) -> list[Result]:
+    """The results of all checks of these groups, in order.
+
+    before: called with the group and the name of each check before the check begins.
+    An error that the model raises becomes a failed result. A lack of memory is raised.
+    """
+    results = []
     with exact_float32(subject.device):
-        return [result for group in groups for check in CHECKS[group] for result in run_check(check, subject, group)]
+        for group in groups:
+            for check in CHECKS[group]:
+                if before is not None:
+                    before(group, name_of(check))
+                results += run_check(check, subject, group)
+    return results
 
 
 def run_check(check: Callable, subject: Subject, group: str = "") -> list[Result]:
-    """The results of one check; what it raises is a failed one, with its reason in a line."""
+    """The results of one check. An error becomes a failed result, with its reason in one line."""
     results: list[Result] = []
     try:
         found = check(subject)
@@ -66,14 +78,17 @@ def run_check(check: Callable, subject: Subject, group: str = "") -> list[Result
     except Exception as error:
         if is_out_of_memory(error):
             raise
-        results.append(
-            Result(check.__name__.replace("_", " "), "fail", note=reason(error, subject.classes), group=group)
-        )
+        results.append(Result(name_of(check), "fail", note=reason(error, subject.classes), group=group))
     return results
 
 
+def name_of(check: Callable) -> str:
+    """The name of a check in words, for progress and errors."""
+    return check.__name__.replace("_", " ")
+
+
 def reason(error: Exception, classes: Iterable[type]) -> str:
-    """What went wrong in one line, with the last line of the files of these classes that it passed through."""
+    """The error in one line, with the last line of these classes' files that the traceback contains."""
     files = {getattr(sys.modules.get(cls.__module__), "__file__", None) for cls in classes}
     frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename in files]
     where = f" (line {frames[-1].lineno}, in {frames[-1].name})" if frames else ""
@@ -81,7 +96,7 @@ def reason(error: Exception, classes: Iterable[type]) -> str:
 
 
 def strict(results: Iterable[Result]) -> list[Result]:
-    """The results as --strict judges them: a skipped check fails, and so does a measured figure beyond its limit."""
+    """The results as --strict judges them: a skipped check fails, and a measured value beyond its limit fails."""
     judged = []
     for result in results:
         fails = result.status == "skipped" or (result.status == "measured" and result.beyond)
@@ -90,9 +105,10 @@ def strict(results: Iterable[Result]) -> list[Result]:
 
 
 def quick(model, vocab_size: int, device) -> list[Result]:
-    """Causality and decoding of a model that is built already, in about a second; the model, its mode and all random state stay as they are.
+    """Causality and decoding of a built model, in about a second.
 
-    vocab_size: ids 0 .. vocab_size - 1 are drawn.  Sequences of 70 tokens, fewer where a position table ends earlier.
+    The model, its mode and all random state stay as they are. vocab_size: ids 0 .. vocab_size - 1 are drawn.  Sequences
+    have 70 tokens, or fewer where a position table ends earlier.
     """
     longest = min(QUICK, model.max_len or QUICK)
     subject = BuiltSubject(type(model), None, device, vocab_size, longest, quick=True, built=model)

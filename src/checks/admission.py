@@ -1,4 +1,4 @@
-"""A quick look at a layer of the user's own file before it is trained."""
+"""Checks a layer of the user's own file in about a second, before it is trained."""
 
 from __future__ import annotations
 
@@ -6,16 +6,18 @@ import dataclasses
 
 from src.flags import registry
 from src.flags.fields import UserError
+from src.setup.plan import Setup
 
 
-def check_user_model(setup, model, tokenizer, device) -> tuple:
-    """(setup, lines to print) after a quick look at a layer of the user's own file: does it see the future, and does `step` equal `forward`?
+def check_user_model(setup: Setup, model, tokenizer, device) -> tuple[Setup, list[str]]:
+    """Check whether a layer of the user's own file is causal, and whether its `step` equals its `forward`.
 
-    One that sees the future is a UserError without --allow_noncausal; the setup's allow_noncausal is then true only where it is needed.
+    Returns the setup and the warnings to print. A layer that is not causal raises UserError, unless --allow_noncausal
+    is given. The returned setup has allow_noncausal only where the layer needs it, because figures then say so.
     """
-    allowed = setup.args.allow_noncausal
+    name, allowed = setup.args.model, setup.args.allow_noncausal
     causal = dataclasses.replace(setup, args=dataclasses.replace(setup.args, allow_noncausal=False))
-    if not registry.is_path(setup.args.model):
+    if not registry.is_path(name):
         return causal, []
     from src.checks import quick, sees_the_future
 
@@ -23,15 +25,18 @@ def check_user_model(setup, model, tokenizer, device) -> tuple:
     leaks = sees_the_future(results)
     if leaks and not allowed:
         raise UserError(
-            f"--model: '{setup.args.model}' is not causal ({leaks[0].name}: {leaks[0].note}); see `benchmark.py check --model "
-            f"{setup.args.model}`, or give --allow_noncausal, which is then written on every figure"
+            f"--model: '{name}' is not causal: check '{leaks[0].name}' failed, {leaks[0].note}. Allowed: a layer whose "
+            f"output at t depends on no later input. Run `python benchmark.py check --model {name}` to see all checks, "
+            "or give --allow_noncausal to train it; every figure then says so"
         )
     if leaks:
         return setup, [
-            f"warning: {setup.args.model} sees the future ({leaks[0].name}: {leaks[0].note}); its scores say nothing about prediction"
+            f"warning: {name} sees the future (check '{leaks[0].name}': {leaks[0].note}); "
+            "its scores do not measure prediction"
         ]
-    broken = [r for r in results if r.status == "fail"]
     return causal, [
-        f"warning: {r.name} fails ({r.note}): decoded answers and samples will be wrong; see `benchmark.py check`"
-        for r in broken[:1]
-    ]
+        f"warning: {name} fails check '{r.name}' ({r.note}); decoded answers and samples will be wrong; run "
+        f"`python benchmark.py check --model {name}` to see all checks"
+        for r in results
+        if r.status == "fail"
+    ][:1]

@@ -1,9 +1,10 @@
 """What every check works with: a `Subject` that builds the model under test, and the `Result` that a check returns.
 
-A check is a function `subject -> Result` (or an iterable of them), listed in src/checks/__init__.py. It asks the subject for models and
-tokens, measures one figure, and says with `judged`, `skipped` or `measured` what that figure means. What it raises becomes a failed result.
+A check is a function from a subject to one result or to several, listed in src/checks/__init__.py. It asks the subject
+for models and tokens, measures one value, and returns it through `judged`, `skipped` or `measured`. The note of a
+result says in one sentence what was seen. An error that a check raises becomes a failed result.
 
-B batch, T time, C characters.
+B batch, T time, D width, C characters.
 """
 
 from __future__ import annotations
@@ -18,22 +19,29 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from src.flags.fields import RunFlags
+from src.flags.fields import RunArgs
 from src.models.backbone import build
 from src.models.contract import ARModel, Mixer
 
-LONGEST = 270  # tokens: beyond the chunk borders 16 ... 256 and beyond caches that double at a power of two
-QUICK = 70  # tokens of the quick form: beyond 64
-NOISE = 0.1  # standard deviation of what `wake` adds
+LONGEST = 270  # tokens: more than the chunk lengths 16 ... 256, and more than a cache that doubles at 256
+QUICK = 70  # tokens of the quick form: more than a chunk of 64
+NOISE = 0.1  # standard deviation of the noise that `wake` adds
+NO_EMBEDDING = "the model calls no nn.Embedding, so its inputs cannot be reached"
+NO_MIXER = "a whole model has no mixer to test alone"
+NOT_FINITE = "; a value was NaN or infinite, or all logits were equal"
 
 
 @dataclass(frozen=True)
 class Result:
-    """One row of the table.  value: what was measured, a number or a word.  tolerance: the largest allowed number, or the word it must be;
-    of a `measured` row only --strict judges it (None: nobody does).  group: set by the runner."""
+    """One row of the table.
+
+    status: pass, fail, skipped or measured.  value: what was measured, a number or a word.  tolerance: the largest
+    allowed number, or the only allowed word. The tolerance of a measured row counts under --strict alone.  note: what
+    was seen, in one sentence.  group: set by `run`.
+    """
 
     name: str
-    status: str  # pass | fail | skipped | measured
+    status: str
     value: float | int | str | None = None
     tolerance: float | str | None = None
     note: str = ""
@@ -41,7 +49,7 @@ class Result:
 
     @property
     def beyond(self) -> bool:
-        """Whether the value breaks the tolerance; a number that is not finite does."""
+        """Whether the value exceeds the tolerance. NaN and inf always do."""
         if self.tolerance is None:
             return False
         if isinstance(self.tolerance, str):
@@ -49,10 +57,12 @@ class Result:
         return not (isinstance(self.value, (int, float)) and math.isfinite(self.value) and self.value <= self.tolerance)
 
 
-def judged(name: str, value, tolerance, note: str = "") -> Result:
-    """Pass where the value keeps the tolerance, else fail."""
+def judged(name: str, value, tolerance, note: str = "", failure: str = "") -> Result:
+    """Pass where the value is within the tolerance, else fail.  failure: the note of a failed result; empty: `note`."""
     result = Result(name, "pass", value, tolerance, note)
-    return dataclasses.replace(result, status="fail") if result.beyond else result
+    if not result.beyond:
+        return result
+    return dataclasses.replace(result, status="fail", note=(failure or note) + NOT_FINITE * (value == math.inf))
 
 
 def skipped(name: str, why: str) -> Result:
@@ -60,20 +70,20 @@ def skipped(name: str, why: str) -> Result:
 
 
 def measured(name: str, value, note: str = "", limit=None) -> Result:
-    """A figure that is reported; beyond `limit` it fails under --strict alone."""
+    """A value that is reported. Beyond `limit` it fails under --strict alone."""
     return Result(name, "measured", value, limit, note)
 
 
 @dataclass(frozen=True)
 class Subject:
-    """The model under test: builds it at the sizes and seeds that a check wants, and draws tokens for it.
+    """The model under test. It builds the model at the sizes and seeds that a check wants, and draws tokens for it.
 
-    args: a run configuration without dropout.  longest: tokens of the longest ordinary check.  quick: fewer cuts and steps.
-    built: check copies of this model instead; checks that need another size are then impossible.
+    args: the flags of a run without dropout (None for a built model).  longest: tokens of the longest sequence, apart
+    from those of src/checks/cost.py. quick: try fewer lengths and steps.
     """
 
     model_class: type
-    args: RunFlags
+    args: RunArgs | None
     device: torch.device = dataclasses.field(default_factory=lambda: torch.device("cpu"))
     vocab_size: int = 16
     longest: int = LONGEST
@@ -83,9 +93,10 @@ class Subject:
     def model(
         self, *, seed: int | None = None, max_len: int | None = None, dtype=torch.float32, awake: bool = True, **changes
     ) -> ARModel:
-        """A fresh model in eval mode.
+        """A new model in eval mode.
 
-        seed: of the initialisation.  max_len: tokens of a learned position table.  awake: see `wake`.  changes: other values of args.
+        seed: of the initialisation.  max_len: tokens of a learned position table.  awake: call `wake`.  changes: of
+        args.
         """
         args = dataclasses.replace(self.args, **changes)
         with torch.random.fork_rng(devices=_devices(self.device)):
@@ -114,14 +125,18 @@ class Subject:
 
     @property
     def tolerance(self) -> float:
-        """What reordered float32 sums may change, relative to the logits' spread. Two blocks in two orders differ by about 1e-6, a long
-        recurrence by 1e-5; third-party GPU kernels multiply float32 in TF32, whose 10 bits of mantissa leave about 1e-3."""
+        """The allowed difference of two float32 forms of one function, relative to the standard deviation of the
+        logits.
+
+        Two blocks that sum in another order differ by about 1e-6, a long recurrence by 1e-5. GPU kernels of other
+        packages multiply float32 in TF32, whose mantissa of 10 bits leaves about 1e-3.
+        """
         return 1e-4 if self.device.type == "cpu" else 5e-3
 
 
 @dataclass(frozen=True)
 class BuiltSubject(Subject):
-    """A subject that exists already: every `model()` is a copy of it, as it stands."""
+    """A model that is built already. Every `model()` is a copy of it, so checks at another size are impossible."""
 
     built: ARModel | None = None
 
@@ -130,7 +145,7 @@ class BuiltSubject(Subject):
         return (self.model_class, *(type(layer) for layer in mixers(self.built)))
 
     def model(self, *, awake: bool = True, **unused) -> ARModel:
-        """A copy in eval mode. awake: see `wake`; other wishes cannot be met here, so the checks of `quick` have none."""
+        """A copy in eval mode.  awake: call `wake`.  unused: the sizes and seeds that only a new model can have."""
         model = copy.deepcopy(self.built).eval()
         if awake:
             wake(model)
@@ -138,7 +153,10 @@ class BuiltSubject(Subject):
 
 
 def wake(model) -> None:
-    """Add noise to parameters that are constant: a gate or an output map that begins at zero would hide all that lies behind it."""
+    """Add noise to each parameter whose values are all equal.
+
+    A gate or an output map that starts at zero would hide every fault of the values that it multiplies.
+    """
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
         for p in model.parameters():
@@ -148,7 +166,7 @@ def wake(model) -> None:
 
 @contextlib.contextmanager
 def exact_float32(device) -> Iterator[None]:
-    """Global state as the checks need it, and afterwards as it was: random state, and float32 products in float32."""
+    """Multiply float32 in float32, not TF32. Random state and settings are restored afterwards."""
     before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     try:
@@ -159,12 +177,12 @@ def exact_float32(device) -> Iterator[None]:
 
 
 def _devices(device) -> list[int]:
-    """What fork_rng needs besides the CPU."""
+    """The CUDA devices whose random state fork_rng must keep."""
     return [] if device.type != "cuda" else [device.index if device.index is not None else torch.cuda.current_device()]
 
 
 def logits_of(model, x, **kwargs):
-    """Logits (B, T, C) without gradients, in float64, with torch's random numbers the same at every call.
+    """Logits (B, T, C) in float64, without gradients and with the same seed of torch at every call.
 
     Raises ValueError where the model does not return (B, T, C).
     """
@@ -176,31 +194,41 @@ def logits_of(model, x, **kwargs):
 
 
 def check_logits(logits, x) -> None:
-    """ValueError unless logits are (B, T, C) for ids x (B, T)."""
+    """Raise ValueError unless logits are (B, T, C) for ids x (B, T)."""
     shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
     if not isinstance(logits, torch.Tensor) or logits.dim() != 3 or shape[:2] != tuple(x.shape):
         raise ValueError(f"the model returns {shape} for tokens {tuple(x.shape)}, allowed: (B, T, vocabulary)")
 
 
-def gap(got, want, whole=None) -> float:
-    """The largest difference relative to the spread (standard deviation) of `whole`, else of `want`; infinite where it is no number."""
-    difference = (got.double() - want.double()).abs().max().item()
+def difference(got, want, whole=None) -> float:
+    """The largest absolute difference, divided by the standard deviation of `whole`, or of `want` without it.
+
+    NaN and inf in a tensor give inf.
+    """
+    largest = (got.double() - want.double()).abs().max().item()
     spread = (want if whole is None else whole).double().std(correction=0).item()
-    return ratio(difference, spread)
+    return ratio(largest, spread)
 
 
 def ratio(part: float, whole: float) -> float:
-    """part / whole, both >= 0; 0 / 0 is 0, and what is no number is infinite, so that it is the largest of several."""
+    """part / whole, both >= 0.  0 / 0 is 0.  NaN becomes inf, so it wins max()."""
     if part == 0 and math.isfinite(whole):
         return 0.0
     return part / whole if math.isfinite(part) and math.isfinite(whole) and whole > 0 else math.inf
 
 
+def names(found) -> str:
+    """At most three names, and how many more there are."""
+    found = sorted(found)
+    return ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
+
+
 @contextlib.contextmanager
 def at_embedding(model, replace) -> Iterator[list]:
-    """Pass what the model's nn.Embedding modules return through `replace(output)`; yields the list of what went on from there.
+    """Replace each output (B, T, D) of an nn.Embedding in the model by `replace(output)`. Yields the list of the new
+    outputs.
 
-    Only outputs (B, T, D) count. An empty list after a forward pass: the model looks its embeddings up in another way.
+    The list stays empty where the model reads its embeddings in another way.
     """
     outputs: list = []
 
@@ -219,9 +247,5 @@ def at_embedding(model, replace) -> Iterator[list]:
 
 
 def mixers(model) -> list[Mixer]:
-    """The layers of a backbone, in order; none in a whole model of the user's own."""
+    """The layers of a backbone, in order. A whole model of the user's own has none."""
     return [block.mixer for block in getattr(model, "blocks", ()) if isinstance(getattr(block, "mixer", None), Mixer)]
-
-
-NO_EMBEDDING = "no nn.Embedding is called in the model's forward"
-NO_MIXER = "a whole model has no mixer"

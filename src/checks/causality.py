@@ -1,7 +1,8 @@
-"""Causality: what stands at t or later changes nothing before t, by three ways of looking.
+"""Causality: tokens from t on change no logit before t. Three checks look for it in three ways.
 
-Changed tokens show a leak in the logits themselves; shortened sequences catch layers that know the length (a division by T); gradients need one
-pass only, so noise in the layer does not hide what they find. Eval and train mode both count: batch statistics look ahead in training alone.
+Changed tokens show a leak in the logits. Shortened sequences find layers that know the length (a division by T).
+Gradients need one pass only, so they also find a leak in a layer with random noise. Batch statistics see the future in
+train mode alone, so tokens are changed in both modes, and gradients are taken in train mode.
 """
 
 from __future__ import annotations
@@ -14,42 +15,38 @@ from src.checks.base import (
     Subject,
     at_embedding,
     check_logits,
-    gap,
+    difference,
     judged,
     logits_of,
     ratio,
     skipped,
 )
 
-ONE_TOKEN = "the model ends at one token"
+ONE_TOKEN = "the model takes one token only"
 BORDERS = (16, 32, 64, 128, 256)  # chunk lengths of parallel forms
-# Relative to the logits' spread. Both passes have the same shapes, so most layers differ by exactly 0; a convolution by FFT mixes all times and
-# rounds at about 1e-6.
+# Relative to the standard deviation of the logits. Both passes have one shape, so most layers differ by exactly 0.
+# A convolution by FFT mixes all times and rounds at about 1e-6.
 LEAK = 1e-5
-GRADIENT_LEAK = 1e-5  # relative to the largest gradient of a past input; differences of cumulative sums leave 1e-7
+GRADIENT_LEAK = 1e-5  # relative to the largest gradient of a past input. Differences of cumulative sums leave 1e-7
 
 
 def cuts(length: int, quick: bool) -> list[int]:
-    """Times to cut at: the ends, and both sides of every chunk border."""
+    """The times t at which a sequence is cut: its ends, and both sides of every chunk border."""
     near = (0,) if quick else (-1, 0, 1)
     return sorted({t for t in (1, length - 1, *(b + d for b in BORDERS for d in near)) if 0 < t < length})
 
 
 def changed_tokens(subject: Subject):
-    """Other tokens from t on move no logit before t."""
+    """Other tokens from t on change no logit before t, in eval and in train mode."""
     if subject.longest < 2:
         yield skipped("changed tokens", ONE_TOKEN)
         return
     model = subject.model()
-    lengths = (
-        (subject.longest,)
-        if subject.quick
-        else sorted({min(64, subject.longest), min(129, subject.longest), subject.longest})
-    )
+    lengths = {subject.longest} if subject.quick else {min(n, subject.longest) for n in (64, 129, subject.longest)}
     for mode in ("eval", "train"):
         name = "changed tokens" + (" in train mode" if mode == "train" else "")
         model.train(mode == "train")
-        yield _changed_tokens(subject, model, lengths, name)
+        yield _changed_tokens(subject, model, sorted(lengths), name)
 
 
 def _changed_tokens(subject: Subject, model, lengths, name: str) -> Result:
@@ -57,39 +54,48 @@ def _changed_tokens(subject: Subject, model, lengths, name: str) -> Result:
     for length in lengths:
         x, other = subject.tokens(subject.batch, length), subject.tokens(subject.batch, length, seed=2)
         want = logits_of(model, x)
-        again = gap(logits_of(model, x), want)
-        if again > LEAK:  # else noise would be taken for the future
-            return skipped(
-                name, f"the same tokens twice differ by {again:.2g}; see the checks of hidden state and repeatability"
-            )
+        if noise := _noise(model, x, want):
+            return skipped(name, noise)
+        changed = (x + 1 + other % (subject.vocab_size - 1)) % subject.vocab_size  # differs from x everywhere
         for t in cuts(length, subject.quick):
-            changed = torch.cat(
-                [x[:, :t], (x[:, t:] + 1 + other[:, t:] % (subject.vocab_size - 1)) % subject.vocab_size], dim=1
-            )
-            leak = gap(logits_of(model, changed)[:, :t], want[:, :t], want)
+            got = logits_of(model, torch.cat([x[:, :t], changed[:, t:]], dim=1))
+            leak = difference(got[:, :t], want[:, :t], want)
             n += 1
             if leak > worst:
-                worst, at = leak, f"; worst at t={t} of {length}"
-    return judged(name, worst, LEAK, f"{n} cuts{at}")
+                worst, at = leak, f", most at t = {t} of {length}"
+    return judged(
+        name,
+        worst,
+        LEAK,
+        f"no logit before t changed, for {n} values of t",
+        f"logits before t changed when tokens from t on changed{at}",
+    )
+
+
+def _noise(model, x, want) -> str:
+    """Why a leak could not be told from noise; empty where two passes over the same tokens agree."""
+    again = difference(logits_of(model, x), want)
+    return f"the same tokens twice differ by {again:.2g}, so a leak cannot be told from noise" if again > LEAK else ""
 
 
 def shorter_sequence(subject: Subject) -> Result:
-    """The first t tokens alone give the logits that they give at the head of a longer sequence."""
+    """The first t tokens give the same logits alone as at the start of a longer sequence."""
+    name = "shortened sequence"
     if subject.longest < 2:
-        return skipped("shortened sequence", ONE_TOKEN)
+        return skipped(name, ONE_TOKEN)
     model, length = subject.model(), subject.longest
     x = subject.tokens(subject.batch, length)
     want = logits_of(model, x)
-    again = gap(logits_of(model, x), want)
-    if again > LEAK:
-        return skipped(
-            "shortened sequence",
-            f"the same tokens twice differ by {again:.2g}; see the checks of hidden state and repeatability",
-        )
-    gaps = {t: gap(logits_of(model, x[:, :t]), want[:, :t], want) for t in cuts(length, subject.quick)}
-    worst = max(gaps, key=gaps.get)
+    if noise := _noise(model, x, want):
+        return skipped(name, noise)
+    found = {t: difference(logits_of(model, x[:, :t]), want[:, :t], want) for t in cuts(length, subject.quick)}
+    worst = max(found, key=found.get)
     return judged(
-        "shortened sequence", gaps[worst], subject.tolerance, f"{len(gaps)} lengths; worst t={worst} of {length}"
+        name,
+        found[worst],
+        subject.tolerance,
+        f"the first t tokens alone agree, for {len(found)} values of t",
+        f"the first {worst} tokens gave other logits alone than within {length} tokens",
     )
 
 
@@ -98,10 +104,8 @@ def gradient(subject: Subject) -> Result:
     name = "gradient of later inputs"
     if subject.longest < 2:
         return skipped(name, ONE_TOKEN)
-    model, length = (
-        subject.model().train(),
-        subject.longest,
-    )  # train mode: cuDNN's recurrences have a backward pass there alone
+    # Train mode, because cuDNN's recurrences have no backward pass in eval mode.
+    model, length = subject.model().train(), subject.longest
     x = subject.tokens(subject.batch, length)
     model.requires_grad_(False)
     with at_embedding(model, lambda h: h.detach().requires_grad_()) as leaves:
@@ -114,19 +118,26 @@ def gradient(subject: Subject) -> Result:
     if not logits.requires_grad:
         return skipped(name, "no gradient flows from the logits to the embeddings")
     weights = torch.randn(logits.shape, generator=torch.Generator().manual_seed(3)).to(logits)
-    worst, at = 0.0, ""
-    for t in cuts(length, quick=True):
-        found = torch.autograd.grad((logits * weights)[:, :t].sum(), leaves, retain_graph=True, allow_unused=True)
-        past, future = (
-            max((_largest(g[:, part]) for g in found if g is not None), default=0.0)
-            for part in (slice(t), slice(t, None))
-        )
-        leak = ratio(future, past)
-        if leak > worst:
-            worst, at = leak, f"; worst at t={t} of {length}"
-    return judged(name, worst, GRADIENT_LEAK, f"{len(cuts(length, quick=True))} cuts, train mode{at}")
+    leaks = {t: _gradient_leak((logits * weights)[:, :t].sum(), leaves, t) for t in cuts(length, quick=True)}
+    worst = max(leaks, key=leaks.get)
+    return judged(
+        name,
+        leaks[worst],
+        GRADIENT_LEAK,
+        f"no gradient to inputs from t on, {len(leaks)} values of t",
+        f"logits before t have a gradient to inputs from t on, most at t = {worst} of {length} in train mode",
+    )
+
+
+def _gradient_leak(value, leaves, t: int) -> float:
+    """The largest gradient of a value to inputs from t on, divided by the largest to inputs before t."""
+    found = torch.autograd.grad(value, leaves, retain_graph=True, allow_unused=True)
+    past, future = (
+        max((_largest(g[:, part]) for g in found if g is not None), default=0.0) for part in (slice(t), slice(t, None))
+    )
+    return ratio(future, past)
 
 
 def _largest(values) -> float:
-    """The largest absolute value; infinite where one is no number."""
+    """The largest absolute value. NaN becomes inf, so it wins max()."""
     return values.abs().nan_to_num(float("inf")).max().item()

@@ -1,25 +1,29 @@
-"""Decoding: `prefill` and `step` give, at every position, the logits of one `forward` over the whole sequence."""
+"""Decoding: at every position `prefill` and `step` give the same logits as one `forward` over the whole sequence."""
 
 from __future__ import annotations
 
 import torch
 
-from src.checks.base import Result, Subject, gap, judged, logits_of, measured, skipped
+from src.checks.base import Result, Subject, difference, judged, logits_of, measured, skipped
 
 STEPS = 12  # tokens after a prefill
-REPLAYED = 40  # positions that a replay decodes one by one: each costs a forward pass
+REPLAYED = 40  # tokens decoded one by one under replay, where each token costs a forward pass
 
 
 def cache(subject: Subject) -> Result:
-    """How a token is decoded."""
+    """How a token is decoded: by the layer's own step, or by a replay of the whole prefix."""
     kind = subject.model().cache_kind()
-    note = "the whole prefix runs again for every token" if kind == "replay" else "the layer's own step"
+    note = (
+        "each new token runs forward on the whole prefix" if kind == "replay" else "the layer decodes with its own step"
+    )
     return measured("cache", kind, note, limit="own")
 
 
 def decode(model, x, plan, room: int = 0):
-    """Logits (B, T, C) of ids x (B, T), decoded after a plan of ("prefill", tokens) and ("step", tokens); room: tokens beyond T that
-    the state must have place for."""
+    """Logits (B, T, C) of ids x (B, T), decoded by a plan of ("prefill", tokens) and ("step", tokens).
+
+    room: tokens after T for which the state must have space.
+    """
     parts, at = [], 0
     with torch.no_grad():
         state = model.init_state(len(x), x.shape[1] + room)
@@ -36,10 +40,10 @@ def decode(model, x, plan, room: int = 0):
 
 
 def _judge(subject: Subject, model, name: str, plans, room: int = 0) -> Result:
-    """The largest gap over several plans, of those that are not too long."""
+    """The largest difference from forward over several plans. Plans that are too long for the model are left out."""
     plans = [plan for plan in plans if sum(n for _, n in plan) + room <= subject.longest]
     if not plans:
-        return skipped(name, f"the model ends at {subject.longest} tokens")
+        return skipped(name, f"the model takes {subject.longest} tokens at most")
     worst, at = 0.0, ""
     for plan in plans:
         length = sum(n for _, n in plan)
@@ -47,18 +51,25 @@ def _judge(subject: Subject, model, name: str, plans, room: int = 0) -> Result:
         want, got = logits_of(model, x), decode(model, x, plan, room)
         if got.shape != want.shape:
             raise ValueError(
-                f"prefill and step return {tuple(got.shape)} in all, allowed: {tuple(want.shape)} as forward"
+                f"prefill and step returned logits {tuple(got.shape)}, allowed: {tuple(want.shape)} as from forward"
             )
-        found = gap(got, want)
+        found = difference(got, want)
         if found > worst:
             first = int((got - want).abs().amax(dim=(0, 2)).argmax())
-            worst, at = found, f"; worst at position {first} of {length}"
-    replay = "replay: " if model.cache_kind() == "replay" else ""
-    return judged(name, worst, subject.tolerance, f"{replay}{len(plans)} {'way' if len(plans) == 1 else 'ways'}{at}")
+            worst, at = found, f", most at position {first} of {length}"
+    how = "replay" if model.cache_kind() == "replay" else "decoding"
+    ways = "" if len(plans) == 1 else f", {len(plans)} ways to cut the tokens"
+    return judged(
+        name,
+        worst,
+        subject.tolerance,
+        f"{how} equals forward{ways}",
+        f"{how} gave other logits than forward{at}",
+    )
 
 
 def steps_from_empty(subject: Subject) -> Result:
-    """Token by token from the initial state, past every growth of a cache."""
+    """One token after the other from the initial state, for longer than any cache goes without growing."""
     model = subject.model()
     n = REPLAYED if model.cache_kind() == "replay" else subject.longest
     n = STEPS if subject.quick and model.cache_kind() == "replay" else n
@@ -66,7 +77,7 @@ def steps_from_empty(subject: Subject) -> Result:
 
 
 def steps_after_prefill(subject: Subject) -> Result:
-    """A prompt in one piece, then token by token."""
+    """A prompt in one call, then one token after the other."""
     cuts = (33,) if subject.quick else (1, 5, 16, 63, 64, 65, 128, 257)
     steps = 4 if subject.quick else STEPS
     plans = [[("prefill", cut), ("step", steps)] for cut in cuts]
@@ -74,7 +85,7 @@ def steps_after_prefill(subject: Subject) -> Result:
 
 
 def prefill_into_state(subject: Subject) -> Result:
-    """Pieces of several tokens into a state that holds some already, with steps between; a state with room to spare."""
+    """Several prefills into a state that already holds tokens, with steps between them, and space left in the state."""
     plans = [[("step", 3), ("prefill", 30), ("step", 2), ("prefill", 1), ("step", 2)]]
     if not subject.quick:
         plans += [

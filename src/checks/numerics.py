@@ -1,4 +1,4 @@
-"""Numerics: bf16 autocast stays near float32 from the first token to the last, and extreme inputs give finite outputs and gradients."""
+"""Numerics: bf16 autocast stays near float32 at every position, and extreme inputs give finite values."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from src.checks.base import (
     judged,
     logits_of,
     mixers,
+    ratio,
     skipped,
 )
 
-# Root mean square relative to the logits' spread, in the worst quarter of the sequence. bf16 rounds at 2^-9 = 0.002; the dozen or so roundings
-# of two blocks leave 0.003 to 0.004 in attention, LSTM, GRU and convolution. Over ten times that is a state that loses what it is given.
+# Root mean square of the difference, divided by the standard deviation of the logits, in the worst quarter of the
+# sequence. bf16 rounds at 2^-9 = 0.002. About twelve roundings in two blocks leave 0.003 to 0.004 in attention, LSTM,
+# GRU and convolution. More than ten times that means that a state loses what it stores.
 DRIFT = 0.05
 
 
@@ -27,10 +29,10 @@ def _bf16(subject: Subject):
 
 
 def _drift(got, want) -> float:
-    """The largest root mean square difference of four quarters of T, by the spread."""
+    """The root mean square difference in the worst quarter of T, divided by the standard deviation of `want`."""
     parts = zip(got.chunk(4, dim=1), want.chunk(4, dim=1), strict=True)
-    found = [(g - w).square().mean().sqrt().item() for g, w in parts]
-    return max(found, key=lambda v: (v != v, v)) / want.std(correction=0).item()
+    spread = want.std(correction=0).item()
+    return max(ratio((g - w).square().mean().sqrt().item(), spread) for g, w in parts)
 
 
 def bf16_forward(subject: Subject) -> Result:
@@ -39,7 +41,13 @@ def bf16_forward(subject: Subject) -> Result:
     want = logits_of(model, x)
     with _bf16(subject):
         got = logits_of(model, x)
-    return judged("bf16 forward", _drift(got, want), DRIFT, f"worst quarter of {x.shape[1]} tokens")
+    return judged(
+        "bf16 forward",
+        _drift(got, want),
+        DRIFT,
+        f"near float32 in the worst quarter of {x.shape[1]} tokens",
+        f"logits in bf16 are far from those in float32 (worst quarter of {x.shape[1]} tokens)",
+    )
 
 
 def bf16_decoding(subject: Subject) -> Result:
@@ -50,7 +58,14 @@ def bf16_decoding(subject: Subject) -> Result:
     want = logits_of(model, x)
     with _bf16(subject):
         got = decode(model, x, [("prefill", x.shape[1] - 20), ("step", 20)])
-    return judged("bf16 decoding", _drift(got, want), DRIFT, f"{x.shape[1] - 20} tokens of prefill, 20 steps")
+    how = f"in a prefill of {x.shape[1] - 20} and 20 steps"
+    return judged(
+        "bf16 decoding",
+        _drift(got, want),
+        DRIFT,
+        f"near float32 {how}",
+        f"logits in bf16 are far from those in float32 {how}",
+    )
 
 
 def bf16_gradients(subject: Subject) -> Result:
@@ -60,17 +75,22 @@ def bf16_gradients(subject: Subject) -> Result:
         logits = model(x)
         check_logits(logits, x)
     logits.float().logsumexp(-1).mean().backward()
-    return judged(
-        "bf16 gradients, not finite", _not_finite(p.grad for p in model.parameters()), 0, "values in all parameters"
-    )
+    count = _not_finite(p.grad for p in model.parameters())
+    return _finite("bf16 gradients", count, "gradients of a step in bf16")
 
 
 def _not_finite(tensors) -> int:
+    """How many values of these tensors are NaN or infinite. None is ignored."""
     return sum(int((~torch.isfinite(v)).sum()) for v in tensors if v is not None)
 
 
+def _finite(name: str, count: int, what: str) -> Result:
+    """Pass where the count of values that are NaN or infinite is 0."""
+    return judged(f"{name}, not finite", count, 0, f"all {what} are finite", f"some {what} are NaN or infinite")
+
+
 def _push(subject: Subject, change):
-    """How many values are not finite in logits and gradients when the embeddings become change(embeddings), and how often it was applied."""
+    """How many logits and gradients are NaN or infinite with changed embeddings, and how many outputs were changed."""
     model, x = subject.model().train(), subject.tokens(2, min(129, subject.longest))
     with at_embedding(model, change) as changed:
         logits = model(x)
@@ -80,16 +100,14 @@ def _push(subject: Subject, change):
 
 
 def extreme_embeddings(subject: Subject):
-    """Embeddings 100 times as large, and all zero, through the whole model."""
+    """The whole model with embeddings that are 100 times as large, and with embeddings that are all zero."""
     for name, change in (("embeddings x 100", lambda h: 100 * h), ("embeddings zero", lambda h: 0 * h)):
         count, applied = _push(subject, change)
-        yield (
-            judged(name + ", not finite", count, 0, "logits and gradients") if applied else skipped(name, NO_EMBEDDING)
-        )
+        yield _finite(name, count, "logits and gradients") if applied else skipped(name, NO_EMBEDDING)
 
 
 def extreme_inputs(subject: Subject):
-    """A layer by itself, without the norm before it: normal inputs x 100, and zeros."""
+    """Each layer alone, without the norm before it, on normal inputs x 100 and on zeros."""
     model = subject.model().train()
     layers = mixers(model)
     shape = (2, min(129, subject.longest), subject.args.d_model)
@@ -105,15 +123,15 @@ def extreme_inputs(subject: Subject):
             layer.zero_grad(set_to_none=True)
             (y.float() * normal).mean().backward()
             count += _not_finite((y, leaf.grad, *(p.grad for p in layer.parameters())))
-        yield judged(name + ", not finite", count, 0, "outputs and gradients")
+        yield _finite(name, count, "outputs and gradients")
 
 
 def one_repeated_token(subject: Subject) -> Result:
-    """The same token throughout."""
+    """A sequence that repeats one token."""
     model = subject.model().train()
     x = torch.full((2, subject.longest), 3, device=subject.device)
     logits = model(x)
     check_logits(logits, x)
     logits.float().logsumexp(-1).mean().backward()
     count = _not_finite((logits, *(p.grad for p in model.parameters())))
-    return judged("one repeated token, not finite", count, 0, f"{subject.longest} times; logits and gradients")
+    return _finite("one repeated token", count, f"values for {subject.longest} equal tokens")

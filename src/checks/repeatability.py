@@ -1,4 +1,4 @@
-"""Repeatability: the same bits twice, the same logits after save and load, the same initialisation in the model as alone."""
+"""Repeatability: a pass repeats, saved weights load, and a layer has the same initial weights in the model as alone."""
 
 from __future__ import annotations
 
@@ -8,26 +8,32 @@ from unittest import mock
 
 import torch
 
-from src.checks.base import NO_MIXER, Result, Subject, gap, judged, logits_of, mixers, skipped
+from src.checks.base import NO_MIXER, Result, Subject, difference, judged, logits_of, mixers, names, skipped
 
 
 def _exact(subject: Subject) -> float:
-    """A CPU repeats itself to the bit; a GPU adds some gradients in no fixed order."""
+    """A CPU repeats every bit. A GPU adds some gradients in an order that varies."""
     return 0.0 if subject.device.type == "cpu" else 1e-5
 
 
 def forward_twice(subject: Subject) -> Result:
-    """The same tokens twice, in eval mode, with random numbers as they come."""
+    """The same tokens several times, in eval mode, without setting the seed again."""
     model, x = subject.model(), subject.tokens(2, min(129, subject.longest))
     with torch.no_grad():
         want, worst = model(x), 0.0
         for _ in range(3):
-            worst = max(worst, gap(model(x), want))
-    return judged("forward repeated", worst, _exact(subject), "4 times, eval mode")
+            worst = max(worst, difference(model(x), want))
+    return judged(
+        "forward repeated",
+        worst,
+        _exact(subject),
+        "4 passes in eval mode gave the same logits",
+        "4 passes in eval mode over the same tokens gave different logits",
+    )
 
 
 def backward_twice(subject: Subject) -> Result:
-    """The same training step twice from the same random state."""
+    """The same training step several times from the same random state."""
     model, x = subject.model().train(), subject.tokens(2, min(129, subject.longest))
     runs = []
     for _ in range(3):
@@ -35,19 +41,31 @@ def backward_twice(subject: Subject) -> Result:
         torch.manual_seed(0)
         model(x).float().logsumexp(-1).square().mean().backward()
         runs.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
-    worst = max(gap(run, runs[0]) for run in runs[1:])
-    return judged("backward repeated", worst, _exact(subject), "3 times, same random state")
+    worst = max(difference(run, runs[0]) for run in runs[1:])
+    return judged(
+        "backward repeated",
+        worst,
+        _exact(subject),
+        "3 steps from one random state agree",
+        "3 training steps from one random state gave different gradients",
+    )
 
 
 def same_seed(subject: Subject) -> Result:
     """Two models of one seed have the same parameters and buffers."""
     one, two = (subject.model(awake=False).state_dict() for _ in range(2))
     differing = [name for name in one if not torch.equal(one[name], two[name])]
-    return judged("tensors that a seed leaves open", len(differing), 0, ", ".join(differing[:3]) or f"of {len(one)}")
+    return judged(
+        "tensors that a seed leaves open",
+        len(differing),
+        0,
+        f"two models of one seed share all {len(one)} tensors",
+        f"two models of one seed differ in {names(differing)}",
+    )
 
 
 def save_and_load(subject: Subject) -> Result:
-    """Weights saved, and loaded into a model of another seed, give the same logits."""
+    """Saved weights that are loaded into a model of another seed give the same logits."""
     model, x = subject.model(), subject.tokens(2, min(65, subject.longest))
     file = io.BytesIO()
     torch.save(model.state_dict(), file)
@@ -55,12 +73,16 @@ def save_and_load(subject: Subject) -> Result:
     other = subject.model(seed=subject.seed + 1)
     other.load_state_dict(torch.load(file, map_location=subject.device, weights_only=True))
     return judged(
-        "saved and loaded", gap(logits_of(other, x), logits_of(model, x)), 1e-6, "into a model of another seed"
+        "saved and loaded",
+        difference(logits_of(other, x), logits_of(model, x)),
+        1e-6,
+        "the same logits in a model of another seed",
+        "saved weights gave other logits in a model of another seed",
     )
 
 
 def initialisation(subject: Subject) -> Result:
-    """What a layer's own __init__ leaves stands in the built model, and comes out the same when the layer is built alone."""
+    """The built model keeps the values of a layer's own __init__, which are the same when the layer is built alone."""
     name = "initialisation in the backbone"
     layers = mixers(subject.model(awake=False))
     if not layers:
@@ -77,12 +99,21 @@ def initialisation(subject: Subject) -> Result:
             n += 1
             if not (torch.equal(p.cpu(), own[key]) and torch.equal(p.cpu(), alone.get_parameter(key).detach())):
                 changed.append(f"{key} of layer {i}")
-    return judged(name, len(changed), 0, ", ".join(changed[:3]) or f"of {n} tensors")
+    return judged(
+        name,
+        len(changed),
+        0,
+        f"{n} tensors keep what the layer's __init__ set",
+        f"not what the layer's own __init__ set: {names(changed)}",
+    )
 
 
 @contextlib.contextmanager
 def _watched(classes):
-    """Watch the construction of these classes: {id: (random state before, arguments, copies of the parameters after)}."""
+    """Record each object of these classes that is built.
+
+    Yields {id: (random state before its __init__, arguments, copies of its parameters after)}.
+    """
     born: dict = {}
 
     def watch(cls):

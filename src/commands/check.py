@@ -1,16 +1,19 @@
-"""`benchmark.py check --model NAME|FILE.py`: the admission gate for a sequence layer, in seconds and before any training.
+"""`benchmark.py check --model NAME|FILE.py`: checks a sequence layer in seconds, before any training.
 
     python benchmark.py check --model my_layer.py
     python benchmark.py check --model transformer --pos rope
     python benchmark.py check --model my_layer.py --strict --json
 
-Builds the layer small, with random weights, and looks whether it is causal, whether prefill and step equal forward, whether rows, padding and
-earlier calls leak, whether odd shapes, bf16 and extreme inputs work, whether its gradients are right and none is dead, and whether it repeats,
-saves and initialises itself; then measures what it costs. Each row: what was found, what is allowed (relative to the logits' spread where
-nothing else is said). Exit code 4 when a check fails.
+Builds a small model with random weights. Is the layer causal? Do prefill and step equal forward? Do other rows, padding
+or earlier calls change a result? Does it work with odd shapes, bf16 and extreme inputs? Are its gradients right? Does
+it repeat, save and initialise itself? At the end its cost is measured.
 
---strict fails as well: a skipped check, decoding by replay, a time or memory exponent in T above 1.3, and a step that is more than 1.3 times
-dearer late than early. Time on a busy machine is rough: repeat a verdict that hangs on it.
+Each row shows the measured value, the largest allowed value, and what was seen. Differences of logits are relative to
+their standard deviation. The exit code is 4 when a check fails.
+
+--strict fails as well: a skipped check, decoding by replay, an exponent of time or memory in T above 1.3, and a late
+step that is more than 1.3 times slower than an early one. Times on a busy machine are rough, so repeat a run that fails
+on them.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ import math
 import sys
 import textwrap
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,19 +33,21 @@ from src.flags.fields import ModelConfig, UserError, option, own_config, resolve
 from src.flags.parser import Parser, add_flags, first_look, read_flags
 from src.flags.registry import is_path
 
-# Wide enough for two heads, deep enough that one layer feeds another, and small enough for seconds.
+# Large enough for two heads and for one layer that feeds another, small enough for seconds.
 DEFAULTS = {"d_model": 32, "n_layer": 2, "n_head": 2, "dropout": 0.0}
 ONLY_TRAIN = ("match_params", "match_state")
 WIDTHS = {"check": 38, "result": 9, "measured": 12, "allowed": 9}
 WIDTH = 120
+GUESS = 0.5  # seconds per check, for the time left before a check of the same group has run
 
 
 @dataclass(frozen=True)
 class CheckConfig:
     """check"""
 
-    strict: bool = option(False, "a skipped check, replay, steep growth and dearer steps fail too")
+    strict: bool = option(False, "a skipped check, replay, steep growth and slower late steps fail too")
     json: bool = option(False, "print the results as JSON and nothing else")
+    quiet: bool = option(False, "no progress, only the results")
     seed: int = option(0, "seed of weights and tokens", least=0, most=2**31 - 1)
     threads: int = option(0, "CPU threads; 0 = torch's choice", least=0, most=1024)
     device: str = option("auto", "auto, cpu, cuda or cuda:N")
@@ -49,7 +55,7 @@ class CheckConfig:
 
 
 class _NoTask:
-    """A task without flags: the gate needs none."""
+    """A task without flags, because the checks need no task."""
 
     Config = None
 
@@ -58,7 +64,7 @@ def main(argv: list[str]) -> int:
     seen = first_look(argv)
     if seen.model is None and not seen.help:
         raise UserError("check: no --model given, allowed: a name from `list`, or a path to your own .py file")
-    with contextlib.redirect_stdout(sys.stderr):  # what a user's file prints must not stand in the JSON
+    with contextlib.redirect_stdout(sys.stderr):  # keeps what a user's file prints out of the JSON
         model_class = None if seen.model is None else load(seen)
     parser, parts = parser_for(model_class)
     if seen.help:
@@ -68,19 +74,23 @@ def main(argv: list[str]) -> int:
     began = time.perf_counter()
     with contextlib.redirect_stdout(sys.stderr):
         results = judge(model_class, config, given)
-    report(config, given, results, time.perf_counter() - began)
-    return 4 if any(r.status == "fail" for r in results) else 0
+    seconds = time.perf_counter() - began
+    if config.json:
+        print(json.dumps(document(config, given, results, seconds), indent=1))
+    else:
+        print("\n".join([*table(results), "", verdict(given["model"], results, seconds)]))
+    return 4 if failed(results) else 0
 
 
 def load(seen):
-    """The class behind --model; UserError where there is none."""
+    """The class that --model names. UserError where there is none."""
     from src.setup.classes import find_model
 
     return find_model(seen.model, seen.layers)
 
 
 def parser_for(model_class) -> tuple[Parser, list]:
-    """The parser of this command for a model (None: shared flags only), and the dataclasses whose fields are its flags."""
+    """The parser of this command and the dataclasses that hold its flags. Without a model: shared flags alone."""
     parser = Parser(prog="benchmark.py check", description=__doc__, scope="for this command and model")
     parts = [CheckConfig, ModelConfig]
     add_flags(parser, CheckConfig, CheckConfig.__doc__)
@@ -93,13 +103,13 @@ def parser_for(model_class) -> tuple[Parser, list]:
 
 
 def read(parser: Parser, argv: list[str], parts) -> tuple[CheckConfig, dict]:
-    """The settings of the gate, and the typed flags of the model."""
+    """The settings of this command, and the flags of the model that were typed."""
     values = read_flags(parser.parse_strict(argv), parts)
     for name in ONLY_TRAIN:
         if name in values:
-            raise UserError(f"--{name}: only goes with `train`; the gate builds a small model")
+            raise UserError(f"--{name}: only goes with `train`; `check` builds a small model")
     if values.get("dropout"):
-        raise UserError(f"--dropout: got {values['dropout']}, allowed: 0; what is compared must not be random")
+        raise UserError(f"--dropout: got {values['dropout']}, allowed: 0; passes that are compared must not be random")
     own = {f.name for f in dataclasses.fields(CheckConfig)}
     return CheckConfig(**{k: v for k, v in values.items() if k in own}), {
         k: v for k, v in values.items() if k not in own
@@ -107,7 +117,7 @@ def read(parser: Parser, argv: list[str], parts) -> tuple[CheckConfig, dict]:
 
 
 def judge(model_class, config: CheckConfig, given: dict) -> list:
-    """The results of all checks; UserError where the model cannot be built at all."""
+    """The results of all checks. UserError where the model cannot be built."""
     from src import checks
     from src.checks.base import Subject
     from src.models.backbone import resolve_auto
@@ -127,49 +137,73 @@ def judge(model_class, config: CheckConfig, given: dict) -> list:
     args = resolve_auto(model_class, resolve(_NoTask, model_class, preset=DEFAULTS, **shared, **given))
     subject = Subject(model_class, args, device, seed=config.seed)
     name = given["model"]
-    with blaming("model", str(Path(name).resolve()) if is_path(name) else name):  # whole, as a traceback has it
+    with blaming("model", str(Path(name).resolve()) if is_path(name) else name):  # the whole path, as in a traceback
         subject.model()
-    results = checks.run(subject)
+    kinds = [group for group, functions in checks.CHECKS.items() for _ in functions]
+    with progress_of(kinds, quiet=config.quiet or config.json) as before:
+        results = checks.run(subject, before=before)
     return checks.strict(results) if config.strict else results
 
 
-def report(config: CheckConfig, given: dict, results, seconds: float) -> None:
-    """The table and its verdict, or JSON alone."""
-    failed = [r for r in results if r.status == "fail"]
-    if config.json:
-        rows = [{k: plain(v) for k, v in dataclasses.asdict(r).items()} for r in results]
-        print(
-            json.dumps(
-                {
-                    "schema": 1,
-                    "model": given["model"],
-                    "flags": {k: list(v) if isinstance(v, tuple) else v for k, v in given.items()},
-                    "strict": config.strict,
-                    "verdict": "fail" if failed else "pass",
-                    "seconds": round(seconds, 2),
-                    "results": rows,
-                },
-                indent=1,
-            )
-        )
-        return
-    for line in table(results):
-        print(line)
-    count = {status: sum(r.status == status for r in results) for status in ("pass", "fail", "skipped", "measured")}
-    names = f" ({', '.join(r.name for r in failed[:4])}{', ...' if len(failed) > 4 else ''})" if failed else ""
-    print(
-        f"\n{'FAIL' if failed else 'pass'}: {given['model']}: {count['pass']} passed, {count['fail']} failed{names}, {count['skipped']} skipped, "
-        f"{count['measured']} measured, {seconds:.1f} s"
-    )
+@contextlib.contextmanager
+def progress_of(kinds: list[str], quiet: bool) -> Iterator:
+    """Show the progress of the checks on stderr: one bar on a terminal, else one line per group.
+
+    kinds: the group of each check.  Yields the function to call before each check, with its group and its name.
+    """
+    from src.measure.progress import Progress
+
+    progress = Progress(quiet, GUESS)
+    progress.begin(kinds)
+    running = []
+
+    def before(group: str, name: str) -> None:
+        if running:
+            progress.done(running.pop())
+        running.append(group)
+        progress.now(group, name)
+
+    try:
+        yield before
+    finally:
+        progress.close()
+
+
+def failed(results) -> list:
+    return [r for r in results if r.status == "fail"]
+
+
+def document(config: CheckConfig, given: dict, results, seconds: float) -> dict:
+    """What --json prints."""
+    return {
+        "schema": 1,
+        "model": given["model"],
+        "flags": {k: list(v) if isinstance(v, tuple) else v for k, v in given.items()},
+        "strict": config.strict,
+        "verdict": "fail" if failed(results) else "pass",
+        "seconds": round(seconds, 2),
+        "results": [{k: plain(v) for k, v in dataclasses.asdict(r).items()} for r in results],
+    }
 
 
 def plain(value):
-    """A value that JSON has: a number that is not finite becomes its name."""
+    """The value as JSON allows it. NaN and inf become text."""
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def verdict(model: str, results, seconds: float) -> str:
+    """The last line: pass or FAIL, and how many results there are of each kind."""
+    count = {status: sum(r.status == status for r in results) for status in ("pass", "fail", "skipped", "measured")}
+    wrong = [r.name for r in failed(results)]
+    names = f" ({', '.join(wrong[:4])}{', ...' if len(wrong) > 4 else ''})" if wrong else ""
+    return (
+        f"{'FAIL' if wrong else 'pass'}: {model}: {count['pass']} passed, {count['fail']} failed{names}, "
+        f"{count['skipped']} skipped, {count['measured']} measured, {seconds:.1f} s"
+    )
+
+
 def table(results) -> list[str]:
-    """Lines of at most WIDTH columns, the notes wrapped, a heading for each group."""
+    """Lines of at most WIDTH columns with wrapped notes, and a heading for each group."""
     indent = 2 + sum(WIDTHS.values())
     lines = ["  " + "".join(name.ljust(width) for name, width in WIDTHS.items()) + "note"]
     group = None
@@ -188,7 +222,7 @@ def table(results) -> list[str]:
 
 
 def show(value) -> str:
-    """A table's cell."""
+    """The text of a table cell."""
     if value is None:
         return ""
     return f"{value:,}" if isinstance(value, int) else f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -1,4 +1,4 @@
-"""What `train` does with a layer of the user's own that sees the future, or whose step is not its forward.
+"""`train` refuses a layer of the user's own that sees the future, and warns where `step` does not equal `forward`.
 
 python -m pytest tests/checks/test_admission.py
 """
@@ -10,7 +10,6 @@ import pytest
 from planted_metrics import good_metrics
 
 from src.figures import runs as run_figures
-from src.figures import style
 
 LAYER = """
     import torch
@@ -33,31 +32,15 @@ STALE = """
         def step(self, x, state):
             return self.out(x), state
 """
-TINY = [
-    "--task",
-    "reverse",
-    "--max_len",
-    "8",
-    "--max_steps",
-    "2",
-    "--val_size",
-    "20",
-    "--test_size",
-    "20",
-    "--d_model",
-    "8",
-    "--n_layer",
-    "1",
-    "--batch_size",
-    "4",
-    "--threads",
-    "1",
-]
+TINY = (
+    "--task reverse --max_len 8 --max_steps 2 --val_size 20 --test_size 20 "
+    "--d_model 8 --n_layer 1 --batch_size 4 --threads 1"
+).split()
 
 
 @pytest.fixture
 def layer(tmp_path):
-    """Writes a layer file: (the mean it mixes, further methods) -> its path."""
+    """Write a layer file: (the mean that it computes, further methods) -> its path."""
 
     def write(mean, methods=""):
         path = tmp_path / "mine.py"
@@ -88,7 +71,8 @@ def stored(out_dir):
 def test_a_layer_that_sees_the_future_is_refused_before_anything_is_written(layer, train, tmp_path):
     code, err = train(layer(LEAKY), tmp_path / "run")
     assert code == 2
-    assert "is not causal" in err
+    assert "is not causal: check 'changed tokens' failed, logits before t changed" in err
+    assert "run `python benchmark.py check --model" in err.lower()
     assert "--allow_noncausal" in err
     assert len(err.splitlines()) == 1
     assert not (tmp_path / "run").exists()
@@ -115,16 +99,17 @@ def test_a_causal_layer_is_admitted_and_the_needless_flag_leaves_no_mark(layer, 
     assert run_figures.NOT_CAUSAL not in run_figures.run_title(metrics)
 
 
-def test_a_step_that_is_not_the_forward_is_a_warning(layer, train, tmp_path):
+def test_a_step_that_does_not_equal_forward_is_a_warning(layer, train, tmp_path):
     code, err = train(layer(CAUSAL, STALE), tmp_path / "run")
     assert code == 0, err
+    assert "fails check 'steps from an empty state' (decoding gave other logits than forward" in err
     assert "decoded answers and samples will be wrong" in err
 
 
 def test_every_figure_carries_the_title_that_says_so(tmp_path, monkeypatch):
-    """draw_all and overlay hand run_title and overlay_title to each figure; one that did not would have another suptitle."""
+    """Each figure gets the title of run_title or overlay_title. A figure without it would not say so."""
     titles = []
-    monkeypatch.setattr(style, "save", lambda figure, path: titles.append(figure.get_suptitle()) or path)
+    monkeypatch.setattr(run_figures, "save", lambda figure, path: titles.append(figure.get_suptitle()) or path)
     metrics = good_metrics()
     metrics["args"] = {**metrics["args"], "allow_noncausal": True}
     drawn = run_figures.draw_all(metrics, tmp_path) + run_figures.overlay([("a", metrics), ("b", metrics)], tmp_path)
