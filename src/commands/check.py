@@ -29,7 +29,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from src.flags.fields import ModelConfig, UserError, option, own_config, resolve
+from src.flags.fields import ModelConfig, UserError, machine_flags, option, own_config, resolve
 from src.flags.parser import Parser, add_flags, first_look, read_flags
 from src.flags.registry import is_path
 
@@ -41,17 +41,16 @@ WIDTH = 120
 GUESS = 0.5  # seconds per check, for the time left before a check of the same group has run
 
 
+SEED = option(0, "seed of weights and tokens", least=0, most=2**31 - 1)
+
+
 @dataclass(frozen=True)
-class CheckConfig:
+class CheckConfig(machine_flags("threads", "device", "backend", seed=SEED)):
     """check"""
 
     strict: bool = option(False, "a skipped check, replay, steep growth and slower late steps fail too")
     json: bool = option(False, "print the results as JSON and nothing else")
     quiet: bool = option(False, "no progress, only the results")
-    seed: int = option(0, "seed of weights and tokens", least=0, most=2**31 - 1)
-    threads: int = option(0, "CPU threads; 0 = torch's choice", least=0, most=1024)
-    device: str = option("auto", "auto, cpu, cuda or cuda:N")
-    backend: str = option("auto", "kernels: auto, NAME for all ops that have it, or op=NAME,...")
 
 
 class _NoTask:

@@ -12,12 +12,15 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 
-from src.flags.fields import UserError, option
+from src.flags.fields import UserError, machine_flags, option
 from src.flags.parser import Parser, add_flags, read_flags
 
 
+SEED = option(0, "seed of sampling", least=0, most=2**31 - 1)
+
+
 @dataclass(frozen=True)
-class GenerateConfig:
+class GenerateConfig(machine_flags("device", seed=SEED)):
     """generation"""
 
     prompt: str = option("", "text to continue; without it, stdin is read: interactively on a terminal, else whole")
@@ -29,8 +32,6 @@ class GenerateConfig:
     top_p: float = option(1.0, "sample among the likeliest characters whose probability reaches p", above=0.0, most=1.0)
     greedy: bool = option(False, "always the likeliest character")
     weights: str = option("best", "best: lowest validation loss; last: end of training", choices=("best", "last"))
-    seed: int = option(0, "seed of sampling", least=0, most=2**31 - 1)
-    device: str = option("auto", "auto, cpu, cuda or cuda:N")
     out_dir: str = option("", "the run's directory", paths=True)
 
 
