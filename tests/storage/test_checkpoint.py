@@ -168,7 +168,8 @@ def test_another_process_writes_the_same_bytes(tmp_path):
     code = (
         "import sys, torch; from src.storage import checkpoint\n"
         "w = torch.arange(12.).reshape(3, 4)\n"
-        "checkpoint.save(sys.argv[1], {'model': {'w': w, 'tied': w, 'part': w[:, 1]}, 'args': {'a': [1, 2.5, None, (True, 'x')]}, 'vocab': list('abc')})"
+        "model, args = {'w': w, 'tied': w, 'part': w[:, 1]}, {'a': [1, 2.5, None, (True, 'x')]}\n"
+        "checkpoint.save(sys.argv[1], {'model': model, 'args': args, 'vocab': list('abc')})"
     )
     for name in ("a.pt", "b.pt"):
         subprocess.run([sys.executable, "-c", code, str(tmp_path / name)], cwd=PROJECT, check=True)

@@ -1,4 +1,7 @@
-"""The run directory under kills, full disks, second processes and edits; device and precision (env) at the end."""
+"""The run directory under kills, full disks, second processes and edits; device and precision (env) at the end.
+
+python -m pytest tests/storage/test_rundir.py
+"""
 
 import errno
 import json
@@ -12,11 +15,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from planted_metrics import good_metrics
 
 from src.flags.fields import UserError, resolve
 from src.storage import env, rundir
+from src.storage.files import open_sealed, read_json, seal, write_atomic, write_json
 from src.storage.record import Record
-from src.storage.rundir import RunDir, open_sealed, read_json, seal, write_atomic, write_json
+from src.storage.rundir import RunDir
 
 PROJECT = Path(__file__).resolve().parents[2]
 POSIX = pytest.mark.skipif(os.name != "posix", reason="signals, flock and resource limits are POSIX's")
@@ -56,7 +61,7 @@ def tree(folder: Path) -> dict:
 
 KILLED_AT = """
 import os, signal, sys
-from src.storage import rundir
+from src.storage import files
 def die(*args, **kwargs): os.kill(os.getpid(), signal.SIGKILL)
 path, moment = sys.argv[1:]
 class Half:
@@ -64,13 +69,13 @@ class Half:
     def __enter__(self): return self
     def __exit__(self, *error): self.file.close()
     def write(self, data): self.file.write(data[: len(data) // 2]); self.file.flush(); die()
-if moment == "half the data": rundir.open = Half
+if moment == "half the data": files.open = Half
 if moment == "fsync": os.fsync = die
 if moment == "replace": os.replace = die
 if moment == "after replace":
     replace = os.replace
     os.replace = lambda *args: (replace(*args), die())
-rundir.write_atomic(path, b"new" * 100_000)
+files.write_atomic(path, b"new" * 100_000)
 """
 
 
@@ -91,9 +96,9 @@ def test_kill_inside_a_write_leaves_a_whole_file(tmp_path, moment):
 
 WRITES_ON_AND_ON = """
 import sys
-from src.storage import rundir
+from src.storage import files
 def plain(path, data): open(path, "wb").write(data)
-write = rundir.write_atomic if sys.argv[2] == "atomic" else plain
+write = files.write_atomic if sys.argv[2] == "atomic" else plain
 for n in range(10**9):
     write(sys.argv[1], b"%06d" % (n % 10**6) * 200_000)
     if n == 0: print("ready", flush=True)
@@ -131,8 +136,9 @@ def test_the_kill_test_notices_a_writer_that_is_not_atomic(tmp_path):
 
 LIMITED = """
 import resource, sys, pathlib
-from src.config import UserError
-from src.storage.rundir import RunDir, write_atomic
+from src.flags.fields import UserError
+from src.storage.files import write_atomic
+from src.storage.rundir import RunDir
 folder, what = pathlib.Path(sys.argv[1]), sys.argv[2]
 limit = {"write": 4096, "append": 100, "create": 0}[what]
 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
@@ -261,6 +267,37 @@ def test_nan_is_never_written_into_json(tmp_path):
     with pytest.raises(ValueError, match="JSON"):
         write_json(tmp_path / "x.json", {"loss": float("nan")})
     assert not tree(tmp_path)
+
+
+def test_arrays_of_numbers_are_one_line_and_the_content_is_the_same(tmp_path):
+    """A metrics.json once had one line per number."""
+    metrics = good_metrics()
+    write_json(tmp_path / "new.json", metrics)
+    (tmp_path / "old.json").write_text(json.dumps(metrics, indent=1) + "\n")
+    assert open_sealed(tmp_path / "new.json") == open_sealed(tmp_path / "old.json") == metrics
+    new, old = ((tmp_path / name).read_text() for name in ("new.json", "old.json"))
+    assert new.count("\n") < old.count("\n") / 2
+    assert len(new) < 0.8 * len(old)
+    assert '"eval_lengths": ["2x", "4x"]' in new
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ({"a": [1, 2.5, None, True, "x"]}, '{\n "a": [1, 2.5, null, true, "x"]\n}\n'),
+        ({"pairs": [[1, 2], [3, 4]]}, '{\n "pairs": [[1, 2], [3, 4]]\n}\n'),
+        ({"pairs": [[n, 0.123456789] for n in range(9)]}, None),
+        ({"objects": [{"a": 1}]}, '{\n "objects": [\n  {\n   "a": 1\n  }\n ]\n}\n'),
+        ({"deep": [[[1]]]}, '{\n "deep": [\n  [[1]]\n ]\n}\n'),
+        ({"empty": [], "none": {}, 3: (1, 2)}, '{\n "empty": [],\n "none": {},\n "3": [1, 2]\n}\n'),
+        ("é", '"\\u00e9"\n'),
+    ],
+)
+def test_json_has_one_line_per_key_and_per_short_array(tmp_path, value, text):
+    write_json(tmp_path / "x.json", value)
+    found = (tmp_path / "x.json").read_text()
+    assert json.loads(found) == json.loads(json.dumps(value))
+    assert found == text if text else found.count("\n") == 9 + 4
 
 
 # ---- create and open
@@ -474,9 +511,9 @@ def test_open_of_a_missing_run_names_the_nearest(tmp_path, monkeypatch, wanted, 
     assert expected in one_line(info)
 
 
-@pytest.mark.parametrize("kind", ["speed", "profile", "kernels"])
+@pytest.mark.parametrize("kind", ["speed", "profile", "kernels", "study"])
 def test_a_folder_of_measurements_is_no_training_run(tmp_path, kind):
-    """It is opened by its own command alone, and a new run goes into it with --overwrite alone; a damaged config.json is another matter."""
+    """Only its own command opens it, and only --overwrite replaces it. A damaged config.json tells no kind."""
     folder = RunDir(tmp_path)
     write_json(folder.config, seal({"schema": 1, "kind": kind, "settings": {}}))
     with pytest.raises(
