@@ -427,7 +427,7 @@ def without_profiles(patch):
 
 
 class Here:
-    """Runs the parts in this process, which is faster, and remembers them. before: called with (number, words) of each."""
+    """Runs the parts in this process, which is faster, and remembers them. before: called with number and words."""
 
     def __init__(self, before=lambda n, words: None):
         self.ran, self.before = [], before
