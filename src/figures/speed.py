@@ -86,6 +86,7 @@ def figure_panel(history: dict, panel: str, batch=None):
     models = history["models"]
     n = len(AXES[panel])
     figure = Figure(figsize=(PANEL_INCHES * n, HEIGHT), layout="constrained")
+    figure.get_layout_engine().set(wspace=0.06)  # between a label and the axes on its left
     for ax, (metric, label, unit) in zip(figure.subplots(1, n, squeeze=False)[0], AXES[panel], strict=True):
         for i, model in enumerate(models):
             _draw_model(ax, rows, metric, unit, model, i, legend_of(history, panel, model, batch))
