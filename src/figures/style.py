@@ -125,7 +125,7 @@ def make_folder(figures_dir) -> Path:
     """The folder, made if it is not there; UserError if it is a file."""
     folder = Path(figures_dir)
     if folder.exists() and not folder.is_dir():
-        raise UserError(f"figures: '{folder}' is a file, allowed: a folder, which is made where there is none")
+        raise UserError(f"figures: '{folder}' is a file, allowed: a folder, which is made if it is not there")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 

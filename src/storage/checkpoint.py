@@ -122,7 +122,7 @@ def _way_out(path: Path) -> str:
     except OSError:
         sound = False
     if sound:
-        return f"use '{other}', which is sound and has the weights of its own step, or train again with --overwrite"
+        return f"use '{other}', which is undamaged and has the weights of its own step, or train again with --overwrite"
     return "train again with --overwrite, or choose another --out_dir"
 
 

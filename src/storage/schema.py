@@ -104,7 +104,7 @@ SLICE = {
 RESULT = {  # one evaluation of one checkpoint on one split
     "loss": "number",  # nats per scored character, never smoothed
     "bpc": "number",  # the same in bits
-    "ppl": "number?",  # exp(loss); null where that overflows
+    "ppl": "number?",  # exp(loss); null if that overflows
     "token_acc": "share",  # share of scored characters whose likeliest prediction is right
     "exact_match": "share?",  # share of examples that are right as a whole; null for language
     "n_examples": "count",
@@ -134,7 +134,7 @@ SPEC = {
         "test_examples": "count",
         "left_out": {"val": ["text"], "test": ["text"]},  # strata with too few distinct keys
         "vocab_size": "count",
-        "unknown_rate": "share?",  # share of <unk>, where the task has it
+        "unknown_rate": "share?",  # share of <unk>, if the task has it
     },
     "parameters": {"total": "count", "embedding": "count"},
     "decode_state": {
@@ -148,12 +148,12 @@ SPEC = {
     "chars_seen": "count",
     "examples_seen": "count",
     "loss_curve": CURVES,  # nats per scored character
-    "ppl_curve": CURVES_WITH_GAPS,  # exp of it at the same steps, null where that overflows
+    "ppl_curve": CURVES_WITH_GAPS,  # exp of it at the same steps, null if that overflows
     "grad_norm": {
         "median": "number?",
         "max": "number?",
         "clipped_share": "share?",
-    },  # null where no step had a finite norm
+    },  # null if no step had a finite norm
     "final_train": {"loss": "number?", "bpc": "number?", "ppl": "number?"},  # null after a divergence
     "val": {"best": Maybe(RESULT), "last": Maybe(RESULT)},
     "test": {"best": Maybe(RESULT), "last": Maybe(RESULT)},

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from src.figures import speed as speed_figures
 from src.measure.speed.analysis import tables
-from src.storage.rundir import write_atomic
+from src.storage.files import write_atomic
 from src.study.claims import QUESTIONS, heading
 
 

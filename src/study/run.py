@@ -21,9 +21,10 @@ from pathlib import Path
 from src.measure.speed.analysis import analyse
 from src.measure.speed.run import whole_cells
 from src.setup.stored import load_checkpoint, open_run
+from src.storage.files import open_sealed, read_json
 from src.storage.record import Record
 from src.storage.rows import make_row, rows_of
-from src.storage.rundir import RunDir, open_sealed, read_json
+from src.storage.rundir import RunDir
 from src.study.claims import Outcome, judge, rows_of_claim
 from src.study.plan import Part, TimeLeft
 from src.study.scores import differences

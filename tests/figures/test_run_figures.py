@@ -88,7 +88,7 @@ def test_the_same_numbers_give_the_same_bytes(drawn, tmp_path):
         assert first.read_bytes() == second.read_bytes()
 
 
-def test_the_file_names_no_version_and_no_date(drawn):
+def test_the_file_contains_no_version_and_no_date(drawn):
     assert all(word not in drawn[0].read_bytes() for word in (b"Software", b"atplotlib", b"tIME"))
 
 
@@ -201,7 +201,7 @@ def test_chance_levels_are_drawn_and_the_highest_is_named():
     assert horizontals(slices.figure_slice(slice_of([1, 0], [1, 2])).axes[0]) == []
 
 
-def test_the_ceiling_is_drawn_where_it_is_not_1():
+def test_the_ceiling_is_drawn_unless_it_is_1():
     part = slice_of([1, 0], [1, 2])
     assert horizontals(slices.figure_slice(part, ceiling=0.93).axes[0]) == [0.93]
     assert "ceiling 0.93" in legend(slices.figure_slice(part, ceiling=0.93))
@@ -288,7 +288,7 @@ def test_the_length_curve_of_language_has_a_panel_of_losses():
         ((True, False), "training lengths (up to 64)"),
     ],
 )
-def test_shading_covers_trained_lengths_alone(inside, label):
+def test_shading_covers_only_trained_lengths(inside, label):
     rows = [{**row, "in_distribution": yes} for row, yes in zip(good_metrics()["length_curve"], inside, strict=False)]
     assert label in legend(lengths.figure_length_curve(rows))
 
@@ -302,7 +302,7 @@ def test_many_bins_show_their_counts_as_a_range():
     assert [text.get_text() for text in ax.texts] == ["4 characters per bin"]
 
 
-def test_a_slice_of_one_bin_is_drawn_for_gaps_alone(tmp_path):
+def test_a_slice_of_one_bin_is_drawn_only_for_gaps(tmp_path):
     metrics = copy.deepcopy(good_metrics(lengths=(64,)))
     part = slice_of([1, 0], [5, 5])
     metrics["test"]["best"]["slices"] = {"length": {**part, "of": "length"}, "gap": {**part, "of": "gap"}}

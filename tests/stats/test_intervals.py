@@ -98,24 +98,24 @@ def test_t_interval_matches_a_calculation_by_hand():
     assert intervals.t_interval([5.0]) is None
 
 
-def test_each_keeps_every_value_apart():
+def test_each_has_one_bin_per_value():
     found = intervals.binned([1, 0, 1, 1], [3, 1, 3, 2], "each")
     assert [(b["lo"], b["hi"], b["value"], b["count"]) for b in found] == [(1, 1, 0, 1), (2, 2, 1, 1), (3, 3, 1, 2)]
     assert found[2]["ci"] == list(intervals.wilson(2, 2))
 
 
-def test_auto_is_each_up_to_24_values_and_ten_bins_beyond():
+def test_auto_is_each_up_to_24_values_and_ten_bins_above():
     assert len(intervals.binned(np.ones(24), np.arange(24))) == 24
     assert len(intervals.binned(np.ones(25), np.arange(25))) == 10
 
 
-def test_linear_bins_are_ten_equal_ones_that_hold_both_ends():
+def test_linear_bins_are_ten_equal_ones_including_both_ends():
     found = intervals.binned(np.ones(101), np.arange(101), "linear")
     assert [b["lo"] for b in found] == [0, 10, 20, 30, 40, 50, 60, 70, 80, 90]
     assert [b["count"] for b in found] == [10] * 9 + [11]
 
 
-def test_log2_bins_follow_the_powers_and_hold_zero_apart():
+def test_log2_bins_follow_the_powers_and_have_a_bin_for_zero():
     xs = [0, 0, 1, 2, 3, 4, 7, 8, 1024, 2047]
     found = intervals.binned(np.ones(10), xs, "log2")
     assert [(b["lo"], b["hi"], b["count"]) for b in found] == [
@@ -237,9 +237,12 @@ def test_binning_has_no_python_loop_over_items(interval):
     assert few == many > 10
 
 
-@pytest.mark.parametrize("module", ["stats.intervals", "storage.schema", "figures.runs"])
-def test_importing_needs_neither_torch_nor_matplotlib(module):
-    code = f"import sys, src.{module}; print(sorted({{'torch', 'matplotlib'}} & set(sys.modules)))"
+@pytest.mark.parametrize(
+    "module",
+    ["stats.intervals", "stats.exponents", "stats.medians", "storage.schema", "figures.runs", "commands.study"],
+)
+def test_importing_needs_no_torch_matplotlib_or_scipy(module):
+    code = f"import sys, src.{module}; print(sorted({{'torch', 'matplotlib', 'scipy'}} & set(sys.modules)))"
     assert (
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
     )

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from planted_metrics import good_metrics
 
-from src.storage.rundir import seal
+from src.storage.files import seal
 from src.storage.schema import validate
 
 
@@ -20,7 +20,7 @@ def test_good_metrics_pass(kind):
     validate(good_metrics(kind=kind))
 
 
-def test_good_metrics_pass_after_a_trip_through_a_file():
+def test_good_metrics_pass_after_writing_and_reading():
     validate(json.loads(json.dumps(good_metrics())))
 
 
@@ -125,7 +125,7 @@ def test_language_results_on_test_need_the_heldout_loss():
         validate({**metrics, "final_test": metrics["test"]["best"]})
 
 
-def test_a_key_of_later_metrics_may_be_absent_and_is_checked_where_it_is_there():
+def test_a_key_of_newer_metrics_may_be_absent_and_is_checked_if_present():
     metrics = copy.deepcopy(good_metrics())
     assert "loss_ci" not in metrics["length_curve"][0]
     metrics["length_curve"][0]["loss_ci"] = [0.2, 0.4]
@@ -148,7 +148,7 @@ def test_something_else_than_a_dict_is_refused(value):
         validate(value)
 
 
-def test_perplexity_may_overflow_where_the_loss_does_not():
+def test_perplexity_may_overflow_if_the_loss_does_not():
     metrics = good_metrics()
     metrics["ppl_curve"]["train"][0][1] = None
     metrics["final_train"]["ppl"] = None

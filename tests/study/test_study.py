@@ -1,4 +1,4 @@
-"""`study`: verdicts on planted numbers, and the study at a tiny size: its order, its files, stopping, going on.
+"""`study`: verdicts on planted numbers, and a tiny study: its order, its files, an interrupt and its continuation.
 
 python -m pytest tests/study/test_study.py
 """
@@ -113,7 +113,7 @@ def test_faster(linear, spread, verdict, words):
     )
 
 
-def test_a_length_that_could_not_be_measured_is_told_in_the_verdict():
+def test_the_verdict_names_a_length_that_could_not_be_measured():
     lost = row(
         "train", "transformer", "step_ms", 4096, None, status="out of memory", note="out of memory at 4,096", unit=None
     )
@@ -154,7 +154,7 @@ def test_memory_grows_linearly(peak, verdict, exponent):
         assert found["value"] == pytest.approx(exponent, abs=0.02)
 
 
-def test_memory_of_a_layer_that_is_not_alone_is_that_of_the_step_without_weights():
+def test_memory_of_a_hybrid_is_that_of_the_step_without_weights():
     alone = [
         row("memory", "m", "peak_bytes", x, None, status="unsupported", note="a hybrid has several mixers", unit=None)
         for x in LENGTHS
@@ -258,7 +258,7 @@ def test_what_quality_costs(claim, mine, theirs, gap, verdict, words):
         ("done", "done", UNDECIDED, "no difference: other data"),
     ],
 )
-def test_a_training_that_diverged_is_a_result_and_one_that_is_missing_is_told(mine, theirs, verdict, words):
+def test_a_diverged_training_is_a_result_and_a_missing_one_is_named(mine, theirs, verdict, words):
     made = {
         "done": done(0.9),
         "missing": Outcome("missing", why="it broke"),
@@ -284,7 +284,7 @@ def test_a_paired_interval_covers_the_true_difference_and_is_narrower_than_an_un
     assert 0.9 <= covered / 200 <= 0.99
 
 
-def test_answers_that_all_agree_leave_the_doubt_of_their_number():
+def test_the_interval_of_equal_answers_follows_the_rule_of_three():
     zeros, ones = np.zeros(300), np.ones(300)
     assert paired(zeros, zeros, ones, True) == Difference(0.0, -0.01, 0.01, 300)
     assert paired(zeros, zeros, ones, False) == Difference(0.0, 0.0, 0.0, 300)
@@ -421,7 +421,7 @@ def tiny(patch, folder):
 
 
 def without_profiles(patch):
-    """Leave out the parts that take longest here."""
+    """Leave out the slowest parts."""
     real = planning.plan
     patch.setattr(planning, "plan", lambda *arguments: [p for p in real(*arguments) if p.kind != "profile"])
 
@@ -472,7 +472,7 @@ def history(out):
     return json.loads((out / "history.json").read_text())
 
 
-def test_the_parts_run_in_order_each_into_a_whole_folder_of_its_own(whole):
+def test_the_parts_run_in_order_each_into_its_own_folder(whole):
     folder, ran, _, said = whole
     out = folder / "out"
     assert [words[words.index("--out_dir") + 1] for words in ran] == [str(out / name) for name in FOLDERS]
@@ -505,7 +505,7 @@ def test_all_models_have_as_many_parameters_as_the_baseline(whole):
         assert b["parameters"]["total"] == pytest.approx(a["parameters"]["total"], rel=0.02)
 
 
-def test_verdicts_are_printed_and_are_rows_and_are_in_the_history_and_in_the_table(whole):
+def test_verdicts_are_in_the_output_the_rows_the_history_and_the_table(whole):
     folder, _, printed, _ = whole
     out = folder / "out"
     stored = history(out)
@@ -538,8 +538,8 @@ def test_verdicts_are_printed_and_are_rows_and_are_in_the_history_and_in_the_tab
     assert printed.rstrip().endswith(str(out))
 
 
-def test_differences_are_those_of_the_scores_that_the_trainings_report(whole):
-    """Scored anew item by item, the sums must come to what each training wrote into its metrics.json."""
+def test_differences_agree_with_the_scores_of_the_trainings(whole):
+    """The scores per item must add up to what each training wrote into its metrics.json."""
     out = whole[0] / "out"
     claims = {c["claim"]: c for c in history(out)["claims"]}
     for claim, task, metric, sign in (
@@ -577,7 +577,7 @@ def test_the_same_command_repeats_nothing_and_verifies_what_is_there(whole, monk
         damaged.write_bytes(kept)
 
 
-def test_other_flags_are_refused_and_other_commands_say_what_this_is(whole, monkeypatch):
+def test_other_flags_are_refused_and_other_commands_name_the_kind(whole, monkeypatch):
     folder = whole[0]
     tiny(monkeypatch, folder)
     for change, words in (
@@ -617,10 +617,8 @@ def stop_at(number):
 
 
 @pytest.mark.parametrize("number", [3, 7])
-def test_an_interrupt_keeps_what_was_measured_and_the_same_command_goes_on(
-    number, whole, tmp_path, monkeypatch, capsys
-):
-    """Both ways end with the quality that an uninterrupted study has; no training is run twice."""
+def test_an_interrupt_keeps_finished_parts_and_the_same_command_continues(number, whole, tmp_path, monkeypatch, capsys):
+    """The result equals that of an uninterrupted study, and no training runs twice."""
     tiny(monkeypatch, tmp_path)
     tiny(monkeypatch, whole[0])  # the same text, by the same path
     without_profiles(monkeypatch)
@@ -644,8 +642,8 @@ def test_an_interrupt_keeps_what_was_measured_and_the_same_command_goes_on(
     assert quality[0] == quality[1]
 
 
-def test_a_training_that_was_stopped_inside_is_resumed(tmp_path, monkeypatch):
-    """The study's plan resumes a folder that holds an unfinished run; records go on by themselves."""
+def test_an_unfinished_training_is_resumed(tmp_path, monkeypatch):
+    """A training needs --resume in a folder with an unfinished run; records need no flag."""
     tiny(monkeypatch, tmp_path)
     parts = planning.plan({"transformer": "transformer"}, (16, 32), 4, 0.01, ())
     study = running.Study(parts, ["transformer"], Record(tmp_path / "out", "x"), {}, True, None)
@@ -696,7 +694,7 @@ def test_a_training_that_diverges_or_breaks_does_not_stop_the_study(tmp_path, mo
     assert history(tmp_path / "out")["status"] == "done"
 
 
-def test_overwrite_starts_every_part_anew(whole, tmp_path, monkeypatch):
+def test_overwrite_starts_every_part_again(whole, tmp_path, monkeypatch):
     tiny(monkeypatch, tmp_path)
     old = tmp_path / "out" / "copy-transformer"
     old.mkdir(parents=True)
@@ -714,7 +712,7 @@ def test_overwrite_starts_every_part_anew(whole, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_ctrl_c_reaches_the_part_that_runs_and_ends_the_study_with_130(tmp_path):
-    """The real thing: SIGINT to the study alone while a training runs in its own process, which saves and ends."""
+    """SIGINT to the study alone, while a training runs in its own process, which saves and ends."""
     (tmp_path / "tiny_shakespeare.txt").write_text("it is the east, and Juliet is the sun. " * 300)
     line = [
         "--model",
@@ -786,7 +784,7 @@ def test_the_baseline_is_the_transformer_or_the_first():
     assert planning.ordered(("gla", "gru")) == ("gla", "gru")
 
 
-def test_the_time_left_goes_by_parts_of_the_same_kind():
+def test_the_time_left_is_corrected_by_parts_of_the_same_kind():
     now = [0.0]
     parts = planning.plan({"a": "a", "b": "b"}, (16, 32), 100, 1.0, ())
     clock = planning.TimeLeft(True, lambda: now[0])
