@@ -21,7 +21,7 @@ from pathlib import Path
 from src.flags.fields import UserError
 
 TEMP_PREFIX = ".tmp-"
-LINE = 120  # columns; a list of pairs that fits is one line
+LINE = 200  # columns of JSON: a bin of a curve with its interval fits
 
 
 def write_atomic(path, data: bytes) -> None:
@@ -54,7 +54,7 @@ def append_whole(file, data: bytes) -> None:
 
 
 def write_json(path, obj) -> None:
-    """Write `obj` as JSON: keys in their order, ASCII, one line per array of numbers or strings.
+    """Write `obj` as JSON: keys in their order, ASCII, one line per key and per array of numbers or strings.
 
     Raises ValueError for NaN and infinities, which JSON does not have.
     """
@@ -167,24 +167,26 @@ def unwritable(folder: Path, error: OSError) -> UserError:
 
 
 def _layout(value, depth: int) -> str:
-    """JSON text with one key or item per line, indented by one space per level; short lists are on one line."""
-    if not isinstance(value, (dict, list)) or not value or (isinstance(value, list) and _is_one_line(value)):
-        return json.dumps(value, allow_nan=False)
-    if isinstance(value, dict):
+    """JSON text, indented by one space per level, with one line per key and per item of an array.
+
+    An array of numbers and strings is one line. So is an array of arrays, or an item of an array, that fits into LINE.
+    """
+    if isinstance(value, dict) and value:
         items = [f"{json.dumps(key)}: {_layout(item, depth + 1)}" for key, item in value.items()]
+    elif isinstance(value, list) and not _is_one_line(value):
+        texts = ((item, json.dumps(item)) for item in value)
+        items = [text if len(text) <= LINE else _layout(item, depth + 1) for item, text in texts]
     else:
-        items = [_layout(item, depth + 1) for item in value]
+        return json.dumps(value)
     left, right = "{}" if isinstance(value, dict) else "[]"
     start = "\n" + " " * (depth + 1)
     return f"{left}{start}{f',{start}'.join(items)}\n{' ' * depth}{right}"
 
 
 def _is_one_line(items: list) -> bool:
-    """Whether a list holds no containers, or only a few short lists such as pairs."""
     if not any(isinstance(item, (dict, list)) for item in items):
         return True
-    is_flat = all(isinstance(item, list) and not any(isinstance(x, (dict, list)) for x in item) for item in items)
-    return is_flat and len(json.dumps(items)) <= LINE
+    return not any(isinstance(item, dict) for item in items) and len(json.dumps(items)) <= LINE
 
 
 def _sync_folder(folder: Path) -> None:

@@ -147,7 +147,8 @@ class Study:
         if part.kind == "training":
             metrics = self._metrics(part)
             return [*rows_of(metrics, read_json(self.folder(part) / "env.json")), *failed] if metrics else failed
-        rows = Record(self.folder(part)).read_rows()
+        record = Record(self.folder(part))
+        rows = record.read_rows() if record.exists else []
         return [*(whole_cells(rows) if part.kind == "panels" else rows), *failed]
 
     def _row_of_failure(self, part: Part) -> dict:
