@@ -165,11 +165,11 @@ def _crossover(findings, pair: set[str]) -> dict | None:
 
 
 def ratio_interval(a, b, seed: int = 0) -> tuple[float, float, float]:
-    """Median of a over median of b, with a 95 % percentile interval of a bootstrap over the repeats of both.
-
-    a, b: at least two repeats each.
-    """
+    """Median of a over median of b, with a 95 % percentile interval of a bootstrap over the repeats of both."""
     from scipy.stats import bootstrap
+
+    # SciPy needs two repeats. A single one, twice, has the same resamples.
+    a, b = (v if len(v) > 1 else [*v, *v] for v in (a, b))
 
     def ratio(a, b, axis):
         return np.median(a, axis=axis) / np.median(b, axis=axis)

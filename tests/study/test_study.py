@@ -294,6 +294,17 @@ def test_the_interval_of_equal_answers_follows_the_rule_of_three():
 
 def test_a_ratio_of_constant_times_is_exact():
     assert ratio_interval([2.0] * 5, [1.0] * 3) == (2.0, 2.0, 2.0)
+    assert ratio_interval([2.0], [1.0] * 3) == (2.0, 2.0, 2.0)
+
+
+def test_a_ratio_has_the_interval_of_a_percentile_bootstrap():
+    """Against resamples drawn by hand from the same random numbers."""
+    rng = np.random.default_rng(5)
+    a, b = rng.lognormal(1, 0.2, 7), rng.lognormal(0, 0.2, 9)
+    draws = np.random.default_rng(0)
+    medians = [np.median(v[draws.integers(0, len(v), (2000, len(v)))], axis=1) for v in (a, b)]
+    low, high = np.quantile(medians[0] / medians[1], [0.025, 0.975])
+    assert ratio_interval(a, b) == pytest.approx((np.median(a) / np.median(b), low, high), rel=1e-9)
 
 
 def test_every_claim_has_rows_a_line_and_a_cell_of_the_table():
