@@ -1,4 +1,4 @@
-"""What tests ask of a picture: its pixels and its colours."""
+"""The pixels and colours of a picture, for tests."""
 
 from pathlib import Path
 

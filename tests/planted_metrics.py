@@ -1,11 +1,11 @@
-"""Metrics of a run that never was: complete, consistent, and known in advance."""
+"""Planted metrics: those of an invented run, complete, consistent and known in advance."""
 
 import math
 
 import numpy as np
 
 from src.stats import intervals
-from src.storage.rundir import seal
+from src.storage.files import seal
 from src.storage.schema import SCHEMA_VERSION
 
 TEST_SIZE = 2_000
@@ -14,9 +14,9 @@ TEST_SIZE = 2_000
 def good_metrics(
     task="needle", model="gru", kind="answer", seed=0, reach=140.0, steps=600, lengths=(64, 128, 256), diverged_at=None
 ) -> dict:
-    """Metrics of a run that never was, complete and consistent: accuracy falls with distance over about `reach` characters.
+    """Metrics of an invented run, complete and consistent. Accuracy falls with distance over about `reach` characters.
 
-    test_viz draws from it, so its numbers look like those of a real run.
+    Tests draw figures from them, so the numbers look like those of a real run.
     """
     rng = np.random.default_rng([seed, 11])
     steps = diverged_at or steps

@@ -4,12 +4,16 @@
     python benchmark.py study --model transformer,linear_attention,gla --train_steps 2000 --out_dir runs/study
     python benchmark.py study --vis_only --out_dir runs/study
 
-In this order, each a command of its own below the study's folder: short trainings on Tiny Shakespeare, recall and copy (--preset small,
-with as many parameters as the baseline has), the panels of `speed`, and a profile of each model. Then come tables (tables.md) and the
-verdicts. Is training faster, and from which length? Does memory grow as O(T)? Is the decoding state constant? What do perplexity and recall
-pay for it? The baseline is the transformer where it is among the models, else the first model. The defaults (two models, 800 steps) take at
-most 15 minutes on two cores. Ctrl-C keeps what was measured, and the same command with --out_dir goes on. Finished parts are verified and
-not repeated.
+The study runs these parts in order, each as a command of its own below the study's folder:
+1. short trainings on Tiny Shakespeare, recall and copy (--preset small, as many parameters as the baseline)
+2. the panels of `speed`
+3. a profile of each model
+Then it prints tables (also in tables.md) and the verdicts. Is training faster, and from which length? Does memory grow
+as O(T)? Is the decoding state constant? Are perplexity, recall and copying worse?
+
+The baseline is the transformer if it is among the models, else the first model. The defaults (two models, 800 steps)
+take at most 15 minutes on two cores. Ctrl-C keeps what was measured. The same command with --out_dir continues it:
+finished parts are verified and not repeated.
 """
 
 from __future__ import annotations
@@ -32,12 +36,12 @@ class StudyConfig:
         ("transformer", "linear_attention"), "names from `list`, or paths to your own .py files"
     )
     lengths: tuple[int, ...] = option(
-        (128, 256, 512, 1024, 2048, 4096), "panels: tokens of a sequence; of decode the positions"
+        (128, 256, 512, 1024, 2048, 4096), "panels: tokens per sequence; decode: positions"
     )
     train_steps: int = option(800, "optimiser steps of each training", least=1, most=10_000_000)
     cell_seconds: float = option(
         3.0,
-        "panels: seconds that one model may be repeated at one point; below 3 repeats it goes on",
+        "panels: seconds of repeats of one model at one point; at least 3 repeats",
         above=0.0,
         most=3600.0,
     )
@@ -56,7 +60,7 @@ class StudyMachine:
 
 
 def main(argv: list[str]) -> int:
-    """Run or redraw a study. Everything that can be wrong is found before the first file is written."""
+    """Run or redraw a study. Wrong input is found before the first file is written."""
     parts = (StudyConfig, StudyMachine, MeasureControl)
     parser = Parser(prog="benchmark.py study", description=__doc__, scope="for `study`")
     for part in parts:
@@ -67,69 +71,49 @@ def main(argv: list[str]) -> int:
 
 
 def study(argv, config: StudyConfig, machine: StudyMachine, control: MeasureControl, given: dict) -> int:
-    """All parts in order, then rows, tables and verdicts; the exit code."""
+    """Run all parts in order, then write rows, tables and verdicts; return the exit code."""
     from src.measure.session import continuing, machine_fields
     from src.measure.speed.subjects import labels, load_classes
     from src.storage import env
     from src.storage.record import DONE, INTERRUPTED, Record
+    from src.study import plan as planning
     from src.study import report
-    from src.study import validation as suite
+    from src.study import run as running
+    from src.study.claims import KIND
 
-    classes = load_classes(suite.ordered(absolute(config.model)))
+    classes = load_classes(planning.ordered(absolute(config.model)))
     names = labels(classes)
     panels = checked(SpeedConfig(model=tuple(classes), panel=("train",), lengths=config.lengths))
-    flags = [
-        word
-        for f in dataclasses.fields(StudyMachine)
-        if f.name in given
-        for word in (f"--{f.name}", str(given[f.name]))
-    ]
-    parts = suite.plan(names, panels.lengths, config.train_steps, config.cell_seconds, tuple(flags))
+    parts = planning.plan(names, panels.lengths, config.train_steps, config.cell_seconds, machine_flags(given))
     device = env.resolve_device(machine.device)
     precision = env.resolve_precision(machine.precision, device)
     threads = resolve_threads(machine.threads)
+    resolved = {"device": str(device), "precision": precision[0], "threads": threads, "seed": machine.seed}
     settings = {
         "models": {label: digest(model) for model, label in names.items()},
         "lengths": list(panels.lengths),
         "train_steps": config.train_steps,
         "cell_seconds": config.cell_seconds,
-        "device": str(device),
-        "precision": precision[0],
-        "threads": threads,
-        "seed": machine.seed,
+        **resolved,
         "parts": {p.folder: list(p.words) for p in parts},
     }
-    Record.check_dir(suite.KIND, control.out_dir, settings, control.overwrite)
-    check_parts(
-        parts,
-        panels,
-        classes,
-        {
-            "match_params": next(iter(names)),
-            "precision": precision[0],
-            "threads": threads,
-            "seed": machine.seed,
-            "device": str(device),
-        },
-        device,
-    )
-    record = Record.open_for(suite.KIND, control.out_dir, settings, control.overwrite)
+    Record.check_dir(KIND, control.out_dir, settings, control.overwrite)
+    check_parts(parts, panels, classes, {"match_params": next(iter(names)), **resolved}, device)
+    record = Record.open_for(KIND, control.out_dir, settings, control.overwrite)
     fields = {**machine_fields(device, threads, precision[0]), "seed": machine.seed}
-    work = suite.Validation(parts, names.values(), record, fields, control.quiet, suite.run_child)
+    work = running.Study(parts, names.values(), record, fields, control.quiet, running.run_child)
     with record.lock():
         if not record.exists:
             work.clear()
         record.begin(settings, env.collect(json.loads(json.dumps(settings)), device, precision, {}), lambda rows: [])
         try:
-            work.run(suite.Clock(control.quiet))
+            work.run(planning.TimeLeft(control.quiet))
             history = {"settings": settings, **work.conclude()}
             report.draw({**history, "rows": record.rows}, record)
         except KeyboardInterrupt:
             record.finish({"settings": settings, **work.conclude(compare=False)}, INTERRUPTED)
-            print(
-                f"interrupted; finished parts are kept, continue with: {continuing(suite.KIND, argv, record.path)}",
-                file=sys.stderr,
-            )
+            command = continuing(KIND, argv, record.path)
+            print(f"interrupted; finished parts are kept, continue with: {command}", file=sys.stderr)
             return 130
         # A study with a part that failed is not finished: the same command tries that part again.
         record.finish(history, INTERRUPTED if work.failed else DONE)
@@ -141,8 +125,14 @@ def study(argv, config: StudyConfig, machine: StudyMachine, control: MeasureCont
     return 1 if work.failed else 0
 
 
+def machine_flags(given: dict) -> tuple[str, ...]:
+    """The flags of StudyMachine as they were typed, for the commands of the parts."""
+    typed = [f.name for f in dataclasses.fields(StudyMachine) if f.name in given]
+    return tuple(word for name in typed for word in (f"--{name}", str(given[name])))
+
+
 def absolute(models) -> tuple[str, ...]:
-    """The models with whole paths, as every part runs with them and may be continued from any folder."""
+    """The models, paths made absolute: a part may be continued from any folder."""
     from pathlib import Path
 
     from src.flags.registry import is_path
@@ -151,7 +141,7 @@ def absolute(models) -> tuple[str, ...]:
 
 
 def check_parts(parts, panels: SpeedConfig, classes, given: dict, device) -> None:
-    """UserError for a model that one of the parts could not train, match or measure; writes nothing."""
+    """UserError if one of the parts could not train, match or measure a model. Writes nothing."""
     from dataset.tokenizer import CharTokenizer
     from src.checks.admission import check_user_model
     from src.flags.registry import is_path
@@ -170,26 +160,27 @@ def check_parts(parts, panels: SpeedConfig, classes, given: dict, device) -> Non
         tokenizer = CharTokenizer.build(task.alphabet)
         setup, _ = resolve_model(setup, tokenizer, task)
         with blaming("model", setup.args.model):
-            parameters(setup.model_class, setup.args, len(tokenizer)(task))
+            parameters(setup.model_class, setup.args, len(tokenizer), task.table_tokens())
         if is_path(setup.args.model):
             check_user_model(setup, build_model(setup, tokenizer, task, device), tokenizer, device)
 
 
 def redraw_study(control: MeasureControl, given: dict) -> int:
-    """--vis_only: figures, tables.md and the printed tables of an existing study, without torch."""
+    """--vis_only: write the figures and tables.md of an existing study again and print its tables, without torch."""
     from src.storage.record import Record
     from src.study import report
-    from src.study.claims import KIND as STUDY
+    from src.study.claims import KIND
 
     if control.overwrite:
         raise UserError("--overwrite: means nothing with --vis_only; leave it out")
     for f in (*dataclasses.fields(StudyConfig), *dataclasses.fields(StudyMachine)):
         if f.name in given:
             raise UserError(f"--{f.name}: means nothing with --vis_only; leave it out")
-    record = Record.of(control.out_dir, STUDY)
+    record = Record.of(control.out_dir, KIND)
     if not record.history.is_file():
         raise UserError(
-            f"{record.path}: nothing was measured to its end or interrupted yet, so there is no history.json; run the same command again"
+            f"{record.path}: the study has neither ended nor been interrupted, so there is no history.json; "
+            "run the same command again"
         )
     history = record.read_history()
     paths = report.draw(history, record)

@@ -1,4 +1,7 @@
-"""`--vis_only --out_dir R`: rewrite R/figures from metrics.json, without torch; several directories are overlaid into --figures DIR."""
+"""`--vis_only --out_dir R`: write R/figures again from metrics.json, without torch.
+
+With several directories, their runs are drawn in the same figures, in --figures DIR.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,13 @@ from pathlib import Path
 from src.figures import runs as run_figures
 from src.flags.fields import ControlConfig, UserError
 from src.flags.parser import Parser, add_flags, read_flags
-from src.storage.rundir import RunDir, open_sealed
+from src.storage.files import open_sealed
+from src.storage.rundir import RunDir
 from src.storage.schema import validate
 
 
 def main(argv: list[str]) -> int:
+    """Draw one run, or several into one set of figures, and print the paths."""
     parser = Parser(prog="benchmark.py --vis_only", description=__doc__)
     add_flags(parser, ControlConfig, "control")
     namespace = parser.parse_strict(argv)
@@ -36,6 +41,7 @@ def main(argv: list[str]) -> int:
 
 
 def load_metrics(run: RunDir) -> dict:
+    """metrics.json of a finished run, verified; UserError if it is missing, edited or not of the schema."""
     if not run.finished:
         raise UserError(f"{run.path}: not finished, it has no metrics.json yet; continue it with --resume")
     document = open_sealed(run.metrics)
@@ -47,4 +53,6 @@ def load_metrics(run: RunDir) -> dict:
 
 
 def label(document: dict, run: RunDir) -> str:
-    return f"{document['model']} ({run.path.name})"
+    """'gru (baseline)', or 'gru-11' alone if the name of the run's folder begins with the model's name."""
+    name = run.path.resolve().name
+    return name if name.startswith(document["model"]) else f"{document['model']} ({name})"

@@ -4,47 +4,46 @@ from __future__ import annotations
 
 import math
 
-from src.figures.style import (
-    COLOURS,
-    finish,
-    look_of,
-    named_floors,
-    new_figure,
-    plain_log_ticks,
-    reference_lines,
-    styled,
-)
+from src.figures.axes import named_floors, plain_log_ticks, reference_lines
+from src.figures.style import COLOURS, finish, look_of, new_figure, styled
+
+LARGEST_EXPONENT = 700.0  # exp of more overflows
 
 
 def figure_loss(history, *, title: str = "", floor=None):
-    """Training and validation loss against the step, best step marked; returns a Figure.
+    """Training and validation loss against the step, with the best step marked; returns a Figure.
 
-    history: {"train": [[step, loss]], "val": [[step, loss]], "best_step": int or None}, losses in nats per scored character, or a metrics dict.
-    floor: a number or {name: number}, drawn dashed. A diverged run's figure says at which step. Raises ValueError for another form of history.
+    history: {"train": [[step, loss]], "val": [[step, loss]], "best_step": int or None}, losses in nats per scored
+    character, or the metrics of a run.  floor: a number or {name: number}, drawn dashed.
+    The figure of a diverged run says at which step it diverged. Raises ValueError for another form of history.
     """
     return figure_curves([("", history_of(history, "loss"))], "loss", title, named_floors(floor))
 
 
 def figure_ppl(history, *, title: str = "", floor=None):
-    """Perplexity per scored character against the step; a plain history holds losses, as for `figure_loss`. Logarithmic above one decade."""
+    """Perplexity per scored character against the step; logarithmic if it spans more than a decade.
+
+    history: as for `figure_loss`. A plain history holds losses here too.
+    """
     return figure_curves([("", history_of(history, "ppl"))], "ppl", title, named_floors(floor))
 
 
 def history_of(history, kind: str) -> dict:
-    """{"train", "val": finite (step, value) points, "best_step", "diverged_at"} of a plain history or of metrics, as loss or as perplexity."""
+    """The finite points of a plain history or of a run's metrics, as loss or as perplexity.
+
+    kind: loss or ppl.  Returns {"train": [(step, value)], "val": [(step, value)], "best_step", "diverged_at"}.
+    """
     if not isinstance(history, dict) or not ({"loss_curve", "train", "val"} & set(history)):
         raise ValueError(
-            f"history: got {history!r:.60}, allowed: a dict with 'train' and 'val', lists of [step, loss], or the metrics of a run"
+            f"history: got {history!r:.60}, allowed: a dict with 'train' and 'val', lists of [step, loss], "
+            "or the metrics of a run"
         )
     if "loss_curve" in history:
         curves = history["ppl_curve" if kind == "ppl" else "loss_curve"]
     else:
         curves = {part: history.get(part) or [] for part in ("train", "val")}
         if kind == "ppl":
-            curves = {
-                part: [[s, math.exp(min(v, 700.0))] for s, v in points if v is not None]
-                for part, points in curves.items()
-            }
+            curves = {part: [[s, _exp(v)] for s, v in points if v is not None] for part, points in curves.items()}
     points = {
         part: [(s, v) for s, v in curves[part] if v is not None and math.isfinite(v)] for part in ("train", "val")
     }
@@ -53,62 +52,47 @@ def history_of(history, kind: str) -> dict:
 
 @styled
 def figure_curves(histories, kind: str, title: str, floors: dict | None = None):
+    """The curves of one run (training and validation), or of several (validation). histories: (label, history)."""
     figure, (ax,) = new_figure(1)
-    values = []
+    alone, values = len(histories) == 1, []
     for i, (name, history) in enumerate(histories):
         values += [v for part in ("train", "val") for _, v in history[part]]
-        _draw_history(ax, history, name, i, alone=len(histories) == 1)
+        _draw_history(ax, history, name, i, alone)
         if history["diverged_at"] is not None:
-            ax.axvline(
-                history["diverged_at"],
-                color=COLOURS[1] if len(histories) == 1 else COLOURS[i % len(COLOURS)],
-                linestyle=(0, (1, 2)),
-                linewidth=1.6,
-                label="diverged: the loss is no finite number" if len(histories) == 1 else f"{name}: diverged here",
-            )
-            title += f"\ndiverged at step {history['diverged_at']}" if len(histories) == 1 else ""
+            label = "diverged: the loss is not finite" if alone else f"{name}: diverged here"
+            colour = COLOURS[1] if alone else look_of(i)[0]
+            ax.axvline(history["diverged_at"], color=colour, linestyle=(0, (1, 2)), linewidth=1.6, label=label)
+            title += f"\ndiverged at step {history['diverged_at']}" if alone else ""
     reference_lines(ax, floors or {}, 1.0)
     _scale_values(ax, values + list((floors or {}).values()), log_allowed=kind == "ppl")
     if not values:
-        ax.text(0.5, 0.5, "no finite value was logged", transform=ax.transAxes, ha="center", va="center", color="0.35")
+        look = {"ha": "center", "va": "center", "color": "0.35"}
+        ax.text(0.5, 0.5, "no finite value was logged", transform=ax.transAxes, **look)
         ax.set_yticks([])
     ax.set_xlabel("optimiser step")
-    which = "" if len(histories) == 1 else "validation "
-    ax.set_ylabel(
-        f"{which}loss (nats per scored character)" if kind == "loss" else f"{which}perplexity (per scored character)"
-    )
+    words = "loss (nats per scored character)" if kind == "loss" else "perplexity (per scored character)"
+    ax.set_ylabel(words if alone else f"validation {words}")
     _whole_steps(ax)
     return finish(figure, title)
+
+
+def _exp(loss: float) -> float:
+    return math.exp(min(loss, LARGEST_EXPONENT))
 
 
 def _draw_history(ax, history: dict, name: str, i: int, alone: bool) -> None:
     colour, dash, marker = look_of(i)
     if alone and history["train"]:
-        ax.plot(
-            *zip(*history["train"], strict=True),
-            color=COLOURS[6],
-            linewidth=1.1,
-            marker="." if len(history["train"]) < 3 else None,
-            label="training",
-        )
+        few = "." if len(history["train"]) < 3 else None
+        ax.plot(*zip(*history["train"], strict=True), color=COLOURS[6], linewidth=1.1, marker=few, label="training")
     if history["val"]:
-        label = "validation" if alone else name
-        ax.plot(
-            *zip(*history["val"], strict=True), color=colour, linestyle=dash, marker=marker, markersize=4, label=label
-        )
+        look = {"color": colour, "linestyle": dash, "marker": marker, "markersize": 4}
+        ax.plot(*zip(*history["val"], strict=True), label="validation" if alone else name, **look)
     best = dict(history["val"]).get(history["best_step"])
     if best is not None:
-        ax.plot(
-            [history["best_step"]],
-            [best],
-            marker="*",
-            markersize=14 if alone else 11,
-            color=colour,
-            markeredgecolor="black",
-            linestyle="none",
-            zorder=5,
-            label=f"best: step {history['best_step']}, {best:.4g}" if alone else None,
-        )
+        star = {"marker": "*", "color": colour, "markeredgecolor": "black", "linestyle": "none", "zorder": 5}
+        label = f"best: step {history['best_step']}, {best:.4g}" if alone else None
+        ax.plot([history["best_step"]], [best], markersize=14 if alone else 11, label=label, **star)
 
 
 def _scale_values(ax, values: list[float], log_allowed: bool) -> None:
@@ -117,7 +101,7 @@ def _scale_values(ax, values: list[float], log_allowed: bool) -> None:
     least, most = min(values), max(values)
     if log_allowed and least > 0 and most > 10 * least:
         ax.set_yscale("log")
-        plain_log_ticks(ax.yaxis, decades=math.log10(most / least))
+        plain_log_ticks(ax.yaxis)
     elif least < most and 0 <= least < 0.5 * most:
         ax.set_ylim(bottom=0)
 

@@ -3,21 +3,22 @@
     draw_profile(history, "runs/x/figures")      # time_by_group, time_by_length, memory_by_length, memory_timeline
     draw_kernels(history, "runs/x/figures")      # roofline, time_by_length
 
-Style, colours and the way of saving are those of src/utils/run_figures.py. Whiskers are quartiles of the repeats. The same rows give the same bytes.
+Whiskers and bands are quartiles of the repeats. The same rows give the same bytes.
 """
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 from src.figures import style
+from src.figures.axes import plain_log_ticks
 
 PASSES = ("forward", "forward+backward")
+MOST_TICKS = 10
 
 
 def draw_profile(history: dict, figures_dir) -> list[Path]:
-    """Write the figures that a profile's history has rows for; returns the paths."""
+    """Write the figures that a profile's history has rows for; return the paths."""
     folder, rows, title = style.make_folder(figures_dir), history["rows"], history["title"]
     found = {
         "time_by_group": figure_groups(rows, title),
@@ -31,7 +32,7 @@ def draw_profile(history: dict, figures_dir) -> list[Path]:
 
 
 def draw_kernels(history: dict, figures_dir) -> list[Path]:
-    """Write the figures that the history of `kernels` has rows for; returns the paths."""
+    """Write the figures that the history of `kernels` has rows for; return the paths."""
     folder, rows, title = style.make_folder(figures_dir), history["rows"], history["title"]
     found = {"roofline": figure_roofline(rows, title), "time_by_length": figure_kernel_times(rows, title)}
     return [
@@ -39,12 +40,9 @@ def draw_kernels(history: dict, figures_dir) -> list[Path]:
     ]
 
 
-# profile ---------------------------------------------------------------------------------------------------------------------------------
-
-
 @style.styled
 def figure_groups(rows, title: str):
-    """Milliseconds a step of each operator group as bars; None without rows."""
+    """Milliseconds per step of each operator group, as bars; None without rows."""
     found = [r for r in rows if r["panel"] == "groups" and r["metric"] == "self_ms" and r["value"] is not None]
     if not found:
         return None
@@ -66,7 +64,7 @@ def figure_groups(rows, title: str):
     ax.set_yticks(list(places), [r["form"] for r in found])
     ax.set_xlim(0, 1.3 * max(r["q3"] for r in found) or 1.0)
     ax.grid(False, axis="y")
-    ax.set_xlabel(f"self time, ms a step (median of {found[0]['n']} recorded steps, whiskers: quartiles)")
+    ax.set_xlabel(f"self time, ms per step (median of {found[0]['n']} recorded steps, whiskers: quartiles)")
     return style.finish(figure, title)
 
 
@@ -86,16 +84,16 @@ def figure_by_length(rows, metric: str, title: str):
     _line(ax, 0, label, xs, values, [(r["q1"], r["q3"]) for r in found] if found[0]["q1"] is not None else None)
     _log_axes(ax, xs, values)
     ax.set_xlabel(f"length (in the task's own unit), {tokens_words(found)}")
-    ax.set_ylabel("MiB above parameters and optimiser state" if metric == "peak_bytes" else "ms a step")
+    ax.set_ylabel("MiB above parameters and optimiser state" if metric == "peak_bytes" else "ms per step")
     if metric == "step_ms":
         _mark_lost(ax, rows)
     return style.finish(figure, title)
 
 
 def tokens_words(rows, of: str = "step") -> str:
-    """'1,024 tokens a step', or the range where it varies."""
+    """'1,024 tokens per step', or the range if it varies."""
     least, most = min(r["tokens"] for r in rows), max(r["tokens"] for r in rows)
-    return f"{least:,} tokens a {of}" if least == most else f"{least:,} to {most:,} tokens a {of}"
+    return f"{least:,} tokens per {of}" if least == most else f"{least:,} to {most:,} tokens per {of}"
 
 
 def _mark_lost(ax, rows) -> None:
@@ -117,12 +115,12 @@ def _mark_lost(ax, rows) -> None:
 
 @style.styled
 def figure_timeline(memory: dict | None, title: str):
-    """MiB held over the recorded steps; None without points."""
+    """MiB allocated over the recorded steps; None without points."""
     if not memory or not memory["points"]:
         return None
     figure, (ax,) = style.new_figure(1)
     times, held = zip(*memory["points"], strict=True)
-    ax.step(times, [b / 2**20 for b in held], where="post", color=style.COLOURS[0], linewidth=1.1, label="held")
+    ax.step(times, [b / 2**20 for b in held], where="post", color=style.COLOURS[0], linewidth=1.1, label="allocated")
     ax.fill_between(times, [b / 2**20 for b in held], step="post", color=style.COLOURS[0], alpha=0.2, linewidth=0)
     ax.set_ylim(bottom=0)
     ax.set_xlabel(f"ms since the first allocation, {memory['steps']} steps, slowed by the recording")
@@ -130,19 +128,16 @@ def figure_timeline(memory: dict | None, title: str):
     return style.finish(figure, title)
 
 
-# kernels ---------------------------------------------------------------------------------------------------------------------------------
-
-
 @style.styled
 def figure_roofline(rows, title: str):
-    """Achieved GFLOP/s against operations a byte under the measured roof, a panel a pass; None without ceilings or timed forms."""
+    """GFLOP/s against operations per byte under the measured roof, one panel per pass; None without enough rows."""
     ceilings = {r["metric"]: r["value"] for r in rows if r["panel"] == "roofline" and r["status"] == "ok"}
     points = [r for r in rows if r["metric"] == "gflop_per_s" and r["status"] == "ok"]
     if len(ceilings) < 2 or not points:
         return None
     bandwidth, peak = ceilings["copy_gb_per_s"], ceilings["matmul_gflop_per_s"]
     figure, axes = style.new_figure(len(PASSES))
-    names = sorted({r["backend"] for r in points})  # rows come as forms are settled: by chance
+    names = sorted({r["backend"] for r in points})  # the order of the rows is random
     intensities = [intensity(r) for r in points]
     low, high = min([*intensities, peak / bandwidth]) / 4, max([*intensities, peak / bandwidth]) * 4
     for ax, which in zip(axes, PASSES, strict=True):
@@ -167,25 +162,25 @@ def figure_roofline(rows, title: str):
                     label=name,
                 )
         _log_axes(ax, [low, high], [r["value"] for r in points] + [peak, low * bandwidth])
-        ax.set_xlabel("operations a byte, counted by formula")
+        ax.set_xlabel("operations per byte, by formula")
         ax.set_title(which, fontsize=10)
-    axes[0].set_ylabel("GFLOP/s, the op's own operations")
-    return style.finish(figure, f"{title}\none point a length; above the slope: data that stays in caches")
+    axes[0].set_ylabel("GFLOP/s, of the op's own operations")
+    return style.finish(figure, f"{title}\none point per length; a point above the slope: its data stayed in caches")
 
 
 def intensity(row: dict) -> float:
-    """Operations a byte of a kernel's row."""
+    """Operations per byte of a kernel's row."""
     return row["settings"]["operations"] / row["settings"]["bytes"]
 
 
 @style.styled
 def figure_kernel_times(rows, title: str):
-    """Milliseconds against the length, a line a form and a panel a pass; None without timed forms."""
+    """Milliseconds against the length, one line per backend and one panel per pass; None without timings."""
     points = [r for r in rows if r["metric"] == "ms" and r["status"] == "ok" and r["op"]]
     if not points:
         return None
     figure, axes = style.new_figure(len(PASSES))
-    names = sorted({r["backend"] for r in points})  # rows come as forms are settled: by chance
+    names = sorted({r["backend"] for r in points})  # the order of the rows is random
     for ax, which in zip(axes, PASSES, strict=True):
         for i, name in enumerate(names):
             found = sorted((r for r in points if r["backend"] == name and r["form"] == which), key=lambda r: r["x"])
@@ -205,9 +200,6 @@ def figure_kernel_times(rows, title: str):
     return style.finish(figure, title)
 
 
-# Shared parts ----------------------------------------------------------------------------------------------------------------------------
-
-
 def _line(ax, i: int, label: str, xs, values, bands) -> None:
     colour, dash, marker = style.look_of(i)
     ax.plot(xs, values, color=colour, linestyle=dash, marker=marker, label=label)
@@ -218,20 +210,22 @@ def _line(ax, i: int, label: str, xs, values, bands) -> None:
 
 
 def _log_axes(ax, xs, values) -> None:
-    """Logarithmic axes with plain numbers, wide enough for one point."""
+    """Logarithmic axes with plain numbers, wide enough for one point. A few measured x are ticks themselves."""
+    from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
+
     ax.set_xscale("log", base=2)
     ax.set_yscale("log")
     positive = [v for v in values if v > 0]
     if positive:
         room = max(1.5, (max(positive) / min(positive)) ** 0.08)
         ax.set_ylim(min(positive) / room, max(positive) * room)
-        style.plain_log_ticks(ax.yaxis, decades=math.log10(max(positive) / min(positive) * room * room))
+        plain_log_ticks(ax.yaxis)
     ax.set_xlim(min(xs) / 1.3, max(xs) * 1.3)
-    from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
-
     distinct = sorted(set(xs))
-    if 2 < len(distinct) <= 10 and all(float(x).is_integer() for x in distinct):
+    if 2 < len(distinct) <= MOST_TICKS and all(float(x).is_integer() for x in distinct):
         ax.set_xticks(distinct)
         ax.xaxis.set_minor_locator(NullLocator())
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.15g}" if v >= 1 else f"{v:.3g}"))
-    ax.xaxis.set_minor_formatter(NullFormatter())
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.15g}" if v >= 1 else f"{v:.3g}"))
+        ax.xaxis.set_minor_formatter(NullFormatter())
+    else:
+        plain_log_ticks(ax.xaxis)

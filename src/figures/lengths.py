@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-from src.figures.slices import draw_points
-from src.figures.style import (
-    explain_intervals,
-    finish,
-    look_of,
-    metric_words,
-    named_floors,
-    new_figure,
-    reference_lines,
-    styled,
-)
+from src.figures.axes import explain_intervals, metric_words, named_floors, plain_log_ticks, reference_lines
+from src.figures.points import draw_points
+from src.figures.style import finish, look_of, new_figure, styled
+
+MOST_TICKS = 10
 
 
 def figure_length_curve(
@@ -25,34 +19,41 @@ def figure_length_curve(
     unit: str = "length (in the task's own unit)",
     with_loss: bool = False,
 ):
-    """The primary metric against length, the training lengths shaded, undefined lengths marked by a cross; returns a Figure.
+    """The primary metric against length; returns a Figure. Training lengths are shaded, undefined lengths have a cross.
 
-    curve: `length_curve` of metrics.json.  label: the metric's name.  unit: the label of the length axis.  with_loss: the loss in a panel before it,
-    as for language. Raises ValueError for an empty curve.
+    curve: `length_curve` of metrics.json.  label: the metric's name.  floor: chance, a number or {name: number}.
+    unit: the label of the length axis.  with_loss: with the loss in a panel on the left, as for language.
+    Raises ValueError for an empty curve.
     """
     return figure_lengths([("", curve)], title, label, named_floors(floor), ceiling, unit, with_loss)
 
 
 @styled
 def figure_lengths(curves, title: str, metric: str, floors: dict, ceiling: float, unit: str, with_loss: bool):
+    """The same for several runs. curves: (run label, length_curve) pairs; a single run has an empty label."""
     if not any(curve for _, curve in curves):
         raise ValueError("length_curve: got no lengths, allowed: at least one")
     figure, axes = new_figure(2 if with_loss else 1, share_y=False)
     if with_loss:
-        as_loss = [
+        losses = [
             (name, [{**row, "value": row["loss"], "ci": row.get("loss_ci")} for row in curve]) for name, curve in curves
         ]
-        _draw_length_panel(axes[0], as_loss, "loss", unit)
+        _draw_panel(axes[0], losses, "loss", unit)
         axes[0].margins(y=0.15)
     axes[-1].set_ylim(0, 1)
-    _draw_length_panel(axes[-1], curves, metric, unit)
+    _draw_panel(axes[-1], curves, metric, unit)
     reference_lines(axes[-1], floors, ceiling)
     return finish(figure, title)
 
 
-def _draw_length_panel(ax, curves, metric: str, unit: str) -> None:
-    from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
+def length_words(metrics: dict, result: dict) -> str:
+    """The label of the length axis: for language the context, else what the slice by length says."""
+    if metrics["kind"] == "language":
+        return "context length (characters in a window)"
+    return result["slices"].get("length", {}).get("label", "length (in the task's own unit)")
 
+
+def _draw_panel(ax, curves, metric: str, unit: str) -> None:
     rows = [row for _, curve in curves for row in curve]
     lengths = sorted({row["length"] for row in rows})
     spread = lengths[-1] / max(1, lengths[0])
@@ -60,28 +61,30 @@ def _draw_length_panel(ax, curves, metric: str, unit: str) -> None:
         ax.set_xscale("log", base=2)
         ax.set_xlim(max(1, lengths[0]) / spread**0.08, lengths[-1] * spread**0.05)
     else:
-        ax.set_xlim(
-            lengths[0] - 0.08 * (lengths[-1] - lengths[0] or 1), lengths[-1] + 0.05 * (lengths[-1] - lengths[0] or 1)
-        )
+        room = lengths[-1] - lengths[0] or 1
+        ax.set_xlim(lengths[0] - 0.08 * room, lengths[-1] + 0.05 * room)
     for i, (name, curve) in enumerate(curves):
         _draw_lengths(ax, curve, i, name or metric_words(metric), alone=len(curves) == 1)
     if len(curves) > 1:
         explain_intervals(ax, rows)
     _shade_training(ax, rows)
-    if len(lengths) <= 10:
-        ax.set_xticks(lengths)
-        ax.xaxis.set_minor_locator(NullLocator())
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.0f}"))
-    ax.xaxis.set_minor_formatter(NullFormatter())
+    _label_lengths(ax, lengths, is_log=spread >= 4)
     ax.set_xlabel(unit)
     ax.set_ylabel(metric_words(metric))
 
 
-def length_words(metrics: dict, result: dict) -> str:
-    """The label of the length axis: of a language task its context, else what the slice by length says."""
-    if metrics["kind"] == "language":
-        return "context length (characters in a window)"
-    return result["slices"].get("length", {}).get("label", "length (in the task's own unit)")
+def _label_lengths(ax, lengths: list[int], is_log: bool) -> None:
+    """The measured lengths are the ticks, if there are neither too few nor too many."""
+    from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
+
+    if is_log and len(lengths) < 3:
+        plain_log_ticks(ax.xaxis)
+        return
+    if len(lengths) <= MOST_TICKS or is_log:
+        ax.set_xticks(lengths[:: -(-len(lengths) // MOST_TICKS)])
+        ax.xaxis.set_minor_locator(NullLocator())
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.0f}"))
+    ax.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _draw_lengths(ax, curve, i: int, label: str, alone: bool) -> None:
@@ -89,11 +92,11 @@ def _draw_lengths(ax, curve, i: int, label: str, alone: bool) -> None:
     known = [row for row in curve if row["value"] is not None]
     if known:
         draw_points(ax, [row["length"] for row in known], known, look, label, joined=True, alone=alone)
-    undefined = [row for row in curve if row["value"] is None]
+    undefined = [row["length"] for row in curve if row["value"] is None]
     if undefined:
-        # a row of crosses a run, just over the axis, so that runs do not hide each other
+        # Each run has its own row of crosses just above the axis, so that runs do not hide each other.
         ax.plot(
-            [row["length"] for row in undefined],
+            undefined,
             [0.03 + 0.035 * i] * len(undefined),
             linestyle="none",
             marker="x",
@@ -113,10 +116,9 @@ def _shade_training(ax, rows) -> None:
         return
     least, most = min(inside), max(inside)
     if not any(row["length"] < least for row in rows):
-        ax.axvspan(ax.get_xlim()[0], most, color="0.93", zorder=0, label=f"lengths of training (up to {most:,})")
+        ax.axvspan(ax.get_xlim()[0], most, color="0.93", zorder=0, label=f"training lengths (up to {most:,})")
     elif least < most:
-        ax.axvspan(
-            least, most, color="0.93", zorder=0, label=f"lengths of training ({least:,} to {most:,} tested here)"
-        )
-    else:  # shorter ones were not trained
-        ax.axvline(most, color="0.8", linewidth=5, zorder=0, label=f"length of training ({most:,})")
+        label = f"training lengths ({least:,} to {most:,} tested here)"
+        ax.axvspan(least, most, color="0.93", zorder=0, label=label)
+    else:  # shorter lengths were tested but not trained
+        ax.axvline(most, color="0.8", linewidth=5, zorder=0, label=f"training length ({most:,})")

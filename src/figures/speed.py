@@ -1,24 +1,24 @@
-"""Figures of the efficiency panel, from its rows and findings, without torch: PNG and PDF, the same bytes for the same numbers.
+"""Figures of `speed`, from its rows and findings, without torch: PNG and PDF, the same bytes for the same numbers.
 
-    draw_all(history, "runs/x/figures")         # train, memory, decode (one a batch), scaling: those that have rows
+    draw_all(history, "runs/x/figures")         # train, memory, decode (one per batch), scaling: those that have rows
     figure = figure_panel(history, "train")     # a matplotlib Figure, for notebooks and tests
 
-history: {"rows": rows of src/storage/rows.py, "models": [...], "fits": [...]}, as history.json holds them. Each line is one model's medians with their
-quartiles as a band; both axes are logarithmic, so that a slope is an exponent, and the legend gives those with their 95 % intervals. A cross at the
-upper edge is where a model ran out of memory.
+history: {"rows": rows of src/storage/rows.py, "models": [...], "fits": [...]}, as history.json holds them.
+Each line is one model's medians, with its quartiles as a band. Both axes are logarithmic, so a slope is an exponent.
+The legend has the exponents with their 95 % intervals. A cross at the top marks where a model ran out of memory.
 """
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
-from src.figures.style import finish, human, look_of, make_folder, plain_log_ticks, save_both, styled
+from src.figures.axes import plain_log_ticks
+from src.figures.style import finish, human, look_of, make_folder, save_both, styled
 
 AXES = {  # panel -> (metric, axis label, divided by)
     "train": (
-        ("step_ms", "ms a step", 1),
-        ("tokens_per_s", "tokens a second", 1),
+        ("step_ms", "ms per step", 1),
+        ("tokens_per_s", "tokens per second", 1),
         ("peak_bytes", "peak memory (MiB)", 2**20),
     ),
     "memory": (
@@ -27,17 +27,17 @@ AXES = {  # panel -> (metric, axis label, divided by)
     ),
     "decode": (
         ("prefill_ms", "ms to read the prompt", 1),
-        ("token_ms", "ms a token", 1),
+        ("token_ms", "ms per token", 1),
         ("state_bytes", "state (KiB)", 2**10),
     ),
     "scaling": (
-        ("step_ms", "ms a step", 1),
-        ("tokens_per_s", "tokens a second", 1),
+        ("step_ms", "ms per step", 1),
+        ("tokens_per_s", "tokens per second", 1),
         ("peak_bytes", "peak memory (MiB)", 2**20),
     ),
 }
 IN_LEGEND = {
-    "train": ("step_ms", "time a sequence"),
+    "train": ("step_ms", "time per sequence"),
     "memory": ("kept_bytes", "bytes kept"),
     "decode": ("prefill_ms", "prefill"),
     "scaling": ("step_ms", "step"),
@@ -46,14 +46,15 @@ X_LABELS = {
     "train": "length (tokens)",
     "memory": "length (tokens)",
     "decode": "position (tokens)",
-    "scaling": "parameters asked for",
+    "scaling": "parameters (target)",
 }
 LETTER = {"scaling": "P"}
 PANEL_INCHES, HEIGHT = 4.4, 4.4
+MOST_TICKS = 8
 
 
 def draw_all(history: dict, figures_dir) -> list[Path]:
-    """Write every figure that there are rows for, as PNG and PDF; returns the paths. Nothing is drawn of a panel without a number."""
+    """Write the figure of every panel that has numbers, as PNG and PDF; return the paths."""
     folder = make_folder(figures_dir)
     paths = []
     for panel in AXES:
@@ -76,7 +77,7 @@ def has_numbers(rows, panel: str, batch=None) -> bool:
 
 @styled
 def figure_panel(history: dict, panel: str, batch=None):
-    """One panel, an axis a metric; returns a Figure. batch: of decode. Raises ValueError for an unknown panel, or one without numbers."""
+    """One panel, with axes per metric; returns a Figure. batch: of decode. ValueError for a panel without numbers."""
     if panel not in AXES or not has_numbers(history["rows"], panel, batch):
         raise ValueError(f"panel: got {panel!r}, allowed: one of {', '.join(AXES)} that has numbers")
     from matplotlib.figure import Figure
@@ -85,6 +86,7 @@ def figure_panel(history: dict, panel: str, batch=None):
     models = history["models"]
     n = len(AXES[panel])
     figure = Figure(figsize=(PANEL_INCHES * n, HEIGHT), layout="constrained")
+    figure.get_layout_engine().set(wspace=0.06)  # between a label and the axes on its left
     for ax, (metric, label, unit) in zip(figure.subplots(1, n, squeeze=False)[0], AXES[panel], strict=True):
         for i, model in enumerate(models):
             _draw_model(ax, rows, metric, unit, model, i, legend_of(history, panel, model, batch))
@@ -99,85 +101,70 @@ def figure_panel(history: dict, panel: str, batch=None):
     return finish(figure, title_of(rows, panel, batch))
 
 
+def legend_of(history: dict, panel: str, model: str, batch=None) -> str:
+    """'gla: time per sequence ~ T^1.02 [0.98, 1.05]'; the name alone if there is no exponent."""
+    metric, words = IN_LEGEND[panel]
+    for f in history["fits"]:
+        is_its = (f["panel"], f["metric"], f["model"], f["batch"]) == (panel, metric, model, batch)
+        if is_its and f["exponent"] is not None:
+            return f"{model}: {words} ~ {LETTER.get(panel, 'T')}^{f['exponent']:.2f} [{f['low']:.2f}, {f['high']:.2f}]"
+    return model
+
+
+def title_of(rows, panel: str, batch=None) -> str:
+    """What was measured, and where: the panel, the tokens or sequences, the device, threads and precision."""
+    ok = [r for r in rows if r["value"] is not None and not r["metric"].startswith("floor")]
+    first, tokens, batches = ok[0], sorted({r["tokens"] for r in ok}), sorted({r["batch"] for r in ok})
+    what = {
+        "train": f"training, {_range(tokens)} tokens per step",
+        "memory": f"one layer, {_range(batches)} sequences",
+        "decode": f"decoding, batch {batch}",
+        "scaling": f"training, {_range(tokens)} tokens per step, by size",
+    }[panel]
+    threads = f", {first['threads']} thread{'s' if first['threads'] != 1 else ''}"
+    device = first["device"] if str(first["device"]).startswith("cuda") else f"{first['device']}{threads}"
+    return f"{what} · {device} · {first['precision']}"
+
+
 def _draw_model(ax, rows, metric: str, unit: float, model: str, i: int, label: str) -> None:
-    found = sorted(
-        (
-            r
-            for r in rows
-            if r["model"] == model and r["metric"] == metric and r["value"] is not None and r["value"] > 0
-        ),
-        key=lambda r: r["x"],
-    )
+    """The line of one model; nothing if it has no positive value. Zero has no place on a logarithmic axis."""
+    mine = [r for r in rows if r["model"] == model and r["metric"] == metric]
+    found = sorted((r for r in mine if r["value"] is not None and r["value"] > 0), key=lambda r: r["x"])
     if not found:
         return
     colour, dash, marker = look_of(i)
     xs = [r["x"] for r in found]
     ax.plot(xs, [r["value"] / unit for r in found], color=colour, marker=marker, linestyle=dash, label=label)
     if all(r["q1"] is not None for r in found):
-        ax.fill_between(
-            xs, [r["q1"] / unit for r in found], [r["q3"] / unit for r in found], color=colour, alpha=0.15, linewidth=0
-        )
+        low, high = ([r[quartile] / unit for r in found] for quartile in ("q1", "q3"))
+        ax.fill_between(xs, low, high, color=colour, alpha=0.15, linewidth=0)
 
 
 def _mark_failures(ax, rows, models) -> None:
-    """A cross at the upper edge of every x where a model ran out of memory."""
+    """A cross at the top, at every x where a model ran out of memory."""
     for i, model in enumerate(models):
         xs = sorted({r["x"] for r in rows if r["model"] == model and r["status"] == "out of memory"})
         if xs:
-            ax.plot(
-                xs,
-                [0.97] * len(xs),
-                transform=ax.get_xaxis_transform(),
-                color=look_of(i)[0],
-                marker="x",
-                markersize=8,
-                linestyle="none",
-                label=f"{model}: out of memory",
-            )
+            look = {"color": look_of(i)[0], "marker": "x", "markersize": 8, "linestyle": "none"}
+            at_the_top = {"transform": ax.get_xaxis_transform(), "label": f"{model}: out of memory"}
+            ax.plot(xs, [0.97] * len(xs), **look, **at_the_top)
 
 
 def _logarithmic(ax) -> None:
-    """Logarithmic axes with plain numbers; the x that were measured are the ticks."""
+    """Logarithmic axes with plain numbers; the x that were measured are the ticks, if there are at least three."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
     xs = sorted({float(x) for line in ax.lines for x in line.get_xdata()})
     ax.set_xscale("log")
     ax.set_yscale("log")
-    ax.xaxis.set_major_locator(FixedLocator(xs if len(xs) <= 8 else xs[::2]))
-    ax.xaxis.set_minor_locator(NullLocator())
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: human(round(x)) if x >= 100_000 else f"{x:.0f}"))
+    if len(xs) < 3:
+        plain_log_ticks(ax.xaxis)
+    else:
+        ax.xaxis.set_major_locator(FixedLocator(xs if len(xs) <= MOST_TICKS else xs[::2]))
+        ax.xaxis.set_minor_locator(NullLocator())
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: human(round(x)) if x >= 100_000 else f"{x:,.10g}"))
     ax.tick_params(axis="x", labelrotation=45 if len(xs) > 5 else 0)
-    low, high = ax.get_ylim()
-    plain_log_ticks(ax.yaxis, math.log10(high / low))
-
-
-def legend_of(history: dict, panel: str, model: str, batch=None) -> str:
-    """'gla: time a sequence ~ T^1.02 [0.98, 1.05]'; the name alone where there is no exponent."""
-    metric, words = IN_LEGEND[panel]
-    for f in history["fits"]:
-        if (f["panel"], f["metric"], f["model"], f["batch"]) == (panel, metric, model, batch) and f[
-            "exponent"
-        ] is not None:
-            return f"{model}: {words} ~ {LETTER.get(panel, 'T')}^{f['exponent']:.2f} [{f['low']:.2f}, {f['high']:.2f}]"
-    return model
-
-
-def title_of(rows, panel: str, batch=None) -> str:
-    """What was measured where: the panel, the tokens or rows, the device, threads and precision."""
-    ok = [r for r in rows if r["value"] is not None and not r["metric"].startswith("floor")]
-    first, tokens, batches = ok[0], sorted({r["tokens"] for r in ok}), sorted({r["batch"] for r in ok})
-    what = {
-        "train": f"training, {_range(tokens)} tokens a step",
-        "memory": f"one layer, {_range(batches)} sequences",
-        "decode": f"decoding, batch {batch}",
-        "scaling": f"training, {_range(tokens)} tokens a step, by size",
-    }[panel]
-    threads = (
-        ""
-        if str(first["device"]).startswith("cuda")
-        else f", {first['threads']} thread{'s' if first['threads'] != 1 else ''}"
-    )
-    return f"{what} · {first['device']}{threads} · {first['precision']}"
+    plain_log_ticks(ax.yaxis)
 
 
 def _range(values: list[int]) -> str:

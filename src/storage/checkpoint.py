@@ -1,13 +1,14 @@
-"""Checkpoints that run no code and notice a flipped byte: one file, readable by plain torch.load and zipfile.
+"""Checkpoints that run no code and notice a flipped byte. Each is one file that torch.load and zipfile can read.
 
-torch.save writes a zip archive; the SHA-256 of its bytes is appended as the archive's comment, which zip readers skip:
+torch.save writes a zip archive. The SHA-256 of its bytes is appended as the archive's comment, which zip readers skip:
 
-    [ archive as torch.save wrote it, comment length 0 ]  ->  [ the same, comment length 71 ] [ "sha256:" + 64 hex digits ]
+    before: [ archive as torch.save wrote it, comment length 0 ]
+    after:  [ the same archive, comment length 71 ] [ "sha256:" + 64 hex digits ]
 
-`load` checks the digest before a byte is unpickled, then reads with weights_only=True. The digest is no signature: whoever can
-write the file can compute it, and weights_only is what keeps a crafted file from running anything.
-Payloads are plain (tensors, numbers, strings, None, lists, tuples, dicts) and are brought to one form before they are written,
-so equal payloads give equal bytes, whether a value was just computed or came from an earlier checkpoint.
+`load` checks the digest before anything is unpickled, then reads with weights_only=True. The digest is no signature:
+whoever can write the file can compute it. A crafted file is stopped by weights_only, which runs no code.
+Payloads are plain: tensors, numbers, strings, None, lists, tuples and dicts. They are normalised before they are
+written. So equal payloads give equal bytes, whether a value was just computed or came from an earlier checkpoint.
 """
 
 from __future__ import annotations
@@ -22,23 +23,18 @@ import numpy as np
 import torch
 
 from src.flags.fields import UserError
-from src.storage.rundir import write_atomic
+from src.storage.files import write_atomic
 
-KEYS = (
-    "model",
-    "args",
-    "vocab",
-)  # what every checkpoint has; training adds optimiser, scheduler, scaler, step, random states
-TAIL = re.compile(
-    rb"(.{20})\x47\x00sha256:([0-9a-f]{64})\Z", re.DOTALL
-)  # end record of a zip without its comment, length 71, comment
+KEYS = ("model", "args", "vocab")  # of every checkpoint; training adds optimiser, scheduler, step, random states, ...
+# The end record of a zip without its comment length, the length 71, and the comment.
+TAIL = re.compile(rb"(.{20})\x47\x00sha256:([0-9a-f]{64})\Z", re.DOTALL)
 END_RECORD = b"PK\x05\x06"
 
 
 def save(path, payload: dict) -> None:
-    """Write a checkpoint whole or not at all. Tensors go to the CPU; tied ones (same memory and shape) stay tied.
+    """Write a checkpoint whole or not at all. Tensors are copied to the CPU; tied ones (same memory) stay tied.
 
-    Raises ValueError when one of KEYS is missing, TypeError for a value that is not plain, OSError when the disk is full.
+    Raises ValueError if one of KEYS is missing, TypeError for a value that is not plain, OSError if the disk is full.
     """
     lacking = [key for key in KEYS if key not in payload]
     if lacking:
@@ -53,7 +49,8 @@ def to_bytes(payload: dict) -> bytes:
     archive = buffer.getvalue()
     if archive[-22:-18] != END_RECORD or archive[-2:] != b"\0\0":
         raise RuntimeError(
-            f"torch {torch.__version__} ends its archives otherwise than expected, so they cannot carry a digest; use torch 2.6 to 2.13"
+            f"torch {torch.__version__} ends its archives in an unknown way, so they cannot carry a digest; "
+            "use torch 2.6 to 2.13"
         )
     comment = b"sha256:" + hashlib.sha256(archive).hexdigest().encode("ascii")
     return archive[:-2] + len(comment).to_bytes(2, "little") + comment
@@ -62,8 +59,8 @@ def to_bytes(payload: dict) -> bytes:
 def load(path, map_location="cpu") -> dict:
     """The payload of a checkpoint, its tensors on `map_location` (a device or its name).
 
-    Raises UserError of one line, before anything is unpickled, when the file is missing, truncated, altered or not a checkpoint of
-    this program; and, with nothing run, when it holds anything but plain values.
+    Raises UserError of one line if the file is missing, truncated, altered or not a checkpoint of this program. Then
+    nothing was unpickled. Raises it too, with no code run, if the file holds anything but plain values.
     """
     path = Path(path)
     data = _read(path)
@@ -76,9 +73,8 @@ def load(path, map_location="cpu") -> dict:
             payload = _plain(torch.load(io.BytesIO(data), map_location="cpu", weights_only=True), "payload", {})
     except MemoryError:
         raise
-    except (
-        Exception
-    ) as error:  # whatever a crafted file provokes; torch's own text is many lines and advises to trust the file
+    # A crafted file can raise anything. torch's own text has many lines and advises to trust the file.
+    except Exception as error:
         raise UserError(
             f"'{path}' is not a checkpoint of this program: it holds more than tensors, numbers and text "
             f"({type(error).__name__}); nothing in it was run; {_way_out(path)}"
@@ -86,13 +82,11 @@ def load(path, map_location="cpu") -> dict:
     if not isinstance(payload, dict) or not all(key in payload for key in KEYS):
         got = ", ".join(map(str, payload)) if isinstance(payload, dict) else type(payload).__name__
         raise UserError(
-            f"'{path}' is not a checkpoint of this program: got {got[:80]!r}, must have {', '.join(KEYS)}; {_way_out(path)}"
+            f"'{path}' is not a checkpoint of this program: got {got[:80]!r}, must have {', '.join(KEYS)}; "
+            f"{_way_out(path)}"
         )
-    return (
-        payload
-        if torch.device(map_location).type == "cpu"
-        else _plain(payload, "payload", {}, torch.device(map_location))
-    )
+    device = torch.device(map_location)
+    return payload if device.type == "cpu" else _plain(payload, "payload", {}, device)
 
 
 def _read(path: Path) -> bytes:
@@ -105,7 +99,7 @@ def _read(path: Path) -> bytes:
 
 
 def _digest_problem(data: bytes) -> str:
-    """What is wrong with a checkpoint's bytes, as the predicate of a sentence; empty when the digest holds."""
+    """What is wrong with a checkpoint's bytes, as the end of a sentence; empty if the digest is right."""
     tail = TAIL.search(data, max(0, len(data) - 93))
     if tail is None or not tail[1].startswith(END_RECORD):
         if data[:4] != b"PK\x03\x04"[: len(data)]:
@@ -121,21 +115,21 @@ def _digest_problem(data: bytes) -> str:
 
 
 def _way_out(path: Path) -> str:
-    """What to do instead: the run's other checkpoint where that one is sound, else a new run."""
+    """What to do instead: use the run's other checkpoint if it is undamaged, else train again."""
     other = path.with_name({"ckpt.pt": "best.pt", "best.pt": "ckpt.pt"}.get(path.name, "ckpt.pt"))
     try:
         sound = other != path and not _digest_problem(other.read_bytes())
     except OSError:
         sound = False
     if sound:
-        return f"use '{other}', which is sound and has the weights of its own step, or train again with --overwrite"
+        return f"use '{other}', which is undamaged and has the weights of its own step, or train again with --overwrite"
     return "train again with --overwrite, or choose another --out_dir"
 
 
 def _plain(value, name: str, memo: dict, device=None):
-    """A copy in the one form that pickles alike every time: own containers, each string and tensor once, numbers of Python.
+    """A copy that always gives the same pickle: new containers, each string and tensor once, Python's own numbers.
 
-    memo: strings and tensors met so far (pickle refers back to an object it has seen, so identity shows in the bytes).
+    memo: the strings and tensors so far. Pickle refers back to an object that it has seen: identity changes the bytes.
     """
     if value is None or isinstance(value, bool):
         return value
@@ -163,17 +157,17 @@ def _key(key, name, memo):
 
 
 def _plain_tensor(tensor, memo, device):
-    """The tensor alone in its storage, contiguous; what shares memory and shape with an earlier one shares it again."""
+    """The tensor alone in its storage, contiguous. A tensor tied to an earlier one is tied to its copy."""
     place = (tensor.device, tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), tensor.stride())
     if tensor.numel() == 0 or place not in memo:
         copy = torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
         copy.copy_(tensor.detach())
-        memo[place] = (copy, tensor)  # the original too: its address must not be used again meanwhile
+        memo[place] = (copy, tensor)  # keep the original: its address must not be reused
     return memo[place][0]
 
 
 def random_state(generators: dict | None = None) -> dict:
-    """States of torch's CPU generator, of the CUDA generators where CUDA is in use, and of `generators`.
+    """States of torch's CPU generator, of the CUDA generators if CUDA is in use, and of `generators`.
 
     generators: name -> np.random.Generator or torch.Generator.  The result is plain, so it can go into a checkpoint.
     """
@@ -186,7 +180,10 @@ def random_state(generators: dict | None = None) -> dict:
 
 
 def set_random_state(state: dict, generators: dict | None = None) -> None:
-    """Put back what `random_state` gave; ValueError when a generator has no saved state. CUDA states go to the devices that exist."""
+    """Restore what `random_state` returned; ValueError if a generator has no saved state.
+
+    CUDA states beyond the devices of this machine are dropped.
+    """
     torch.set_rng_state(state["torch"].cpu())
     if torch.cuda.is_available():
         for index, saved in enumerate(state["cuda"][: torch.cuda.device_count()]):
@@ -202,7 +199,7 @@ def set_random_state(state: dict, generators: dict | None = None) -> None:
 
 
 def _lists(value):
-    """NumPy's generator state with arrays as lists: plain ints, which keep all 128 bits of a PCG64."""
+    """NumPy's generator state with lists for arrays. Its plain ints keep all 128 bits of a PCG64."""
     if isinstance(value, dict):
         return {k: _lists(v) for k, v in value.items()}
     return value.tolist() if isinstance(value, np.ndarray) else value

@@ -1,11 +1,11 @@
-"""Where a run happens: device and precision as the user asked for them, and the record of the machine in env.json.
+"""Where a run happens: the device and precision that it uses, and the machine as env.json describes it.
 
     device = resolve_device(args.device)
     precision, reason = resolve_precision(args.precision, device)
     write_json(run.env, collect(args, device, (precision, reason), backends))
 
-Choices are made once and come with their reason; a device or precision that was named and is not there is an error, never
-silently another one. torch is imported inside the functions only, so that commands without tensors need none.
+Each choice is made once and has a reason. A device or precision that was named but is missing is an error, never
+silently another one. torch is imported inside the functions, so commands without tensors do not need it.
 """
 
 from __future__ import annotations
@@ -22,22 +22,14 @@ from src.flags.fields import UserError, suggest, to_dict
 
 PROJECT = Path(__file__).resolve().parents[2]
 PACKAGES = (
-    "torch",
-    "numpy",
-    "matplotlib",
-    "tqdm",
-    "tensorboard",
-    "triton",
-    "mamba-ssm",
-    "causal-conv1d",
-    "flash-attn",
-    "flash-linear-attention",
+    *("torch", "numpy", "scipy", "matplotlib", "tqdm", "tensorboard", "triton"),
+    *("mamba-ssm", "causal-conv1d", "flash-attn", "flash-linear-attention"),
 )
 CPUINFO = Path("/proc/cpuinfo")
 
 
 def resolve_device(text: str):
-    """torch.device of `auto` (CUDA where there is one), `cpu`, `cuda` (the first) or `cuda:N`; UserError when it is not there."""
+    """torch.device of `auto` (CUDA if there is one), `cpu`, `cuda` (the first) or `cuda:N`; UserError if missing."""
     import torch
 
     n = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -57,21 +49,21 @@ def resolve_device(text: str):
 
 
 def resolve_precision(text: str, device) -> tuple[str, str]:
-    """(name, reason) of `auto`, `fp32`, `fp16` or `bf16` on a device; auto is bf16 where the device is fast at it, else fp32.
+    """(name, reason) of `auto`, `fp32`, `fp16` or `bf16` on a device.
 
-    UserError for fp16 on a CPU and for bf16 on a CUDA device older than sm80. bf16 on any CPU is allowed, since it computes the
-    same there; the reason then says that it is slow.
+    auto is bf16 if the device is fast at it, else fp32. UserError for fp16 on a CPU and for bf16 on a CUDA device older
+    than sm80. bf16 is allowed on any CPU, because the results are the same; the reason then says that it is slow.
     """
-    if text not in ("auto", "fp32", "fp16", "bf16"):
-        raise UserError(
-            f"--precision: got '{text}', allowed: auto, fp32, fp16, bf16{suggest(text, ('auto', 'fp32', 'fp16', 'bf16'))}"
-        )
+    names = ("auto", "fp32", "fp16", "bf16")
+    if text not in names:
+        raise UserError(f"--precision: got '{text}', allowed: {', '.join(names)}{suggest(text, names)}")
     fast, why = _fast_bf16(device)
     if text == "auto":
         return ("bf16" if fast else "fp32"), why
     if text == "fp16" and device.type != "cuda":
         raise UserError(
-            f"--precision: got fp16 on {device}, allowed there: auto, fp32, bf16 (fp16 needs a CUDA device); use --precision auto"
+            f"--precision: got fp16 on {device}, allowed there: auto, fp32, bf16 (fp16 needs a CUDA device); "
+            "use --precision auto"
         )
     if text == "bf16" and not fast and device.type == "cuda":
         raise UserError(
@@ -81,7 +73,7 @@ def resolve_precision(text: str, device) -> tuple[str, str]:
 
 
 def _fast_bf16(device) -> tuple[bool, str]:
-    """Whether the device computes in bf16 faster than in fp32, and how that is known."""
+    """Whether the device computes faster in bf16 than in fp32, and how that is known."""
     import torch
 
     if device.type == "cuda":
@@ -92,7 +84,7 @@ def _fast_bf16(device) -> tuple[bool, str]:
 
 
 def _cpu_bf16_flags() -> set[str]:
-    """Which of avx512_bf16 and amx_bf16 the CPU has: as Linux lists them, elsewhere as torch detects them (none when it cannot)."""
+    """Which of avx512_bf16 and amx_bf16 the CPU has: as Linux lists them, on other systems as torch detects them."""
     flags = _cpuinfo("flags")
     if flags:
         return {"avx512_bf16", "amx_bf16"} & set(flags.split())
@@ -103,7 +95,7 @@ def _cpu_bf16_flags() -> set[str]:
 
 
 def _probe(function) -> bool:
-    """The answer of one of torch's undocumented questions; no when this torch, or this system, does not have it."""
+    """The answer of an undocumented function of torch; False if this torch or this system does not have it."""
     try:
         return bool(function and function())
     except (RuntimeError, AttributeError, NotImplementedError):
@@ -111,7 +103,7 @@ def _probe(function) -> bool:
 
 
 def _cpuinfo(key: str) -> str:
-    """The first value of a key in /proc/cpuinfo; empty where there is none."""
+    """The first value of a key in /proc/cpuinfo; empty if there is none."""
     try:
         text = CPUINFO.read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -121,14 +113,14 @@ def _cpuinfo(key: str) -> str:
 
 
 def cpu_model() -> str:
-    """The processor's name, or its architecture where the system does not tell."""
+    """The processor's name, or its architecture if the system does not tell."""
     if sys.platform == "darwin":
         return _output("sysctl", "-n", "machdep.cpu.brand_string") or platform.machine()
     return _cpuinfo("model name") or platform.processor() or platform.machine()
 
 
 def git_commit(root: Path = PROJECT) -> tuple[str, bool] | None:
-    """(commit, whether the tree differs from it) of the project; None when it is not a git checkout of its own."""
+    """(commit, whether the tree differs from it) of the project; None if it is not a git checkout of its own."""
     top = _output("git", "-C", str(root), "rev-parse", "--show-toplevel")
     commit = _output("git", "-C", str(root), "rev-parse", "HEAD")
     if not top or not commit or Path(top).resolve() != Path(root).resolve():
@@ -137,7 +129,7 @@ def git_commit(root: Path = PROJECT) -> tuple[str, bool] | None:
 
 
 def _output(*command: str) -> str | None:
-    """What a small program prints, stripped; None when it is not there, fails, or takes ten seconds."""
+    """What a small program prints, stripped; None if it is missing, fails, or takes ten seconds."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
@@ -146,7 +138,7 @@ def _output(*command: str) -> str | None:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages in PACKAGES that are installed; nothing is imported for it."""
+    """Versions of Python and of the installed packages of PACKAGES. Nothing is imported for it."""
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
@@ -159,8 +151,8 @@ def versions() -> dict[str, str]:
 def collect(args, device, precision_reason: tuple[str, str], backends) -> dict:
     """The content of env.json, JSON-able.
 
-    args: the run configuration (or a dict).  precision_reason: what `resolve_precision` gave.  backends: op -> kernel and why, as
-    the caller has it.  Sizes in MiB.  The data's digest is the caller's to add.
+    args: the run configuration, or a dict.  precision_reason: of `resolve_precision`.  backends: op -> kernel and why.
+    Sizes are in MiB. The caller adds the data's digest.
     """
     import torch
 
@@ -208,7 +200,7 @@ def _describe(device) -> dict:
 
 
 def peak_memory_mib(device) -> float | None:
-    """Most memory used so far, in MiB: on CUDA by torch's allocator on that device, else by the whole process; None if unknown."""
+    """Peak memory so far in MiB: on CUDA of torch's allocator on that device, else of the process; None if unknown."""
     if device.type == "cuda":
         import torch
 

@@ -1,31 +1,34 @@
-"""The folder of a suite of measurements: what was measured is on disk at once, and the same command goes on where it stopped.
+"""The folder of a measuring command: each row is on disk at once, and the same command continues where it stopped.
 
-    record = Record.open_for("speed", out_dir, settings, overwrite)     # new, or the same settings again: then `record.rows` are those already measured
+    record = Record.open_for("speed", out_dir, settings, overwrite)   # new, or an old one with the same settings
     with record.lock():
-        record.begin(settings, env)                         # config.json and env.json, before any work
-        record.add(make_row(...))                           # one flushed line of results.jsonl
-        record.finish(history)                              # results.csv and history.json, which marks the suite as finished
+        record.begin(settings, env)             # config.json and env.json, before any work; reads an old record's rows
+        record.add(make_row(...))               # one flushed line of results.jsonl
+        record.finish(history)                  # results.csv and history.json, which marks the command as finished
 
-Settings are everything that decides what is measured; whoever comes back with others gets a UserError. As for a run directory (src/storage/rundir.py, which
-does the locking and the atomic writing), files appear whole or not at all; a line of results.jsonl that a kill tore is cut off.
-Nothing here imports torch.
+Settings are everything that decides what is measured. Other settings for the same folder are a UserError. As in a run
+directory (src/storage/rundir.py), files appear whole or not at all. A kill can leave an incomplete last line in
+results.jsonl; it is removed. Nothing here imports torch.
 """
 
 from __future__ import annotations
 
 import json
-import os
 
 from src.flags.fields import UserError
+from src.storage.files import append_whole, open_sealed, read_json, seal, write_atomic, write_json
 from src.storage.rows import check_row, to_csv, to_jsonl
-from src.storage.rundir import RunDir, open_sealed, read_json, seal, write_atomic, write_json
+from src.storage.rundir import RunDir
 
 FILES = ("results.jsonl", "results.csv", "history.json")
 INTERRUPTED, DONE = "interrupted", "done"
 
 
 class Record(RunDir):
-    """A run directory whose content is rows. kind: the suite, "speed", "kernels" or "profile"; stored, so that none continues another's."""
+    """A run directory whose content is rows.
+
+    kind: the command, "speed", "kernels", "profile" or "study". It is stored, so that none continues another's.
+    """
 
     def __init__(self, path, kind: str = ""):
         super().__init__(path)
@@ -37,12 +40,12 @@ class Record(RunDir):
 
     @property
     def finished(self) -> bool:
-        """Whether the suite came to its end: history.json is there and says so."""
+        """Whether the command came to its end: history.json is there and says so."""
         return self.history.is_file() and read_json(self.history).get("status") == DONE
 
     @classmethod
     def check_dir(cls, kind: str, out_dir: str, settings: dict, overwrite: bool = False) -> None:
-        """Raise UserError where `open` would, as far as that shows without writing anything: for use before long work."""
+        """Raise UserError if `open_for` would, without writing anything. For use before long work."""
         record = cls(out_dir or "runs", kind)
         if out_dir and record.exists and not overwrite:
             record._refuse_others(settings)
@@ -51,10 +54,11 @@ class Record(RunDir):
 
     @classmethod
     def open_for(cls, kind: str, out_dir: str, settings: dict, overwrite: bool = False) -> Record:
-        """A new record (runs/<timestamp> without an out_dir), or with the same kind and settings the one that is there.
+        """A new record (runs/<timestamp> without an out_dir), or the existing one of the same kind and settings.
 
-        settings: JSON-able. Raises UserError for a folder that holds something else, other settings (the first that differs is named), or cannot
-        be written. `overwrite` starts anew and removes what a suite or a run writes, nothing else. Take `lock()` next, then `begin`.
+        Take `lock()` next, then `begin`. settings: JSON-able. `overwrite` starts a new record: it removes the files
+        that this program writes and nothing else. Raises UserError for a folder that holds something else, was begun
+        with other settings (the first difference is named), or cannot be written.
         """
         if out_dir and not overwrite:
             record = cls(out_dir, kind)
@@ -67,7 +71,7 @@ class Record(RunDir):
 
     @classmethod
     def of(cls, out_dir, kind: str) -> Record:
-        """An existing record, to look at; UserError where there is none of this kind."""
+        """An existing record, for reading; UserError if there is none of this kind."""
         record = cls(cls.open(out_dir).path, kind)
         stored = open_sealed(record.config).get("kind")
         if stored != kind:
@@ -75,14 +79,14 @@ class Record(RunDir):
         return record
 
     def begin(self, settings: dict, env: dict, keep=lambda rows: rows) -> None:
-        """Write config.json and env.json of a new record; of an old one read the rows, and remove what a killed process left behind.
+        """Write config.json and env.json of a new record. For an old one, read the rows and remove what a kill left.
 
-        keep: old rows -> those to keep, for a suite whose measurements are several rows each, of which a kill may have left some.
+        keep: old rows -> rows to keep. If one measurement is several rows, a kill may have left only some of them.
         """
         self.clean()
         if self.exists:
-            self.rows = keep(self._read_rows())
-            write_atomic(self.results, to_jsonl(self.rows))  # without a torn last line
+            self.rows = keep(self.read_rows())
+            write_atomic(self.results, to_jsonl(self.rows))  # without an incomplete last line
         else:
             for name in FILES:
                 (self.path / name).unlink(missing_ok=True)
@@ -92,30 +96,23 @@ class Record(RunDir):
 
     def add(self, *rows: dict) -> None:
         """Append rows to results.jsonl at once, flushed to the operating system; a full disk leaves whole lines."""
-        data = to_jsonl(rows)
         with open(self.results, "ab", buffering=0) as file:
-            size = os.fstat(file.fileno()).st_size
-            try:
-                rest = memoryview(data)
-                while rest:
-                    rest = rest[file.write(rest) :]
-            except OSError:
-                os.ftruncate(file.fileno(), size)
-                raise
+            append_whole(file, to_jsonl(rows))
         self.rows += rows
 
     def finish(self, history: dict, status: str = DONE) -> dict:
-        """Write results.csv, then history.json: the rows and whatever else the suite derived from them. Returns the sealed history."""
+        """Write results.csv, then history.json with the rows and what was derived from them. Returns it sealed."""
         write_atomic(self.table, to_csv(self.rows))
         sealed = seal({"schema": 1, "kind": self.kind, "status": status, **history, "rows": self.rows})
         write_json(self.history, sealed)
         return sealed
 
     def read_history(self) -> dict:
+        """The content of history.json; UserError if it was edited."""
         return open_sealed(self.history)
 
-    def _read_rows(self) -> list[dict]:
-        """Whole rows of results.jsonl; UserError with the line's number for one that is damaged."""
+    def read_rows(self) -> list[dict]:
+        """The whole rows of results.jsonl, none without the file; UserError with the line number for a damaged one."""
         try:
             lines = self.results.read_bytes().split(b"\n")
         except FileNotFoundError:
@@ -127,34 +124,35 @@ class Record(RunDir):
                 check_row(row)
             except (ValueError, RecursionError):
                 raise UserError(
-                    f"'{self.results}' line {n} is damaged, allowed: a row of src/storage/rows.py; restore the file, or start again with "
-                    "--overwrite"
+                    f"'{self.results}' line {n} is damaged, allowed: a row of src/storage/rows.py; "
+                    "restore the file, or start again with --overwrite"
                 ) from None
             rows.append(row)
         return rows
 
     def _refuse_others(self, settings: dict) -> None:
-        """UserError unless config.json is of this kind and of these settings."""
+        """UserError unless config.json has this kind and these settings."""
         self._refuse_foreign()
         stored = open_sealed(self.config)
         if stored.get("kind") != self.kind:
             raise UserError(
-                f"--out_dir: '{self.path}' holds {_what(stored.get('kind'))}; choose another --out_dir, or replace it with --overwrite"
+                f"--out_dir: '{self.path}' holds {_what(stored.get('kind'))}; "
+                "choose another --out_dir, or replace it with --overwrite"
             )
         then, now = stored["settings"], json.loads(json.dumps(settings))
         if (found := _difference(then, now)) is not None:
             name, old, new = found
             raise UserError(
-                f"--out_dir: '{self.path}' was begun with {name} {_short(old)}, now {_short(new)}; give the same flags to continue it, "
-                "another --out_dir, or --overwrite"
+                f"--out_dir: '{self.path}' was begun with {name} {_short(old)}, now {_short(new)}; "
+                "give the same flags to continue it, another --out_dir, or --overwrite"
             )
 
     def _refuse_kind(self) -> None:
-        """Nothing: whose results these are is `of`'s own question."""
+        """Allowed here: `of` compares the kind itself."""
 
 
 def _difference(then, now, name: str = "") -> tuple | None:
-    """(name, old, new) of the first thing in which two settings differ, inside objects too; None where they are equal."""
+    """(name, old, new) of the first difference between two settings, inside objects too; None if they are equal."""
     if not (isinstance(then, dict) and isinstance(now, dict)):
         return None if then == now else (name, then, now)
     inside = (

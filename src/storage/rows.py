@@ -1,13 +1,15 @@
-"""One row a measurement, with one schema for everything that this program measures: training runs, the efficiency panel, kernels, profiles.
+"""One row per measurement, in one schema for all that this program measures: trainings, `speed`, kernels, profiles.
 
-    row = make_row("speed", panel="train", model="gru", metric="step_ms", value=12.1, unit="ms", n=10, x_name="length", x=512, **machine)
-    rows = rows_of(metrics, env)        # a training run's metrics.json (and env.json), one row a number
+    row = make_row("speed", panel="train", model="gru", metric="step_ms", value=12.1, unit="ms", n=10, **machine)
+    rows = rows_of(metrics, env)        # of a training run's metrics.json and env.json, one row per number
 
-`results.jsonl` holds such rows, of a suite as they were measured, and `results.csv` those of a suite without the repeats. A training run writes its
-`results.jsonl` at its end and leaves out what its clock and allocator said, so that the same command gives the same bytes.
+A measuring command writes such rows to `results.jsonl` as it measures them, and to `results.csv` without the repeats.
+A training run writes its `results.jsonl` at its end, without times and memory, so that the same command gives the same
+bytes.
 
-`FIELDS` below is the schema, in the order of the columns: every row has every field, null where it means nothing. A measurement that could not be made
-is a row as well: `status` says what happened, `note` says it in words, and `value` is null. Nothing here imports torch.
+`FIELDS` below is the schema, in the order of the columns. Every row has every field, null if it means nothing there.
+A measurement that could not be made is a row too: `status` says what happened, `note` says it in words, and `value` is
+null. Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -20,18 +22,19 @@ from collections.abc import Iterable
 
 ROW_SCHEMA = 1
 KINDS = ("train-run", "speed", "kernel", "profile")
-# failed: raised something else; gate failed: the op differs from its reference, so it is not timed; not tried: a shorter one ran out of memory.
+# failed: raised something else.  gate failed: the op differs from its reference, so it is not timed.
+# not tried: a shorter one ran out of memory.
 STATUSES = ("ok", "out of memory", "gate failed", "failed", "unsupported", "not tried", "diverged")
 
 FIELDS = {
     "schema": "ROW_SCHEMA",
     "kind": "one of KINDS",
-    "panel": "the group of rows that are compared with each other: train, memory, decode, scaling; of a kernel its op",
+    "panel": "rows that are compared: train, memory, decode, scaling, quality, ...; for a kernel its op",
     "task": "of a training run or a profile",
     "model": "a registry name or the stem of a user's file; null for a kernel",
     "op": "of a kernel",
-    "form": "what of it is measured where that is not the whole: forward, forward+backward, an operator group",
-    "metric": "what was measured: step_ms, tokens_per_s, peak_bytes, kept_bytes, prefill_ms, token_ms, state_bytes, ...",
+    "form": "which part is measured, if not the whole: forward, forward+backward, an operator group",
+    "metric": "what was measured: step_ms, tokens_per_s, peak_bytes, kept_bytes, prefill_ms, state_bytes, ...",
     "value": "the median of the repeats, or the number itself; null without one",
     "unit": "of value, low, high and values: ms, s, tokens/s, bytes, nats, share, ...",
     "q1": "lower quartile of the repeats",
@@ -40,15 +43,15 @@ FIELDS = {
     "high": "upper end",
     "n": "repeats (scored items of a score)",
     "stopped": "why the repeats ended: settled (interval within 5 %), budget, most",
-    "warmups": "calls thrown away, the first included",
-    "first_ms": "the first call, with compilation and caches; in no median",
+    "warmups": "calls that are not counted, the first included",
+    "first_ms": "the first call, with compilation and empty caches; not in the median",
     "x_name": "what x is: length, position, parameters, step, ...",
-    "x": "where on the axis",
-    "batch": "sequences side by side",
-    "tokens": "tokens a step",
-    "parameters": "of the model (of the mixer alone in the panel memory)",
+    "x": "the place on that axis",
+    "batch": "sequences in one call",
+    "tokens": "tokens per step",
+    "parameters": "of the model; in the panel memory of one layer alone",
     "settings": "the model's resolved flags, or the shape of a kernel",
-    "backend": "{op: {backend, reason}}; of a kernel its name alone",
+    "backend": "{op: {backend, reason}}; for a kernel only its name",
     "precision": "fp32, bf16, fp16",
     "device": "cpu, cuda:0, and its name",
     "threads": "of torch",
@@ -79,7 +82,10 @@ TEXTS = (
 
 
 def make_row(kind: str, **fields) -> dict:
-    """A row of this kind with every field of FIELDS; those not given are null, status is ok and note empty. ValueError as `check_row`."""
+    """A row of this kind with every field of FIELDS. Not given: status is ok, the note empty, any other field null.
+
+    Raises ValueError as `check_row` does.
+    """
     row = {**dict.fromkeys(FIELDS), "schema": ROW_SCHEMA, "kind": kind, "status": "ok", "note": "", **fields}
     row = {k: list(v) if isinstance(v, tuple) else v for k, v in row.items()}
     check_row(row)
@@ -87,9 +93,9 @@ def make_row(kind: str, **fields) -> dict:
 
 
 def timed(sample, unit: str = "ms", of=lambda seconds: 1e3 * seconds) -> dict:
-    """The fields of a row that come from a timing.Sample of one part: value, q1, q3, low, high, n, stopped, warmups, first_ms, values.
+    """The fields of a row that come from the repeats of one call (a timing.Sample): value, quartiles, interval, ...
 
-    of: one repeat's seconds -> the value in `unit`, monotonous; `lambda s: tokens / s` gives tokens a second.
+    of: seconds of one repeat -> value in `unit`, a monotonic function; `lambda s: tokens / s` gives tokens per second.
     """
     from src.stats.medians import median_interval, quantile
 
@@ -112,7 +118,7 @@ def timed(sample, unit: str = "ms", of=lambda seconds: 1e3 * seconds) -> dict:
 
 
 def check_row(row) -> None:
-    """Raise ValueError, naming the field, unless `row` is as FIELDS says."""
+    """Raise ValueError, which names the field, unless `row` is as FIELDS says."""
     if not isinstance(row, dict) or row.get("schema") != ROW_SCHEMA:
         raise ValueError(f"row: got {row!r:.60}, allowed: a dict with schema {ROW_SCHEMA}")
     odd = sorted(row.keys() ^ FIELDS.keys())
@@ -144,7 +150,8 @@ def check_row(row) -> None:
         _expect(name, row[name], lambda v: isinstance(v, dict), "an object or null")
     if row["status"] == "ok" and (row["value"] is None or not row["metric"] or not row["unit"]):
         raise ValueError(
-            f"row: status ok needs a metric, a value and a unit, got {row['metric']!r}, {row['value']!r}, {row['unit']!r}"
+            "row: status ok needs a metric, a value and a unit, "
+            f"got {row['metric']!r}, {row['value']!r}, {row['unit']!r}"
         )
     if row["status"] not in ("ok", "diverged") and (row["value"] is not None or not row["note"]):
         raise ValueError(
@@ -168,11 +175,12 @@ def to_line(row: dict) -> str:
 
 
 def to_jsonl(rows: Iterable[dict]) -> bytes:
+    """The lines of results.jsonl."""
     return "".join(map(to_line, rows)).encode("ascii")
 
 
 def to_csv(rows: Iterable[dict]) -> bytes:
-    """results.csv: a column a field but `values`; objects as compact JSON, null as an empty cell."""
+    """results.csv: one column per field except `values`; objects are compact JSON, null is an empty cell."""
     columns = [name for name in FIELDS if name != "values"]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -191,11 +199,11 @@ def _cell(value) -> str:
 
 
 def rows_of(metrics: dict, env: dict | None = None) -> list[dict]:
-    """The rows of a training run: its metrics.json (src/storage/schema.py) and, where it is at hand, its env.json.
+    """The rows of a training run: of its metrics.json (src/storage/schema.py) and, if given, its env.json.
 
-    One row a number of the test result, the training loss, the gradient's norm and clipping, and decoding state; speed and memory where metrics has its
-    part "machine"; one a length of the length curve and a bin of a slice. A run that diverged has rows of status "diverged", its score being the
-    highest floor.
+    One row per number: the test result, the training loss, the gradient's norm and clipping, the decoding state, and
+    speed and memory if metrics has its part "machine". One row per length of the length curve and per bin of a slice.
+    The rows of a run that diverged have status "diverged"; its score is the highest chance level.
     """
     env = env or {}
     args, machine = metrics["args"], metrics.get("machine") or {}
@@ -230,7 +238,7 @@ def _scores(metrics: dict):
         "value": metrics["scaled"],
         "unit": "share",
         **steps,
-        "note": "of the way from the highest floor to the ceiling",
+        "note": "share of the way from the highest chance level to the ceiling",
     }
     result = metrics["final_test"]
     if result is None:

@@ -1,18 +1,25 @@
-"""The schema of a run's `metrics.json`: the one place that says what is in it, and the check that it is.
+"""The schema of a run's `metrics.json`: the one place that says what is in it, and the check of it.
 
-`SPEC` below is the document: read it from top to bottom. Every key that it names must be there and no other may be, so that a typo or a
-forgotten field is an error and not a silent gap in a comparison; numbers are finite, and null only where a `?` allows it.
+`SPEC` below is the document; read it from top to bottom. Every key that it names must be there, and no other key
+may be. So a typo or a forgotten field is an error and not a silent hole in a comparison. Numbers are finite. They are
+null only if a `?` allows it.
 
-    validate(json.loads(path.read_text()))      # ValueError: test.best.slices.gap.bins[3].ci: got [0.9, 0.2], allowed: [lo, hi] with lo <= hi
+    validate(json.loads(path.read_text()))   # ValueError: test.best.slices.gap.bins[3].ci: got [0.9, 0.2], allowed: ...
 
-How to read it:  "count"  a kind of value, listed in KINDS;  "count?"  the same or null;  ("a", "b")  one of these words;  [x]  a list of x;
-{"key": x}  exactly these keys;  {"*": x}  any further keys, each an x;  Maybe(x)  x or null;  MayLack(x)  x, or no such key;
-a function: the spec that fits what stands beside it.
+How to read it:
+    "count"      a kind of value, listed in KINDS
+    "count?"     the same, or null
+    ("a", "b")   one of these words
+    [x]          a list of x
+    {"key": x}   exactly these keys
+    {"*": x}     any further keys, each an x
+    Maybe(x)     x or null
+    MayLack(x)   x, or no such key
+    a function   gives the spec that fits the other keys of the same object
 """
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 import math
@@ -28,7 +35,7 @@ class Maybe(NamedTuple):
 
 
 class MayLack(NamedTuple):
-    """`spec`, at a key that documents written before it was introduced do not have."""
+    """`spec`, at a key that older documents do not have."""
 
     spec: Any
 
@@ -77,8 +84,8 @@ KINDS = {
 }
 
 NUMBER_BIN = {
-    "lo": "number",  # belongs to the bin; lo = hi where a bin is one value
-    "hi": "number",  # does not, but for the last of linear bins
+    "lo": "number",  # belongs to the bin; lo = hi if a bin is one value
+    "hi": "number",  # does not belong to it, except in the last of linear bins
     "value": "number",  # the mean of the slice's metric over the bin
     "count": "count",  # examples or characters in it
     "ci": "range?",  # 95 %: Wilson's for a share, Student's for a loss (null for one item)
@@ -97,7 +104,7 @@ SLICE = {
 RESULT = {  # one evaluation of one checkpoint on one split
     "loss": "number",  # nats per scored character, never smoothed
     "bpc": "number",  # the same in bits
-    "ppl": "number?",  # exp(loss); null where that overflows
+    "ppl": "number?",  # exp(loss); null if that overflows
     "token_acc": "share",  # share of scored characters whose likeliest prediction is right
     "exact_match": "share?",  # share of examples that are right as a whole; null for language
     "n_examples": "count",
@@ -112,7 +119,7 @@ CURVES_WITH_GAPS = {"train": ["point or gap"], "val": ["point or gap"]}
 
 SPEC = {
     "schema": "count",  # SCHEMA_VERSION
-    "sha256": "sha256",  # of the rest but `machine`: written and verified by src/storage/rundir.py
+    "sha256": "sha256",  # of all but itself and `machine`; see src/storage/files.py
     "status": ("done", "diverged"),
     "task": "text",
     "model": "text",
@@ -127,7 +134,7 @@ SPEC = {
         "test_examples": "count",
         "left_out": {"val": ["text"], "test": ["text"]},  # strata with too few distinct keys
         "vocab_size": "count",
-        "unknown_rate": "share?",  # share of <unk>, where the task has it
+        "unknown_rate": "share?",  # share of <unk>, if the task has it
     },
     "parameters": {"total": "count", "embedding": "count"},
     "decode_state": {
@@ -141,26 +148,26 @@ SPEC = {
     "chars_seen": "count",
     "examples_seen": "count",
     "loss_curve": CURVES,  # nats per scored character
-    "ppl_curve": CURVES_WITH_GAPS,  # exp of it at the same steps, null where that overflows
+    "ppl_curve": CURVES_WITH_GAPS,  # exp of it at the same steps, null if that overflows
     "grad_norm": {
         "median": "number?",
         "max": "number?",
         "clipped_share": "share?",
-    },  # null where no step had a finite norm
+    },  # null if no step had a finite norm
     "final_train": {"loss": "number?", "bpc": "number?", "ppl": "number?"},  # null after a divergence
     "val": {"best": Maybe(RESULT), "last": Maybe(RESULT)},
     "test": {"best": Maybe(RESULT), "last": Maybe(RESULT)},
-    "final_test": Maybe(RESULT),  # test.best; null after a divergence, which scores its highest floor
+    "final_test": Maybe(RESULT),  # test.best; null after a divergence, which scores the highest chance level
     "floors": {
-        "*": {  # reached without doing the task
+        "*": {  # chance levels: reached without skill
             "primary": "number",
             "token_acc": "share?",
-            "slice_acc": MayLack("share"),  # of answers: token_acc without <eos>, which slices by character leave out
+            "slice_acc": MayLack("share"),  # of answers: token_acc without <eos>, as in slices by character
         }
     },
     "baselines": {"*": "number"},  # reached by simple methods
     "ceiling": "number",  # of the primary metric
-    "scaled": "number",  # (primary - highest floor) / (ceiling - highest floor); 0 after a divergence
+    "scaled": "number",  # (primary - highest chance) / (ceiling - highest chance); 0 after a divergence
     "length_curve": [
         {
             "length": "count",
@@ -182,22 +189,15 @@ SPEC = {
 
 
 def validate(metrics: dict) -> None:
-    """Raise ValueError, naming the path of the first thing that is wrong, unless `metrics` is as SPEC says and agrees with itself."""
+    """Raise ValueError, with the path of the first problem, unless `metrics` is as SPEC says and consistent."""
     if isinstance(metrics, dict) and metrics.get("schema", SCHEMA_VERSION) != SCHEMA_VERSION:
         raise ValueError(
-            f"schema: got {metrics['schema']!r:.40}, allowed: {SCHEMA_VERSION}; these metrics belong to another version of this program"
+            f"schema: got {metrics['schema']!r:.40}, allowed: {SCHEMA_VERSION}; "
+            "these metrics belong to another version of this program"
         )
     _check(metrics, SPEC, "", None)
     for path, problem in _disagreements(metrics):
         raise ValueError(f"{path}: {problem}")
-
-
-def curve_digest(metrics: dict) -> str:
-    """The SHA-256, in hex, of both curves: equal for two runs that trained alike, step for step. ValueError for NaN or infinity in them."""
-    curves = [metrics["loss_curve"], metrics["ppl_curve"]]
-    return hashlib.sha256(
-        json.dumps(curves, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
-    ).hexdigest()
 
 
 def _check(value, spec, path: str, parent) -> None:
@@ -247,7 +247,7 @@ def _disagreements(metrics: dict):
         for part, points in metrics[name].items():
             steps = [p[0] for p in points]
             if any(b <= a for a, b in itertools.pairwise(steps)):
-                yield f"{name}.{part}", "steps must rise from point to point"
+                yield f"{name}.{part}", "steps must increase from point to point"
             if steps != [p[0] for p in metrics["loss_curve"][part]]:
                 yield f"{name}.{part}", "its steps differ from those of loss_curve"
     for split in ("val", "test"):

@@ -36,7 +36,8 @@ from src.figures import runs as run_figures
 from src.figures import speed as speed_figures
 from src.flags.fields import UserError
 from src.flags.parser import Parser, report_error
-from src.storage.rundir import RunDir, open_sealed, read_json, write_atomic
+from src.storage.files import open_sealed, read_json, write_atomic
+from src.storage.rundir import RunDir
 from src.storage.schema import validate
 
 POINTS = 100
@@ -45,58 +46,25 @@ PROJECT = Path(__file__).resolve().parents[2]
 DERIVED = ("bpc", "ppl")  # follow from the loss
 MACHINE_FACTS = ("platform", "cpu", "device", "versions")
 RUN_START = (
-    "run",
-    "task",
-    "model",
-    "preset",
-    "flags",
-    "seed",
-    "status",
-    "parameters",
-    "embedding_parameters",
-    "metric",
-    "value",
+    *("run", "task", "model", "preset", "flags", "seed", "status", "parameters", "embedding_parameters"),
+    *("metric", "value", "low", "high", "scaled", "ceiling"),
 )
-RUN_START += ("low", "high", "scaled", "ceiling")
 RUN_END = (
-    "n_examples",
-    "n_scored",
-    "steps",
-    "best_step",
-    "diverged_at",
-    "chars_seen",
-    "train_s",
-    "command_s",
-    "peak_mib",
-    "state_bytes",
+    *("n_examples", "n_scored", "steps", "best_step", "diverged_at", "chars_seen", "train_s", "command_s", "peak_mib"),
+    *("state_bytes", "precision", "threads", "backends", "machine", "commit", "in_history", "dirty"),
 )
-RUN_END += ("precision", "threads", "backends", "machine", "commit", "in_history", "dirty")
 SPEED_COLUMNS = (
-    "panel",
-    "model",
-    "metric",
-    "batch",
-    "x_name",
-    "x",
-    "value",
-    "unit",
-    "q1",
-    "q3",
-    "low",
-    "high",
-    "n",
-    "tokens",
-    "parameters",
+    *("panel", "model", "metric", "batch", "x_name", "x", "value", "unit", "q1", "q3", "low", "high", "n"),
+    *("tokens", "parameters", "backends", "status", "note"),
 )
-SPEED_COLUMNS += ("backends", "status", "note")
 FIGURE_COLUMNS = ("figure", "draws", "run", "label")
 
 
 def collect(run_dirs, folder) -> list[Path]:
     """Write results.csv, curves.json or panel.json, and env.json of finished runs into `folder`; returns their paths.
 
-    run_dirs: training runs with different folder names, or one folder of `speed`. Earlier tables of the
-    record are replaced.
+    run_dirs: training runs with different folder names, or one folder of `speed`.
+    Earlier tables of the record are replaced.
     Raises UserError for a run that is missing, unfinished, damaged or of another command.
     """
     folder = Path(folder)
@@ -179,7 +147,7 @@ def _open_run(run: RunDir) -> tuple[dict, dict, dict]:
 
 
 def _run_row(name: str, metrics: dict, config: dict, env: dict, machines: dict) -> dict:
-    """One row of results.csv. Extra columns begin with chance_, test_, at_ (the metric at a length) or baseline_."""
+    """One row of results.csv. Further columns begin with chance_, test_, at_ (the metric at a length) or baseline_."""
     result, primary, machine = metrics["final_test"] or {}, metrics["primary"], metrics["machine"]
     low, high = result.get("intervals", {}).get(primary, (None, None))
     args, typed = metrics["args"], {k: v for k, v in config["explicit"].items() if k not in ("task", "model", "seed")}
@@ -335,7 +303,7 @@ def _speed_record(path: Path) -> dict[str, bytes]:
 
 
 def _read_panel(folder: Path) -> dict:
-    """{"rows", "models", "fits"} as src/utils/speed_figures.py reads them."""
+    """{"rows", "models", "fits"} as src/figures/speed.py reads them."""
     table, panel = folder / "results.csv", read_json(folder / "panel.json")
     rows = []
     for n, row in _read_csv(table, SPEED_COLUMNS):
@@ -387,7 +355,7 @@ def _backends(chosen: dict | None) -> str:
 
 
 def _origin(env: dict, machines: dict) -> dict:
-    """The columns that say where a run comes from; its machine is added to `machines` where it is new."""
+    """The columns that say where a run comes from. Its machine is added to `machines` if it is new."""
     facts = {key: env[key] for key in MACHINE_FACTS}
     kind = re.sub(r"\((R|TM)\)", "", f"{facts['device']['kind']}, {facts['cpu']['cores']} cores")
     base = re.sub(r"[^a-z0-9]+", "-", kind.lower()).strip("-")
@@ -404,7 +372,7 @@ def _origin(env: dict, machines: dict) -> dict:
 
 
 def _in_history(commit: str | None) -> str:
-    """yes or no: whether HEAD of this project contains the commit; empty where git cannot tell."""
+    """yes or no: whether HEAD of this project contains the commit; empty if git cannot tell."""
     shallow = _git("rev-parse", "--is-shallow-repository")
     if not commit or shallow is None or shallow.returncode or shallow.stdout.strip() != "false":
         return ""
@@ -454,7 +422,7 @@ def _cell(value) -> str:
 
 
 def _rounded(value):
-    """The same with floats of six significant digits; a float that is a whole number stays exact."""
+    """The same, with floats of six significant digits; a float that is a whole number stays exact."""
     if isinstance(value, float):
         return int(value) if value.is_integer() and abs(value) < 2**53 else float(f"{value:.{DIGITS}g}")
     if isinstance(value, dict):
@@ -478,7 +446,7 @@ def _to_json(doc: dict) -> bytes:
 
 
 def _read_csv(path: Path, columns):
-    """(line number, row) of a table that has at least these columns; UserError where it is missing or damaged."""
+    """(line number, row) of a table that has at least these columns; UserError if it is missing or damaged."""
     try:
         reader = csv.DictReader(io.StringIO(path.read_bytes().decode("utf-8")), strict=True)
         rows = [(reader.line_num, row) for row in reader]
@@ -506,10 +474,11 @@ def _whole(text: str) -> int | None:
 
 
 def main(argv: list[str]) -> int:
+    """`collect` or `redraw`; print the paths that were written."""
     parser = Parser(prog="python -m src.study.records", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="{collect,redraw}")
     collecting = commands.add_parser("collect", help="write the tables of a record from finished runs")
-    collecting.add_argument("folder", metavar="FOLDER", help="the record's folder, made where there is none")
+    collecting.add_argument("folder", metavar="FOLDER", help="the record's folder, made if it is not there")
     collecting.add_argument(
         "runs", metavar="RUN", nargs="+", help="a finished training run (several allowed), or one folder of `speed`"
     )

@@ -1,9 +1,10 @@
-"""What `study` shows: the verdicts as lines, tables.md, and the figures of the panels. No torch: `--vis_only` uses it too.
+"""What `study` shows: the verdicts as lines, tables.md, and the figures of the panels.
 
     draw(history, record)               # figures/ and tables.md in the study's folder; the paths written
     print("\n".join(lines(history)))    # tables of the panels, then the verdicts
 
-history: what history.json holds, {"settings", "claims", "trainings", "rows", "models", "fits", "crossovers", "winners"}.
+history: what history.json holds: settings, claims, trainings, rows, models, fits, crossovers and winners.
+Nothing here imports torch, so that `--vis_only` can use it too.
 """
 
 from __future__ import annotations
@@ -12,19 +13,17 @@ from pathlib import Path
 
 from src.figures import speed as speed_figures
 from src.measure.speed.analysis import tables
-from src.storage.rundir import write_atomic
+from src.storage.files import write_atomic
 from src.study.claims import QUESTIONS, heading
 
 
 def draw(history: dict, record) -> list[Path]:
-    """Write the figures of the panels and tables.md; the paths."""
+    """Write the figures of the panels and tables.md; return their paths."""
     rows = of_panels(history["rows"])
     paths = speed_figures.draw_all({**history, "rows": rows}, record.figures)
     table = record.path / "tables.md"
-    write_atomic(
-        table,
-        markdown(history["claims"], history["trainings"], tables(rows, history), title(history["settings"])).encode(),
-    )
+    text = markdown(history["claims"], history["trainings"], tables(rows, history), title(history["settings"]))
+    write_atomic(table, text.encode())
     return [*paths, table]
 
 
@@ -34,18 +33,19 @@ def lines(history: dict) -> list[str]:
 
 
 def title(settings: dict) -> str:
-    """'transformer, gla: 800 steps a training, seed 1337, fp32 on cpu, 2 threads'."""
-    words = f"{', '.join(settings['models'])}: {settings['train_steps']:,} steps a training, seed {settings['seed']}"
-    return f"{words}, {settings['precision']} on {settings['device']}, {settings['threads']} thread{'' if settings['threads'] == 1 else 's'}"
+    """'transformer, gla: 800 steps per training, seed 1337, fp32 on cpu, 2 threads'."""
+    words = f"{', '.join(settings['models'])}: {settings['train_steps']:,} steps per training, seed {settings['seed']}"
+    threads = f"{settings['threads']} thread{'' if settings['threads'] == 1 else 's'}"
+    return f"{words}, {settings['precision']} on {settings['device']}, {threads}"
 
 
 def of_panels(rows) -> list[dict]:
-    """The rows of the panels among those of a study."""
+    """The rows of the panels, out of all rows of a study."""
     return [r for r in rows if r["kind"] == "speed" and r["panel"] not in ("claims", "parts")]
 
 
 def verdicts(claims: list[dict]) -> list[str]:
-    """Lines to print: each question, and below it a line a model."""
+    """Lines to print: each question, and below it one line per model."""
     lines: list[str] = []
     width = max((len(c["model"]) for c in claims), default=0) + 2
     for key in QUESTIONS:

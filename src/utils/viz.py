@@ -1,4 +1,7 @@
-"""Figures by the names that scripts rely on: `plot_loss`, `plot_ppl`, `plot_distance_curve`. The drawing is in src/figures."""
+"""Figures by the names that scripts use: `plot_loss`, `plot_ppl`, `plot_distance_curve`. src/figures draws them.
+
+plot_distance_curve({8: 1.0, 64: 0.8, 512: 0.31}, "curve.png", floor=0.03)
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Figures are there, show what they must, and refuse what they cannot show.  Run: python -m pytest tests/figures/test_run_figures.py"""
+"""Figures are there, show what they must, and refuse what they cannot show.
+
+python -m pytest tests/figures/test_run_figures.py
+"""
 
 import copy
 import io
@@ -85,7 +88,7 @@ def test_the_same_numbers_give_the_same_bytes(drawn, tmp_path):
         assert first.read_bytes() == second.read_bytes()
 
 
-def test_the_file_names_no_version_and_no_date(drawn):
+def test_the_file_contains_no_version_and_no_date(drawn):
     assert all(word not in drawn[0].read_bytes() for word in (b"Software", b"atplotlib", b"tIME"))
 
 
@@ -93,7 +96,10 @@ def test_the_file_names_no_version_and_no_date(drawn):
 def test_display_settings_of_the_user_do_not_matter(drawn, tmp_path, backend):
     """No display, an unusable backend and a style file of the user's own: still the same bytes."""
     (tmp_path / "matplotlibrc").write_text("figure.dpi: 31\nlines.linewidth: 9\naxes.facecolor: red\nfont.size: 30\n")
-    code = "import sys; from planted_metrics import good_metrics; from src.figures import runs as run_figures; run_figures.draw_all(good_metrics(), sys.argv[1])"
+    code = (
+        "import sys; from planted_metrics import good_metrics; from src.figures import runs; "
+        "runs.draw_all(good_metrics(), sys.argv[1])"
+    )
     root = Path(__file__).resolve().parents[2]
     environment = {
         **os.environ,
@@ -161,12 +167,10 @@ def test_a_diverged_run_gets_its_loss_figure_with_a_note(tmp_path, step):
 
 
 def test_the_distance_curve_has_a_log2_and_a_linear_panel():
-    slices = good_metrics()["test"]["best"]["slices"]
-    figure = slices.figure_distance_curve(
-        [slices["gap"], slices["gap_linear"]], floor={"uniform": 0.03, "unigram": 0.12}
-    )
+    parts = good_metrics()["test"]["best"]["slices"]
+    figure = slices.figure_distance_curve([parts["gap"], parts["gap_linear"]], floor={"uniform": 0.03, "unigram": 0.12})
     left, right = figure.axes
-    gap, linear = slices["gap"]["bins"], slices["gap_linear"]["bins"]
+    gap, linear = parts["gap"]["bins"], parts["gap_linear"]["bins"]
     assert line(left, "character accuracy").get_ydata() == pytest.approx([b["value"] for b in gap])
     assert line(left, "character accuracy").get_xdata() == pytest.approx([np.log2(b["lo"]) + 0.5 for b in gap])
     assert line(right, "character accuracy").get_xdata() == pytest.approx([(b["lo"] + b["hi"]) / 2 for b in linear])
@@ -189,25 +193,35 @@ def test_bands_are_the_intervals_of_the_bins():
         assert [at.min(), at.max()] == pytest.approx(b["ci"])
 
 
-def test_floors_are_drawn_and_the_highest_is_named():
+def test_chance_levels_are_drawn_and_the_highest_is_named():
     figure = slices.figure_slice(slice_of([1, 0], [1, 2]), floor={"uniform": 0.03, "unigram": 0.125})
     assert sorted(horizontals(figure.axes[0])) == [0.03, 0.125]
-    assert "floor: unigram 0.125" in legend(figure)
+    assert "chance: unigram 0.125" in legend(figure)
     assert not any("uniform" in label for label in legend(figure))
     assert horizontals(slices.figure_slice(slice_of([1, 0], [1, 2])).axes[0]) == []
 
 
-def test_the_ceiling_is_drawn_where_it_is_not_1():
+def test_the_ceiling_is_drawn_unless_it_is_1():
     part = slice_of([1, 0], [1, 2])
     assert horizontals(slices.figure_slice(part, ceiling=0.93).axes[0]) == [0.93]
     assert "ceiling 0.93" in legend(slices.figure_slice(part, ceiling=0.93))
     assert horizontals(slices.figure_slice(part, ceiling=1.0).axes[0]) == []
 
 
-def test_floors_follow_the_level_of_a_slice():
+def test_chance_follows_the_level_of_a_slice():
     metrics = good_metrics()
     assert run_figures.floors_of(metrics, "char") == {"uniform": 0.027, "unigram": 0.041}
     assert run_figures.floors_of(metrics, "example") == {"uniform": 6e-7, "unigram": 0.0, "query-blind": 0.06}
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [(6.88e-10, "< 0.001"), (0.00099, "< 0.001"), (0.0, "0"), (0.001, "0.001"), (0.0303, "0.0303"), (2.5, "2.5")],
+)
+def test_a_tiny_chance_level_is_not_written_in_full(value, words):
+    """The legend of a distance curve once said 'floor: uniform 6.88e-10'."""
+    figure = slices.figure_slice(slice_of([1, 0], [1, 2]), floor={"uniform": value})
+    assert f"chance: uniform {words}" in legend(figure)
 
 
 def test_categories_have_bars_and_names():
@@ -220,7 +234,7 @@ def test_categories_have_bars_and_names():
     figure.savefig(io.BytesIO())  # a $ in a name is no formula
 
 
-def test_a_loss_slice_has_neither_the_axis_nor_the_floor_of_a_share():
+def test_a_loss_slice_has_neither_the_axis_nor_the_chance_level_of_a_share():
     part = {
         **slice_of([0.5], [1]),
         "metric": "loss",
@@ -236,7 +250,7 @@ def test_a_plain_mapping_is_a_distance_curve(tmp_path):
     assert has_colour(pixels(path), style.COLOURS[0])
     figure = slices.figure_distance_curve({"64": 0.5, "8": 1.0, 512: 0.25}, floor=0.03)
     assert list(line(figure.axes[0], "accuracy").get_xdata()) == [8, 64, 512]
-    assert "floor 0.03" in legend(figure)
+    assert "chance 0.03" in legend(figure)
 
 
 def test_the_length_curve_shades_training_and_marks_the_undefined():
@@ -262,19 +276,19 @@ def test_the_length_curve_of_language_has_a_panel_of_losses():
     assert losses.get_ylim()[1] > 2.6  # not the axis of a share, and room for the interval
     assert list(line(losses, "undefined (position table too short)").get_xdata()) == [256]
     assert shares.get_ylim() == (0, 1)
-    assert [label for label in shares.get_legend_handles_labels()[1] if "floor" in label]
-    assert not [label for label in losses.get_legend_handles_labels()[1] if "floor" in label]
+    assert [label for label in shares.get_legend_handles_labels()[1] if "chance" in label]
+    assert not [label for label in losses.get_legend_handles_labels()[1] if "chance" in label]
 
 
 @pytest.mark.parametrize(
     ("inside", "label"),
     [
-        ((True, True), "lengths of training (up to 128)"),
-        ((False, True), "length of training (128)"),
-        ((True, False), "lengths of training (up to 64)"),
+        ((True, True), "training lengths (up to 128)"),
+        ((False, True), "training length (128)"),
+        ((True, False), "training lengths (up to 64)"),
     ],
 )
-def test_shading_covers_trained_lengths_alone(inside, label):
+def test_shading_covers_only_trained_lengths(inside, label):
     rows = [{**row, "in_distribution": yes} for row, yes in zip(good_metrics()["length_curve"], inside, strict=False)]
     assert label in legend(lengths.figure_length_curve(rows))
 
@@ -285,17 +299,17 @@ def test_one_length_is_no_curve(tmp_path):
 
 def test_many_bins_show_their_counts_as_a_range():
     (ax,) = slices.figure_slice(slice_of(np.ones(600), np.arange(600) % 150, "each")).axes
-    assert [text.get_text() for text in ax.texts] == ["4 characters a bin"]
+    assert [text.get_text() for text in ax.texts] == ["4 characters per bin"]
 
 
-def test_a_slice_of_one_bin_is_drawn_for_gaps_alone(tmp_path):
+def test_a_slice_of_one_bin_is_drawn_only_for_gaps(tmp_path):
     metrics = copy.deepcopy(good_metrics(lengths=(64,)))
     part = slice_of([1, 0], [5, 5])
     metrics["test"]["best"]["slices"] = {"length": {**part, "of": "length"}, "gap": {**part, "of": "gap"}}
     assert {p.name for p in run_figures.draw_all(metrics, tmp_path)} == {"loss.png", "ppl.png", "distance_curve.png"}
 
 
-def test_the_floor_of_a_slice_by_character_leaves_out_the_end_of_an_answer():
+def test_the_chance_level_of_a_slice_by_character_leaves_out_the_end_of_an_answer():
     metrics = copy.deepcopy(good_metrics())
     metrics["floors"]["unigram"]["slice_acc"] = 0.02
     assert run_figures.floors_of(metrics, "char")["unigram"] == 0.02
@@ -373,7 +387,7 @@ def test_overlay_says_which_runs_have_no_result(tmp_path, monkeypatch):
     run_figures.overlay(runs(), tmp_path)
     assert "no result: broken" in figures["depth.png"].get_suptitle()
     assert "broken: diverged here" in legend(figures["loss.png"])
-    assert legend(figures["depth.png"]) == ["gru", "lstm", "95 % intervals", "floor: query-blind 0.06"]
+    assert legend(figures["depth.png"]) == ["gru", "lstm", "95 % intervals", "chance: query-blind 0.06"]
 
 
 def test_overlaid_lines_differ_in_more_than_colour(tmp_path, monkeypatch):

@@ -1,4 +1,7 @@
-"""Intervals against published values, and bins against counting by hand.  Run: python -m pytest tests/stats/test_intervals.py"""
+"""Intervals against published values, and bins against counting by hand.
+
+python -m pytest tests/stats/test_intervals.py
+"""
 
 import json
 import math
@@ -10,7 +13,8 @@ import pytest
 
 from src.stats import intervals
 
-# (successes, count, lo, hi): the first four are the examples of Newcombe, Statistics in Medicine 17, 1998 (score method); the last is 0 of 20 mirrored.
+# (successes, count, lo, hi): the first four are examples of Newcombe, Statistics in Medicine 17, 1998 (score method);
+# the last is 0 of 20 mirrored.
 KNOWN_WILSON = [
     (81, 263, 0.2553, 0.3662),
     (15, 148, 0.0624, 0.1605),
@@ -44,9 +48,8 @@ def test_wilson_of_nothing_is_everything():
     assert intervals.wilson(0, 0) == (0.0, 1.0)
 
 
-def test_wilson_takes_fractions_and_the_mean_form_agrees():
+def test_wilson_takes_fractions():
     assert intervals.wilson(49, 100) < intervals.wilson(49.5, 100) < intervals.wilson(50, 100)
-    assert intervals.wilson_mean(0.495, 100) == pytest.approx(intervals.wilson(49.5, 100), abs=1e-15)
 
 
 def test_wilson_ends_are_exact_at_none_and_all():
@@ -83,8 +86,8 @@ def test_t_quantile_gives_the_published_value(freedom):
     assert intervals.t_quantile(0.95, freedom) == pytest.approx(KNOWN_T[freedom], abs=6e-4)
 
 
-def test_t_quantile_has_no_step_where_the_series_ends():
-    """A smooth sequence has second differences near 0; an expansion off by 1e-5 would show at 100 -> 101."""
+def test_t_quantile_has_no_step_at_100_degrees():
+    """The quantiles are a smooth sequence, so their second differences are near 0."""
     points = [intervals.t_quantile(0.95, n) for n in (99, 100, 101, 102)]
     assert np.abs(np.diff(points, n=2)).max() < 1e-5
 
@@ -95,32 +98,24 @@ def test_t_interval_matches_a_calculation_by_hand():
     assert intervals.t_interval([5.0]) is None
 
 
-def test_summary_says_what_one_seed_cannot():
-    one, three = intervals.summary([0.5]), intervals.summary([1, 2, 4])
-    assert one == {"n": 1, "mean": 0.5, "median": 0.5, "min": 0.5, "max": 0.5, "sd": None, "ci": None}
-    assert (three["n"], three["median"], three["ci"]) == (3, 2.0, list(intervals.t_interval([1, 2, 4])))
-    with pytest.raises(ValueError, match="values: got none"):
-        intervals.summary([])
-
-
-def test_each_keeps_every_value_apart():
+def test_each_has_one_bin_per_value():
     found = intervals.binned([1, 0, 1, 1], [3, 1, 3, 2], "each")
     assert [(b["lo"], b["hi"], b["value"], b["count"]) for b in found] == [(1, 1, 0, 1), (2, 2, 1, 1), (3, 3, 1, 2)]
     assert found[2]["ci"] == list(intervals.wilson(2, 2))
 
 
-def test_auto_is_each_up_to_24_values_and_ten_bins_beyond():
+def test_auto_is_each_up_to_24_values_and_ten_bins_above():
     assert len(intervals.binned(np.ones(24), np.arange(24))) == 24
     assert len(intervals.binned(np.ones(25), np.arange(25))) == 10
 
 
-def test_linear_bins_are_ten_equal_ones_that_hold_both_ends():
+def test_linear_bins_are_ten_equal_ones_including_both_ends():
     found = intervals.binned(np.ones(101), np.arange(101), "linear")
     assert [b["lo"] for b in found] == [0, 10, 20, 30, 40, 50, 60, 70, 80, 90]
     assert [b["count"] for b in found] == [10] * 9 + [11]
 
 
-def test_log2_bins_follow_the_powers_and_hold_zero_apart():
+def test_log2_bins_follow_the_powers_and_have_a_bin_for_zero():
     xs = [0, 0, 1, 2, 3, 4, 7, 8, 1024, 2047]
     found = intervals.binned(np.ones(10), xs, "log2")
     assert [(b["lo"], b["hi"], b["count"]) for b in found] == [
@@ -213,19 +208,41 @@ def test_binned_refuses(case):
         intervals.binned(*arguments)
 
 
-def test_half_a_million_items_take_well_under_a_second():
-    """A loop over items in Python would take several; the bound is generous for a busy machine."""
-    import time
+def lines_run(call) -> int:
+    """How many lines of src/stats/intervals.py a call executes."""
+    lines = 0
 
-    xs, values = np.arange(500_000) % 997, np.ones(500_000)
-    start = time.perf_counter()
-    intervals.binned(values, xs, "log2")
-    assert time.perf_counter() - start < 1.0
+    def trace(frame, event, argument):
+        nonlocal lines
+        if frame.f_code.co_filename != intervals.__file__:
+            return None
+        lines += event == "line"
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        call()
+    finally:
+        sys.settrace(before)
+    return lines
 
 
-@pytest.mark.parametrize("module", ["stats.intervals", "storage.schema", "figures.runs"])
-def test_importing_needs_neither_torch_nor_matplotlib(module):
-    code = f"import sys, src.{module}; print(sorted({{'torch', 'matplotlib'}} & set(sys.modules)))"
+@pytest.mark.parametrize("interval", ["wilson", "mean"])
+def test_binning_has_no_python_loop_over_items(interval):
+    """A test set has half a million characters; a loop over them would take seconds."""
+    few, many = (
+        lines_run(lambda n=n: intervals.binned(np.ones(n), np.arange(n) % 16, "log2", interval)) for n in (64, 64_000)
+    )
+    assert few == many > 10
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["stats.intervals", "stats.exponents", "stats.medians", "storage.schema", "figures.runs", "commands.study"],
+)
+def test_importing_needs_no_torch_matplotlib_or_scipy(module):
+    code = f"import sys, src.{module}; print(sorted({{'torch', 'matplotlib', 'scipy'}} & set(sys.modules)))"
     assert (
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
     )

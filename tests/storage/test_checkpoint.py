@@ -1,4 +1,7 @@
-"""Checkpoints: equal payloads give equal bytes, every altered byte is noticed, a crafted file runs nothing."""
+"""Checkpoints: equal payloads give equal bytes, every altered byte is noticed, a crafted file runs nothing.
+
+python -m pytest tests/storage/test_checkpoint.py
+"""
 
 import copy
 import hashlib
@@ -82,7 +85,7 @@ def refused(path) -> str:
 
 
 def with_digest(archive: bytes) -> bytes:
-    """What somebody who knows the format would write: any zip, with its correct digest."""
+    """A crafted file: any zip, with its correct digest."""
     assert archive[-2:] == b"\0\0"
     comment = b"sha256:" + hashlib.sha256(archive).hexdigest().encode()
     return archive[:-2] + len(comment).to_bytes(2, "little") + comment
@@ -140,7 +143,7 @@ def test_equal_payloads_give_equal_bytes():
 
 
 def test_what_was_loaded_gives_the_bytes_it_came_from(saved):
-    """The plain torch.save does not: strings and storages that are one object here are two there."""
+    """torch.save alone does not: one string or storage here is two objects after loading."""
     loaded = checkpoint.load(saved)
     model, optimiser, scheduler = trained(0)
     model.load_state_dict(loaded["model"])
@@ -168,7 +171,8 @@ def test_another_process_writes_the_same_bytes(tmp_path):
     code = (
         "import sys, torch; from src.storage import checkpoint\n"
         "w = torch.arange(12.).reshape(3, 4)\n"
-        "checkpoint.save(sys.argv[1], {'model': {'w': w, 'tied': w, 'part': w[:, 1]}, 'args': {'a': [1, 2.5, None, (True, 'x')]}, 'vocab': list('abc')})"
+        "model, args = {'w': w, 'tied': w, 'part': w[:, 1]}, {'a': [1, 2.5, None, (True, 'x')]}\n"
+        "checkpoint.save(sys.argv[1], {'model': model, 'args': args, 'vocab': list('abc')})"
     )
     for name in ("a.pt", "b.pt"):
         subprocess.run([sys.executable, "-c", code, str(tmp_path / name)], cwd=PROJECT, check=True)
@@ -189,7 +193,7 @@ def test_tied_weights_are_stored_once(tmp_path):
     assert loaded["a"].data_ptr() == loaded["b"].data_ptr()
 
 
-def test_a_view_does_not_drag_its_whole_storage_along(tmp_path):
+def test_a_view_is_stored_without_the_rest_of_its_storage(tmp_path):
     checkpoint.save(tmp_path / "x.pt", {"model": {"a": torch.zeros(1_000_000)[:3]}, "args": {}, "vocab": []})
     assert (tmp_path / "x.pt").stat().st_size < 10_000
 
@@ -200,7 +204,7 @@ def test_a_view_does_not_drag_its_whole_storage_along(tmp_path):
 @pytest.mark.parametrize(
     "value", [object(), {1, 2}, b"x", np.zeros(2), Path("x"), [lambda: 0], {("a",): 1}, torch.float32]
 )
-def test_values_that_are_not_plain_are_refused_by_their_place(tmp_path, value):
+def test_values_that_are_not_plain_are_refused_with_their_path(tmp_path, value):
     with pytest.raises(TypeError, match="payload"):
         checkpoint.save(tmp_path / "x.pt", {"model": {}, "args": {"odd": value}, "vocab": []})
     assert not list(tmp_path.iterdir())
@@ -236,7 +240,7 @@ def test_a_flipped_byte_is_noticed_wherever_it_is(saved):
 
 
 def test_plain_torch_does_not_notice_a_flipped_weight(saved):
-    """Why there is a digest: if torch ever checks by itself, this says so."""
+    """The reason for the digest. If this fails, torch checks the weights itself."""
     data = bytearray(saved.read_bytes())
     weight = torch.load(saved, weights_only=True)["model"]["layer.weight"]
     at = bytes(data).index(weight.numpy().tobytes())
@@ -269,7 +273,7 @@ def test_a_missing_checkpoint_and_a_folder_are_clear_errors(tmp_path):
     assert "cannot be read" in refused(tmp_path / "ckpt.pt")
 
 
-def test_the_message_names_the_other_checkpoint_only_when_it_is_sound(saved):
+def test_the_message_names_the_other_checkpoint_only_if_it_is_undamaged(saved):
     best = saved.with_name("best.pt")
     best.write_bytes(saved.read_bytes())
     saved.write_bytes(b"")
@@ -282,7 +286,7 @@ def test_the_message_names_the_other_checkpoint_only_when_it_is_sound(saved):
 
 
 class Payload:
-    """Unpickled without care, it creates a file."""
+    """Creates a file if it is unpickled without weights_only."""
 
     def __init__(self, mark):
         self.mark = mark
@@ -313,7 +317,7 @@ def crafted(kind: str, mark) -> bytes:
 
 
 @pytest.mark.parametrize("kind", ["pickle", "zip", "zip with digest", "pickle with digest"])
-def test_a_crafted_file_runs_nothing_and_is_named_as_such(tmp_path, kind):
+def test_a_crafted_file_runs_nothing_and_is_refused(tmp_path, kind):
     (tmp_path / "ckpt.pt").write_bytes(crafted(kind, tmp_path / "mark"))
     text = refused(tmp_path / "ckpt.pt")
     assert "not a checkpoint of this program" in text
@@ -323,14 +327,14 @@ def test_a_crafted_file_runs_nothing_and_is_named_as_such(tmp_path, kind):
 
 @pytest.mark.parametrize("kind", ["zip", "zip with digest"])
 def test_the_crafted_file_is_a_real_one(tmp_path, kind):
-    """Loaded the careless way, the payload runs: the test above is not empty."""
+    """Without weights_only the payload runs, so the test above can fail."""
     (tmp_path / "ckpt.pt").write_bytes(crafted(kind, tmp_path / "mark"))
     torch.load(tmp_path / "ckpt.pt", weights_only=False)
     assert (tmp_path / "mark").exists()
 
 
 @pytest.mark.parametrize("content", [[1, 2], {"weights": 1}, {"model": {1, 2}, "args": {}, "vocab": []}, "text"])
-def test_a_sound_file_of_other_content_is_refused(tmp_path, content):
+def test_an_undamaged_file_of_other_content_is_refused(tmp_path, content):
     buffer = io.BytesIO()
     torch.save(content, buffer)
     (tmp_path / "ckpt.pt").write_bytes(with_digest(buffer.getvalue()))
@@ -352,7 +356,7 @@ def test_a_scripted_model_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("kind", [np.random.PCG64, np.random.MT19937, np.random.Philox, np.random.SFC64])
-def test_numpy_generators_go_on_where_they_were(tmp_path, kind):
+def test_numpy_generators_continue_from_their_state(tmp_path, kind):
     generator = np.random.Generator(kind(5))
     generator.integers(0, 10, 3, dtype=np.int32)  # leaves half a word in the buffer, which is state too
     checkpoint.save(
@@ -365,7 +369,7 @@ def test_numpy_generators_go_on_where_they_were(tmp_path, kind):
     assert np.array_equal(fresh.integers(0, 2**31, 9, dtype=np.int32), expected)
 
 
-def test_torch_generators_go_on_where_they_were(tmp_path):
+def test_torch_generators_continue_from_their_state(tmp_path):
     before = torch.get_rng_state()
     try:
         own = torch.Generator().manual_seed(3)

@@ -1,4 +1,4 @@
-"""`speed --validate`: verdicts on planted numbers, and the study at a tiny size: its order, its files, stopping, going on.
+"""`study`: verdicts on planted numbers, and a tiny study: its order, its files, an interrupt and its continuation.
 
 python -m pytest tests/study/test_study.py
 """
@@ -20,19 +20,22 @@ import pytest
 from conftest import ROOT
 
 from src.commands import speed
+from src.commands import study as command
 from src.figures import kernels as kernel_figures
 from src.figures import runs as run_figures
 from src.figures import speed as speed_figures
 from src.flags.fields import UserError
 from src.measure import child
 from src.measure.speed.analysis import analyse
+from src.storage.record import Record
 from src.storage.rows import check_row, make_row
-from src.study import validation
+from src.study import plan as planning
+from src.study import run as running
 from src.study.claims import (
     NO,
     UNDECIDED,
     YES,
-    Gap,
+    Difference,
     Outcome,
     constant_state,
     cost,
@@ -81,7 +84,7 @@ def states(model, of, xs=LENGTHS):
     return [row("decode", model, "state_bytes", x, of(x), unit="bytes", batch=batch) for x in xs for batch in (1, 4)]
 
 
-# Verdicts on planted numbers ------------------------------------------------------------------------------------------------------------------
+# Verdicts on planted numbers
 
 
 @pytest.mark.parametrize(
@@ -110,7 +113,7 @@ def test_faster(linear, spread, verdict, words):
     )
 
 
-def test_a_length_that_could_not_be_measured_is_told_in_the_verdict():
+def test_the_verdict_names_a_length_that_could_not_be_measured():
     lost = row(
         "train", "transformer", "step_ms", 4096, None, status="out of memory", note="out of memory at 4,096", unit=None
     )
@@ -151,7 +154,7 @@ def test_memory_grows_linearly(peak, verdict, exponent):
         assert found["value"] == pytest.approx(exponent, abs=0.02)
 
 
-def test_memory_of_a_layer_that_is_not_alone_is_that_of_the_step_without_weights():
+def test_memory_of_a_hybrid_is_that_of_the_step_without_weights():
     alone = [
         row("memory", "m", "peak_bytes", x, None, status="unsupported", note="a hybrid has several mixers", unit=None)
         for x in LENGTHS
@@ -198,18 +201,18 @@ def done(value, claim="recall", **more):
             "perplexity",
             1.7,
             1.6,
-            Gap(0.1, 0.08, 0.12, 400),
+            Difference(0.1, 0.08, 0.12, 400),
             YES,
             "5.47 against 4.95, x 1.105 [1.083, 1.127], +0.100 nats [+0.080, +0.120] over 400 windows",
         ),
-        ("perplexity", 1.5, 1.6, Gap(-0.1, -0.12, -0.08, 400), NO, "4.48 against 4.95, x 0.905"),
-        ("perplexity", 1.6, 1.6, Gap(0.001, -0.004, 0.006, 400), NO, "4.95 against 4.95, x 1.001"),
-        ("perplexity", 1.62, 1.6, Gap(0.02, -0.01, 0.05, 400), UNDECIDED, "5.05 against 4.95, x 1.020"),
+        ("perplexity", 1.5, 1.6, Difference(-0.1, -0.12, -0.08, 400), NO, "4.48 against 4.95, x 0.905"),
+        ("perplexity", 1.6, 1.6, Difference(0.001, -0.004, 0.006, 400), NO, "4.95 against 4.95, x 1.001"),
+        ("perplexity", 1.62, 1.6, Difference(0.02, -0.01, 0.05, 400), UNDECIDED, "5.05 against 4.95, x 1.020"),
         (
             "recall",
             0.5,
             0.99,
-            Gap(0.49, 0.47, 0.51, 2000),
+            Difference(0.49, 0.47, 0.51, 2000),
             YES,
             "token_acc 0.500 against 0.990, -0.490 [-0.510, -0.470] over 2,000 examples; within 800 steps",
         ),
@@ -217,21 +220,21 @@ def done(value, claim="recall", **more):
             "recall",
             0.25,
             0.99,
-            Gap(0.74, 0.72, 0.76, 2000),
+            Difference(0.74, 0.72, 0.76, 2000),
             YES,
             "token_acc 0.250 against 0.990, -0.740 [-0.760, -0.720] over 2,000 examples: "
-            "linear is not above its floor of 0.250; within 800 steps",
+            "linear is not above chance (0.250); within 800 steps",
         ),
-        ("recall", 1.0, 0.9, Gap(-0.1, -0.12, -0.08, 2000), NO, "token_acc 1.000 against 0.900, +0.100"),
-        ("recall", 0.9, 0.92, Gap(0.02, -0.01, 0.05, 200), UNDECIDED, "token_acc 0.900 against 0.920, -0.020"),
+        ("recall", 1.0, 0.9, Difference(-0.1, -0.12, -0.08, 2000), NO, "token_acc 1.000 against 0.900, +0.100"),
+        ("recall", 0.9, 0.92, Difference(0.02, -0.01, 0.05, 200), UNDECIDED, "token_acc 0.900 against 0.920, -0.020"),
         (
             "copy",
             0.25,
             0.24,
-            Gap(-0.01, -0.02, 0.0, 2000),
+            Difference(-0.01, -0.02, 0.0, 2000),
             UNDECIDED,
             "token_acc 0.250 against 0.240, +0.010 [+0.000, +0.020] over 2,000 examples: neither is "
-            "above its floor of 0.250; within 800 steps",
+            "above chance (0.250); within 800 steps",
         ),
     ],
 )
@@ -247,15 +250,15 @@ def test_what_quality_costs(claim, mine, theirs, gap, verdict, words):
 @pytest.mark.parametrize(
     ("mine", "theirs", "verdict", "words"),
     [
-        ("diverged", "done", YES, "linear diverged at step 3, so it scores its floor"),
-        ("done", "diverged", NO, "transformer diverged at step 3, so it scores its floor"),
+        ("diverged", "done", YES, "linear diverged at step 3, so it scores at chance level"),
+        ("done", "diverged", NO, "transformer diverged at step 3, so it scores at chance level"),
         ("diverged", "diverged", UNDECIDED, "linear diverged at step 3 and transformer diverged at step 3"),
         ("missing", "done", UNDECIDED, "linear: it broke"),
         ("done", "missing", UNDECIDED, "transformer: it broke"),
         ("done", "done", UNDECIDED, "no difference: other data"),
     ],
 )
-def test_a_training_that_diverged_is_a_result_and_one_that_is_missing_is_told(mine, theirs, verdict, words):
+def test_a_diverged_training_is_a_result_and_a_missing_one_is_named(mine, theirs, verdict, words):
     made = {
         "done": done(0.9),
         "missing": Outcome("missing", why="it broke"),
@@ -281,16 +284,27 @@ def test_a_paired_interval_covers_the_true_difference_and_is_narrower_than_an_un
     assert 0.9 <= covered / 200 <= 0.99
 
 
-def test_answers_that_all_agree_leave_the_doubt_of_their_number():
+def test_the_interval_of_equal_answers_follows_the_rule_of_three():
     zeros, ones = np.zeros(300), np.ones(300)
-    assert paired(zeros, zeros, ones, True) == Gap(0.0, -0.01, 0.01, 300)
-    assert paired(zeros, zeros, ones, False) == Gap(0.0, 0.0, 0.0, 300)
+    assert paired(zeros, zeros, ones, True) == Difference(0.0, -0.01, 0.01, 300)
+    assert paired(zeros, zeros, ones, False) == Difference(0.0, 0.0, 0.0, 300)
     with pytest.raises(ValueError, match="at least two"):
         paired(zeros[:1], zeros[:1], ones[:1], True)
 
 
 def test_a_ratio_of_constant_times_is_exact():
     assert ratio_interval([2.0] * 5, [1.0] * 3) == (2.0, 2.0, 2.0)
+    assert ratio_interval([2.0], [1.0] * 3) == (2.0, 2.0, 2.0)
+
+
+def test_a_ratio_has_the_interval_of_a_percentile_bootstrap():
+    """Against resamples drawn by hand from the same random numbers."""
+    rng = np.random.default_rng(5)
+    a, b = rng.lognormal(1, 0.2, 7), rng.lognormal(0, 0.2, 9)
+    draws = np.random.default_rng(0)
+    medians = [np.median(v[draws.integers(0, len(v), (2000, len(v)))], axis=1) for v in (a, b)]
+    low, high = np.quantile(medians[0] / medians[1], [0.025, 0.975])
+    assert ratio_interval(a, b) == pytest.approx((np.median(a) / np.median(b), low, high), rel=1e-9)
 
 
 def test_every_claim_has_rows_a_line_and_a_cell_of_the_table():
@@ -311,7 +325,7 @@ def test_every_claim_has_rows_a_line_and_a_cell_of_the_table():
         rows,
         analyse(rows),
         trainings,
-        {(task, "linear"): Gap(0.1, 0.05, 0.15, 10) for task in ("tiny_shakespeare", "recall")},
+        {(task, "linear"): Difference(0.1, 0.05, 0.15, 10) for task in ("tiny_shakespeare", "recall")},
         ("transformer", "linear"),
         "transformer",
     )
@@ -339,7 +353,7 @@ def test_every_claim_has_rows_a_line_and_a_cell_of_the_table():
         assert f"| {claim['model']} | {claim['verdict']} | {claim['words']} |" in table
 
 
-# The study ---------------------------------------------------------------------------------------------------------------------------------
+# The study
 
 SMALL = (
     "--d_model",
@@ -356,7 +370,6 @@ SMALL = (
     "1",
 )
 LINE = [
-    "--validate",
     "--train_steps",
     "4",
     "--lengths",
@@ -385,7 +398,7 @@ def tiny(patch, folder):
     patch.setenv("SEQ_BENCH_DATA", str(folder / "data"))
     patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
     patch.setattr(
-        validation,
+        planning,
         "TRAININGS",
         {
             "tiny_shakespeare": ("--context_len", "24", *SMALL),
@@ -394,7 +407,7 @@ def tiny(patch, folder):
         },
     )
     patch.setattr(
-        validation,
+        planning,
         "PANEL_FLAGS",
         (
             "--d_model",
@@ -415,17 +428,17 @@ def tiny(patch, folder):
             "16",
         ),
     )
-    patch.setattr(validation, "PROFILE_FLAGS", ("--steps", "1", "--lengths", "8,16", "--cell_seconds", "0.01"))
+    patch.setattr(planning, "PROFILE_FLAGS", ("--steps", "1", "--lengths", "8,16", "--cell_seconds", "0.01"))
 
 
 def without_profiles(patch):
-    """Leave out the parts that take longest here."""
-    real = validation.plan
-    patch.setattr(validation, "plan", lambda *arguments: [p for p in real(*arguments) if p.kind != "profile"])
+    """Leave out the slowest parts."""
+    real = planning.plan
+    patch.setattr(planning, "plan", lambda *arguments: [p for p in real(*arguments) if p.kind != "profile"])
 
 
 class Here:
-    """Runs the parts in this process, which is quicker, without figures; remembers them. before: called with (number of the part, words)."""
+    """Runs the parts in this process, which is faster, and remembers them. before: called with number and words."""
 
     def __init__(self, before=lambda n, words: None):
         self.ran, self.before = [], before
@@ -440,7 +453,7 @@ class Here:
 
 def run(patch, folder, *more, runner=None, line=LINE):
     runner = runner or Here()
-    patch.setattr(validation, "run_child", runner)
+    patch.setattr(running, "run_child", runner)
     patch.setattr(
         child.Children,
         "call",
@@ -450,7 +463,7 @@ def run(patch, folder, *more, runner=None, line=LINE):
         patch.setattr(module, name, lambda *arguments: [])
     if "--draw" not in more:
         patch.setattr(speed_figures, "draw_all", lambda *arguments: [])
-    code = speed.main([*line, "--out_dir", str(folder / "out"), *(w for w in more if w != "--draw")])
+    code = command.main([*line, "--out_dir", str(folder / "out"), *(w for w in more if w != "--draw")])
     return code, runner.ran
 
 
@@ -470,7 +483,7 @@ def history(out):
     return json.loads((out / "history.json").read_text())
 
 
-def test_the_parts_run_in_order_each_into_a_whole_folder_of_its_own(whole):
+def test_the_parts_run_in_order_each_into_its_own_folder(whole):
     folder, ran, _, said = whole
     out = folder / "out"
     assert [words[words.index("--out_dir") + 1] for words in ran] == [str(out / name) for name in FOLDERS]
@@ -503,7 +516,7 @@ def test_all_models_have_as_many_parameters_as_the_baseline(whole):
         assert b["parameters"]["total"] == pytest.approx(a["parameters"]["total"], rel=0.02)
 
 
-def test_verdicts_are_printed_and_are_rows_and_are_in_the_history_and_in_the_table(whole):
+def test_verdicts_are_in_the_output_the_rows_the_history_and_the_table(whole):
     folder, _, printed, _ = whole
     out = folder / "out"
     stored = history(out)
@@ -536,8 +549,8 @@ def test_verdicts_are_printed_and_are_rows_and_are_in_the_history_and_in_the_tab
     assert printed.rstrip().endswith(str(out))
 
 
-def test_differences_are_those_of_the_scores_that_the_trainings_report(whole):
-    """Scored anew item by item, the sums must come to what each training wrote into its metrics.json."""
+def test_differences_agree_with_the_scores_of_the_trainings(whole):
+    """The scores per item must add up to what each training wrote into its metrics.json."""
     out = whole[0] / "out"
     claims = {c["claim"]: c for c in history(out)["claims"]}
     for claim, task, metric, sign in (
@@ -573,9 +586,10 @@ def test_the_same_command_repeats_nothing_and_verifies_what_is_there(whole, monk
             run(monkeypatch, folder)
     finally:
         damaged.write_bytes(kept)
+        (folder / "out" / "results.jsonl").write_bytes(before)  # other tests read this study in any order
 
 
-def test_other_flags_are_refused_and_other_commands_say_what_this_is(whole, monkeypatch):
+def test_other_flags_are_refused_and_other_commands_name_the_kind(whole, monkeypatch):
     folder = whole[0]
     tiny(monkeypatch, folder)
     for change, words in (
@@ -584,7 +598,7 @@ def test_other_flags_are_refused_and_other_commands_say_what_this_is(whole, monk
     ):
         with pytest.raises(UserError, match=words):
             run(monkeypatch, folder, *change)
-    with pytest.raises(UserError, match="holds results of `speed --validate`"):
+    with pytest.raises(UserError, match="holds results of `study`"):
         speed.main(["--vis_only", "--out_dir", str(folder / "out")])
 
 
@@ -595,8 +609,8 @@ def test_figures_and_tables_are_made_again_without_torch_byte_for_byte(whole):
     assert {p.name for p in before} == {"tables.md", *(f"{stem}.{kind}" for stem in stems for kind in ("png", "pdf"))}
     (out / "tables.md").unlink()
     code = (
-        "import sys; sys.modules['torch'] = None; from src.commands import speed; "
-        f"sys.exit(speed.main(['--validate', '--vis_only', '--out_dir', {str(out)!r}]))"
+        "import sys; sys.modules['torch'] = None; from src.commands import study; "
+        f"sys.exit(study.main(['--vis_only', '--out_dir', {str(out)!r}]))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
@@ -615,17 +629,15 @@ def stop_at(number):
 
 
 @pytest.mark.parametrize("number", [3, 7])
-def test_an_interrupt_keeps_what_was_measured_and_the_same_command_goes_on(
-    number, whole, tmp_path, monkeypatch, capsys
-):
-    """Both ways end with the quality that an uninterrupted study has; no training is run twice."""
+def test_an_interrupt_keeps_finished_parts_and_the_same_command_continues(number, whole, tmp_path, monkeypatch, capsys):
+    """The result equals that of an uninterrupted study, and no training runs twice."""
     tiny(monkeypatch, tmp_path)
     tiny(monkeypatch, whole[0])  # the same text, by the same path
     without_profiles(monkeypatch)
     code, _ = run(monkeypatch, tmp_path, runner=Here(stop_at(number)))
     assert code == 130
     said = capsys.readouterr().err
-    assert f"continue with: python benchmark.py speed {shlex.join(LINE)} --out_dir {tmp_path / 'out'}" in said
+    assert f"continue with: python benchmark.py study {shlex.join(LINE)} --out_dir {tmp_path / 'out'}" in said
     stopped = history(tmp_path / "out")
     assert stopped["status"] == "interrupted"
     assert sum(t["status"] == "done" for t in stopped["trainings"]) == min(number - 1, 6)
@@ -642,11 +654,11 @@ def test_an_interrupt_keeps_what_was_measured_and_the_same_command_goes_on(
     assert quality[0] == quality[1]
 
 
-def test_a_training_that_was_stopped_inside_is_resumed(tmp_path, monkeypatch):
-    """The study's plan resumes a folder that holds an unfinished run; records go on by themselves."""
+def test_an_unfinished_training_is_resumed(tmp_path, monkeypatch):
+    """A training needs --resume in a folder with an unfinished run; records need no flag."""
     tiny(monkeypatch, tmp_path)
-    parts = validation.plan({"transformer": "transformer"}, (16, 32), 4, 0.01, ())
-    study = validation.Validation(parts, ["transformer"], validation.Record(tmp_path / "out", "x"), {}, True, None)
+    parts = planning.plan({"transformer": "transformer"}, (16, 32), 4, 0.01, ())
+    study = running.Study(parts, ["transformer"], Record(tmp_path / "out", "x"), {}, True, None)
     assert "--resume" not in study.command(parts[0])
     study.folder(parts[0]).mkdir(parents=True)
     (study.folder(parts[0]) / "config.json").write_text("{}")
@@ -681,7 +693,7 @@ def test_a_training_that_diverges_or_breaks_does_not_stop_the_study(tmp_path, mo
     claims = {c["claim"]: c for c in stored["claims"]}
     assert claims["recall"]["verdict"] == YES
     assert claims["recall"]["words"].startswith(
-        "linear_attention diverged at step 1, so it scores its floor; within 1 steps"
+        "linear_attention diverged at step 1, so it scores at chance level; within 1 steps"
     )
     assert (claims["copy"]["verdict"], claims["copy"]["words"]) == (
         UNDECIDED,
@@ -694,7 +706,7 @@ def test_a_training_that_diverges_or_breaks_does_not_stop_the_study(tmp_path, mo
     assert history(tmp_path / "out")["status"] == "done"
 
 
-def test_overwrite_starts_every_part_anew(whole, tmp_path, monkeypatch):
+def test_overwrite_starts_every_part_again(whole, tmp_path, monkeypatch):
     tiny(monkeypatch, tmp_path)
     old = tmp_path / "out" / "copy-transformer"
     old.mkdir(parents=True)
@@ -712,10 +724,9 @@ def test_overwrite_starts_every_part_anew(whole, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_ctrl_c_reaches_the_part_that_runs_and_ends_the_study_with_130(tmp_path):
-    """The real thing: SIGINT to the study alone while a training runs in its own process, which saves and ends."""
+    """SIGINT to the study alone, while a training runs in its own process, which saves and ends."""
     (tmp_path / "tiny_shakespeare.txt").write_text("it is the east, and Juliet is the sun. " * 300)
     line = [
-        "--validate",
         "--model",
         "gru",
         "--train_steps",
@@ -728,7 +739,7 @@ def test_ctrl_c_reaches_the_part_that_runs_and_ends_the_study_with_130(tmp_path)
         str(tmp_path / "out"),
     ]
     started = subprocess.Popen(
-        [sys.executable, "benchmark.py", "speed", *line],
+        [sys.executable, "benchmark.py", "study", *line],
         cwd=ROOT,
         stderr=subprocess.PIPE,
         text=True,
@@ -742,9 +753,7 @@ def test_ctrl_c_reaches_the_part_that_runs_and_ends_the_study_with_130(tmp_path)
     started.send_signal(signal.SIGINT)
     _, said = started.communicate(timeout=90)
     assert started.returncode == 130, said
-    assert (
-        "interrupted; finished parts are kept, continue with: python benchmark.py speed --validate --model gru" in said
-    )
+    assert "interrupted; finished parts are kept, continue with: python benchmark.py study --model gru" in said
     assert (log.parent / "ckpt.pt").exists()
     assert history(tmp_path / "out")["status"] == "interrupted"
     processes = subprocess.run(["ps", "-eo", "ppid,args"], capture_output=True, text=True, timeout=20).stdout
@@ -758,8 +767,8 @@ def test_ctrl_c_reaches_the_part_that_runs_and_ends_the_study_with_130(tmp_path)
         (["--model", "gru,gru"], "names 'gru' twice"),
         (["--lengths", "8"], "--lengths: got 8"),
         (["--train_steps", "0"], "--train_steps: got 0"),
-        (["--panel", "train"], "unknown flag --panel with --validate"),
-        (["--d_model", "8"], "unknown flag --d_model with --validate"),
+        (["--panel", "train"], "unknown flag --panel for `study`"),
+        (["--d_model", "8"], "unknown flag --d_model for `study`"),
         (["--device", "cuda:7"], "--device: got 'cuda:7'"),
         (["--model", "missing.py"], "no such file"),
         (["--vis_only", "--out_dir", "nowhere"], "nowhere"),
@@ -777,20 +786,20 @@ def test_wrong_input_is_one_line_and_nothing_is_written(arguments, words, tmp_pa
     monkeypatch.chdir(tmp_path)
     before = {*os.listdir(tmp_path), "cache", "__pycache__"}
     with pytest.raises(UserError, match=words) as caught:
-        speed.main(["--validate", *([] if "--vis_only" in arguments else ["--threads", "1"]), *arguments])
+        command.main([*([] if "--vis_only" in arguments else ["--threads", "1"]), *arguments])
     assert "\n" not in str(caught.value)
     assert set(os.listdir(tmp_path)) <= before
 
 
 def test_the_baseline_is_the_transformer_or_the_first():
-    assert validation.ordered(("gla", "transformer", "gru")) == ("transformer", "gla", "gru")
-    assert validation.ordered(("gla", "gru")) == ("gla", "gru")
+    assert planning.ordered(("gla", "transformer", "gru")) == ("transformer", "gla", "gru")
+    assert planning.ordered(("gla", "gru")) == ("gla", "gru")
 
 
-def test_the_time_left_goes_by_parts_of_the_same_kind():
+def test_the_time_left_is_corrected_by_parts_of_the_same_kind():
     now = [0.0]
-    parts = validation.plan({"a": "a", "b": "b"}, (16, 32), 100, 1.0, ())
-    clock = validation.Clock(True, lambda: now[0])
+    parts = planning.plan({"a": "a", "b": "b"}, (16, 32), 100, 1.0, ())
+    clock = planning.TimeLeft(True, lambda: now[0])
     clock.begin(parts, [])
     assert clock.left() == pytest.approx(sum(p.seconds for p in parts))
     clock.now(parts[0])
