@@ -34,7 +34,7 @@ HOW_TO = """Train, evaluate and measure small sequence models. Five commands to 
 
 `python benchmark.py --help` shows all flags."""
 
-REQUIRED = ("torch", "numpy", "scipy", "tqdm", "matplotlib", "numba", "filelock", "platformdirs")
+REQUIRED = ("torch", "numpy", "scipy", "tqdm", "matplotlib", "numba", "platformdirs")
 INSTALL = "enter the environment that has it (such as `. .venv/bin/activate`), or run `pip install -r requirements.txt`"
 COMMANDS = ("train", "list", "generate", "check", "speed", "profile", "kernels", "study")
 
