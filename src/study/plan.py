@@ -16,15 +16,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from src.measure.progress import words as time_words
+from src.study.claims import trained_tasks
 
-TRAININGS: dict[str, tuple[str, ...]] = {
-    "tiny_shakespeare": (),
-    "recall": (),
-    "copy": (),
-}  # task -> flags besides those of --preset small
+TRAINING_FLAGS: dict[str, tuple[str, ...]] = {}  # task -> flags besides those of --preset small
 PANEL_FLAGS: tuple[str, ...] = ()
 PROFILE_FLAGS = ("--steps", "10", "--lengths", "64,128,256,512", "--cell_seconds", "1")
 SECONDS = {"tiny_shakespeare": 0.12, "recall": 0.05, "copy": 0.04}  # per step, a guess until one was measured
+UNKNOWN_SECONDS = 0.1
 OVERHEAD_SECONDS, PROFILE_SECONDS = 15.0, 30.0  # what a part takes besides its steps or points
 
 
@@ -63,7 +61,7 @@ def plan(names: dict[str, str], lengths, train_steps: int, cell_seconds: float, 
     baseline = next(iter(names))
     trainings = [
         _training(task, model, label, baseline, train_steps, machine)
-        for task in TRAININGS
+        for task in trained_tasks()
         for model, label in names.items()
     ]
     panels = _panels(names, lengths, cell_seconds, machine, baseline)
@@ -71,8 +69,16 @@ def plan(names: dict[str, str], lengths, train_steps: int, cell_seconds: float, 
 
 
 def _training(task: str, model: str, label: str, baseline: str, steps: int, machine) -> Part:
-    words = (*_training_words(task, model, baseline), "--max_steps", str(steps), *machine, *TRAININGS[task])
-    return Part("training", f"{task}-{label}", words, OVERHEAD_SECONDS + SECONDS[task] * steps, task, label)
+    words = (
+        *_training_words(task, model, baseline),
+        "--max_steps",
+        str(steps),
+        *machine,
+        *TRAINING_FLAGS.get(task, ()),
+    )
+    return Part(
+        "training", f"{task}-{label}", words, OVERHEAD_SECONDS + SECONDS.get(task, UNKNOWN_SECONDS) * steps, task, label
+    )
 
 
 def _panels(names: dict[str, str], lengths, cell_seconds: float, machine, baseline: str) -> Part:
@@ -84,7 +90,13 @@ def _panels(names: dict[str, str], lengths, cell_seconds: float, machine, baseli
 
 def _profile(model: str, label: str, baseline: str, machine) -> Part:
     task = "tiny_shakespeare"
-    words = ("profile", *_training_words(task, model, baseline), *PROFILE_FLAGS, *machine, *TRAININGS[task])
+    words = (
+        "profile",
+        *_training_words(task, model, baseline),
+        *PROFILE_FLAGS,
+        *machine,
+        *TRAINING_FLAGS.get(task, ()),
+    )
     return Part("profile", f"profile-{label}", words, PROFILE_SECONDS, task, label)
 
 

@@ -14,7 +14,8 @@ from pathlib import Path
 from src.figures import speed as speed_figures
 from src.measure.speed.analysis import tables
 from src.storage.files import write_atomic
-from src.study.claims import QUESTIONS, heading
+from src.study import claims as all_claims
+from src.study.claims import heading
 
 
 def draw(history: dict, record) -> list[Path]:
@@ -48,8 +49,8 @@ def verdicts(claims: list[dict]) -> list[str]:
     """Lines to print: each question, and below it one line per model."""
     lines: list[str] = []
     width = max((len(c["model"]) for c in claims), default=0) + 2
-    for key in QUESTIONS:
-        mine = [c for c in claims if c["claim"] == key]
+    for claim in all_claims.CLAIMS:
+        mine = [c for c in claims if c["claim"] == claim.key]
         if mine:
             lines += [f"{heading(mine[0])}?", *(f"  {c['model']:<{width}}{c['verdict']:<11}{c['words']}" for c in mine)]
     return [*lines, ""]

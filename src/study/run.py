@@ -25,7 +25,8 @@ from src.storage.files import open_sealed, read_json
 from src.storage.record import Record
 from src.storage.rows import make_row, rows_of
 from src.storage.rundir import RunDir
-from src.study.claims import Outcome, judge, rows_of_claim
+from src.study.claims import judge, rows_of_claim
+from src.study.claims.contract import Evidence, Outcome
 from src.study.plan import Part, TimeLeft
 from src.study.scores import differences
 
@@ -115,7 +116,7 @@ class Study:
             (p.task, p.model): self.outcome(p, documents[p.task, p.model]) for p in self.parts if p.kind == "training"
         }
         found = differences(self.record.path, self.models, trainings, documents) if compare else {}
-        claims = judge(panels, findings, trainings, found, self.models, self.baseline)
+        claims = judge(Evidence(panels, findings, trainings, found, tuple(self.models), self.baseline))
         for claim in claims:
             self.record.add(*rows_of_claim(claim, self.machine))
         return {

@@ -15,7 +15,9 @@ import torch
 from dataset.loaders import build_loaders
 from src.setup.plan import build_model
 from src.setup.stored import load_checkpoint, open_run
-from src.study.claims import TASK_OF, Difference, Outcome, paired
+from src.study.claims import trained_tasks
+from src.study.claims.contract import Difference, Outcome
+from src.study.claims.quality import paired
 from src.utils.evaluation import teacher_forced
 from src.utils.metrics import rows_all_correct
 
@@ -26,7 +28,7 @@ def differences(folder: Path, models, trainings: dict[tuple[str, str], Outcome],
     folder: of the study.  models: labels, the baseline first.  documents: {(task, model): its metrics.json}.
     """
     found: dict[tuple[str, str], Difference | str] = {}
-    for task in TASK_OF.values():
+    for task in trained_tasks():
         ready = [m for m in models if (task, m) in trainings and trainings[task, m].status == "done"]
         if models[0] in ready:
             found |= _of_task(folder, task, ready, trainings, documents)

@@ -31,21 +31,11 @@ from src.storage.record import Record
 from src.storage.rows import check_row, make_row
 from src.study import plan as planning
 from src.study import run as running
-from src.study.claims import (
-    NO,
-    UNDECIDED,
-    YES,
-    Difference,
-    Outcome,
-    constant_state,
-    cost,
-    faster,
-    judge,
-    linear_memory,
-    paired,
-    ratio_interval,
-    rows_of_claim,
-)
+from src.study.claims import judge, rows_of_claim
+from src.study.claims.contract import NO, UNDECIDED, YES, Difference, Evidence, Outcome
+from src.study.claims.memory import constant_state, linear_memory
+from src.study.claims.quality import cost, paired
+from src.study.claims.speed import faster, ratio_interval
 from src.study.report import markdown, verdicts
 from src.utils import training
 
@@ -321,14 +311,9 @@ def test_every_claim_has_rows_a_line_and_a_cell_of_the_table():
         for task in ("tiny_shakespeare", "recall", "copy")
         for m in ("transformer", "linear")
     }
-    claims = judge(
-        rows,
-        analyse(rows),
-        trainings,
-        {(task, "linear"): Difference(0.1, 0.05, 0.15, 10) for task in ("tiny_shakespeare", "recall")},
-        ("transformer", "linear"),
-        "transformer",
-    )
+    differences = {(task, "linear"): Difference(0.1, 0.05, 0.15, 10) for task in ("tiny_shakespeare", "recall")}
+    models = ("transformer", "linear")
+    claims = judge(Evidence(rows, analyse(rows), trainings, differences, models, "transformer"))
     assert [(c["claim"], c["model"]) for c in claims] == [
         ("faster", "linear"),
         ("memory", "transformer"),
@@ -399,7 +384,7 @@ def tiny(patch, folder):
     patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
     patch.setattr(
         planning,
-        "TRAININGS",
+        "TRAINING_FLAGS",
         {
             "tiny_shakespeare": ("--context_len", "24", *SMALL),
             "recall": ("--context_len", "16", "--n_pairs", "2", "--test_size", "30", *SMALL),
