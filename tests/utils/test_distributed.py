@@ -20,11 +20,12 @@ from src.flags.fields import resolve
 from src.storage import checkpoint
 from src.utils.distributed import World, joined
 
-# A batch of three rows gives the ranks two rows and one. What is left over of a length gives batches of one row, in which
-# one rank has no row at all.
+# A batch of three rows gives the ranks two rows and one. What is left over of a length gives batches of one row, and
+# then one rank has no row at all.
 RUN = (
     "--task rle --model gru --context_len 12 --train_size 40 --batch_size 3 --max_steps 100 --d_model 16 --n_layer 1 "
-    "--val_size 21 --test_size 23 --warmup_steps 5 --lr 3e-3 --dropout 0 --precision fp32 --threads 1 --device cpu --quiet"
+    "--val_size 21 --test_size 23 --warmup_steps 5 --lr 3e-3 --dropout 0 "
+    "--precision fp32 --threads 1 --device cpu --quiet"
 ).split()
 LAUNCH = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 

@@ -2,8 +2,8 @@
 
     python -m pytest tests/utils/test_resume.py            (-m slow adds kills at random moments)
 
-`DRIVER` starts real processes, and kills them or fills their disk at a chosen event. The run is then continued from what
-is left in its directory, and compared with a run to which nothing happened.
+`DRIVER` starts real processes, and kills them or fills their disk at a chosen event. The run is then continued from
+what is left in its directory, and compared with a run to which nothing happened.
 """
 
 import json
@@ -184,7 +184,7 @@ def references(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def unfinished(tmp_path_factory, drive):
-    """A run killed before its ninth log line: checkpoints of step 6, and the 8 lines written so far. Copy it before use."""
+    """A run killed before its ninth log line: checkpoints of step 6 and 8 lines. Copy it before use."""
     folder = tmp_path_factory.mktemp("unfinished")
     assert drive(folder, "kill:row", 9, *BASE, *DATA["fresh"], "--out_dir", "run")[0] == -signal.SIGKILL
     return folder / "run"
@@ -311,7 +311,7 @@ def test_interrupted_run_saves_its_state_and_its_printed_command_continues_it(
 
 
 def test_control_c_from_outside_and_the_lock(main, tmp_path):
-    """A second run in the directory of a running one is refused. Ctrl-C stops the first. An old lock file is no obstacle."""
+    """A second run in the directory of a running one is refused. Ctrl-C stops the first. An old lock file is ignored."""
     arguments = [*TINY_NEEDLE, "--max_steps", "2000", "--eval_every", "5000", "--out_dir", "run"]
     process = subprocess.Popen(
         [sys.executable, ROOT / "benchmark.py", *arguments], cwd=tmp_path, stderr=subprocess.PIPE, text=True
@@ -353,7 +353,7 @@ def test_lock_of_a_killed_process_is_no_obstacle(main, copy):
 
 
 def test_full_disk_leaves_the_last_checkpoint(main, drive, tmp_path, references):
-    """No file can grow from the second checkpoint on: exit code 1 and one line. With room again the run ends as usual."""
+    """From the second checkpoint on no file can grow: exit code 1 and one line. With room again the run can end."""
     code, out, err = drive(tmp_path, "full:ckpt.pt", 2, *BASE, *DATA["fresh"], "--out_dir", "run")
     assert (code, out, err.count("\n")) == (1, "", 1), err
     assert re.match(r"error: .*(too large|no space).*checkpoints are intact", err, re.IGNORECASE)

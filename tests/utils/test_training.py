@@ -523,9 +523,9 @@ class Timed(Fit):
 
 @pytest.mark.slow
 def test_overhead_of_the_training_loop_over_a_bare_step(tmp_path):
-    """The median step of the loop, with batch, log line and progress, against forward, backward, clipping and AdamW alone.
+    """The median step of the loop against a bare step: forward, backward, clipping and AdamW.
 
-    The two are timed alternately.
+    A step of the loop also makes the batch, writes the log line and reports progress. The two are timed alternately.
     """
     text = tmp_path / "text.txt"
     text.write_text("It is the east, and Juliet is the sun. " * 3_000)
