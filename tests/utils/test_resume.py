@@ -311,7 +311,7 @@ def test_interrupted_run_saves_its_state_and_its_printed_command_continues_it(
 
 
 def test_control_c_from_outside_and_the_lock(main, tmp_path):
-    """A second run in the directory of a running one is refused. Ctrl-C stops the first. An old lock file is ignored."""
+    """A second run in the directory of a running one is refused. Ctrl-C stops the first. A dead lock is ignored."""
     arguments = [*TINY_NEEDLE, "--max_steps", "2000", "--eval_every", "5000", "--out_dir", "run"]
     process = subprocess.Popen(
         [sys.executable, ROOT / "benchmark.py", *arguments], cwd=tmp_path, stderr=subprocess.PIPE, text=True
