@@ -1,11 +1,20 @@
-"""The classes behind --task and --model, and one clear line for whatever a user's own file raises."""
+"""The classes of --task and --model, and the first checks of a user's own file.
+
+    task_class, model_class = find_task("needle"), find_model("my_layer.py")
+    with blaming("model", "my_layer.py"):        # an exception of that file becomes one clear line
+        model = model_class(args)
+
+torch is imported inside the functions, so that `--help` of a task answers at once.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import traceback
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dataset import TASKS
 from dataset.task import Task
@@ -13,29 +22,48 @@ from src.flags import registry
 from src.flags.fields import UserError
 from src.models import MODELS
 
+if TYPE_CHECKING:
+    import torch
+    from torch.utils.data import DataLoader
 
-def file_digest(path) -> str:
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    from dataset.tokenizer import CharTokenizer
+    from src.models.contract import ARModel, Mixer
 
 
-def find_task(name: str):
+def find_task(name: str) -> type[Task]:
+    """The class of --task: a registered name, or a path to a user's file."""
     return registry.find("task", TASKS, name, (Task,))
 
 
-def find_model(name: str, layers: tuple[str, ...] = ()):
-    """The class behind --model, for a hybrid that of its --layers."""
+def find_model(name: str, layers: tuple[str, ...] = ()) -> type[Mixer] | type[ARModel]:
+    """The class of --model: a registered name, or a path to a user's file. A hybrid is made of its --layers."""
     found = registry.find("model", MODELS, name, _model_bases)
     return found.of(tuple(layers)) if layers and hasattr(found, "of") else found
 
 
-def _model_bases():
-    from src.models.contract import ARModel, Mixer
+@contextlib.contextmanager
+def blaming(kind: str, name: str) -> Iterator[None]:
+    """Turn an exception of a user's own file into a UserError of one line that names the place in the file.
 
-    return Mixer, ARModel
+    kind: "task" or "model".  name: its name or path. With a registered name, exceptions pass unchanged.
+    """
+    try:
+        yield
+    except (UserError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        if not registry.is_path(name):
+            raise
+        frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == name]
+        where = f", line {frames[-1].lineno}, in {frames[-1].name}" if frames else ""
+        text = (str(error).splitlines() or [""])[0]
+        raise UserError(f"--{kind}: '{name}'{where}: {type(error).__name__}: {text}") from error
 
 
-def try_own_model(name: str, model, tokenizer, loader, device) -> None:
-    """UserError where a model of the user's own file fails on its first batch, or gives another shape than it must."""
+def try_own_model(
+    name: str, model: ARModel, tokenizer: CharTokenizer, loader: DataLoader, device: torch.device
+) -> None:
+    """Run a model of a user's file on one batch. UserError where it fails, or returns a tensor of the wrong shape."""
     import torch
 
     if not registry.is_path(name):
@@ -49,25 +77,22 @@ def try_own_model(name: str, model, tokenizer, loader, device) -> None:
         check_shape(name, "model", model(x), (*x.shape, len(tokenizer)))
 
 
-def check_shape(name: str, what: str, got, wanted) -> None:
+def check_shape(name: str, what: str, got: torch.Tensor, wanted: Sequence[int]) -> None:
+    """UserError where a forward pass returned another shape than it must. what: "mixer" or "model"."""
     shape = tuple(got.shape) if hasattr(got, "shape") else type(got).__name__
     if shape != tuple(wanted):
         raise UserError(
-            f"--model: the forward of the {what} in '{name}' returns {shape}, allowed: a tensor of shape {tuple(wanted)}"
+            f"--model: the forward of the {what} in '{name}' returns {shape}, "
+            f"allowed: a tensor of shape {tuple(wanted)}"
         )
 
 
-@contextlib.contextmanager
-def blaming(kind: str, name: str):
-    """What a user's own file raises becomes a UserError of one line, with the file's line; a registered name changes nothing."""
-    try:
-        yield
-    except (UserError, OSError, MemoryError):
-        raise
-    except Exception as error:
-        if not registry.is_path(name):
-            raise
-        frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == name]
-        where = f", line {frames[-1].lineno}, in {frames[-1].name}" if frames else ""
-        text = (str(error).splitlines() or [""])[0]
-        raise UserError(f"--{kind}: '{name}'{where}: {type(error).__name__}: {text}") from error
+def file_digest(path: str | Path) -> str:
+    """SHA-256 of a file, in hexadecimal: it shows whether a user's file has changed since a run began."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def _model_bases() -> tuple[type, ...]:
+    from src.models.contract import ARModel, Mixer
+
+    return Mixer, ARModel

@@ -1,56 +1,78 @@
-"""From a command line, or from a run directory, to everything a command works with: args, task, model, tokenizer, loaders.
+"""From a command line to the setup of a new run: flags, task class and model class. Nothing is written to disk.
 
-A new run is planned by `plan` (nothing on disk changes); an existing one is opened by `open_run`, whose task, model and sizes come
-from its config.json alone.
+    setup, request = plan(argv)                              # the machine's `auto` values are decided
+    session = open_session(setup, device)                    # src/setup/session.py: the data
+    setup, lines = resolve_model(setup, session.tokenizer, session.task)      # the model's `auto` values are decided
+    model = build_model(setup, session.tokenizer, session.task, device)
+
+An existing run is opened by src/setup/stored.py instead. torch is imported inside the functions, so that a wrong
+command line is answered at once.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
 from dataset.splits import largest_train_size
+from dataset.task import Task
 from src.flags import presets, registry
 from src.flags.fields import RunFlags, UserError, own_config, resolve, to_dict
 from src.flags.parser import Request, first_look, read_request
 from src.setup.classes import blaming, file_digest, find_model, find_task
 from src.storage import env
 
+if TYPE_CHECKING:
+    import torch
+
+    from dataset.tokenizer import CharTokenizer
+    from src.models.contract import ARModel
+
+EXAMPLES = {"task": "needle, dyck, recall, tiny_shakespeare", "model": "transformer, mamba, gated_deltanet, gru"}
+
 
 @dataclass
 class Setup:
-    """args: the frozen run configuration.  explicit: what was typed.  reasons: why precision and preset are what they are."""
+    """What a run is made from.
+
+    args: the frozen flags. `resolve_model` makes them RunArgs, in which every `auto` is decided.
+    explicit: the flags that the user typed.  preset: the name of the preset.
+    precision_reason: why the precision is what it is.
+    """
 
     args: RunFlags
     explicit: dict
-    task_class: type
+    task_class: type[Task]
     model_class: type
     preset: str
     precision_reason: str
 
     def config(self) -> dict:
-        """What config.json stores."""
+        """The content of config.json, before it is sealed."""
+        paths = {k: getattr(self.args, k) for k in ("task", "model")}
         return {
             "schema": 1,
             "args": to_dict(self.args),
             "explicit": {k: list(v) if isinstance(v, tuple) else v for k, v in self.explicit.items()},
             "preset": self.preset,
             "precision_reason": self.precision_reason,
-            "files": {
-                k: file_digest(getattr(self.args, k))
-                for k in ("task", "model")
-                if registry.is_path(getattr(self.args, k))
-            },
+            "files": {k: file_digest(path) for k, path in paths.items() if registry.is_path(path)},
         }
 
 
+class HasModel(Protocol):
+    """What `build_model` reads: a Setup has it, and a StoredRun (src/setup/stored.py)."""
+
+    args: RunFlags
+    model_class: type
+
+
 def plan(argv: list[str], local_rank: int = 0) -> tuple[Setup, Request]:
-    """Read a command line for a new run. Raises UserError; writes nothing."""
+    """Read the command line of a new run. UserError where it is wrong. local_rank: the GPU of this process."""
     seen = first_look(argv)
-    task_name, model_name = (
-        named_by_user("task", presets.task_of(seen.preset, seen.task)),
-        named_by_user("model", seen.model),
-    )
+    task_name = named_by_user("task", presets.task_of(seen.preset, seen.task))
+    model_name = named_by_user("model", seen.model)
     task_class, model_class = find_task(task_name), find_model(model_name, seen.layers)
     request = read_request(argv, task_class, model_class)
     given = {"task": task_name, "model": model_name, **request.explicit}
@@ -62,8 +84,21 @@ def plan(argv: list[str], local_rank: int = 0) -> tuple[Setup, Request]:
     return make_setup(args, given, task_class, model_class, preset, device), request
 
 
-def fit_to_keys(args: RunFlags, explicit: dict, task_class) -> RunFlags:
-    """--epochs alone means passes over 20,000 examples; a task with fewer distinct training examples takes those that it has."""
+def named_by_user(kind: str, name: str | None) -> str:
+    """The name given with --task or --model. UserError where there is none."""
+    if not name:
+        raise UserError(
+            f"--{kind} is missing, allowed: a name such as {EXAMPLES[kind]} "
+            "(all: python benchmark.py list), or a path to a .py file"
+        )
+    return name
+
+
+def fit_to_keys(args: RunFlags, explicit: dict, task_class: type[Task]) -> RunFlags:
+    """Limit the training set of `--epochs` alone to the distinct examples that the task has.
+
+    `--epochs N` alone means N passes over 20,000 examples. A task may have fewer distinct ones.
+    """
     if "epochs" not in explicit or explicit.keys() & {"train_size", "max_steps"} or task_class.reads_text:
         return args
     with blaming("task", args.task):
@@ -71,20 +106,13 @@ def fit_to_keys(args: RunFlags, explicit: dict, task_class) -> RunFlags:
     return args if most is None or most >= args.train_size else dataclasses.replace(args, train_size=most)
 
 
-EXAMPLES = {"task": "needle, dyck, recall, tiny_shakespeare", "model": "transformer, mamba, gated_deltanet, gru"}
+def make_setup(
+    args: RunFlags, explicit: dict, task_class: type[Task], model_class: type, preset: str, device: torch.device
+) -> Setup:
+    """Decide the machine's `auto` values, set torch's threads, and check the flags together.
 
-
-def named_by_user(kind: str, name: str | None) -> str:
-    """The name given with --task or --model; UserError where there is none."""
-    if not name:
-        raise UserError(
-            f"--{kind} is missing, allowed: a name such as {EXAMPLES[kind]} (all: python benchmark.py list), or a path to a .py file"
-        )
-    return name
-
-
-def make_setup(args, explicit, task_class, model_class, preset, device) -> Setup:
-    """Resolve the machine's `auto` values and check what several flags say together; the model's follow in `settle_model`."""
+    The `auto` values of the model are decided later, by `resolve_model`.
+    """
     precision, reason = env.resolve_precision(args.precision, device)
     args = dataclasses.replace(args, device=str(device), precision=precision, threads=set_threads(args.threads))
     check_together(args, explicit, task_class)
@@ -92,10 +120,10 @@ def make_setup(args, explicit, task_class, model_class, preset, device) -> Setup
 
 
 def set_threads(threads: int) -> int:
-    """Set torch's CPU threads (0: its own choice) and return their number.
+    """Set the CPU threads of torch (0: torch's own choice) and return their number.
 
-    Numbers below 1e-38 become 0, in threads started later too: gradients that decay over a long haystack reach them, and a CPU is several times
-    slower there.
+    Numbers below 1e-38 become 0, here and in threads that start later. Gradients that decay over a long haystack are
+    that small, and a CPU computes with them several times slower.
     """
     import torch
 
@@ -105,7 +133,7 @@ def set_threads(threads: int) -> int:
     return torch.get_num_threads()
 
 
-def check_together(args, explicit: dict, task_class) -> None:
+def check_together(args: RunFlags, explicit: dict, task_class: type[Task]) -> None:
     """UserError for flags that contradict each other."""
     if args.min_lr > args.lr:
         raise UserError(f"--min_lr: got {args.min_lr}, allowed: at most --lr {args.lr}")
@@ -121,12 +149,16 @@ def check_together(args, explicit: dict, task_class) -> None:
         raise UserError("--batch_size and --batch_chars contradict each other; give one")
     if "epochs" in explicit and not args.max_steps and not args.train_size and not task_class.reads_text:
         raise UserError(
-            f"--epochs: got {args.epochs}, but fresh data (--train_size 0) has no epochs; give --max_steps, or a --train_size"
+            f"--epochs: got {args.epochs}, but fresh data (--train_size 0) has no epochs; "
+            "give --max_steps, or a --train_size"
         )
 
 
-def resolve_model(setup: Setup, tokenizer, task) -> tuple[Setup, list[str]]:
-    """The setup with the model's `auto` values resolved and --match_params / --match_state solved, and lines that say what was solved."""
+def resolve_model(setup: Setup, tokenizer: CharTokenizer, task: Task) -> tuple[Setup, list[str]]:
+    """Decide the model's `auto` values, and solve --match_params and --match_state.
+
+    Returns the setup with its RunArgs, and lines that say what was solved.
+    """
     from src.models.backbone import resolve_auto
     from src.models.match import decode_state, match, parameters, read_target
 
@@ -152,20 +184,20 @@ def resolve_model(setup: Setup, tokenizer, task) -> tuple[Setup, list[str]]:
     return dataclasses.replace(setup, args=resolve_auto(setup.model_class, args)), lines
 
 
-def _args_for(setup: Setup, model_class, name: str):
-    """The shared flags of this run, with another model and its own flags at their defaults."""
-    own = {f.name for c in (own_config(setup.model_class),) if c is not None for f in dataclasses.fields(c)}
-    shared = {k: v for k, v in to_dict(setup.args).items() if k not in own}
-    return resolve(setup.task_class, model_class, preset={}, **{**shared, "model": name})
-
-
-def build_model(setup_or_run, tokenizer, task, device):
-    """The model of a run, freshly initialised from its seed, on its device."""
+def build_model(run: HasModel, tokenizer: CharTokenizer, task: Task, device: torch.device) -> ARModel:
+    """The model of a run on its device, with fresh weights that its seed decides."""
     import torch
 
     from src.models.backbone import build
 
-    args = setup_or_run.args
+    args = run.args
     torch.manual_seed(args.seed)
     with blaming("model", args.model):
-        return build(setup_or_run.model_class, len(tokenizer), args, task.table_tokens()).to(device)
+        return build(run.model_class, len(tokenizer), args, task.table_tokens()).to(device)
+
+
+def _args_for(setup: Setup, model_class: type, name: str) -> RunFlags:
+    """The shared flags of this run with another model, whose own flags keep their defaults."""
+    own = {f.name for c in (own_config(setup.model_class),) if c is not None for f in dataclasses.fields(c)}
+    shared = {k: v for k, v in to_dict(setup.args).items() if k not in own}
+    return resolve(setup.task_class, model_class, preset={}, **{**shared, "model": name})

@@ -1,28 +1,38 @@
-"""Carrying a run out: its directory and lock, training, evaluation, samples and figures."""
+"""The course of a run: training, evaluation, samples and figures in its directory, on one process or on several.
+
+`train` and `--resume` open a session, build a model, and then both call `carry_out`.
+"""
 
 from __future__ import annotations
 
 import shlex
 import sys
 import time
+from collections.abc import Callable
+from typing import TypeVar
 
 from src.figures import runs as run_figures
-from src.flags.fields import UserError
+from src.flags.fields import ControlConfig, UserError
+from src.flags.parser import Request
+from src.models.contract import ARModel
 from src.storage.rows import rows_of, to_jsonl
 from src.storage.rundir import RunDir, read_json, seal, write_atomic, write_json
 from src.storage.schema import validate
 from src.utils import results, training
+from src.utils.distributed import World
 from src.utils.reporter import Reporter
 from src.utils.session import Session
 from src.utils.summary import summary
 
+T = TypeVar("T")
+
 
 def carry_out(
-    session: Session, model, run_dir: RunDir, reporter: Reporter, began: float, payload: dict | None = None
+    session: Session, model: ARModel, run_dir: RunDir, reporter: Reporter, began: float, payload: dict | None = None
 ) -> int:
-    """Train, evaluate, sample, plot; returns the exit code.
+    """Train, evaluate, sample and draw. Returns the exit code: 0, 3 after a divergence, 130 after an interruption.
 
-    began: `time.perf_counter()` at the start of the command.  payload: that of the checkpoint to go on from.
+    began: `time.perf_counter()` at the start of the command.  payload: that of the checkpoint to continue from.
     """
     main = session.world.is_main
     try:
@@ -47,21 +57,20 @@ def carry_out(
 
 
 def write_results(document: dict, samples: str, run_dir: RunDir) -> None:
-    """Samples, figures and rows, then metrics.json, because that file marks the run as finished."""
+    """Write samples, figures, rows and metrics.json. metrics.json comes last, because it marks the run as finished."""
     write_atomic(run_dir.samples, samples.encode())
     validate(document)
     run_figures.draw_all(document, run_dir.figures)
-    repeatable = {
-        k: v for k, v in document.items() if k != "machine"
-    }  # times differ from run to run, and these bytes must not
+    # The rows have no times: an equal run must write equal bytes.
+    repeatable = {k: v for k, v in document.items() if k != "machine"}
     write_atomic(run_dir.results, to_jsonl(rows_of(repeatable, read_json(run_dir.env))))
     write_json(run_dir.metrics, document)
 
 
-def create_run_dir(request, world) -> RunDir:
-    """Rank 0 creates and locks the directory; the others learn its path."""
+def create_run_dir(request: Request, world: World) -> RunDir:
+    """Create and lock the run directory on rank 0. The other ranks learn its path."""
 
-    def create():
+    def create() -> RunDir:
         made = RunDir.create(request.control.out_dir, overwrite=request.control.overwrite)
         made.acquire()
         return made
@@ -71,10 +80,10 @@ def create_run_dir(request, world) -> RunDir:
     return made or RunDir(path)
 
 
-def on_main(world, action):
-    """Do something on rank 0 alone and return its result there.
+def on_main(world: World, action: Callable[[], T]) -> T | None:
+    """Call `action` on rank 0 only, and return its result there.
 
-    Its UserError is raised on every rank, so that none waits for another.
+    A UserError of rank 0 is raised on every rank, so that no rank waits for one that has stopped.
     """
     result = error = None
     if world.is_main:
@@ -88,7 +97,7 @@ def on_main(world, action):
     return result
 
 
-def make_reporter(control, world, run_dir: RunDir | None = None) -> Reporter:
-    """The reporter of this rank: only rank 0 prints, and logs where there is a run directory."""
+def make_reporter(control: ControlConfig, world: World, run_dir: RunDir | None = None) -> Reporter:
+    """The reporter of this rank. Only rank 0 prints, and it writes for TensorBoard where there is a run directory."""
     log = control.log if run_dir is not None and world.is_main else "none"
     return Reporter(control.quiet or not world.is_main, log, run_dir and run_dir.path / "tensorboard")

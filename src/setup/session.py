@@ -1,4 +1,11 @@
-"""The session of a run: its data, what has to be checked before anything is written, and the record of the machine."""
+"""The session of a run: its data is built, and what could fail late is checked before anything is written.
+
+    session = open_session(setup, device, world)
+    check_batches(session)
+    check_lengths(session)
+
+src/utils/session.py defines what a session is.
+"""
 
 from __future__ import annotations
 
@@ -19,25 +26,29 @@ from src.utils.distributed import World
 from src.utils.session import Session
 from src.utils.training import total_steps
 
+# So many lengths above the shortest one are checked. Longer ones have more keys than can all be held out.
 SHORT_LENGTHS = 8
 
 
 def open_session(setup: Setup, device: torch.device, world: World | None = None) -> Session:
-    """Build the data of a run. UserError where the task's flags, lengths or sizes do not fit together."""
+    """Build the data of a run. UserError where the task's flags, lengths or sizes do not fit together.
+
+    Building the data needs no decision about the model. `with_args` gives the session the flags of the resolved model.
+    """
     with blaming("task", setup.args.task):
         task = setup.task_class(setup.args)
-        parse_lengths(task, setup.args.eval_lengths)
+        eval_lengths = parse_lengths(task, setup.args.eval_lengths)
         _, loaders, data = build_loaders(task, setup.args)
-    return Session(setup.args, data, loaders, device, world or World())
+    return Session(setup.args, data, loaders, device, world or World(), tuple(eval_lengths))
 
 
 def with_args(session: Session, setup: Setup) -> Session:
-    """The same data under the flags of a setup whose model is resolved."""
+    """The same data with the flags of a setup whose model is resolved."""
     return dataclasses.replace(session, args=setup.args)
 
 
 def check_batches(session: Session) -> None:
-    """UserError for a batch that holds no sequence, or a run without end."""
+    """UserError for a batch that has no room for a sequence, and for a run without an end."""
     args, longest = session.args, session.task.max_tokens()
     if args.batch_chars and args.batch_chars < longest:
         raise UserError(
@@ -47,25 +58,23 @@ def check_batches(session: Session) -> None:
 
 
 def check_lengths(session: Session) -> None:
-    """UserError for a training or --eval_lengths length at which the task has too few examples: found now, not at the end of the run."""
+    """UserError for a training length or an evaluation length at which the task has too few distinct examples."""
     task, args = session.task, session.args
     with blaming("task", args.task):
-        for length in parse_lengths(task, args.eval_lengths):
+        for length in session.eval_lengths:
             length_loader(task, session.tokenizer, args, length)
         low, high = task.lengths or (1, 0)
-        for length in range(
-            low, min(high, low + SHORT_LENGTHS) + 1
-        ):  # longer ones have more keys than can all be held out
+        for length in range(low, min(high, low + SHORT_LENGTHS) + 1):
             draw_train(task, 1, length, stream(task, "lengths", args.seed))
 
 
+def check_backends(setup: Setup, device: torch.device) -> dict[str, dict]:
+    """{op: its backend on this device, and the reason}. UserError where --backend names what cannot run here."""
+    return choices(ops_of(setup.model_class, setup.args), setup.args, device)
+
+
 def environment(setup: Setup, session: Session, backends: dict[str, dict]) -> dict:
-    """The content of env.json: the machine, the choices made on it, and which data this is."""
+    """The content of env.json: the machine, the choices made on it, and the identity of the data."""
     collected = env.collect(setup.args, session.device, (setup.args.precision, setup.precision_reason), backends)
     facts = session.data.facts
     return {**collected, "data": {"digest": facts.digest, "source": facts.source}}
-
-
-def check_backends(setup: Setup, device: torch.device) -> dict[str, dict]:
-    """Which backend computes each op of the model and why; UserError where --backend names what cannot run here."""
-    return choices(ops_of(setup.model_class, setup.args), setup.args, device)

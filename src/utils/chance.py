@@ -1,93 +1,106 @@
-"""Chance levels: what a model without skill scores, and the scaled score above them."""
+"""Chance levels: the scores of predictors without skill, and the scaled score of a run.
+
+    levels = chance_levels(data, test_examples)          # {"uniform": {...}, "unigram": {...}, the task's own}
+    scaled(score, levels, task.ceiling(test_examples))   # 0 is chance, 1 is perfect
+
+A score says little without its chance level. The constant answer "0" is right half of the time on parity, and never on
+reverse. metrics.json stores the levels under the key "floors".
+"""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from itertools import takewhile
 
 import numpy as np
 
+from dataset.corpus.language import LanguageTask
+from dataset.loaders import TaskData
 from dataset.seeds import stream
+from dataset.task import Example, Task
+from dataset.tokenizer import SPECIAL, CharTokenizer
 from src.utils.decoding import score_answers
 
+Levels = dict[str, dict[str, float | None]]
 
-def chance_levels(task_meta, test_examples) -> dict[str, dict[str, float | None]]:
-    """`uniform` (every character equally likely) and `unigram` (the most common training character at that answer position), with the task's own.
 
-    Each gives the primary metric and the accuracy a character that it would reach on this test set; of answers also that without <eos>, the characters
-    that a slice counts.
+def chance_levels(data: TaskData, test_examples: Sequence[Example]) -> Levels:
+    """The scores on a test set of `uniform`, of `unigram`, and of the predictors that the task adds.
+
+    uniform: every character is equally likely.
+    unigram: always the most common training character at that position of the answer.
+    Each has "primary" (the primary metric) and "token_acc" (the accuracy per character). Where the task writes answers,
+    each has "slice_acc" too: the accuracy without <eos>, because the curves of a task do not count <eos>.
     """
-    task, tokenizer = task_meta.task, task_meta.tokenizer
+    task, tokenizer = data.task, data.tokenizer
     if task.reads_text:
-        return _language_chance(task, tokenizer)
+        return _language_levels(task, tokenizer)
     golds = [task.scored_characters(e) for e in test_examples]
-    common = most_common([task.scored_characters(e) for e in task_meta.chance_train])
-    symbols = len(task.score_among) or len(tokenizer) - 3 + task.writes_answer  # <eos> is a possible answer character
+    common = most_common([task.scored_characters(e) for e in data.chance_train])
+    # <eos> is one of the symbols that a written answer is made of.
+    symbols = len(task.score_among) or len(tokenizer) - len(SPECIAL) + task.writes_answer
     hits = [[i < len(common) and c == common[i] for i, c in enumerate(g)] for g in golds]
-    unigram_token = sum(map(sum, hits)) / max(1, sum(map(len, golds)))
-    result = {
-        "uniform": {
-            "token_acc": 1 / symbols,
-            "primary": _uniform_primary(task, tokenizer, golds, symbols, test_examples),
-        },
-        "unigram": {
-            "token_acc": unigram_token,
-            "primary": _unigram_primary(task, common, hits, unigram_token, test_examples),
-        },
-    }
+    unigram_acc = sum(map(sum, hits)) / max(1, sum(map(len, golds)))
+    uniform = {"token_acc": 1 / symbols, "primary": _uniform_primary(task, tokenizer, golds, symbols, test_examples)}
+    unigram = {"token_acc": unigram_acc, "primary": _unigram_primary(task, common, hits, unigram_acc, test_examples)}
     if task.writes_answer:
         written = [hit for g, row in zip(golds, hits, strict=True) for c, hit in zip(g, row, strict=True) if c]
-        result["uniform"]["slice_acc"], result["unigram"]["slice_acc"] = (
-            1 / symbols,
-            sum(written) / max(1, len(written)),
-        )
-    for name, value in task.chance(task_meta.chance_train, test_examples).items():
-        result[name] = {"token_acc": value if _kind_of_primary(task) == "token_acc" else None, "primary": value}
-    return result
+        uniform["slice_acc"], unigram["slice_acc"] = 1 / symbols, sum(written) / max(1, len(written))
+    of_characters = _metric_behind_primary(task) == "token_acc"
+    own = {
+        name: {"token_acc": value if of_characters else None, "primary": value}
+        for name, value in task.chance(data.chance_train, test_examples).items()
+    }
+    return {"uniform": uniform, "unigram": unigram, **own}
 
 
-def _language_chance(task, tokenizer):
-    common, test = task.counts("train", tokenizer).argmax(), task.counts("test", tokenizer)
-    characters = len(tokenizer) - 3
-    values = {"uniform": 1 / characters, "unigram": float(test[common] / test.sum())}
-    return {name: {"token_acc": v, "primary": v} for name, v in values.items()}
+def scaled(primary: float, levels: Mapping[str, Mapping], ceiling: float) -> float:
+    """The score between the highest chance level (0) and the ceiling (1). It is 0 where chance reaches the ceiling."""
+    highest = max(level["primary"] for level in levels.values())
+    return (primary - highest) / (ceiling - highest) if ceiling > highest else 0.0
 
 
-def most_common(golds) -> list[str]:
-    """The most common character at each place of rows of characters, the first of equally common ones."""
+def most_common(golds: Sequence[Sequence[str]]) -> list[str]:
+    """The most common character at each position of many answers. A tie goes to the first by code point."""
     width = max(map(len, golds), default=0)
     counts = [Counter(g[i] for g in golds if len(g) > i) for i in range(width)]
     return [min(count, key=lambda c: (-count[c], c)) for count in counts]
 
 
-def _kind_of_primary(task) -> str:
+def _language_levels(task: LanguageTask, tokenizer: CharTokenizer) -> Levels:
+    common, test = task.counts("train", tokenizer).argmax(), task.counts("test", tokenizer)
+    values = {"uniform": 1 / (len(tokenizer) - len(SPECIAL)), "unigram": float(test[common] / test.sum())}
+    return {name: {"token_acc": v, "primary": v} for name, v in values.items()}
+
+
+def _metric_behind_primary(task: Task) -> str:
+    """ "exact_match" or "token_acc", whatever the task calls it; "score" where the primary metric is the task's own."""
     name = task.aliases.get(task.primary, task.primary)
     return name if name in ("exact_match", "token_acc") else "score"
 
 
-def _uniform_primary(task, tokenizer, golds, symbols, examples) -> float:
-    kind = _kind_of_primary(task)
-    if kind == "token_acc":
+def _uniform_primary(
+    task: Task, tokenizer: CharTokenizer, golds: list[list[str]], symbols: int, examples: Sequence[Example]
+) -> float:
+    metric = _metric_behind_primary(task)
+    if metric == "token_acc":
         return 1 / symbols
-    if kind == "exact_match":
+    if metric == "exact_match":
         return float(np.mean([symbols ** -float(len(g)) for g in golds]))
-    rng = stream(task, "uniform floor", 0)
+    rng = stream(task, "uniform floor", 0)  # the name seeds the stream: another name would change published levels
     letters = np.array([t for t in tokenizer.tokens if len(t) == 1])
     answers = ["".join(rng.choice(letters, size=len(e.answer))) for e in examples]
     return float(score_answers(task, examples, answers)[task.primary].mean())
 
 
-def _unigram_primary(task, common, hits, unigram_token, examples) -> float:
-    kind = _kind_of_primary(task)
-    if kind == "token_acc":
-        return unigram_token
-    if kind == "exact_match":
+def _unigram_primary(
+    task: Task, common: list[str], hits: list[list[bool]], unigram_acc: float, examples: Sequence[Example]
+) -> float:
+    metric = _metric_behind_primary(task)
+    if metric == "token_acc":
+        return unigram_acc
+    if metric == "exact_match":
         return float(np.mean([all(h) for h in hits]))
-    answer = "".join(takewhile(bool, common))  # up to the first position where <eos> is the most common
+    answer = "".join(takewhile(bool, common))  # ends at the first position whose most common entry is <eos>
     return float(score_answers(task, examples, [answer] * len(examples))[task.primary].mean())
-
-
-def scaled(primary: float, floor_values: dict, ceiling: float) -> float:
-    """(primary - highest floor) / (ceiling - highest floor): 0 is chance, 1 is perfect; 0 where a floor already is the ceiling."""
-    highest = max(f["primary"] for f in floor_values.values())
-    return (primary - highest) / (ceiling - highest) if ceiling > highest else 0.0

@@ -1,32 +1,42 @@
-"""Greedy decoding of answers with the cached state, and the task's own score of each answer."""
+"""Greedy decoding of answers, and the task's own score of each answer.
+
+    answers = decode(model, examples, tokenizer, device)
+    score_answers(task, examples, answers)               # {"mae": one value per example, ...}
+
+Decoding uses the model's cached state: one prefill of the prompt, then one step per character.
+"""
 
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 
-from dataset.task import DECODE_SLACK
-from dataset.tokenizer import EOS
+from dataset.loaders import TaskData
+from dataset.task import DECODE_SLACK, Example, Task
+from dataset.tokenizer import EOS, CharTokenizer
+from src.models.contract import ARModel
 
-DECODE_ROWS = 256  # prompts decoded together
-
-
-NO_CHARACTER = "\N{REPLACEMENT CHARACTER}"  # a model that writes <pad> or <bos> in its answer is wrong there
+DECODE_ROWS = 256  # most prompts that are decoded together
+NO_CHARACTER = "\N{REPLACEMENT CHARACTER}"  # replaces <pad> and <bos>, so that an answer with one of them is wrong
 
 
 @torch.inference_mode()
-def decode(model, examples, tokenizer, device) -> list[str]:
-    """Greedy cached decoding of each example's answer, stopped at <eos> or len(gold) + 8 characters; prompts of one length run together.
+def decode(
+    model: ARModel, examples: Sequence[Example], tokenizer: CharTokenizer, device: torch.device | str
+) -> list[str]:
+    """The model's greedy answer to each example's prompt.
 
-    A position table ends decoding earlier where it has no room left.
+    An answer ends at <eos>, or DECODE_SLACK characters after the length of the gold answer. It ends earlier where a
+    learned position table is full. Prompts of one length are decoded together, because then none needs padding.
     """
-    groups = defaultdict(list)
+    by_length = defaultdict(list)
     for i, e in enumerate(examples):
-        groups[len(e.prompt)].append(i)
+        by_length[len(e.prompt)].append(i)
     answers = [""] * len(examples)
-    for length, members in sorted(groups.items()):
+    for length, members in sorted(by_length.items()):
         for at in range(0, len(members), DECODE_ROWS):
             rows = members[at : at + DECODE_ROWS]
             x = torch.from_numpy(np.concatenate([tokenizer.encode_prompt(examples[i].prompt) for i in rows])).to(device)
@@ -39,13 +49,14 @@ def decode(model, examples, tokenizer, device) -> list[str]:
     return answers
 
 
-def generation_scores(model, examples, task_meta, device) -> dict[str, np.ndarray]:
-    """Per-example values of the task's own `score`, from greedy decoding."""
-    task = task_meta.task
-    answers = decode(model, examples, task_meta.tokenizer, device)
-    return score_answers(task, examples, answers)
+def generation_scores(
+    model: ARModel, examples: Sequence[Example], data: TaskData, device: torch.device | str
+) -> dict[str, np.ndarray]:
+    """{metric: one value per example} of the task's own `score`, from greedy decoding."""
+    return score_answers(data.task, examples, decode(model, examples, data.tokenizer, device))
 
 
-def score_answers(task, examples, answers) -> dict[str, np.ndarray]:
+def score_answers(task: Task, examples: Sequence[Example], answers: Sequence[str]) -> dict[str, np.ndarray]:
+    """{metric: one value per example} that the task's own `score` gives these answers."""
     rows = [task.score(e.prompt, a, e.answer, e.meta) for e, a in zip(examples, answers, strict=True)]
     return {name: np.array([r[name] for r in rows], dtype=float) for name in task.score_metrics}

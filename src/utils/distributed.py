@@ -1,7 +1,11 @@
-"""Data parallel training under `torchrun`: who I am, and the few exchanges the loop needs.
+"""Data parallel training under `torchrun`: the rank of this process, and the few exchanges that the loop needs.
 
-Gradients are summed over ranks by hand, in one flat buffer, because the loss is divided by the scored characters of the whole
-batch (not averaged over ranks), and because a user's layer may leave a parameter without a gradient.
+    with joined() as world:
+        world.sum_gradients(model.parameters())
+
+Gradients are summed over ranks in one flat buffer, not by DistributedDataParallel, for two reasons. The loss is divided
+by the trained characters of the whole batch, so gradients must be summed and not averaged. And a user's layer may leave
+a parameter without a gradient.
 """
 
 from __future__ import annotations
@@ -9,15 +13,19 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
 class World:
-    """This process among `size`; rank 0 alone writes files and prints."""
+    """The rank of this process among `size` processes. Only rank 0 writes files and prints."""
 
     rank: int = 0
     size: int = 1
@@ -28,11 +36,11 @@ class World:
         return self.rank == 0
 
     def rows(self) -> slice:
-        """This rank's rows of a batch."""
+        """The rows of a batch that this rank computes."""
         return slice(self.rank, None, self.size)
 
-    def sum_gradients(self, parameters) -> None:
-        """Replace every gradient by its sum over ranks (missing ones count as zero)."""
+    def sum_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
+        """Replace each gradient by its sum over ranks. A missing gradient counts as zero."""
         if self.size == 1:
             return
         parameters = list(parameters)
@@ -45,24 +53,24 @@ class World:
             p.grad = flat[at : at + p.numel()].view_as(p).to(p.dtype)
             at += p.numel()
 
-    def sum(self, values: list[float], device) -> list[float]:
-        """Sums of a few numbers over ranks."""
+    def sum(self, values: list[float], device: torch.device) -> list[float]:
+        """The sums of a few numbers over ranks."""
         if self.size == 1:
             return values
         tensor = torch.tensor(values, dtype=torch.float64, device=device if device.type == "cuda" else "cpu")
         dist.all_reduce(tensor)
         return tensor.tolist()
 
-    def share(self, value):
-        """Rank 0's value, on every rank."""
+    def share(self, value: T) -> T:
+        """Give every rank the value of rank 0."""
         if self.size == 1:
             return value
         box = [value]
         dist.broadcast_object_list(box, src=0)
         return box[0]
 
-    def gather(self, value) -> list:
-        """Every rank's value, in rank order, on every rank."""
+    def gather(self, value: T) -> list[T]:
+        """Give every rank the values of all ranks, in the order of the ranks."""
         if self.size == 1:
             return [value]
         box = [None] * self.size
@@ -71,8 +79,11 @@ class World:
 
 
 @contextlib.contextmanager
-def joined():
-    """The world that torchrun started this process in (gloo on a CPU, nccl on CUDA), or a world of one; left again at the end."""
+def joined() -> Iterator[World]:
+    """Join the processes that torchrun started, with gloo on a CPU and nccl on CUDA, and leave them at the end.
+
+    Without torchrun this is a world of one process.
+    """
     world = _join()
     try:
         yield world
@@ -87,10 +98,10 @@ def _join() -> World:
         return World()
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     if torch.cuda.is_available():
-        torch.cuda.set_device(local_rank)  # nccl works on the current device
+        torch.cuda.set_device(local_rank)  # nccl uses the current device
     if not dist.is_initialized():
-        # Gloo beside nccl: objects and --device cpu travel over the CPU. Rank 0 writes figures alone, and on a slow machine the others
-        # wait for it longer than the default half hour.
+        # Objects, and tensors under --device cpu, need gloo beside nccl. The other ranks wait while rank 0 draws the
+        # figures. On a slow machine that can take longer than the default timeout of half an hour.
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=datetime.timedelta(hours=4)
         )

@@ -1,13 +1,26 @@
-"""Evaluation: one teacher-forced pass for losses, accuracies and slices, and greedy cached decoding for what needs the model's own answer.
+"""Evaluation of a model on one split: losses, accuracies, curves and their intervals.
 
-`evaluate` gives the result R that metrics.json stores for a split (its schema: src/storage/schema.py).
+    result = evaluate(model, loaders["val"], device, args, data)
+    result["loss"], result["exact_match"], result["intervals"]["exact_match"]
+
+One teacher-forced pass gives everything but the metrics of the task's own (`Task.score`), which need decoded answers.
+Exact match comes from that pass too: greedy decoding makes its first error where the teacher-forced pass makes its own.
+metrics.json stores the result of each split (see src/storage/schema.py).
 """
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import torch
+from torch.utils.data import DataLoader
 
+from dataset.common import Batch, ExampleDataset, WindowDataset
+from dataset.loaders import TaskData
+from dataset.task import Slice, Task
+from src.flags.fields import RunFlags
+from src.models.contract import ARModel
 from src.stats import intervals
 from src.utils.decoding import generation_scores
 from src.utils.distributed import World
@@ -16,9 +29,55 @@ from src.utils.precision import autocast
 from src.utils.samples import write_samples
 
 
+def evaluate(
+    model: ARModel,
+    loader: DataLoader,
+    device: torch.device | str,
+    args: RunFlags,
+    task_meta: TaskData | None = None,
+    save_samples: str | Path | None = None,
+    world: World | None = None,
+) -> dict:
+    """Evaluate a model on one split and return its metrics by name.
+
+    task_meta: the TaskData that `build_loaders` returns. Without it there are only losses and token accuracy.
+    save_samples: a path. Eight samples of an answer or label task are written there as text.
+    args: scripts may pass flags that still say `--precision auto` (see `autocast`).
+    """
+    task = task_meta.task if task_meta else None
+    has_examples = task is not None and not task.reads_text
+    scored = teacher_forced(model, loader, device, args, allowed_ids(task_meta, device), world)
+    per_example = _example_scores(model, loader.dataset, task_meta, scored, device) if has_examples else {}
+    result = {**scored.losses(), "token_acc": float(scored.correct.mean()), "exact_match": None}
+    result.update({name: float(values.mean()) for name, values in per_example.items()})
+    counts = {"token_acc": len(scored.row), **{name: len(values) for name, values in per_example.items()}}
+    for name, source in (task.aliases if task else {}).items():
+        result[name], counts[name] = result[source], counts[source]
+        if source in per_example:
+            per_example[name] = per_example[source]
+    result["n_examples"] = len(np.unique(scored.row))
+    result["n_scored"] = len(scored.row)
+    result["intervals"] = _intervals(task, result, counts, scored)
+    result["slices"] = slices(task, loader.dataset, scored, per_example) if task else {}
+    if save_samples and has_examples:
+        write_samples(save_samples, model, loader.dataset.examples[:8], task_meta, device)
+    return result
+
+
 @torch.inference_mode()
-def teacher_forced(model, loader, device, args, among=None, world: World | None = None) -> Scored:
-    """One pass over a loader. among: ids that predictions are chosen from, all where None. Ranks share the batches."""
+def teacher_forced(
+    model: ARModel,
+    loader: DataLoader,
+    device: torch.device | str,
+    args: RunFlags,
+    among: torch.Tensor | None = None,
+    world: World | None = None,
+) -> Scored:
+    """Score every scored character of a loader in one pass, with the true characters as input.
+
+    among: the ids that a prediction is chosen from; None means all of them. Ranks share the batches, and each rank gets
+    the whole result. The model keeps its training mode.
+    """
     world = world or World()
     training = model.training
     model.eval()
@@ -34,7 +93,34 @@ def teacher_forced(model, loader, device, args, among=None, world: World | None 
     return Scored.join([p for shard in world.gather(parts) for p in shard])
 
 
-def _scored(batch, aux, rows, among) -> Scored:
+def allowed_ids(data: TaskData | None, device: torch.device | str) -> torch.Tensor | None:
+    """The ids that predictions of a task are chosen from (`Task.score_among`), or None for all of them."""
+    if data is None or not data.task.score_among:
+        return None
+    return torch.from_numpy(data.tokenizer.encode(data.task.score_among).astype(np.int64)).to(device)
+
+
+def slices(task: Task, dataset: ExampleDataset | WindowDataset, scored: Scored, per_example: dict) -> dict[str, dict]:
+    """The curves of a task (`Task.slices`) by name: value, count and interval of each bin.
+
+    per_example: {metric: one value per example}. A curve over gaps comes twice, with logarithmic and with equal bins.
+    """
+    found = {}
+    for spec in task.slices:
+        xs, values, metric = _slice_items(task, dataset, spec, scored, per_example)
+        if not len(xs):
+            continue
+        name = f"{spec.of}_{spec.metric}" if spec.metric else spec.of
+        if spec.of == "gap":
+            found[name] = _curve(spec, "log2", xs, values, metric)
+            found[f"{name}_linear"] = _curve(spec, "linear", xs, values, metric)
+        else:
+            found[name] = _curve(spec, spec.bins, xs, values, metric)
+    return found
+
+
+def _scored(batch: Batch, aux: dict, rows: np.ndarray, among: torch.Tensor | None) -> Scored:
+    """The scored characters of one batch. rows: the examples' numbers in the dataset."""
     logits, target = aux["logits"].float(), aux["target"]
     width = batch.x.shape[1]
     index = torch.arange(batch.x.numel(), device=logits.device) if aux["index"] is None else aux["index"]
@@ -52,84 +138,59 @@ def _scored(batch, aux, rows, among) -> Scored:
     )
 
 
-def evaluate(model, loader, device, args, task_meta=None, save_samples=None, world: World | None = None) -> dict:
-    """Metrics of one split (R of src/storage/schema.py).
-
-    task_meta None (a bare loader): losses and token accuracy only.  save_samples: a path for 8 samples as text (answer tasks).
-    """
-    task = task_meta.task if task_meta else None
-    among = None
-    if task is not None and task.score_among:
-        among = torch.from_numpy(task_meta.tokenizer.encode(task.score_among).astype(np.int64)).to(device)
-    scored = teacher_forced(model, loader, device, args, among, world)
-    result = {**scored.losses(), "token_acc": float(scored.correct.mean()), "exact_match": None}
-    counts = {"token_acc": len(scored.row)}
-    per_example: dict[str, np.ndarray] = {}
-    if task is not None and not task.reads_text:
-        exact = rows_all_correct(scored.correct, scored.row)
-        per_example["exact_match"] = np.array([exact[i] for i in sorted(exact)], dtype=float)
-        if task.score_metrics:
-            per_example.update(generation_scores(model, loader.dataset.examples, task_meta, device))
-        for name, values in per_example.items():
-            result[name] = float(values.mean())
-            counts[name] = len(values)
-    for name, source in (task.aliases if task else {}).items():
-        result[name], counts[name] = result[source], counts[source]
-        if source in per_example:
-            per_example[name] = per_example[source]
-    result["n_examples"] = len(np.unique(scored.row))
-    result["n_scored"] = len(scored.row)
-    result["intervals"] = {
-        name: list(intervals.wilson(result[name] * n, n)) for name, n in counts.items() if is_share(task, name)
-    }
-    spread = intervals.t_interval(scored.nll) if np.isfinite(scored.nll).all() else None
-    if spread:
-        result["intervals"]["loss"] = list(spread)
-    result["slices"] = slices(task, loader.dataset, scored, per_example) if task else {}
-    if save_samples and task is not None and not task.reads_text:
-        write_samples(save_samples, model, loader.dataset.examples[:8], task_meta, device)
-    return result
-
-
-def is_share(task, name: str) -> bool:
-    """Whether a metric is a mean of values in 0..1, so that a Wilson interval means something: all "higher is better" ones are."""
-    return name in ("token_acc", "exact_match") or (
-        task is not None and (name in (task.primary, *task.aliases) or task.score_metrics.get(name) == "higher")
-    )
-
-
-def slices(task, dataset, scored: Scored, per_example: dict) -> dict:
-    """The task's curves: value, count and interval a bin."""
-    found = {}
-    for spec in task.slices:
-        name = f"{spec.of}_{spec.metric}" if spec.metric else spec.of
-        forms = [(name, "log2"), (f"{name}_linear", "linear")] if spec.of == "gap" else [(name, spec.bins)]
-        xs, values, metric = _slice_items(task, dataset, spec, scored, per_example)
-        if not len(xs):
-            continue
-        for name, bins in forms:
-            binned = intervals.binned(values, xs, bins, interval="mean" if metric == "loss" else "wilson")
-            scale = "category" if "name" in binned[0] else "log2" if bins == "log2" else "linear"
-            found[name] = {
-                "of": spec.of,
-                "label": spec.label,
-                "level": spec.level,
-                "metric": metric,
-                "scale": scale,
-                "bins": binned,
-            }
+def _example_scores(
+    model: ARModel, dataset: ExampleDataset, data: TaskData, scored: Scored, device: torch.device | str
+) -> dict[str, np.ndarray]:
+    """{metric: one value per example}: exact match, and the task's own metrics of decoded answers where it has some."""
+    exact = rows_all_correct(scored.correct, scored.row)
+    found = {"exact_match": np.array([exact[i] for i in sorted(exact)], dtype=float)}
+    if data.task.score_metrics:
+        found.update(generation_scores(model, dataset.examples, data, device))
     return found
 
 
-def _slice_items(task, dataset, spec, scored: Scored, per_example):
-    """(x, value, metric name) of every item that a slice counts; characters where the primary metric is one of characters."""
+def _intervals(task: Task | None, result: dict, counts: dict[str, int], scored: Scored) -> dict[str, list[float]]:
+    """95 % intervals: Wilson's for shares, Student's t for the loss where every nat is finite."""
+    found = {name: list(intervals.wilson(result[name] * n, n)) for name, n in counts.items() if _is_share(task, name)}
+    spread = intervals.t_interval(scored.nll) if np.isfinite(scored.nll).all() else None
+    return {**found, "loss": list(spread)} if spread else found
+
+
+def _is_share(task: Task | None, name: str) -> bool:
+    """Whether a metric is a mean of values in 0..1. Only then does a Wilson interval fit it."""
+    if name in ("token_acc", "exact_match"):
+        return True
+    return task is not None and (name in (task.primary, *task.aliases) or task.score_metrics.get(name) == "higher")
+
+
+def _curve(spec: Slice, bins: str, xs: np.ndarray, values: np.ndarray, metric: str) -> dict:
+    """One curve as metrics.json stores it."""
+    binned = intervals.binned(values, xs, bins, interval="mean" if metric == "loss" else "wilson")
+    scale = "category" if "name" in binned[0] else "log2" if bins == "log2" else "linear"
+    return {
+        "of": spec.of,
+        "label": spec.label,
+        "level": spec.level,
+        "metric": metric,
+        "scale": scale,
+        "bins": binned,
+    }
+
+
+def _slice_items(
+    task: Task, dataset: ExampleDataset | WindowDataset, spec: Slice, scored: Scored, per_example: dict
+) -> tuple[np.ndarray | list, np.ndarray, str]:
+    """(x, value, metric name) of everything that a curve counts.
+
+    A curve of level "example" counts examples. Where the primary metric is one of characters, it counts characters.
+    """
     if spec.level == "example" and task.primary in per_example:
         return _example_values(dataset, spec.of), per_example[task.primary], task.primary
     if spec.of == "gap":
         xs, keep = scored.gap, scored.gap >= 0
     elif spec.of == "position":
         xs, keep = scored.ordinal, np.ones(len(scored.row), dtype=bool)
-        if task.writes_answer:  # the <eos> behind the answer has no position of its own
+        if task.writes_answer:  # the <eos> after the answer has no position
             keep = scored.ordinal < dataset.answer_chars[scored.row]
     elif spec.level == "example":
         xs = np.asarray(_example_values(dataset, spec.of))[scored.row]
@@ -143,7 +204,7 @@ def _slice_items(task, dataset, spec, scored: Scored, per_example):
     return np.asarray(xs)[keep], scored.correct[keep].astype(float), "token_acc"
 
 
-def _example_values(dataset, of: str) -> list:
+def _example_values(dataset: ExampleDataset, of: str) -> list:
     if of == "length":
         return dataset.task_lengths.tolist()
     return [e.meta[of] for e in dataset.examples]

@@ -1,18 +1,24 @@
-"""What autograd keeps: bytes that a forward pass saves for its backward pass.
+"""Memory of a forward pass: the bytes that autograd keeps for the backward pass, and how a lack of memory shows.
 
     kept_bytes(lambda: model(x), model.parameters())
 
-The admission gate (src/checks/cost.py) and the efficiency panel (src/measure/speed/panels/memory.py) both report it. Peaks of memory are elsewhere: they
-depend on the device and, on a CPU, need a process of their own (src/measure/speed/panels/memory_of.py).
+The cost check (src/checks/cost.py) and the memory panel (src/measure/speed/panels/memory.py) report these bytes. A peak
+of memory is another quantity. On a CPU it needs a process of its own (src/measure/speed/panels/memory_of.py).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
-def kept_bytes(forward, parameters) -> int:
-    """Bytes of the storages that `forward()` saves for its backward pass, each once, those of `parameters` apart.
+if TYPE_CHECKING:  # benchmark.py imports this module before it knows whether a command needs torch
+    import torch
 
-    What a layer stores beside autograd's own list (attributes of a custom Function) does not show.
+
+def kept_bytes(forward: Callable[[], torch.Tensor], parameters: Iterable[torch.Tensor]) -> int:
+    """Bytes of the storages that `forward()` saves for its backward pass. Those of `parameters` are not counted.
+
+    A storage counts once. Tensors that a custom autograd Function keeps as its own attributes are not seen.
     """
     import torch
 
@@ -26,12 +32,12 @@ def kept_bytes(forward, parameters) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        out = forward()  # the graph lives to the end, so that no address is used twice
+        out = forward()  # `out` keeps the graph alive, so that no address is used twice
     del out
     return sum(kept.values())
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether this is a lack of memory: MemoryError, CUDA's own error, or the RuntimeError of torch's CPU allocator."""
+    """Whether this is a lack of memory: MemoryError, CUDA's error, or the RuntimeError of torch's CPU allocator."""
     text = str(error)
     return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text

@@ -1,4 +1,8 @@
-"""The autocast context of a precision."""
+"""The autocast context of a precision: where a pass computes in bf16 or fp16 instead of float32.
+
+with autocast(device, args.precision):
+    loss, aux = model.loss_fn(batch)
+"""
 
 from __future__ import annotations
 
@@ -9,8 +13,12 @@ import torch
 from src.storage.env import resolve_precision
 
 
-def autocast(device, precision: str):
-    """The autocast context of a precision; fp32 gives none, auto what the command would choose for the device."""
+def autocast(device: torch.device | str, precision: str) -> torch.autocast:
+    """The autocast context of a precision; fp32 changes nothing.
+
+    The commands decide `auto` once, in src/setup. A script may pass flags that still say `auto`. It then gets the
+    precision that the commands would choose for this device.
+    """
     device = torch.device(device)
     if precision == "auto":
         precision = _automatic_precision(str(device))

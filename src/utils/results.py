@@ -1,4 +1,9 @@
-"""From a finished training to `metrics.json` (schema: src/storage/schema.py), `samples.txt` and `figures/`."""
+"""From a finished training to the content of metrics.json and samples.txt.
+
+    document, samples = final_metrics(fit, seconds)      # src/storage/schema.py describes the document
+
+`--eval_only` uses the parts: `evaluate_splits` and `length_curve`.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +13,11 @@ from pathlib import Path
 
 import torch
 
-from dataset.loaders import length_loader, parse_lengths
+from dataset.loaders import length_loader
+from dataset.task import Task
 from src.flags import registry
-from src.flags.fields import to_dict
-from src.models.contract import state_after, state_bytes
+from src.flags.fields import RunFlags, to_dict
+from src.models.contract import ARModel, state_after, state_bytes
 from src.stats import intervals
 from src.storage import checkpoint
 from src.storage.env import peak_memory_mib
@@ -24,26 +30,63 @@ from src.utils.samples import language_samples, samples_text
 from src.utils.session import Session
 from src.utils.training import Fit, Progress
 
-CURVE_POINTS = 1_000  # training losses kept in metrics.json; longer runs are averaged in equal blocks
+CURVE_POINTS = 1_000  # most training losses in metrics.json; a longer run stores means of blocks of equal size
 
 
-def evaluate_splits(model, session: Session) -> dict:
-    """{"val": R, "test": R} of the weights that the model holds; language adds heldout_loss to test."""
-    s = session
-    results = {
-        split: evaluate(model, s.loaders[split], s.device, s.args, s.data, world=s.world) for split in ("val", "test")
+def final_metrics(fit: Fit, command_seconds: float) -> tuple[dict, str]:
+    """(the document of metrics.json before it is sealed, the text of samples.txt). Every rank must call it.
+
+    command_seconds: from the start of the command to the end of training. The model ends with its best weights.
+    """
+    session, progress = fit.session, fit.progress
+    task, args, data = session.task, session.args, session.data
+    val, test = evaluate_both(fit.model, fit.run_dir, progress, session)
+    diverged = progress.diverged_at is not None
+    examples = getattr(session.loaders["test"].dataset, "examples", [])
+    levels, ceiling = chance_levels(data, examples), task.ceiling(examples)
+    shown = public_args(args)
+    final = None if diverged else test["best"]
+    log = fit.run_dir.read_log()
+    document = {
+        "schema": SCHEMA_VERSION,
+        "status": "diverged" if diverged else "done",
+        "task": shown["task"],
+        "model": shown["model"],
+        "kind": task.kind,
+        "primary": task.primary,
+        "args": shown,
+        "data": dataclasses.asdict(data.facts),
+        "parameters": parameters(fit.model),
+        "decode_state": decode_state(fit.model, task),
+        "steps": progress.step,
+        "best_step": progress.best_step,
+        "diverged_at": progress.diverged_at,
+        "chars_seen": progress.chars_seen,
+        "examples_seen": progress.examples_seen,
+        **curves(log, progress.step, fit.eval_every),
+        "val": val,
+        "test": test,
+        "final_test": final,
+        "floors": levels,
+        "baselines": task.baselines(data.chance_train, examples),
+        "ceiling": ceiling,
+        # A run that diverged is a result: its score is that of chance.
+        "scaled": 0.0 if final is None else scaled(final[task.primary], levels, ceiling),
+        "length_curve": length_curve(fit.model, session, final),
+        "machine": _machine(fit, log, command_seconds),
     }
-    if "heldout" in s.loaders:
-        results["test"]["heldout_loss"] = teacher_forced(
-            model, s.loaders["heldout"], s.device, s.args, world=s.world
-        ).loss
-    return results
+    if task.reads_text:
+        samples = language_samples(fit.model, data, session.device, args.seed)
+    else:
+        samples = samples_text(fit.model, examples[:8], data, session.device)
+    return document, samples
 
 
-def evaluate_both(model, run_dir: RunDir, progress: Progress, session: Session) -> tuple[dict, dict]:
-    """Results by split of the best and the last weights, {"best": R, "last": R}. The model ends with the best weights.
+def evaluate_both(model: ARModel, run_dir: RunDir, progress: Progress, session: Session) -> tuple[dict, dict]:
+    """({"best": R, "last": R} of val, the same of test): the results of the best and of the last weights.
 
-    Last weights are None after a divergence; best weights are None where no validation came first.
+    The model ends with its best weights. The last weights have no result (None) after a divergence. The best ones have
+    none where the run diverged before its first validation.
     """
     last = None if progress.diverged_at is not None else evaluate_splits(model, session)
     best = None
@@ -55,76 +98,57 @@ def evaluate_both(model, run_dir: RunDir, progress: Progress, session: Session) 
     return tuple({"best": best and best[split], "last": last and last[split]} for split in ("val", "test"))
 
 
-def length_curve(model, session: Session, final_test: dict | None) -> list[dict]:
-    """The primary metric and the loss at the training maximum and at every --eval_lengths; a learned table past its end is "undefined".
+def evaluate_splits(model: ARModel, session: Session) -> dict[str, dict]:
+    """{"val": R, "test": R} of the weights that the model holds. A task on real text adds heldout_loss to test."""
+    s = session
+    results = {
+        split: evaluate(model, s.loaders[split], s.device, s.args, s.data, world=s.world) for split in ("val", "test")
+    }
+    if "heldout" in s.loaders:
+        heldout = teacher_forced(model, s.loaders["heldout"], s.device, s.args, world=s.world)
+        results["test"]["heldout_loss"] = heldout.loss
+    return results
 
-    The length of a language task is that of a window: the same text at every length, with less or more of what came before each character.
+
+def length_curve(model: ARModel, session: Session, final_test: dict | None) -> list[dict]:
+    """The primary metric and the loss at the training maximum and at each of --eval_lengths, in the order of length.
+
+    A length that does not fit into a learned position table is "undefined". The length of a language task is that of
+    its windows. Every length scores the same text. What differs is how many characters come before each scored one.
     """
-    task, args = session.task, session.args
+    task, s = session.task, session
     longest, shortest = task.longest_length(), task.shortest_length()
     if longest is None or final_test is None:
         return []
     rows = [_length_row(task, longest, True, final_test)]
-    for length in parse_lengths(task, args.eval_lengths):
-        loader = length_loader(task, session.tokenizer, args, length)
+    for length in s.eval_lengths:
+        loader = length_loader(task, s.tokenizer, s.args, length)
         tokens = int(loader.dataset.tokens.max())
         if model.max_len is not None and tokens > model.max_len:
-            why = f"{tokens} tokens, beyond the learned position table of {model.max_len}"
-            rows.append(
-                {
-                    "length": length,
-                    "in_distribution": False,
-                    "count": len(loader.dataset),
-                    "value": None,
-                    "ci": None,
-                    "token_acc": None,
-                    "loss": None,
-                    "loss_ci": None,
-                    "undefined": why,
-                }
-            )
-            continue
-        rows.append(
-            _length_row(
-                task,
-                length,
-                shortest <= length <= longest,
-                evaluate(model, loader, session.device, args, session.data, world=session.world),
-            )
-        )
+            rows.append(_undefined_row(length, len(loader.dataset), tokens, model.max_len))
+        else:
+            result = evaluate(model, loader, s.device, s.args, s.data, world=s.world)
+            rows.append(_length_row(task, length, shortest <= length <= longest, result))
     return sorted(rows, key=lambda r: r["length"])
 
 
-def _length_row(task, length: int, inside: bool, result: dict) -> dict:
-    value = result[task.primary]
-    count = result["n_scored"] if task.primary == "token_acc" else result["n_examples"]
-    return {
-        "length": length,
-        "in_distribution": inside,
-        "count": count,
-        "value": value,
-        "ci": list(intervals.wilson(value * count, count)),
-        "token_acc": result["token_acc"],
-        "loss": finite(result["loss"]),
-        "loss_ci": result["intervals"].get("loss"),
-        "undefined": None,
-    }
-
-
-def decode_state(model, task) -> dict:
-    """Bytes of the live decoding state after the longest sequence of the task, for one row."""
+def decode_state(model: ARModel, task: Task) -> dict:
+    """Bytes of the live decoding state of one row after the longest sequence of the task."""
     tokens = min(task.max_tokens(), model.max_len or task.max_tokens())
     return {"cache": model.cache_kind(), "tokens": tokens, "bytes": state_bytes(state_after(model, tokens))}
 
 
-def parameters(model) -> dict:
-    """Trainable parameters, and those of embeddings (a tied head counts once, as embedding)."""
+def parameters(model: ARModel) -> dict[str, int]:
+    """The number of parameters, and how many of them are embeddings. Tied weights count once, as embeddings."""
     embedding = {id(p): p.numel() for m in model.modules() if isinstance(m, torch.nn.Embedding) for p in m.parameters()}
     return {"total": sum(p.numel() for p in model.parameters()), "embedding": sum(embedding.values())}
 
 
 def curves(log: list[dict], steps: int, eval_every: int) -> dict:
-    """loss_curve, ppl_curve, grad_norm statistics and final_train (the mean over the last interval between validations)."""
+    """loss_curve, ppl_curve, the statistics of grad_norm, and final_train, from the rows of metrics.jsonl.
+
+    final_train is the mean training loss per trained character over the last `eval_every` steps.
+    """
     train = [r for r in log if "loss" in r]
     block = -(-len(train) // CURVE_POINTS) or 1
     blocks = [train[i : i + block] for i in range(0, len(train), block)]
@@ -153,65 +177,49 @@ def curves(log: list[dict], steps: int, eval_every: int) -> dict:
     }
 
 
-def public_args(args) -> dict:
-    """Arguments without paths: a file's stem stands for it, and --data_path is left to `machine`."""
+def public_args(args: RunFlags) -> dict:
+    """The flags without paths. A user's file is shown as its stem, and --data_path is left to `machine`."""
     values = to_dict(args)
-    for kind in ("task", "model"):
-        values[kind] = Path(values[kind]).stem if registry.is_path(values[kind]) else values[kind]
+    for flag in ("task", "model"):
+        values[flag] = Path(values[flag]).stem if registry.is_path(values[flag]) else values[flag]
     del values["data_path"]
     return values
 
 
-def final_metrics(fit: Fit, started_seconds: float) -> tuple[dict, str]:
-    """(metrics.json's document before it is sealed, samples.txt's text). Every rank calls it; rank 0 writes."""
-    model, session, progress = fit.model, fit.session, fit.progress
-    task, args, data, device = session.task, session.args, session.data, session.device
-    val, test = evaluate_both(model, fit.run_dir, progress, session)
-    diverged = progress.diverged_at is not None
-    examples = getattr(session.loaders["test"].dataset, "examples", [])
-    floor_values, ceiling = chance_levels(data, examples), task.ceiling(examples)
-    shown = public_args(args)
-    final = None if diverged else test["best"]
-    log = fit.run_dir.read_log()
-    document = {
-        "schema": SCHEMA_VERSION,
-        "status": "diverged" if diverged else "done",
-        "task": shown["task"],
-        "model": shown["model"],
-        "kind": task.kind,
-        "primary": task.primary,
-        "args": shown,
-        "data": dataclasses.asdict(data.facts),
-        "parameters": parameters(model),
-        "decode_state": decode_state(model, task),
-        "steps": progress.step,
-        "best_step": progress.best_step,
-        "diverged_at": progress.diverged_at,
-        "chars_seen": progress.chars_seen,
-        "examples_seen": progress.examples_seen,
-        **curves(log, progress.step, fit.eval_every),
-        "val": val,
-        "test": test,
-        "final_test": final,
-        "floors": floor_values,
-        "baselines": task.baselines(data.chance_train, examples),
-        "ceiling": ceiling,
-        # A run that diverged is a result: it scores the highest floor.
-        "scaled": 0.0 if final is None else scaled(final[task.primary], floor_values, ceiling),
-        "length_curve": length_curve(model, session, final),
+def _length_row(task: Task, length: int, inside: bool, result: dict) -> dict:
+    """The row of one length. inside: whether the model is trained at this length."""
+    value = result[task.primary]
+    count = result["n_scored"] if task.primary == "token_acc" else result["n_examples"]
+    return {
+        "length": length,
+        "in_distribution": inside,
+        "count": count,
+        "value": value,
+        "ci": list(intervals.wilson(value * count, count)),
+        "token_acc": result["token_acc"],
+        "loss": finite(result["loss"]),
+        "loss_ci": result["intervals"].get("loss"),
+        "undefined": None,
     }
-    document["machine"] = {
+
+
+def _undefined_row(length: int, count: int, tokens: int, max_len: int) -> dict:
+    """The row of a length that a learned position table has no room for."""
+    empty = dict.fromkeys(("value", "ci", "token_acc", "loss", "loss_ci"))
+    why = f"{tokens} tokens, beyond the learned position table of {max_len}"
+    return {"length": length, "in_distribution": False, "count": count, **empty, "undefined": why}
+
+
+def _machine(fit: Fit, log: list[dict], command_seconds: float) -> dict:
+    """What depends on the machine and not on the flags: times, memory, paths."""
+    progress, session = fit.progress, fit.session
+    return {
         "train_seconds": progress.seconds,
         "chars_per_second": progress.chars_seen / max(1e-9, progress.seconds),
         "step_seconds_median": statistics.median(r["seconds"] for r in log if "seconds" in r) if log else None,
-        "command_seconds": started_seconds,
-        "peak_memory_mib": peak_memory_mib(device),
+        "command_seconds": command_seconds,
+        "peak_memory_mib": peak_memory_mib(session.device),
         "out_dir": str(fit.run_dir.path),
-        "data_path": args.data_path,
-        "device": str(device),
+        "data_path": session.args.data_path,
+        "device": str(session.device),
     }
-    if task.reads_text:
-        samples = language_samples(model, data, device, args.seed)
-    else:
-        samples = samples_text(model, examples[:8], data, device)
-    return document, samples

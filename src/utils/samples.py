@@ -1,52 +1,60 @@
-"""samples.txt: prompts with the expected and the model's own continuation."""
+"""samples.txt: what a trained model writes, beside what is right.
+
+    prompt    abc>
+    expected  cba
+    got       cbb   (wrong)
+
+A task on real text has continuations of its test text instead.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
 import torch
 
+from dataset.loaders import TaskData
 from dataset.seeds import stream
+from dataset.task import Example
+from dataset.tokenizer import SPECIAL, CharTokenizer
+from src.models.contract import ARModel
+from src.storage.rundir import write_atomic
 from src.utils.decoding import decode
 
-SAMPLED_CHARS = 1_000_000  # of the test text of a language task, at most, from which samples are taken
+SAMPLED_CHARS = 1_000_000  # samples of a language task are taken from at most this many characters of its test text
+EMPTY = "(empty)"
 
 
-def samples_text(model, examples, task_meta, device) -> str:
-    """Up to 8 samples, one a paragraph: prompt, expected, got by greedy decoding."""
-    task, tokenizer = task_meta.task, task_meta.tokenizer
-    if task.labelled:
-        return _label_samples(model, examples, tokenizer, device)
-    answers = decode(model, examples, tokenizer, device)
-    blocks = [
-        f"prompt    {_show(e.prompt)}\nexpected  {_show(e.answer)}\ngot       {_show(a)}{'' if a == e.answer else '   (wrong)'}"
-        for e, a in zip(examples, answers, strict=True)
-    ]
-    return "\n\n".join(blocks) + "\n"
+def samples_text(model: ARModel, examples: Sequence[Example], data: TaskData, device: torch.device | str) -> str:
+    """One paragraph per example: the prompt, the expected characters, and those that the model predicts greedily."""
+    if data.task.labelled:
+        return _label_samples(model, examples, data.tokenizer, device)
+    answers = decode(model, examples, data.tokenizer, device)
+    return _paragraphs(
+        _paragraph(e.prompt, e.answer, answer, "" if answer == e.answer else "   (wrong)")
+        for e, answer in zip(examples, answers, strict=True)
+    )
 
 
-def write_samples(path, model, examples, task_meta, device) -> None:
-    from src.storage.rundir import write_atomic
-
-    write_atomic(path, samples_text(model, examples, task_meta, device).encode())
-
-
-@torch.inference_mode()
-def _label_samples(model, examples, tokenizer, device) -> str:
-    blocks = []
-    for e in examples:
-        x = torch.from_numpy(tokenizer.encode_prompt(e.prompt)).to(device)
-        guess = model(x)[0].argmax(-1).tolist()
-        expected = "".join(c for _, c in e.labels)
-        got = "".join(tokenizer.tokens[guess[p + 1]] if guess[p + 1] > 2 else "·" for p, _ in e.labels)
-        blocks.append(
-            f"prompt    {_show(e.prompt)}\nexpected  {_show(expected)}  (at the labelled characters)\ngot       {_show(got)}"
-        )
-    return "\n\n".join(blocks) + "\n"
+def write_samples(
+    path: str | Path, model: ARModel, examples: Sequence[Example], data: TaskData, device: torch.device | str
+) -> None:
+    """Write `samples_text` to a file."""
+    write_atomic(path, samples_text(model, examples, data, device).encode())
 
 
 @torch.inference_mode()
-def language_samples(model, task_meta, device, seed: int, prompt_chars: int = 64, new_chars: int = 200) -> str:
-    """Five continuations of test text at temperature 0.8: prompt, the text's own continuation, the model's."""
-    task, tokenizer = task_meta.task, task_meta.tokenizer
+def language_samples(
+    model: ARModel,
+    data: TaskData,
+    device: torch.device | str,
+    seed: int,
+    prompt_chars: int = 64,
+    new_chars: int = 200,
+) -> str:
+    """Five continuations of test text at temperature 0.8: the prompt, the text's own continuation, and the model's."""
+    task, tokenizer = data.task, data.tokenizer
     text = task.text("test", SAMPLED_CHARS)
     prompt_chars = min(prompt_chars, max(1, task.args.context_len // 2))
     if model.max_len is not None:
@@ -55,17 +63,41 @@ def language_samples(model, task_meta, device, seed: int, prompt_chars: int = 64
     generator = torch.Generator(device=device).manual_seed(seed)
     blocks = []
     for start in rng.integers(0, max(1, len(text) - prompt_chars - new_chars), size=5):
-        prompt, expected = (
-            text[start : start + prompt_chars],
-            text[start + prompt_chars : start + prompt_chars + new_chars],
-        )
-        x = torch.from_numpy(tokenizer.encode_prompt(prompt)).to(device)
+        middle, end = start + prompt_chars, start + prompt_chars + new_chars
+        x = torch.from_numpy(tokenizer.encode_prompt(text[start:middle])).to(device)
         ids = model.generate(x, new_chars, temperature=0.8, generator=generator)
+        got = tokenizer.decode(ids[0]) or EMPTY
         blocks.append(
-            f"prompt\n{prompt}\n--- expected\n{expected}\n--- got (temperature 0.8)\n{tokenizer.decode(ids[0])}"
+            f"prompt\n{text[start:middle]}\n--- expected\n{text[middle:end]}\n--- got (temperature 0.8)\n{got}"
         )
     return ("\n" + "=" * 80 + "\n").join(blocks) + "\n"
 
 
+@torch.inference_mode()
+def _label_samples(
+    model: ARModel, examples: Sequence[Example], tokenizer: CharTokenizer, device: torch.device | str
+) -> str:
+    """Samples of a task whose labels are predicted at positions of the prompt."""
+    blocks = []
+    for e in examples:
+        x = torch.from_numpy(tokenizer.encode_prompt(e.prompt)).to(device)
+        guess = model(x)[0].argmax(-1).tolist()
+        expected = "".join(c for _, c in e.labels)
+        predicted = [guess[position + 1] for position, _ in e.labels]
+        got = "".join(tokenizer.tokens[i] if i >= len(SPECIAL) else "·" for i in predicted)
+        note = "  (· is no character but a special token)" if "·" in got else ""
+        blocks.append(_paragraph(e.prompt, expected, got, note, where="  (at the labelled characters)"))
+    return _paragraphs(blocks)
+
+
+def _paragraph(prompt: str, expected: str, got: str, note: str = "", where: str = "") -> str:
+    return f"prompt    {_show(prompt)}\nexpected  {_show(expected)}{where}\ngot       {_show(got)}{note}"
+
+
+def _paragraphs(blocks: Iterable[str]) -> str:
+    return "\n\n".join(blocks) + "\n"
+
+
 def _show(text: str) -> str:
-    return text.replace("\n", "\\n") or "(empty)"
+    """A text on one line."""
+    return text.replace("\n", "\\n") or EMPTY

@@ -1,4 +1,7 @@
-"""What a run works with, as one value: its flags, its data, its loaders, the device and the processes."""
+"""What a run works with, as one value: its flags, data, loaders, device and processes.
+
+src/setup/session.py opens it. Training, evaluation and results read what was decided there, and decide nothing again.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +19,18 @@ from src.utils.distributed import World
 
 @dataclass(frozen=True)
 class Session:
-    """args: the flags, `auto` decided.  loaders: "train", "val", "test", and "heldout" for a task on real text."""
+    """The parts of a run that do not change while it trains.
+
+    args: the flags, `auto` decided.  loaders: "train", "val" and "test", and "heldout" for a task on real text.
+    eval_lengths: the further test lengths of --eval_lengths, as numbers.
+    """
 
     args: RunArgs
     data: TaskData
     loaders: dict[str, DataLoader]
     device: torch.device
     world: World = field(default_factory=World)
+    eval_lengths: tuple[int, ...] = ()
 
     @property
     def task(self) -> Task:

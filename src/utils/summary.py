@@ -1,55 +1,68 @@
-"""The lines that a run prints at its end."""
+"""The lines that a run prints at its end.
+
+    test hit_rate 1.0000 [0.998, 1.000]   loss 0.001462   token_acc 1   hit_rate_by ...
+    scaled 1.000   chance: uniform < 0.001  unigram 0   ceiling 1
+
+It reads the document of metrics.json only, so it can describe a stored run too.
+"""
 
 from __future__ import annotations
 
+SMALLEST = 1e-3  # a smaller chance level is not worth its digits
+NOT_SHOWN = {"bpc", "ppl", "exact_match", "n_examples", "n_scored", "intervals", "slices"}
+
 
 def summary(document: dict) -> str:
-    """The lines that a run prints at its end."""
-    name, final = document["primary"], document["final_test"]
-    parts = []
-    if final is None:
-        parts.append(f"diverged at step {document['diverged_at']}; the run scores its floor")
-    else:
-        low, high = final["intervals"].get(name, (None, None))
-        interval = "" if low is None else f" [{low:.3f}, {high:.3f}]"
-        others = [
-            f"{k} {v:.4g}"
-            for k, v in final.items()
-            if isinstance(v, float) and k != name and k in (*_extra(final), "loss", "token_acc")
-        ]
-        parts.append(f"test {name} {final[name]:.4f}{interval}   {'   '.join(others)}")
-    floor_text = "  ".join(f"{k} {v['primary']:.3g}" for k, v in document["floors"].items())
-    base_text = "  ".join(f"{k} {v:.3g}" for k, v in document["baselines"].items())
-    parts.append(
-        f"scaled {round(document['scaled'], 3) + 0.0:.3f}   floors: {floor_text}   ceiling {document['ceiling']:.3g}"
-        + (f"   baselines: {base_text}" if base_text else "")
-    )
-    parts += _length_lines(document)
+    """The summary of a run. document: the content of metrics.json."""
+    lines = [_score_line(document), _scaled_line(document), *_length_lines(document)]
     for split, names in document["data"]["left_out"].items():
         if names:
-            parts.append(f"left out of {split}, too few distinct examples: {', '.join(names)}")
-    n, machine = document["parameters"], document["machine"]
-    parts.append(
-        f"{n['total']:,} parameters ({n['embedding']:,} of them embedding)   {document['steps']} steps   {document['chars_seen']:,} characters   "
-        f"{machine['train_seconds']:.0f} s training, {machine['command_seconds']:.0f} s in all"
-    )
-    return "\n".join(parts)
+            lines.append(f"left out of {split}, too few distinct examples: {', '.join(names)}")
+    return "\n".join([*lines, _cost_line(document)])
+
+
+def _score_line(document: dict) -> str:
+    """The primary metric with its interval, then the loss, the token accuracy and the metrics of the task's own."""
+    name, final = document["primary"], document["final_test"]
+    if final is None:
+        return f"diverged at step {document['diverged_at']}; the run scores its chance level"
+    low, high = final["intervals"].get(name, (None, None))
+    interval = "" if low is None else f" [{low:.3f}, {high:.3f}]"
+    others = [f"{k} {v:.4g}" for k, v in final.items() if isinstance(v, float) and k != name and k not in NOT_SHOWN]
+    return f"test {name} {final[name]:.4f}{interval}   {'   '.join(others)}"
+
+
+def _scaled_line(document: dict) -> str:
+    """The scaled score and what it is measured with: chance levels, ceiling, and simple methods."""
+    chance = "  ".join(f"{name} {_small(level['primary'])}" for name, level in document["floors"].items())
+    baselines = "  ".join(f"{name} {value:.3g}" for name, value in document["baselines"].items())
+    scaled = round(document["scaled"], 3) + 0.0  # no minus before a zero
+    line = f"scaled {scaled:.3f}   chance: {chance}   ceiling {document['ceiling']:.3g}"
+    return f"{line}   baselines: {baselines}" if baselines else line
+
+
+def _small(value: float) -> str:
+    return f"< {SMALLEST:g}" if 0 < value < SMALLEST else f"{value:.3g}"
 
 
 def _length_lines(document: dict) -> list[str]:
-    """A line a length beyond those of training, of a language task a line a window that is not that of training."""
-    language, lines = document["kind"] == "language", []
+    """One line per length beyond those of training; for a language task, per window size other than in training."""
+    is_language, lines = document["kind"] == "language", []
     for row in document["length_curve"]:
-        if row["length"] == document["args"]["context_len"] if language else row["in_distribution"]:
+        if row["length"] == document["args"]["context_len"] if is_language else row["in_distribution"]:
             continue
-        loss = f"   loss {row['loss']:.4g}" if language and row["loss"] is not None else ""
-        lines.append(
-            f"length {row['length']}: "
-            + (f"undefined ({row['undefined']})" if row["value"] is None else f"{row['value']:.4f}{loss}")
-        )
+        if row["value"] is None:
+            lines.append(f"length {row['length']}: undefined ({row['undefined']})")
+            continue
+        loss = f"   loss {row['loss']:.4g}" if is_language and row["loss"] is not None else ""
+        lines.append(f"length {row['length']}: {row['value']:.4f}{loss}")
     return lines
 
 
-def _extra(result: dict) -> list[str]:
-    known = {"loss", "bpc", "ppl", "token_acc", "exact_match", "n_examples", "n_scored", "intervals", "slices"}
-    return [k for k in result if k not in known]
+def _cost_line(document: dict) -> str:
+    n, machine = document["parameters"], document["machine"]
+    return (
+        f"{n['total']:,} parameters ({n['embedding']:,} of them embedding)   {document['steps']} steps   "
+        f"{document['chars_seen']:,} characters   "
+        f"{machine['train_seconds']:.0f} s training, {machine['command_seconds']:.0f} s in all"
+    )

@@ -1,4 +1,4 @@
-"""The character tokenizer by the name that scripts rely on; it is defined in dataset/tokenizer.py, where tasks can import it."""
+"""The character tokenizer under the name that scripts rely on. It is defined in dataset/tokenizer.py."""
 
 from dataset.tokenizer import BOS, EOS, PAD, SPECIAL, CharTokenizer
 

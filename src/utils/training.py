@@ -1,9 +1,14 @@
-"""The one training loop: AMP, gradient accumulation, data parallelism, clipping, validation, checkpoints.
+"""The one training loop: mixed precision, gradient accumulation, data parallelism, clipping, validation, checkpoints.
 
-    for each batch: loss = sum of nats / scored characters, over all micro-batches and ranks -> clip -> AdamW -> cosine
+    each batch: loss = (sum of nats) / (trained characters of the whole batch)  ->  clip  ->  AdamW  ->  next rate
 
-The pieces that the owner's scripts use are public and stand alone: `train_one_epoch`, `evaluate`, `make_optimizer`,
-`make_scheduler`. `fit` strings them together with everything a run directory needs, and can continue from any checkpoint.
+Scripts may use `train_one_epoch`, `evaluate`, `make_optimizer`, `make_scheduler` and `make_scaler` alone:
+
+    optimizer = make_optimizer(model, args, device)
+    scheduler, scaler = make_scheduler(optimizer, args, steps), make_scaler(args, device)
+    logs = train_one_epoch(model, loaders["train"], optimizer, scheduler, scaler, device, args)
+
+A run uses `fit`, which also writes the run directory and can continue from any checkpoint.
 """
 
 from __future__ import annotations
@@ -12,12 +17,16 @@ import itertools
 import math
 import signal
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import torch
+from torch.utils.data import DataLoader
 
+from dataset.common import Batch
 from dataset.plans import FreshBatches, set_epoch
-from src.flags.fields import UserError, to_dict
+from src.flags.fields import RunFlags, UserError, to_dict
+from src.models.contract import ARModel
 from src.storage import checkpoint
 from src.storage.rundir import RunDir
 from src.utils.distributed import World
@@ -46,15 +55,15 @@ CHECKPOINT_SECONDS = 30.0
 
 
 class Diverged(Exception):
-    """The loss of a step was not finite: a result, not a crash."""
+    """The loss or the gradient of a step was not finite. This is a result of the run, not a crash."""
 
 
 class Interrupted(Exception):
-    """The user asked to stop; the state after the last finished step is saved."""
+    """The user asked to stop. The state after the last finished step is saved."""
 
 
-def make_optimizer(model, args, device):
-    """AdamW (fused where torch has it). Norms, biases and parameters marked `_no_weight_decay` get no decay."""
+def make_optimizer(model: torch.nn.Module, args: RunFlags, device: torch.device | str) -> torch.optim.AdamW:
+    """AdamW, fused where torch has it. Norms, biases and parameters marked `_no_weight_decay` get no weight decay."""
     decay, plain = [], []
     for p in model.parameters():
         if p.requires_grad:
@@ -65,8 +74,8 @@ def make_optimizer(model, args, device):
     )
 
 
-def make_scheduler(optimizer, args, steps: int):
-    """Linear warm-up over warmup_steps, then a cosine from lr that arrives at min_lr when `steps` steps are done."""
+def make_scheduler(optimizer: torch.optim.Optimizer, args: RunFlags, steps: int) -> torch.optim.lr_scheduler.LambdaLR:
+    """Linear warm-up over warmup_steps, then a cosine from lr to min_lr. It reaches min_lr after `steps` steps."""
 
     def factor(step: int) -> float:
         if step < args.warmup_steps:
@@ -78,13 +87,13 @@ def make_scheduler(optimizer, args, steps: int):
     return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
 
 
-def make_scaler(args, device):
-    # fp16 only: bf16 has float32's range and needs no scaling of the loss.
+def make_scaler(args: RunFlags, device: torch.device | str) -> torch.amp.GradScaler:
+    """The scaler of the loss. It acts under fp16 only, because bf16 has the range of float32."""
     return torch.amp.GradScaler(torch.device(device).type, enabled=args.precision == "fp16")
 
 
-def total_steps(args, loader) -> int:
-    """Optimiser steps of a run. UserError where fresh data has no end and none was given."""
+def total_steps(args: RunFlags, loader: DataLoader) -> int:
+    """Optimiser steps of a run. UserError where fresh data has no end and --max_steps is not given."""
     if args.max_steps:
         return args.max_steps
     if isinstance(loader.dataset, FreshBatches):
@@ -94,11 +103,20 @@ def total_steps(args, loader) -> int:
     return args.epochs * len(loader)
 
 
-def train_step(model, batch, optimizer, scheduler, scaler, device, args, world: World | None = None) -> dict:
-    """One optimiser step on one batch. Returns loss (nats per trained character, never smoothed), grad_norm, clipped, lr.
+def train_step(
+    model: ARModel,
+    batch: Batch,
+    optimizer: torch.optim.Optimizer,
+    scheduler: torch.optim.lr_scheduler.LRScheduler,
+    scaler: torch.amp.GradScaler,
+    device: torch.device | str,
+    args: RunFlags,
+    world: World | None = None,
+) -> dict:
+    """One optimiser step on one batch. Returns loss (nats per trained character), grad_norm, clipped and lr.
 
-    The summed loss is divided by the trained characters of the whole batch, so micro-batches and ranks of unequal size
-    weigh by what they hold. Raises Diverged before anything is updated.
+    The loss is divided by the trained characters of the whole batch. So each micro-batch and each rank counts by the
+    characters that it holds. The returned loss has no label smoothing. Raises Diverged before any weight changes.
     """
     world = world or World()
     device = torch.device(device)
@@ -119,9 +137,7 @@ def train_step(model, batch, optimizer, scheduler, scaler, device, args, world: 
     loss_value = world.sum([loss_value], device)[0]
     if not math.isfinite(loss_value):
         raise Diverged(f"the loss is {loss_value}")
-    if (
-        not math.isfinite(norm_value) and not scaler.is_enabled()
-    ):  # an overflow in fp16 is the scaler's business: it skips the step
+    if not math.isfinite(norm_value) and not scaler.is_enabled():  # fp16 may overflow; the scaler then skips the step
         raise Diverged(f"the norm of the gradient is {norm_value}")
     lr = optimizer.param_groups[0]["lr"]
     scaler.step(optimizer)
@@ -135,29 +151,23 @@ def train_step(model, batch, optimizer, scheduler, scaler, device, args, world: 
     }
 
 
-def _unsmoothed(aux) -> torch.Tensor:
-    return torch.nn.functional.cross_entropy(aux["logits"].detach().float(), aux["target"])
+def train_one_epoch(
+    model: ARModel,
+    loader: DataLoader,
+    opt: torch.optim.Optimizer,
+    sched: torch.optim.lr_scheduler.LRScheduler,
+    scaler: torch.amp.GradScaler,
+    device: torch.device | str,
+    args: RunFlags,
+    world: World | None = None,
+    on_step: Callable[[dict, Batch], None] | None = None,
+) -> dict:
+    """Train on every batch of a loader. Returns loss (mean nats per trained character), ppl, bpc, steps and chars.
 
-
-def _micro_batches(batch, world: World, size: int):
-    """This rank's share of a batch, in pieces of at most `size` rows."""
-    if world.size > 1:
-        batch = batch.take(world.rows())
-    if not size or size >= len(batch):
-        if len(batch) and batch.n_trained:
-            yield batch
-        return
-    for at in range(0, len(batch), size):
-        part = batch.take(slice(at, at + size))
-        if part.n_trained:
-            yield part
-
-
-def train_one_epoch(model, loader, opt, sched, scaler, device, args, world: World | None = None, on_step=None) -> dict:
-    """Train on every batch of a loader. Returns logs: loss (mean nats per trained character), ppl, bpc, steps, chars.
-
-    Fresh data (--train_size 0) has no end: there an epoch is args.max_steps batches.  The next call goes on with the loader's next
-    epoch.  on_step(row, batch) is called after each step and may raise to stop.  Raises Diverged for a loss that is not finite.
+    Fresh data (--train_size 0) has no end, so there an epoch is args.max_steps batches. The next call uses the next
+    epoch of the loader. Raises Diverged for a loss or a gradient that is not finite.
+    args: scripts may pass flags that still say `--precision auto` (see src/utils/precision.py).
+    on_step(row, batch): called after each step. It may raise an exception to stop.
     """
     model.train()
     loss_sum = count = steps = chars = 0
@@ -174,22 +184,22 @@ def train_one_epoch(model, loader, opt, sched, scaler, device, args, world: Worl
 
 @dataclass
 class Progress:
-    """Where a run stands: all of it is in every checkpoint."""
+    """How far a run is. Every checkpoint holds all of it."""
 
     step: int = 0
     epoch: int = 0
-    batch: int = 0  # batches of this epoch already used
+    batch: int = 0  # batches of this epoch that are done
     best_val: float | None = None
     best_step: int | None = None
     chars_seen: int = 0
     examples_seen: int = 0
-    seconds: float = 0.0  # training time, earlier processes' included; the machine's, so no result depends on it
+    seconds: float = 0.0  # training time, that of earlier processes included; no result depends on it
     diverged_at: int | None = None
 
 
 @dataclass
 class Stopper:
-    """Turns the first SIGINT or SIGTERM into a flag that the loop reads after a finished step; a second SIGINT stops at once."""
+    """Turns the first SIGINT or SIGTERM into a flag that the loop reads after each step. A second one stops at once."""
 
     asked: bool = False
     _old: dict = field(default_factory=dict)
@@ -198,7 +208,7 @@ class Stopper:
         for number in (signal.SIGINT, signal.SIGTERM):
             try:
                 self._old[number] = signal.signal(number, self._ask)
-            except ValueError:  # not the main thread: the caller's handlers stay
+            except ValueError:  # only the main thread may set handlers; elsewhere the caller's stay
                 break
         return self
 
@@ -213,9 +223,9 @@ class Stopper:
 
 
 class Fit:
-    """A training run over a run directory. `run()` trains from wherever `progress` stands to the last step."""
+    """A training run in a run directory. `run()` trains from `progress` to the last step."""
 
-    def __init__(self, model, session: Session, run_dir: RunDir, reporter: Reporter):
+    def __init__(self, model: ARModel, session: Session, run_dir: RunDir, reporter: Reporter):
         self.model, self.session, self.run_dir, self.reporter = model, session, run_dir, reporter
         self.loaders, self.args, self.device, self.world = session.loaders, session.args, session.device, session.world
         args, loaders, device = self.args, self.loaders, self.device
@@ -228,7 +238,7 @@ class Fit:
         self.vocab = session.tokenizer.tokens
 
     def payload(self) -> dict:
-        """What a checkpoint holds: keys model, args, vocab, and all state that continuing needs."""
+        """What a checkpoint holds: the weights, the flags, the vocabulary, and all state that continuing needs."""
         return {
             "model": self.model.state_dict(),
             "args": to_dict(self.args),
@@ -242,6 +252,7 @@ class Fit:
         }
 
     def restore(self, payload: dict) -> None:
+        """Continue from a checkpoint's payload."""
         self.model.load_state_dict(payload["model"])
         self.optimizer.load_state_dict(payload["optimizer"])
         self.scheduler.load_state_dict(payload["scheduler"])
@@ -250,12 +261,16 @@ class Fit:
         checkpoint.set_random_state(payload["random"])
 
     def save(self) -> None:
+        """Write ckpt.pt. Only rank 0 writes."""
         if self.world.is_main:
             checkpoint.save(self.run_dir.ckpt, self.payload())
         self._saved_at = time.perf_counter()
 
     def run(self) -> None:
-        """Train to the end. Raises Interrupted after saving when asked to stop; a divergence ends in `progress.diverged_at`."""
+        """Train to the last step. A divergence ends the run and is noted in `progress.diverged_at`.
+
+        Raises Interrupted when the user asked to stop; the state is saved before.
+        """
         self._saved_at = self._clock = time.perf_counter()
         self.model.train()
         with Stopper() as self.stopper:
@@ -277,7 +292,7 @@ class Fit:
                 return
         self.progress.epoch, self.progress.batch = self.progress.epoch + 1, 0
 
-    def _after_step(self, row: dict, batch) -> None:
+    def _after_step(self, row: dict, batch: Batch) -> None:
         p, now = self.progress, time.perf_counter()
         seconds, self._clock = now - self._clock, now
         p.step, p.batch, p.seconds = p.step + 1, p.batch + 1, p.seconds + seconds
@@ -295,7 +310,7 @@ class Fit:
             if self.progress.step < self.steps:
                 self.save()
             raise Interrupted
-        self._clock = time.perf_counter()  # validation and saving are not training time
+        self._clock = time.perf_counter()  # training time does not include validation and saving
 
     def _validate(self) -> None:
         scored = teacher_forced(self.model, self.loaders["val"], self.device, self.args, world=self.world)
@@ -308,16 +323,15 @@ class Fit:
             p.best_val, p.best_step = loss, p.step
         if self.world.is_main:
             self.run_dir.append(row)
-            if better:  # before ckpt.pt: a kill in between leaves a best.pt that the continued run writes again, alike
-                checkpoint.save(
-                    self.run_dir.best,
-                    {"model": self.model.state_dict(), "args": to_dict(self.args), "vocab": self.vocab, "step": p.step},
-                )
+            if better:  # before ckpt.pt: after a kill in between, the continued run writes the same best.pt again
+                weights = self.model.state_dict()
+                payload = {"model": weights, "args": to_dict(self.args), "vocab": self.vocab, "step": p.step}
+                checkpoint.save(self.run_dir.best, payload)
         self.reporter.validation(row, self.steps, better)
 
 
-def fit(model, session: Session, run_dir: RunDir, reporter: Reporter, resume_from: dict | None = None) -> Fit:
-    """Train a model into a run directory, from the start or from a checkpoint's payload; returns the finished Fit."""
+def fit(model: ARModel, session: Session, run_dir: RunDir, reporter: Reporter, resume_from: dict | None = None) -> Fit:
+    """Train a model in a run directory and return the finished Fit. resume_from: the payload of a checkpoint."""
     job = Fit(model, session, run_dir, reporter)
     if resume_from is not None:
         job.restore(resume_from)
@@ -327,7 +341,26 @@ def fit(model, session: Session, run_dir: RunDir, reporter: Reporter, resume_fro
     return job
 
 
-def compile_model(model) -> None:
-    """torch.compile the pass that training and evaluation share, in place; parameters and checkpoints keep their names."""
+def compile_model(model: ARModel) -> None:
+    """Compile the pass that training and evaluation share, in place. So names in checkpoints stay the same."""
     name = "hidden" if hasattr(model, "hidden") else "forward"
     setattr(model, name, torch.compile(getattr(model, name)))
+
+
+def _micro_batches(batch: Batch, world: World, size: int) -> Iterator[Batch]:
+    """This rank's rows of a batch, in pieces of at most `size` rows; 0 means all at once."""
+    if world.size > 1:
+        batch = batch.take(world.rows())
+    if not size or size >= len(batch):
+        if len(batch) and batch.n_trained:
+            yield batch
+        return
+    for at in range(0, len(batch), size):
+        part = batch.take(slice(at, at + size))
+        if part.n_trained:
+            yield part
+
+
+def _unsmoothed(aux: dict) -> torch.Tensor:
+    """The loss of a micro-batch without label smoothing, for the log."""
+    return torch.nn.functional.cross_entropy(aux["logits"].detach().float(), aux["target"])

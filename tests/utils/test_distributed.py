@@ -14,44 +14,19 @@ import pytest
 import torch
 from conftest import ROOT
 
+from dataset.loaders import build_loaders
+from dataset.rle import RunLength
+from src.flags.fields import resolve
+from src.storage import checkpoint
 from src.utils.distributed import World, joined
 
-# A batch of three rows leaves ranks of two and of one; what is left over of a length gives batches of one row, and a rank without any.
-RUN = [
-    "--task",
-    "rle",
-    "--model",
-    "gru",
-    "--context_len",
-    "12",
-    "--train_size",
-    "40",
-    "--batch_size",
-    "3",
-    "--max_steps",
-    "100",
-    "--d_model",
-    "16",
-    "--n_layer",
-    "1",
-    "--val_size",
-    "21",
-    "--test_size",
-    "23",
-    "--warmup_steps",
-    "5",
-    "--lr",
-    "3e-3",
-    "--dropout",
-    "0",
-    "--precision",
-    "fp32",
-    "--threads",
-    "1",
-    "--device",
-    "cpu",
-    "--quiet",
-]
+# A batch of three rows gives the ranks two rows and one. What is left over of a length gives batches of one row, and
+# then one rank has no row at all.
+RUN = (
+    "--task rle --model gru --context_len 12 --train_size 40 --batch_size 3 --max_steps 100 --d_model 16 --n_layer 1 "
+    "--val_size 21 --test_size 23 --warmup_steps 5 --lr 3e-3 --dropout 0 "
+    "--precision fp32 --threads 1 --device cpu --quiet"
+).split()
 LAUNCH = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 
 
@@ -67,7 +42,7 @@ def start(arguments, cwd, launch=(), **env):
 
 
 def finish(process):
-    """(exit code, stdout, stderr); a process that hangs is ended and fails the test."""
+    """(exit code, stdout, stderr). A process that hangs is ended and fails the test."""
     try:
         out, err = process.communicate(timeout=200)
     except subprocess.TimeoutExpired:
@@ -79,7 +54,7 @@ def finish(process):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """The same command in one process and in two: (folder of one, folder of two, what two printed)."""
+    """The same command in one process and in two: (folder of one, folder of two, result of two)."""
     folder = tmp_path_factory.mktemp("runs")
     processes = start([*RUN, "--out_dir", "one"], folder), start([*RUN, "--out_dir", "two"], folder, LAUNCH)
     results = [finish(p) for p in processes]
@@ -89,11 +64,7 @@ def runs(tmp_path_factory):
 
 
 def test_some_batches_leave_a_rank_without_rows(runs):
-    """What the runs above were chosen for."""
-    from dataset.loaders import build_loaders
-    from dataset.rle import RunLength
-    from src.flags.fields import resolve
-
+    """The runs above were chosen for this."""
     stored = json.loads((runs[1] / "config.json").read_text())["args"]
     args = resolve(RunLength, preset={}, **stored)
     sizes = [len(batch) for batch in build_loaders(RunLength(args), args)[1]["train"]]
@@ -105,7 +76,7 @@ def log(run):
 
 
 def numbers(value, path=""):
-    """{path: number} of everything in a JSON document, lists and objects flattened."""
+    """{path: number} of all numbers in a JSON document."""
     if isinstance(value, dict):
         return {k: v for name, part in value.items() for k, v in numbers(part, f"{path}/{name}").items()}
     if isinstance(value, list):
@@ -113,8 +84,8 @@ def numbers(value, path=""):
     return {path: value} if isinstance(value, (int, float)) else {}
 
 
-def test_two_processes_train_along_the_loss_curve_of_one(runs):
-    """1e-5: float32 gradients are added in another order, and a hundred steps carry the difference on."""
+def test_two_processes_have_the_loss_curve_of_one(runs):
+    """1e-5: float32 gradients are added in another order, and the difference grows over a hundred steps."""
     one, two = (log(run) for run in runs[:2])
     assert [row["step"] for row in one] == [row["step"] for row in two]
     losses = [(a["loss"], b["loss"]) for a, b in zip(one, two, strict=True) if "loss" in a]
@@ -146,15 +117,13 @@ def test_rank_0_alone_writes_and_prints(runs):
 
 
 def test_checkpoints_of_two_processes_hold_the_weights_of_one(runs):
-    from src.storage import checkpoint
-
     one, two = (checkpoint.load(run / "ckpt.pt", "cpu")["model"] for run in runs[:2])
     assert one.keys() == two.keys()
     assert max(float((one[k] - two[k]).abs().max()) for k in one) <= 1e-5
 
 
 def ranks(arguments, cwd, count=2):
-    """The command as torchrun would start it, but with each rank's own exit code: [(code, stdout, stderr), ...]."""
+    """The command as torchrun would start it, with the exit code of each rank: [(code, stdout, stderr), ...]."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

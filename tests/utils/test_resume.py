@@ -1,9 +1,9 @@
-"""A run that was killed, interrupted or ran out of disk goes on to the same bytes; a damaged one is refused in one line.
+"""Resuming: a run that was killed, interrupted or had a full disk ends with the same bytes. A damaged one is refused.
 
     python -m pytest tests/utils/test_resume.py            (-m slow adds kills at random moments)
 
-`DRIVER` starts real processes and kills them, or fills their disk, at a chosen event; what is left in the directory is continued and
-compared with a run that nothing happened to.
+`DRIVER` starts real processes, and kills them or fills their disk at a chosen event. The run is then continued from
+what is left in its directory, and compared with a run to which nothing happened.
 """
 
 import json
@@ -24,6 +24,7 @@ import torch
 from conftest import ROOT, TINY_NEEDLE, bench
 
 from src.figures import runs as run_figures
+from src.storage import checkpoint
 from src.storage.record import Record
 from src.storage.rows import check_row
 
@@ -31,8 +32,9 @@ if not hasattr(signal, "SIGKILL"):
     pytest.skip("needs a system with SIGKILL", allow_module_level=True)
 
 DRIVER = """
-# Each line on stdin is a job {cwd, event, count, arguments}: benchmark.py in a process of its own, to which something happens at the
-# count-th event. The processes are forked from this one, which has imported everything and computed nothing, to save the imports.
+# Each line on stdin is a job {cwd, event, count, arguments}: benchmark.py in a process of its own, to which something
+# happens at the count-th event. The processes are forked from this one, which has imported everything and computed
+# nothing. This saves the time of the imports.
 import json, os, resource, signal, sys
 from pathlib import Path
 
@@ -83,12 +85,12 @@ def work(cwd, event, count, arguments):
         before(rundir.RunDir, "append", act=tear)
     elif name == "evaluation":
         before(results, "final_metrics")
-    else:  # a file, fully written beside its place and not yet renamed
+    else:  # a file that is written under a temporary name and not yet renamed
         before(os, "replace", counts=lambda source, target: Path(target).name == name)
     os.chdir(cwd)
     for number, stream in ((1, "out"), (2, "err")):
         os.dup2(os.open(stream, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background may have inherited another one
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background may inherit another handler
     sys.argv = [os.path.join(root, "benchmark.py"), *arguments]
     code = benchmark.main(arguments)
     sys.stdout.flush()
@@ -106,24 +108,22 @@ BASE = [*TINY_NEEDLE, "--dropout", "0.1", "--eval_every", "3"]
 DATA = {
     "fresh": ["--task", "reverse"],
     "finite": ["--task", "reverse", "--train_size", "60"],  # 12 steps are more than one epoch
-    "language": [
-        "--task",
-        "tiny_shakespeare",
-        "--data_path",
-        __file__,
-    ],  # any text will do
+    "language": ["--task", "tiny_shakespeare", "--data_path", __file__],  # any text will do
 }
 
 
 @pytest.fixture(autouse=True)
 def no_figures(monkeypatch):
-    """Runs inside this process draw none: that takes longer than all the rest, and has tests of its own."""
+    """Runs in this process draw no figures. Drawing takes longer than all the rest, and has tests of its own."""
     monkeypatch.setattr(run_figures, "draw_all", lambda document, folder: [])
 
 
 @pytest.fixture(scope="module")
 def drive(tmp_path_factory):
-    """drive(folder, event, count, *arguments): benchmark.py in a process, inside a folder; (exit code or minus the signal, stdout, stderr)."""
+    """drive(folder, event, count, *arguments) runs benchmark.py in a process, inside a folder.
+
+    It returns (exit code, or minus the signal that ended it; stdout; stderr).
+    """
     script = tmp_path_factory.mktemp("driver") / "driver.py"
     script.write_text(DRIVER)
     server = subprocess.Popen(
@@ -143,7 +143,7 @@ def drive(tmp_path_factory):
 
 
 def content(run: Path) -> dict:
-    """What must be equal: results, samples, weights, best.pt byte for byte, and the log but for its times."""
+    """What must be equal: results, samples, weights, the bytes of best.pt, and the log without its times."""
     metrics = json.loads((run / "metrics.json").read_text())
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     weights = torch.load(run / "ckpt.pt", weights_only=True)["model"]
@@ -167,7 +167,7 @@ def assert_same(run: Path, reference: Path) -> None:
 
 @pytest.fixture(scope="module")
 def references(tmp_path_factory):
-    """Runs that nothing happened to, by kind of data, each made when it is first asked for."""
+    """Runs to which nothing happened, by kind of data. Each is made when a test first needs it."""
     import benchmark
 
     folder = tmp_path_factory.mktemp("references")
@@ -184,7 +184,7 @@ def references(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def unfinished(tmp_path_factory, drive):
-    """A run killed before its ninth log line: checkpoints of step 6, rows of 7 steps and 2 validations less one. Copy it before use."""
+    """A run killed before its ninth log line: checkpoints of step 6 and 8 lines. Copy it before use."""
     folder = tmp_path_factory.mktemp("unfinished")
     assert drive(folder, "kill:row", 9, *BASE, *DATA["fresh"], "--out_dir", "run")[0] == -signal.SIGKILL
     return folder / "run"
@@ -229,7 +229,7 @@ def test_killed_run_resumes_to_the_same_bytes(main, drive, tmp_path, references,
 
 
 def test_run_killed_again_and_again_resumes_to_the_same_bytes(drive, tmp_path, references):
-    """Every continuation is a process of its own, and dies too, but for the last one (which draws its figures, too)."""
+    """Each continuation is a process of its own. All are killed but the last one, which also draws the figures."""
     resume = ["--resume", "--out_dir", "run"]
     for event, count, arguments in (
         ("kill:step", 5, [*BASE, *DATA["finite"], "--out_dir", "run"]),
@@ -243,7 +243,7 @@ def test_run_killed_again_and_again_resumes_to_the_same_bytes(drive, tmp_path, r
 
 
 def test_comparison_sees_another_seed(main, tmp_path, references):
-    """The comparison itself: a run of another seed is not the same."""
+    """This checks the comparison itself: a run of another seed is not the same."""
     assert main(*BASE, *DATA["fresh"], "--seed", "1", "--out_dir", "other")[0] == 0
     with pytest.raises(AssertionError):
         assert_same(tmp_path / "other", references("fresh"))
@@ -262,7 +262,7 @@ def test_run_killed_before_its_config_counts_as_new(main, drive, tmp_path, refer
 @pytest.mark.slow
 @pytest.mark.parametrize("data", DATA)
 def test_run_killed_at_random_moments_resumes_to_the_same_bytes(tmp_path, references, data):
-    """Up to 30 kills at random times, from the first import to the last figure."""
+    """Up to 30 kills at random times, between the first import and the last figure."""
     rng = random.Random(data)
     start, resume = [*BASE, *DATA[data], "--out_dir", "run"], ["--resume", "--out_dir", "run"]
     for _ in range(30):
@@ -282,7 +282,7 @@ def test_run_killed_at_random_moments_resumes_to_the_same_bytes(tmp_path, refere
 
 
 def python_on_path(folder: Path) -> dict:
-    """An environment in which `python` is this interpreter (a link would lose its virtual environment)."""
+    """An environment in which `python` is this interpreter. (A link would lose its virtual environment.)"""
     (folder / "bin").mkdir()
     (folder / "bin" / "python").write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
     (folder / "bin" / "python").chmod(0o755)
@@ -297,7 +297,7 @@ def test_interrupted_run_saves_its_state_and_its_printed_command_continues_it(
     assert (code, out, err.count("\n")) == (130, "", 1), err
     command = re.fullmatch(r"interrupted; continue with: (python .* --resume --out_dir .*)\n", err)[1]
     step = torch.load(tmp_path / "my run" / "ckpt.pt", weights_only=True)["step"]
-    assert step == (12 if event == "int:evaluation" else count)  # the step that was under way is finished and saved
+    assert step == (12 if event == "int:evaluation" else count)  # the step that had begun is finished and saved
     if event == "int:step":  # as printed, in a shell
         done = subprocess.run(
             command, shell=True, cwd=tmp_path, env=python_on_path(tmp_path), capture_output=True, text=True, timeout=120
@@ -311,7 +311,7 @@ def test_interrupted_run_saves_its_state_and_its_printed_command_continues_it(
 
 
 def test_control_c_from_outside_and_the_lock(main, tmp_path):
-    """A second run in the directory of a living one is refused; Ctrl-C stops that one; a lock file left behind is no obstacle."""
+    """A second run in the directory of a running one is refused. Ctrl-C stops the first. A dead lock is ignored."""
     arguments = [*TINY_NEEDLE, "--max_steps", "2000", "--eval_every", "5000", "--out_dir", "run"]
     process = subprocess.Popen(
         [sys.executable, ROOT / "benchmark.py", *arguments], cwd=tmp_path, stderr=subprocess.PIPE, text=True
@@ -323,7 +323,7 @@ def test_control_c_from_outside_and_the_lock(main, tmp_path):
             assert process.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.01)
-        process.send_signal(signal.SIGSTOP)  # it lives and holds the lock, and cannot finish meanwhile
+        process.send_signal(signal.SIGSTOP)  # it holds the lock, and cannot finish meanwhile
         for words, pattern in (
             (["--resume", "--out_dir", "run"], f"in use by process {process.pid}"),
             ([*arguments, "--overwrite"], f"in use by process {process.pid}"),
@@ -348,12 +348,12 @@ def test_control_c_from_outside_and_the_lock(main, tmp_path):
 
 
 def test_lock_of_a_killed_process_is_no_obstacle(main, copy):
-    assert (copy / ".lock").read_text().isdigit()  # the dead process's number
+    assert (copy / ".lock").read_text().isdigit()  # the number of the dead process
     assert main("--resume", "--out_dir", copy)[0] == 0
 
 
 def test_full_disk_leaves_the_last_checkpoint(main, drive, tmp_path, references):
-    """From the second checkpoint on no file can grow: exit code 1, one line, and with room again the run ends as if nothing had been."""
+    """From the second checkpoint on no file can grow: exit code 1 and one line. With room again the run can end."""
     code, out, err = drive(tmp_path, "full:ckpt.pt", 2, *BASE, *DATA["fresh"], "--out_dir", "run")
     assert (code, out, err.count("\n")) == (1, "", 1), err
     assert re.match(r"error: .*(too large|no space).*checkpoints are intact", err, re.IGNORECASE)
@@ -405,22 +405,9 @@ def test_finished_run_is_verified_and_left_alone(main, finished):
 
 
 def test_resume_accepts_the_flags_of_the_run(main, tmp_path, references, copy):
-    """The flags as they were typed, and `auto` for what was resolved; from another folder, because paths are stored whole."""
-    code, _, err = main(
-        "--resume",
-        "--out_dir",
-        "run",
-        *BASE,
-        *DATA["fresh"],
-        "--device",
-        "auto",
-        "--pos",
-        "auto",
-        "--preset",
-        "small",
-        "--log",
-        "none",
-    )
+    """The flags as they were typed, and `auto` for what was resolved."""
+    flags = "--device auto --pos auto --preset small --log none".split()
+    code, _, err = main("--resume", "--out_dir", "run", *BASE, *DATA["fresh"], *flags)
     assert code == 0, err
     assert_same(copy, references("fresh"))
 
@@ -448,9 +435,7 @@ def edit_json(path: Path, change) -> None:
 
 
 def other_ckpt(run: Path) -> None:
-    """A sound checkpoint of a run with another width."""
-    from src.storage import checkpoint
-
+    """An intact checkpoint of a run with another width."""
     payload = checkpoint.load(run / "ckpt.pt")
     checkpoint.save(run / "ckpt.pt", {**payload, "args": {**payload["args"], "d_model": 32}})
 
