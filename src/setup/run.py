@@ -39,7 +39,7 @@ def carry_out(
         fit = training.fit(model, session, run_dir, reporter, payload)
         reporter.close()
         reporter.say("evaluating the best and the last weights ...")
-        document, samples = results.final_metrics(fit, time.perf_counter() - began)
+        document, samples = results.final_metrics(fit, began)
         if main:
             document = seal(document)
             write_results(document, samples, run_dir)

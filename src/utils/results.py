@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
+import time
 from pathlib import Path
 
 import torch
@@ -33,10 +34,10 @@ from src.utils.training import Fit, Progress
 CURVE_POINTS = 1_000  # most training losses in metrics.json; a longer run stores means of blocks of equal size
 
 
-def final_metrics(fit: Fit, command_seconds: float) -> tuple[dict, str]:
+def final_metrics(fit: Fit, began: float) -> tuple[dict, str]:
     """(the document of metrics.json before it is sealed, the text of samples.txt). Every rank must call it.
 
-    command_seconds: from the start of the command to the end of training. The model ends with its best weights.
+    began: `time.perf_counter()` at the start of the command. The model ends with its best weights.
     """
     session, progress = fit.session, fit.progress
     task, args, data = session.task, session.args, session.data
@@ -73,12 +74,12 @@ def final_metrics(fit: Fit, command_seconds: float) -> tuple[dict, str]:
         # A run that diverged is a result: its score is that of chance.
         "scaled": 0.0 if final is None else scaled(final[task.primary], levels, ceiling),
         "length_curve": length_curve(fit.model, session, final),
-        "machine": _machine(fit, log, command_seconds),
     }
     if task.reads_text:
         samples = language_samples(fit.model, data, session.device, args.seed)
     else:
         samples = samples_text(fit.model, examples[:8], data, session.device)
+    document["machine"] = _machine(fit, log, began)
     return document, samples
 
 
@@ -210,14 +211,14 @@ def _undefined_row(length: int, count: int, tokens: int, max_len: int) -> dict:
     return {"length": length, "in_distribution": False, "count": count, **empty, "undefined": why}
 
 
-def _machine(fit: Fit, log: list[dict], command_seconds: float) -> dict:
+def _machine(fit: Fit, log: list[dict], began: float) -> dict:
     """What depends on the machine and not on the flags: times, memory, paths."""
     progress, session = fit.progress, fit.session
     return {
         "train_seconds": progress.seconds,
         "chars_per_second": progress.chars_seen / max(1e-9, progress.seconds),
         "step_seconds_median": statistics.median(r["seconds"] for r in log if "seconds" in r) if log else None,
-        "command_seconds": command_seconds,
+        "command_seconds": time.perf_counter() - began,  # evaluation and samples included, figures not
         "peak_memory_mib": peak_memory_mib(session.device),
         "out_dir": str(fit.run_dir.path),
         "data_path": session.args.data_path,
