@@ -71,7 +71,7 @@ def grown(tmp_path_factory, monkeypatch):
 
 
 def test_a_task_a_layer_and_a_metric_need_one_file_and_one_line(grown, main, tmp_path):
-    """The run has the task's chance levels, its own metric with an interval, its curve and its figure; `list` shows both."""
+    """The run has the task's chance levels, its metric with an interval, its curve and its figure; `list` has both."""
     listed = main("list")[1]
     assert "write every letter twice" in listed
     assert "the token before" in listed

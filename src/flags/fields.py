@@ -1,12 +1,13 @@
 """Flags as dataclasses: one definition gives the parser, `--help`, the checks and the JSON of a run.
 
-A flag is a dataclass field made by `option(default, help, ...)`. The shared ones are here, in the groups that `--help` shows;
-a task's or a model's own ones are the fields of the `Config` in its file. `resolve` lays the layers over each other
+A flag is a dataclass field that `option(default, help, ...)` makes. The shared flags are here, in the groups that
+`--help` shows. A task's or a model's own flags are the fields of the `Config` in its file. `resolve` combines three
+layers
 
     dataclass default  <  preset  <  what the user typed
 
-and returns the frozen, flat run configuration that the whole project calls `args` (`args.d_model`, `args.needle_len`, ...).
-Nothing here imports torch, so that `--help` and `list` answer at once.
+to one frozen, flat object, `RunFlags` (`args.d_model`, `args.needle_len`, ...). Nothing here imports torch, so that
+`--help` and `list` answer at once.
 """
 
 from __future__ import annotations
@@ -20,14 +21,15 @@ from dataclasses import dataclass
 
 
 class UserError(ValueError):
-    """The user's input is wrong. The message is one line: what, what was got, what is allowed, what to do. Exit code 2."""
+    """The user's input is wrong (exit code 2). The message is one line: what, what was got, what is allowed."""
 
 
 def option(default, help, *, least=None, most=None, above=None, choices=None, shorthand=None, paths=False):
     """A dataclass field that is a flag.
 
-    least, above, most: bounds (>=, >, <=) of a number.  choices: the allowed strings.  shorthand: {flag: value}, further flags
-    that set this one (`--rope` for `--pos rope`).  paths: the flag may name several paths; the field holds the first.
+    least, above, most: bounds (>=, >, <=) of a number.  choices: the allowed strings.
+    shorthand: {flag: value}, further flags that set this one (`--rope` for `--pos rope`).
+    paths: the flag may name several paths; the field holds the first.
     A field of type tuple[...] is a list flag, which takes commas or spaces.
     """
     metadata = {
@@ -50,7 +52,7 @@ class DataConfig:
     context_len: int = option(512, "characters of the longest prompt body a task draws", least=1)
     train_size: int = option(
         20_000,
-        "training examples; 0 = fresh ones by index, never repeated (language: windows an epoch, 0 = all)",
+        "training examples; 0 = fresh ones that never repeat (language: windows per epoch, 0 = all)",
         least=0,
     )
     val_size: int = option(1_000, "validation examples (language: windows, 0 = all)", least=0)
@@ -94,7 +96,7 @@ class ModelConfig:
     )
     fair: bool = option(
         False,
-        "the same norm (rms), MLP (4 x d_model) and short convolution (4) for every layer, instead of the published ones",
+        "the same norm (rms), MLP (4 x d_model) and short convolution (4) for every layer, not the published ones",
     )
     match_params: str = option(
         "", "solve d_model and dim_ffn for this many parameters (250000, 250k, 1M), or for those of a model named here"
@@ -123,10 +125,12 @@ class TrainConfig:
     min_lr: float = option(0.0, "learning rate at the end of the cosine", least=0.0, most=100.0)
     warmup_steps: int = option(200, "steps of linear warm-up", least=0)
     epochs: int = option(5, "passes over the training set", least=1)
-    max_steps: int = option(0, "optimiser steps; when given, replaces --epochs, be it longer or shorter", least=0)
-    batch_size: int = option(32, "examples an optimiser step, over all processes", least=1)
-    batch_chars: int = option(0, "characters an optimiser step; when given, replaces --batch_size", least=0)
-    micro_batch_size: int = option(0, "examples a forward pass, gradients accumulated; 0 = the whole batch", least=0)
+    max_steps: int = option(0, "optimiser steps; when given, replaces --epochs, in both directions", least=0)
+    batch_size: int = option(32, "examples per optimiser step, over all processes", least=1)
+    batch_chars: int = option(0, "characters per optimiser step; when given, replaces --batch_size", least=0)
+    micro_batch_size: int = option(
+        0, "examples per forward pass, with gradients accumulated; 0 = the whole batch", least=0
+    )
     grad_clip: float = option(1.0, "largest gradient norm; 0 = no clipping", least=0.0)
     weight_decay: float = option(
         0.01, "AdamW's weight decay (norms, biases and marked parameters get none)", least=0.0, most=10.0
@@ -161,7 +165,7 @@ def machine_flags(*names: str, **changed) -> type:
         Machine = machine_flags("threads", seed=option(0, "seed of weights and tokens", least=0, most=2**31 - 1))
 
     names: fields that stay as they are.
-    changed: further fields. A text replaces the help. An `option` replaces the whole flag, where its default differs too.
+    changed: further fields. A text replaces the help. An `option` replaces the whole flag.
     The fields keep the order of MachineConfig. Raises ValueError for a name that MachineConfig does not have.
     """
     known, types = {f.name: f for f in dataclasses.fields(MachineConfig)}, field_types(MachineConfig)
@@ -207,15 +211,18 @@ class MeasureControl:
 
 
 class RunFlags:
-    """The flags of a run, frozen and flat: `flags.d_model`, `flags.needle_len`. Some may still say `auto` (see `RunArgs`).
+    """The flags of a run, frozen and flat: `flags.d_model`, `flags.needle_len`. Some may be `auto` (see `RunArgs`).
 
-    The class of a run is made by `resolve` from the shared groups and the fields of its task's and its model's `Config`.
+    `resolve` makes the class from the shared groups and the fields of the task's and the model's `Config`.
     """
 
 
 class RunArgs(RunFlags):
-    """The flags of a run in which `auto` is decided: device, precision and threads by the machine, and --pos, --norm, --dim_ffn and
-    --short_conv by the model. (A hybrid keeps `auto` where each of its layers decides for itself.)"""
+    """The flags of a run in which `auto` is decided.
+
+    The machine decides device, precision and threads. The model decides --pos, --norm, --dim_ffn and --short_conv. A
+    hybrid keeps `auto` where each of its layers decides for itself.
+    """
 
 
 def resolved(flags: RunFlags, **values) -> RunArgs:
@@ -235,7 +242,8 @@ def _resolved_class(flags_class: type) -> type:
 
 SHARED = (DataConfig, ModelConfig, TrainConfig, MachineConfig)
 
-# The layer under every task's own `small`: what a laptop's two cores train in a minute or two. Dataclass defaults are `base`.
+# The layer below each task's own `small`: what the two cores of a laptop train in a minute or two. The dataclass
+# defaults are `base`.
 SMALL = {
     "context_len": 64,
     "train_size": 0,
@@ -258,7 +266,7 @@ def small_layer(task_class) -> dict:
 
 
 def suggest(name: str, allowed: typing.Iterable[str]) -> str:
-    """`; did you mean 'x'?` for the nearest allowed name, else an empty string."""
+    """`; did you mean 'x'?` for the nearest allowed name; an empty string where none is near."""
     close = difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.5)
     return f"; did you mean '{close[0]}'?" if close else ""
 
@@ -268,7 +276,7 @@ def field_types(config_class) -> dict[str, type]:
 
 
 def parse_value(field: dataclasses.Field, kind, text):
-    """One flag's text (or list of texts) -> its value; UserError when it is not of the field's type or out of its bounds."""
+    """The value of a flag's text (or list of texts). UserError for a wrong type, or a value that is out of bounds."""
     flag = "--" + field.name
     if typing.get_origin(kind) is tuple:
         words = [text] if isinstance(text, str) else text
@@ -356,11 +364,9 @@ def resolve(task_class, model_class=None, *, preset: dict | None = None, **given
                 check_value(f, value)
             values[f.name] = value
             specs.append((f.name, types[f.name], dataclasses.field(default=f.default)))
-    if "batch_size" in given and "batch_chars" not in given:  # the size the user typed outranks the preset's
+    if "batch_size" in given and "batch_chars" not in given:  # the size that the user typed wins over the preset's
         values["batch_chars"] = 0
-    if (
-        "epochs" in given and "max_steps" not in given
-    ):  # passes over a finite training set outrank the preset's step count
+    if "epochs" in given and "max_steps" not in given:  # passes over a finite training set win over a preset's steps
         values["max_steps"] = 0
         if "train_size" not in given:
             values["train_size"] = DataConfig.train_size
