@@ -25,6 +25,7 @@ from conftest import ROOT
 from dataset import TASKS
 from dataset.task import Task
 from src.flags.fields import SHARED, ControlConfig, config_parts, own_config, resolve
+from src.measure.speed.panels import PANELS
 from src.models import MODELS
 
 # room: the rooms that it may import from, besides itself. `dataset` and `models` do not know each other.
@@ -194,6 +195,7 @@ WITHOUT_TORCH = [
     *sorted(name for name in MODULES if name.startswith("src.commands.")),
     *sorted(name for name in MODULES if room_of(name) in TORCH_FREE_ROOMS),
     *sorted({entry.target.split(":")[0] for entry in TASKS.values()}),
+    *sorted({target.split(":")[0] for target in PANELS.values()}),
 ]
 
 
