@@ -269,6 +269,11 @@ def test_every_file_of_the_folder_is_registered_or_shared(registry):
     }
 
 
+def test_every_file_of_the_panels_is_in_their_table_or_shared():
+    files = {path.stem for path in (ROOT / "src/measure/speed/panels").glob("*.py")} - {"__init__", "memory_of"}
+    assert files == {target.split(":")[0].split(".")[-1] for target in PANELS.values()}
+
+
 def test_no_pair_of_task_and_model_has_a_flag_twice():
     pairs = list(itertools.product(TASKS.values(), MODELS.values()))
     assert len(pairs) >= 44

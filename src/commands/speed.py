@@ -143,6 +143,7 @@ def measure(argv, classes: dict[str, type], given: dict) -> int:
     from src.storage import env
     from src.storage.record import DONE, INTERRUPTED, Record
 
+    shown = looks()
     config, control = checked(config_of(SpeedConfig, given)), config_of(MeasureControl, given)
     machine = config_of(SpeedMachine, given)
     device = env.resolve_device(machine.device)
@@ -183,7 +184,7 @@ def measure(argv, classes: dict[str, type], given: dict) -> int:
         findings.update(analyse(record.rows, subjects))
         history = {"settings": settings, **findings}
         if status == DONE:
-            speed_figures.draw_all({**history, "rows": record.rows}, record.figures, looks())
+            speed_figures.draw_all({**history, "rows": record.rows}, record.figures, shown)
         record.finish(history, status)
 
     backends = {name: subject.backends for name, subject in subjects.items()}

@@ -160,8 +160,8 @@ def table(rows, findings, panel, batch, shown: Table) -> list[str]:
     xs = sorted({x for c in by_model.values() for x in c})
     if not xs:
         return []
-    place_of_best = panel, shown.metric, batch
-    best = {w["x"]: w for w in findings["winners"] if (w["panel"], w["metric"], w["batch"]) == place_of_best}
+    key = panel, shown.metric, batch
+    best = {w["x"]: w for w in findings["winners"] if (w["panel"], w["metric"], w["batch"]) == key}
     width = max(12, *(len(m) + 3 for m in models))
     x_name = next(r["x_name"] for r in rows)
     lines = [

@@ -6,10 +6,11 @@
 
 A cell is one model at one point. It is handled in this order:
 
-1. Is it tried at all? Decoding by replay stops early. A length above one that ran out of memory is not tried. 2. Do
-the model's ops agree with their references (src/measure/gate.py)? 3. How much memory does it need? On a CPU a child
-process measures it, so that running out of memory ends the child only. 4. Its time. All models of a point are timed
-alternately.
+1. Is it tried at all? Decoding by replay stops early. A length above one that ran out of memory is not tried.
+2. Do the model's ops agree with their references (src/measure/gate.py)?
+3. How much memory does it need? On a CPU a child process measures it, so that running out of memory ends the child
+   only.
+4. Its time. All models of a point are timed alternately.
 
 Whatever goes wrong becomes a row that says so. A cell whose rows are in the record already is skipped.
 """
