@@ -25,6 +25,7 @@ from conftest import ROOT
 from dataset import TASKS
 from dataset.task import Task
 from src.flags.fields import SHARED, ControlConfig, config_parts, own_config, resolve
+from src.measure.speed.panels import PANELS
 from src.models import MODELS
 
 # room: the rooms that it may import from, besides itself. `dataset` and `models` do not know each other.
@@ -194,6 +195,7 @@ WITHOUT_TORCH = [
     *sorted(name for name in MODULES if name.startswith("src.commands.")),
     *sorted(name for name in MODULES if room_of(name) in TORCH_FREE_ROOMS),
     *sorted({entry.target.split(":")[0] for entry in TASKS.values()}),
+    *sorted({target.split(":")[0] for target in PANELS.values()}),
 ]
 
 
@@ -265,6 +267,11 @@ def test_every_file_of_the_folder_is_registered_or_shared(registry):
         for entry in registry.values()
         if entry.target.count(".") == folder.count(".") + 1
     }
+
+
+def test_every_file_of_the_panels_is_in_their_table_or_shared():
+    files = {path.stem for path in (ROOT / "src/measure/speed/panels").glob("*.py")} - {"__init__", "memory_of"}
+    assert files == {target.split(":")[0].split(".")[-1] for target in PANELS.values()}
 
 
 def test_no_pair_of_task_and_model_has_a_flag_twice():

@@ -138,10 +138,12 @@ def measure(argv, classes: dict[str, type], given: dict) -> int:
     from src.measure.progress import Progress
     from src.measure.session import conduct, machine_fields, say_interrupted
     from src.measure.speed.analysis import analyse
+    from src.measure.speed.panels import looks
     from src.measure.speed.run import Study, whole_cells
     from src.storage import env
     from src.storage.record import DONE, INTERRUPTED, Record
 
+    shown = looks()
     config, control = checked(config_of(SpeedConfig, given)), config_of(MeasureControl, given)
     machine = config_of(SpeedMachine, given)
     device = env.resolve_device(machine.device)
@@ -182,7 +184,7 @@ def measure(argv, classes: dict[str, type], given: dict) -> int:
         findings.update(analyse(record.rows, subjects))
         history = {"settings": settings, **findings}
         if status == DONE:
-            speed_figures.draw_all({**history, "rows": record.rows}, record.figures)
+            speed_figures.draw_all({**history, "rows": record.rows}, record.figures, shown)
         record.finish(history, status)
 
     backends = {name: subject.backends for name, subject in subjects.items()}
@@ -199,6 +201,7 @@ def redraw(argv) -> int:
     """--vis_only: the figures and tables of an existing record, without torch and without its models."""
     from src.figures import speed as speed_figures
     from src.measure.speed.analysis import analyse
+    from src.measure.speed.panels import looks
     from src.storage.record import Record
 
     parser = Parser(prog="benchmark.py speed --vis_only", description=__doc__, scope="with --vis_only")
@@ -213,7 +216,7 @@ def redraw(argv) -> int:
         )
     history = record.read_history()
     findings = analyse(history["rows"], history["models"])
-    paths = speed_figures.draw_all({**history, **findings}, record.figures)
+    paths = speed_figures.draw_all({**history, **findings}, record.figures, looks())
     show(history["rows"], findings, control.quiet)
     for path in paths:
         print(path)

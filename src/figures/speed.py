@@ -1,74 +1,68 @@
 """Figures of `speed`, from its rows and findings, without torch: PNG and PDF, the same bytes for the same numbers.
 
-    draw_all(history, "runs/x/figures")         # train, memory, decode (one per batch), scaling: those that have rows
-    figure = figure_panel(history, "train")     # a matplotlib Figure, for notebooks and tests
+    draw_all(history, "runs/x/figures", looks)                  # one per panel that has rows, or one per batch
+    figure = figure_panel(history, "train", looks["train"])     # a matplotlib Figure, for notebooks and tests
 
 history: {"rows": rows of src/storage/rows.py, "models": [...], "fits": [...]}, as history.json holds them.
+looks: {panel: PanelLook}, as src/measure/speed/panels has them. A new panel changes nothing here.
 Each line is one model's medians, with its quartiles as a band. Both axes are logarithmic, so a slope is an exponent.
 The legend has the exponents with their 95 % intervals. A cross at the top marks where a model ran out of memory.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from src.figures.axes import plain_log_ticks
 from src.figures.style import finish, human, look_of, make_folder, save_both, styled
 
-AXES = {  # panel -> (metric, axis label, divided by)
-    "train": (
-        ("step_ms", "ms per step", 1),
-        ("tokens_per_s", "tokens per second", 1),
-        ("peak_bytes", "peak memory (MiB)", 2**20),
-    ),
-    "memory": (
-        ("kept_bytes", "kept for backward (MiB)", 2**20),
-        ("peak_bytes", "peak of forward + backward (MiB)", 2**20),
-    ),
-    "decode": (
-        ("prefill_ms", "ms to read the prompt", 1),
-        ("token_ms", "ms per token", 1),
-        ("state_bytes", "state (KiB)", 2**10),
-    ),
-    "scaling": (
-        ("step_ms", "ms per step", 1),
-        ("tokens_per_s", "tokens per second", 1),
-        ("peak_bytes", "peak memory (MiB)", 2**20),
-    ),
-}
-IN_LEGEND = {
-    "train": ("step_ms", "time per sequence"),
-    "memory": ("kept_bytes", "bytes kept"),
-    "decode": ("prefill_ms", "prefill"),
-    "scaling": ("step_ms", "step"),
-}
-X_LABELS = {
-    "train": "length (tokens)",
-    "memory": "length (tokens)",
-    "decode": "position (tokens)",
-    "scaling": "parameters (target)",
-}
-LETTER = {"scaling": "P"}
 PANEL_INCHES, HEIGHT = 4.4, 4.4
 MOST_TICKS = 8
 
 
-def draw_all(history: dict, figures_dir) -> list[Path]:
-    """Write the figure of every panel that has numbers, as PNG and PDF; return the paths."""
+@dataclass(frozen=True)
+class Axis:
+    """The vertical axis of one metric. unit: values are divided by it."""
+
+    metric: str
+    label: str
+    unit: int = 1
+
+
+@dataclass(frozen=True)
+class PanelLook:
+    """What the figure of a panel shows.
+
+    title: may hold {tokens}, {batches} and {batch}: those of the rows.
+    legend: the metric whose exponents the legend has, and its words.  letter: of the quantity on the x axis.
+    batches_apart: there is a figure per batch.
+    """
+
+    axes: tuple[Axis, ...]
+    x_label: str
+    title: str
+    legend: tuple[str, str]
+    letter: str = "T"
+    batches_apart: bool = False
+
+
+def draw_all(history: dict, figures_dir, looks: dict[str, PanelLook]) -> list[Path]:
+    """Write the figure of every panel that has numbers, as PNG and PDF; return the paths. looks: {panel: its look}."""
     folder = make_folder(figures_dir)
     paths = []
-    for panel in AXES:
-        batches = sorted({r["batch"] for r in history["rows"] if r["panel"] == panel}) if panel == "decode" else [None]
-        for batch in batches:
-            if has_numbers(history["rows"], panel, batch):
+    for panel, look in looks.items():
+        rows = [r for r in history["rows"] if r["panel"] == panel]
+        for batch in sorted({r["batch"] for r in rows}) if look.batches_apart else [None]:
+            if has_numbers(rows, panel, look, batch):
                 stem = panel if batch is None else f"{panel}_batch_{batch}"
-                paths += save_both(figure_panel(history, panel, batch), folder / stem)
+                paths += save_both(figure_panel(history, panel, look, batch), folder / stem)
     return paths
 
 
-def has_numbers(rows, panel: str, batch=None) -> bool:
-    """Whether any of the panel's own metrics was measured."""
-    metrics = [metric for metric, _, _ in AXES[panel]]
+def has_numbers(rows, panel: str, look: PanelLook, batch=None) -> bool:
+    """Whether any of the metrics that the figure shows was measured."""
+    metrics = [axis.metric for axis in look.axes]
     return any(
         r["panel"] == panel and r["metric"] in metrics and r["value"] is not None and batch in (None, r["batch"])
         for r in rows
@@ -76,67 +70,62 @@ def has_numbers(rows, panel: str, batch=None) -> bool:
 
 
 @styled
-def figure_panel(history: dict, panel: str, batch=None):
-    """One panel, with axes per metric; returns a Figure. batch: of decode. ValueError for a panel without numbers."""
-    if panel not in AXES or not has_numbers(history["rows"], panel, batch):
-        raise ValueError(f"panel: got {panel!r}, allowed: one of {', '.join(AXES)} that has numbers")
+def figure_panel(history: dict, panel: str, look: PanelLook, batch=None):
+    """One panel, with axes per metric; returns a Figure. Raises ValueError for a panel without numbers."""
+    if not has_numbers(history["rows"], panel, look, batch):
+        raise ValueError(f"panel: got {panel!r}, allowed: a panel that has numbers")
     from matplotlib.figure import Figure
 
     rows = [r for r in history["rows"] if r["panel"] == panel and batch in (None, r["batch"])]
     models = history["models"]
-    n = len(AXES[panel])
+    n = len(look.axes)
     figure = Figure(figsize=(PANEL_INCHES * n, HEIGHT), layout="constrained")
     figure.get_layout_engine().set(wspace=0.06)  # between a label and the axes on its left
-    for ax, (metric, label, unit) in zip(figure.subplots(1, n, squeeze=False)[0], AXES[panel], strict=True):
+    for ax, axis in zip(figure.subplots(1, n, squeeze=False)[0], look.axes, strict=True):
         for i, model in enumerate(models):
-            _draw_model(ax, rows, metric, unit, model, i, legend_of(history, panel, model, batch))
+            _draw_model(ax, rows, axis, model, i, legend_of(history, panel, look, model, batch))
         has_lines = bool(ax.lines)
         _mark_failures(ax, rows, models)
         if has_lines:
             _logarithmic(ax)
         else:
             ax.text(0.5, 0.5, "nothing above 0 was measured", ha="center", transform=ax.transAxes)
-        ax.set_xlabel(X_LABELS[panel])
-        ax.set_ylabel(label)
-    return finish(figure, title_of(rows, panel, batch))
+        ax.set_xlabel(look.x_label)
+        ax.set_ylabel(axis.label)
+    return finish(figure, title_of(rows, look, batch))
 
 
-def legend_of(history: dict, panel: str, model: str, batch=None) -> str:
+def legend_of(history: dict, panel: str, look: PanelLook, model: str, batch=None) -> str:
     """'gla: time per sequence ~ T^1.02 [0.98, 1.05]'; the name alone if there is no exponent."""
-    metric, words = IN_LEGEND[panel]
+    metric, words = look.legend
     for f in history["fits"]:
         is_its = (f["panel"], f["metric"], f["model"], f["batch"]) == (panel, metric, model, batch)
         if is_its and f["exponent"] is not None:
-            return f"{model}: {words} ~ {LETTER.get(panel, 'T')}^{f['exponent']:.2f} [{f['low']:.2f}, {f['high']:.2f}]"
+            return f"{model}: {words} ~ {look.letter}^{f['exponent']:.2f} [{f['low']:.2f}, {f['high']:.2f}]"
     return model
 
 
-def title_of(rows, panel: str, batch=None) -> str:
+def title_of(rows, look: PanelLook, batch=None) -> str:
     """What was measured, and where: the panel, the tokens or sequences, the device, threads and precision."""
     ok = [r for r in rows if r["value"] is not None and not r["metric"].startswith("floor")]
     first, tokens, batches = ok[0], sorted({r["tokens"] for r in ok}), sorted({r["batch"] for r in ok})
-    what = {
-        "train": f"training, {_range(tokens)} tokens per step",
-        "memory": f"one layer, {_range(batches)} sequences",
-        "decode": f"decoding, batch {batch}",
-        "scaling": f"training, {_range(tokens)} tokens per step, by size",
-    }[panel]
+    what = look.title.format(tokens=_range(tokens), batches=_range(batches), batch=batch)
     threads = f", {first['threads']} thread{'s' if first['threads'] != 1 else ''}"
     device = first["device"] if str(first["device"]).startswith("cuda") else f"{first['device']}{threads}"
     return f"{what} · {device} · {first['precision']}"
 
 
-def _draw_model(ax, rows, metric: str, unit: float, model: str, i: int, label: str) -> None:
+def _draw_model(ax, rows, axis: Axis, model: str, i: int, label: str) -> None:
     """The line of one model; nothing if it has no positive value. Zero has no place on a logarithmic axis."""
-    mine = [r for r in rows if r["model"] == model and r["metric"] == metric]
+    mine = [r for r in rows if r["model"] == model and r["metric"] == axis.metric]
     found = sorted((r for r in mine if r["value"] is not None and r["value"] > 0), key=lambda r: r["x"])
     if not found:
         return
     colour, dash, marker = look_of(i)
     xs = [r["x"] for r in found]
-    ax.plot(xs, [r["value"] / unit for r in found], color=colour, marker=marker, linestyle=dash, label=label)
+    ax.plot(xs, [r["value"] / axis.unit for r in found], color=colour, marker=marker, linestyle=dash, label=label)
     if all(r["q1"] is not None for r in found):
-        low, high = ([r[quartile] / unit for r in found] for quartile in ("q1", "q3"))
+        low, high = ([r[quartile] / axis.unit for r in found] for quartile in ("q1", "q3"))
         ax.fill_between(xs, low, high, color=colour, alpha=0.15, linewidth=0)
 
 

@@ -12,7 +12,7 @@ speed/     whole models: step time, memory, decoding and size
     subjects.py    one model, built the same way in this process and in the one that measures memory
     observe.py     which backend of each op really runs
     run.py         the study: point by point, models timed alternately, a row as soon as it is known
-    panels/        train, memory, decode, scaling: one file each; memory_of.py is peak memory by device
+    panels/        one file per panel: what it measures and how it is shown; memory_of.py is peak memory by device
     analysis.py    from rows to exponents, crossover lengths, winners and tables; no torch
 
 profile/   one training step

@@ -36,6 +36,7 @@ from src.figures import runs as run_figures
 from src.figures import speed as speed_figures
 from src.flags.fields import UserError
 from src.flags.parser import Parser, report_error
+from src.measure.speed.panels import looks
 from src.storage.files import open_sealed, read_json, write_atomic
 from src.storage.rundir import RunDir
 from src.storage.schema import validate
@@ -101,12 +102,12 @@ def redraw(folder) -> list[Path]:
     history, documents = (_read_panel(folder), {}) if is_speed else (None, _read_runs(folder))
     if not (folder / "figures.csv").is_file():
         if is_speed:
-            return speed_figures.draw_all(history, folder / "figures")
+            return speed_figures.draw_all(history, folder / "figures", looks())
         return _draw_runs(list(documents.items()), folder / "figures")
     paths = []
     for (figure, draws), lines in _figures(folder, documents).items():
         with tempfile.TemporaryDirectory() as temporary:
-            drawn = speed_figures.draw_all(history, temporary) if is_speed else _draw_runs(lines, temporary)
+            drawn = speed_figures.draw_all(history, temporary, looks()) if is_speed else _draw_runs(lines, temporary)
             found = {path.stem: path for path in drawn if path.suffix == ".png"}
             if draws not in found:
                 raise UserError(

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from src.figures import speed as speed_figures
 from src.measure.speed.analysis import tables
+from src.measure.speed.panels import looks
 from src.storage.files import write_atomic
 from src.study import claims as all_claims
 from src.study.claims import heading
@@ -21,7 +22,7 @@ from src.study.claims import heading
 def draw(history: dict, record) -> list[Path]:
     """Write the figures of the panels and tables.md; return their paths."""
     rows = of_panels(history["rows"])
-    paths = speed_figures.draw_all({**history, "rows": rows}, record.figures)
+    paths = speed_figures.draw_all({**history, "rows": rows}, record.figures, looks())
     table = record.path / "tables.md"
     text = markdown(history["claims"], history["trainings"], tables(rows, history), title(history["settings"]))
     write_atomic(table, text.encode())

@@ -8,6 +8,7 @@ import itertools
 import pytest
 
 from src.figures import axes, curves, kernels, lengths, speed
+from src.measure.speed.panels.memory import Memory
 from src.storage.rows import make_row
 
 RATIOS = (1.1, 1.2, 1.5, 1.9, 2.0, 2.5, 3.0, 4.0, 5.0, 7.0, 9.9, 10.0, 11.0, 30.0, 99.0, 101.0, 900.0, 999.0, 1e3, 1e4)
@@ -84,7 +85,7 @@ def test_every_axis_of_the_memory_panel_has_three_labels(xs, growth):
         for metric in ("kept_bytes", "peak_bytes")
         for row in measured("memory", metric, "bytes", xs, lambda x: 3.1e7 * x**growth)
     ]
-    figure = draw(speed.figure_panel({"rows": rows, "models": ["gru"], "fits": []}, "memory"))
+    figure = draw(speed.figure_panel({"rows": rows, "models": ["gru"], "fits": []}, "memory", Memory.look))
     for ax in figure.axes:
         assert len(labels(ax.xaxis)) >= 3
         assert len(labels(ax.yaxis)) >= 3

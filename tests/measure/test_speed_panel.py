@@ -26,9 +26,9 @@ from src.measure.session import continuing
 from src.measure.speed import plan
 from src.measure.speed.analysis import analyse, tables
 from src.measure.speed.observe import watching
-from src.measure.speed.panels import decode, memory, train
+from src.measure.speed.panels import PANELS, decode, load, looks, memory, train
 from src.measure.speed.panels.train import Train
-from src.measure.speed.run import PANELS, Study, key_of, whole_cells
+from src.measure.speed.run import Study, key_of, whole_cells
 from src.ops import attention as attention_op
 from src.ops.backends import OPS
 from src.storage.rows import check_row, make_row
@@ -137,7 +137,7 @@ def run(folder, *arguments, draw: bool = False) -> tuple[int, list[dict]]:
     gc.freeze()  # a study collects garbage after each point, which is slow among all that pytest has loaded
     with pytest.MonkeyPatch.context() as patch:
         if not draw:
-            patch.setattr(speed_figures, "draw_all", lambda history, folder: [])
+            patch.setattr(speed_figures, "draw_all", lambda history, folder, looks: [])
         words = [word for argument in arguments for word in str(argument).split()]
         code = speed.main([*words, *SMALL, "--out_dir", str(folder / "out")])
     return code, read(folder / "out")
@@ -418,8 +418,17 @@ def whole(tmp_path_factory):
     return folder / "out"
 
 
-def test_the_command_names_the_panels_that_there_are():
-    assert tuple(PANELS) == plan.PANELS  # the command may not import torch to find out
+def test_each_panel_describes_metrics_that_it_measures():
+    """A metric that is misspelt in a description would be left out of tables and figures without a word."""
+    assert plan.SpeedConfig().panel == tuple(PANELS)
+    for name in PANELS:
+        panel = load(name)
+        assert panel.name == name
+        described = {q.metric for q in panel.quantities} | {q.less for q in panel.quantities if q.less}
+        described |= {t.metric for t in panel.tables} | {a.metric for a in panel.look.axes} | {panel.look.legend[0]}
+        assert described <= set(panel.metrics)
+        assert panel.look.legend[0] in {q.metric for q in panel.quantities}
+        assert {q.overhead for q in panel.quantities if q.overhead} <= set(panel.overhead_metrics)
 
 
 WHOLE = """
@@ -465,7 +474,8 @@ def test_all_four_panels_leave_every_file(whole):
         assert row["versions"]["torch"]
         assert row["clock"].startswith("perf_counter")
     assert {r["status"] for r in rows} == {"ok"}
-    for name, panel in PANELS.items():
+    for name in PANELS:
+        panel = load(name)
         assert {r["metric"] for r in rows if r["panel"] == name} == {*panel.metrics, *panel.overhead_metrics}
     assert {"config.json", "env.json", "results.jsonl", "results.csv", "history.json"} <= set(os.listdir(whole))
     assert (whole / "results.csv").read_text().count("\n") == len(rows) + 1
@@ -695,7 +705,7 @@ def test_a_panel_without_a_value_above_zero_is_drawn(tmp_path):
         for model in "ab"
     ]
     assert tables(rows, analyse(rows))
-    paths = speed_figures.draw_all({"rows": rows, **analyse(rows)}, tmp_path)
+    paths = speed_figures.draw_all({"rows": rows, **analyse(rows)}, tmp_path, looks())
     assert [p.name for p in paths] == ["memory.png", "memory.pdf"]
 
 

@@ -3,76 +3,18 @@
     findings = analyse(rows)            # {"models", "fits", "crossovers", "winners"}: lists, JSON-able
     print("\n".join(tables(rows, findings)))
 
-QUANTITIES names the metrics that have an exponent and a crossover, and where their fixed overhead is measured. How the
-overhead is used is in src/stats/exponents.py. No torch: `--vis_only` uses this file too.
+Each panel names the metrics that have an exponent and a crossover, where their fixed overhead is measured, and which
+metrics are printed (src/measure/speed/panels). How the overhead is used is in src/stats/exponents.py. No torch:
+`--vis_only` uses this file too.
 """
 
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
 
+from src.measure.speed.panels import PANELS, Quantity, Table, load
 from src.stats.exponents import TAIL, crossover, fit
 
-
-@dataclass(frozen=True)
-class Quantity:
-    """A number that the panels compare.
-
-    metric: of the rows.  words: for tables.  overhead: the metric of its fixed overhead, "" for none.
-    less: a metric that is subtracted first (weights).
-    a_sequence: the exponent is that of one sequence, although a row is that of a whole batch.
-    """
-
-    panel: str
-    metric: str
-    words: str
-    overhead: str = ""
-    less: str = ""
-    a_sequence: bool = False
-
-
-QUANTITIES = (
-    Quantity("train", "step_ms", "time per sequence", "floor_ms", a_sequence=True),
-    Quantity(
-        "train", "peak_bytes", "memory per sequence, without weights", "floor_bytes", "weights_bytes", a_sequence=True
-    ),
-    Quantity("memory", "kept_bytes", "bytes kept for backward"),
-    Quantity("memory", "peak_bytes", "peak of forward + backward", "floor_bytes"),
-    Quantity("decode", "prefill_ms", "reading the prompt", "floor_prefill_ms"),
-    Quantity("decode", "token_ms", "writing one token", "floor_ms"),
-    Quantity("decode", "state_bytes", "state"),
-    Quantity("scaling", "step_ms", "step", "floor_ms"),
-    Quantity("scaling", "peak_bytes", "peak memory"),
-)
-SHOWN = {  # panel -> (metric, heading, format, divided by, better when lower)
-    "train": (
-        ("step_ms", "step, ms", "{:,.1f}", 1, True),
-        ("tokens_per_s", "tokens per second", "{:,.0f}", 1, False),
-        ("peak_bytes", "peak memory, MiB", "{:,.1f}", 2**20, True),
-    ),
-    "memory": (
-        ("kept_bytes", "kept for backward, MiB", "{:,.2f}", 2**20, True),
-        ("peak_bytes", "peak, MiB", "{:,.1f}", 2**20, True),
-    ),
-    "decode": (
-        ("prefill_ms", "prefill, ms", "{:,.1f}", 1, True),
-        ("token_ms", "ms per token", "{:,.3f}", 1, True),
-        ("tokens_per_s", "tokens per second", "{:,.0f}", 1, False),
-        ("state_bytes", "state, KiB", "{:,.1f}", 2**10, True),
-    ),
-    "scaling": (
-        ("step_ms", "step, ms", "{:,.1f}", 1, True),
-        ("tokens_per_s", "tokens per second", "{:,.0f}", 1, False),
-        ("peak_bytes", "peak memory, MiB", "{:,.1f}", 2**20, True),
-    ),
-}
-AXIS = {
-    "train": "length (tokens)",
-    "memory": "length (tokens)",
-    "decode": "position (tokens)",
-    "scaling": "size (parameters)",
-}
 FLAT = 1.5  # growth over the whole range, below the overhead rule, that counts as no growth
 CONFIDENT = 0.95  # if a smaller share of resamples has the same winner, it is called uncertain
 
@@ -84,8 +26,8 @@ def models_of(rows, named=()) -> list[str]:
 
 
 def batches_of(rows, panel: str) -> list:
-    """The batches that have tables of their own: those of decode. In other panels the batch follows from x."""
-    return sorted({r["batch"] for r in rows if r["panel"] == panel}) if panel == "decode" else [None]
+    """The batches that have tables of their own; [None] for a panel in which the batch follows from x."""
+    return sorted({r["batch"] for r in rows if r["panel"] == panel}) if load(panel).batches_apart else [None]
 
 
 def cells(rows, panel: str, metric: str, model: str, batch=None) -> dict[int, dict]:
@@ -117,18 +59,18 @@ def analyse(rows: list[dict], named=()) -> dict:
     named: the models in the order of tables and figures.  Rows may be incomplete.
     """
     fits, crossovers, models = [], [], models_of(rows, named)
-    for q in QUANTITIES:
-        for batch in batches_of(rows, q.panel):
-            named = {"panel": q.panel, "metric": q.metric, "batch": batch, "what": q.words}
+    for panel, q in ((name, q) for name in PANELS for q in load(name).quantities):
+        for batch in batches_of(rows, panel):
+            named = {"panel": panel, "metric": q.metric, "batch": batch, "what": q.words}
             fits += [
                 {**named, "model": m, **found.as_dict()}
                 for m in models
-                if (found := exponent(rows, q, m, batch)) is not None
+                if (found := exponent(rows, panel, q, m, batch)) is not None
             ]
             for a, b in itertools.combinations(models, 2):
                 found = crossover(
                     *(
-                        positive({x: repeats(r) for x, r in cells(rows, q.panel, q.metric, m, batch).items()})
+                        positive({x: repeats(r) for x, r in cells(rows, panel, q.metric, m, batch).items()})
                         for m in (a, b)
                     )
                 )
@@ -151,15 +93,15 @@ def analyse(rows: list[dict], named=()) -> dict:
     return {"models": models, "fits": fits, "crossovers": crossovers, "winners": winners(rows)}
 
 
-def exponent(rows, q: Quantity, model: str, batch=None):
+def exponent(rows, panel: str, q: Quantity, model: str, batch=None):
     """The Fit of one model's quantity; None below two points."""
-    found = cells(rows, q.panel, q.metric, model, batch)
-    less = cells(rows, q.panel, q.less, model, batch) if q.less else {}
+    found = cells(rows, panel, q.metric, model, batch)
+    less = cells(rows, panel, q.less, model, batch) if q.less else {}
     samples = {x: [v - (less[x]["value"] if x in less else 0) for v in repeats(row)] for x, row in found.items()}
     samples = positive(samples)
     if len(samples) < 2:
         return None
-    overheads = list(cells(rows, q.panel, q.overhead, model, batch).values()) if q.overhead else []
+    overheads = list(cells(rows, panel, q.overhead, model, batch).values()) if q.overhead else []
     share = {x: found[x]["batch"] for x in samples} if q.a_sequence else None
     return fit(samples, overheads[0]["value"] if overheads else 0.0, share=share)
 
@@ -167,17 +109,17 @@ def exponent(rows, q: Quantity, model: str, batch=None):
 def winners(rows) -> list[dict]:
     """The best model of every metric at every x, and the models whose intervals of the median overlap with its own."""
     found = []
-    for panel, shown in SHOWN.items():
-        for batch, (metric, _, _, _, lower) in itertools.product(batches_of(rows, panel), shown):
-            by_model = {m: cells(rows, panel, metric, m, batch) for m in models_of(rows)}
+    for panel in PANELS:
+        for batch, shown in itertools.product(batches_of(rows, panel), load(panel).tables):
+            by_model = {m: cells(rows, panel, shown.metric, m, batch) for m in models_of(rows)}
             for x in sorted({x for c in by_model.values() for x in c}):
                 there = {m: c[x] for m, c in by_model.items() if x in c}
-                best = (min if lower else max)(there, key=lambda m: there[m]["value"])
+                best = (min if shown.lower_is_better else max)(there, key=lambda m: there[m]["value"])
                 level = [m for m, r in there.items() if m != best and meet(r, there[best])]
                 found.append(
                     {
                         "panel": panel,
-                        "metric": metric,
+                        "metric": shown.metric,
                         "batch": batch,
                         "x": x,
                         "model": best,
@@ -200,36 +142,38 @@ def meet(a: dict, b: dict) -> bool:
 def tables(rows: list[dict], findings: dict) -> list[str]:
     """Lines to print: for each panel its numbers by x, then exponents and crossover lengths."""
     lines: list[str] = []
-    for panel, shown in SHOWN.items():
+    for panel in PANELS:
         mine = [r for r in rows if r["panel"] == panel]
         for batch in batches_of(mine, panel) if mine else []:
-            for metric, heading, form, unit, _ in shown:
-                lines += table(mine, findings, panel, batch, metric, heading, form, unit)
+            for shown in load(panel).tables:
+                lines += table(mine, findings, panel, batch, shown)
             lines += exponents(findings, panel, batch)
             lines += crossings(findings, panel, batch)
-        lines += troubles(mine)
+        lines += troubles(mine, load(panel).batches_apart)
     return lines
 
 
-def table(rows, findings, panel, batch, metric, heading, form, unit) -> list[str]:
+def table(rows, findings, panel, batch, shown: Table) -> list[str]:
     """One metric: a line per x, a column per model; * the best, ~ as good within its interval, - not measured."""
     models = [m for m in findings["models"] if m in models_of(rows)]
-    by_model = {m: cells(rows, panel, metric, m, batch) for m in models}
+    by_model = {m: cells(rows, panel, shown.metric, m, batch) for m in models}
     xs = sorted({x for c in by_model.values() for x in c})
     if not xs:
         return []
-    best = {w["x"]: w for w in findings["winners"] if (w["panel"], w["metric"], w["batch"]) == (panel, metric, batch)}
+    key = panel, shown.metric, batch
+    best = {w["x"]: w for w in findings["winners"] if (w["panel"], w["metric"], w["batch"]) == key}
     width = max(12, *(len(m) + 3 for m in models))
     x_name = next(r["x_name"] for r in rows)
     lines = [
-        f"{place(panel, batch)}: {heading}   (* best, ~ as good within its interval)",
+        f"{place(panel, batch)}: {shown.heading}   (* best, ~ as good within its interval)",
         f"  {x_name:>10}" + "".join(f"{m:>{width}} " for m in models),
     ]
     for x in xs:
         line = f"  {x:>10,}"
         for m in models:
             mark = "*" if best[x]["model"] == m else "~" if m in best[x]["level_with"] else " "
-            line += f"{form.format(by_model[m][x]['value'] / unit) if x in by_model[m] else '-':>{width}}{mark}"
+            value = shown.form.format(by_model[m][x]["value"] / shown.unit) if x in by_model[m] else "-"
+            line += f"{value:>{width}}{mark}"
         lines.append(line.rstrip())
     return [*lines, ""]
 
@@ -266,7 +210,7 @@ def crossings(findings, panel, batch) -> list[str]:
         pair = f"{c['cheaper']} < {c['dearer']}"
         said = c["words"] if c["from"] is not None else f"{c['words']}, faster at every point"
         lines.append(f"  {c['what']:<24}{pair:<34}{said}{doubt}")
-    heading = f"{place(panel, batch)}: crossover {AXIS[panel]}; from there on a is faster in a < b"
+    heading = f"{place(panel, batch)}: crossover {load(panel).x_words}; from there on a is faster in a < b"
     return [heading, *lines, ""] if lines else []
 
 
@@ -275,14 +219,13 @@ def place(panel: str, batch) -> str:
     return panel if batch is None else f"{panel}, batch {batch}"
 
 
-def troubles(rows) -> list[str]:
-    """Lines of what could not be measured; equal reasons share one line."""
+def troubles(rows, batches_apart: bool) -> list[str]:
+    """Lines of what could not be measured in one panel; equal reasons share one line."""
     groups: dict[tuple, list] = {}
     for r in rows:
         if r["status"] != "ok":
-            groups.setdefault(
-                (r["panel"], r["model"], r["status"], r["note"], r["batch"] if r["panel"] == "decode" else None), []
-            ).append(r["x"])
+            batch = r["batch"] if batches_apart else None
+            groups.setdefault((r["panel"], r["model"], r["status"], r["note"], batch), []).append(r["x"])
     lines = []
     for (panel, model, status, note, batch), xs in groups.items():
         at = f"{', '.join(f'{x:,}' for x in xs)}{'' if batch is None else f', batch {batch}'}"

@@ -6,8 +6,8 @@ import dataclasses
 from dataclasses import dataclass
 
 from src.flags.fields import UserError, option, suggest
+from src.measure.speed.panels import PANELS, load
 
-PANELS = ("train", "memory", "decode", "scaling")
 SHORTEST, LONGEST = 16, 1 << 20  # of --lengths, in tokens
 DECODE_STEPS = 64  # rows of a learned position table after the longest prompt
 
@@ -19,7 +19,7 @@ class SpeedConfig:
     model: tuple[str, ...] = option(
         ("transformer", "mamba", "gla", "gated_deltanet"), "names from `list`, or paths to your own .py files"
     )
-    panel: tuple[str, ...] = option(PANELS, "train, memory, decode, scaling")
+    panel: tuple[str, ...] = option(tuple(PANELS), ", ".join(PANELS))
     lengths: tuple[int, ...] = option(
         (128, 256, 512, 1024, 2048, 4096, 8192), "tokens of a sequence; in decode the positions"
     )
@@ -88,7 +88,7 @@ def build_subjects(config: SpeedConfig, classes, given: dict, device, backend: s
         subjects[names[model]], solved = make_subject(names[model], model, model_class, given, max_len, device, match)
         lines += [f"{names[model]}: {line}" for line in solved]
     check_backends(backend, subjects.values())
-    for size in config.sizes_as_numbers() if "scaling" in config.panel else ():
+    for size in config.sizes_as_numbers() if any(load(name).by_size for name in config.panel) else ():
         sized[size] = {}
         for model, model_class in classes.items():
             try:

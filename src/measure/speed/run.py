@@ -6,10 +6,11 @@
 
 A cell is one model at one point. It is handled in this order:
 
-1. Is it tried at all? Decoding by replay stops early. A length above one that ran out of memory is not tried. 2. Do
-the model's ops agree with their references (src/measure/gate.py)? 3. How much memory does it need? On a CPU a child
-process measures it, so that running out of memory ends the child only. 4. Its time. All models of a point are timed
-alternately.
+1. Is it tried at all? Decoding by replay stops early. A length above one that ran out of memory is not tried.
+2. Do the model's ops agree with their references (src/measure/gate.py)?
+3. How much memory does it need? On a CPU a child process measures it, so that running out of memory ends the child
+   only.
+4. Its time. All models of a point are timed alternately.
 
 Whatever goes wrong becomes a row that says so. A cell whose rows are in the record already is skipped.
 """
@@ -25,18 +26,12 @@ import torch
 
 from src.measure import child
 from src.measure.gate import Gate
-from src.measure.speed.panels import Panel, Point
-from src.measure.speed.panels.decode import Decode
-from src.measure.speed.panels.memory import Memory
-from src.measure.speed.panels.scaling import Scaling
-from src.measure.speed.panels.train import Train
+from src.measure.speed.panels import Panel, Point, load
 from src.measure.speed.subjects import Subject
 from src.measure.timing import Cell, Limits, clock_note, interleave, sync_for
 from src.storage.record import Record
 from src.storage.rows import make_row
 from src.utils.memory import is_out_of_memory
-
-PANELS: dict[str, type[Panel]] = {panel.name: panel for panel in (Train, Memory, Decode, Scaling)}
 
 
 @dataclass(frozen=True)
@@ -53,7 +48,7 @@ class Planned:
     def where(self) -> str:
         """The point in words."""
         return f"{self.panel.name} {self.panel.x_name} {self.point.x:,}" + (
-            f" batch {self.point.batch}" if self.panel.name == "decode" else ""
+            f" batch {self.point.batch}" if self.panel.batches_apart else ""
         )
 
     @property
@@ -73,7 +68,7 @@ def whole_cells(rows: list[dict]) -> list[dict]:
         found.setdefault(key_of(row), set()).add(row["metric"] if row["status"] == "ok" else None)
 
     def whole(key) -> bool:
-        panel = PANELS[key[0]]
+        panel = load(key[0])
         return None in found[key] or set(panel.metrics) <= found[key] or set(panel.overhead_metrics) == found[key]
 
     return [row for row in rows if whole(key_of(row))]
@@ -106,13 +101,13 @@ class Study:
         """The cells of each point, in order."""
         points = []
         for name in self.config.panel:
-            panel = PANELS[name](self.clock)
+            panel = load(name)(self.clock)
             for point in panel.points(self.config):
                 points.append([self._planned(panel, point, model) for model in self.subjects])
         return points
 
     def _planned(self, panel: Panel, point: Point, name: str) -> Planned:
-        subject = self.sized[point.x][name] if panel.name == "scaling" else self.subjects[name]
+        subject = self.sized[point.x][name] if panel.by_size else self.subjects[name]
         return (
             Planned(panel, point, name, None, subject)
             if isinstance(subject, str)
@@ -204,7 +199,7 @@ class Study:
             return False
 
     def _out_of_memory_before(self, cell: Planned) -> int | None:
-        """The smallest x at which this model ran out of memory in this panel; in decode, with this batch."""
+        """The smallest x at which this model ran out of memory in this panel; with this batch, if batches are apart."""
         xs = [
             r["x"]
             for r in self.record.rows
@@ -212,7 +207,7 @@ class Study:
             and r["model"] == cell.name
             and r["status"] == "out of memory"
             and r["x"] < cell.point.x
-            and (r["batch"] == cell.point.batch or cell.panel.name != "decode")
+            and (r["batch"] == cell.point.batch or not cell.panel.batches_apart)
         ]
         return min(xs, default=None)
 

@@ -22,8 +22,8 @@ from src.flags.registry import is_path
 VOCABULARY = 64
 DEFAULTS = {"d_model": 128, "n_layer": 2, "n_head": 4, "dropout": 0.0}
 OWN_POSITIONS = ("rope", "alibi")  # encodings that a mixer applies itself
-# torch's optimisers load the last one at their first step.
-PRELOADED = ("src.setup.plan", "src.models.match", "torch._dynamo")
+# The panels load the training loop when they are called, and torch's optimisers load torch._dynamo at their first step.
+PRELOADED = ("src.setup.plan", "src.models.match", "src.utils.training", "torch._dynamo")
 MATCH = ("match_params", "match_state")
 MOST_LAYERS_TRIED = 3  # depths tried before a size counts as out of reach for a layer
 

@@ -6,7 +6,8 @@ import math
 
 import numpy as np
 
-from src.measure.speed.analysis import QUANTITIES, cells, exponent
+from src.measure.speed.analysis import cells, exponent
+from src.measure.speed.panels import Quantity, load
 from src.stats.exponents import LEVEL
 from src.stats.intervals import t_quantile
 from src.study.claims.contract import NO, UNDECIDED, YES, Claim, claim_of, figure, lost
@@ -14,13 +15,15 @@ from src.study.claims.contract import NO, UNDECIDED, YES, Claim, claim_of, figur
 LINEAR = 1.1  # an exponent up to here counts as linear: caches and fixed costs change it by as much
 
 
-MEMORY = {  # the peaks that are used, the first that was measured, and their names in a sentence
-    next(q for q in QUANTITIES if (q.panel, q.metric) == (panel, "peak_bytes")): words
-    for panel, words in (
-        ("memory", "the peak of one layer, forward and backward,"),
-        ("train", "the peak per sequence of a training step, without weights,"),
-    )
+MEMORY = {  # the panels whose peak is used, the first that was measured, and the peak's name in a sentence
+    "memory": "the peak of one layer, forward and backward,",
+    "train": "the peak per sequence of a training step, without weights,",
 }
+
+
+def peak_in(panel: str) -> Quantity:
+    """The peak memory of a panel."""
+    return next(q for q in load(panel).quantities if q.metric == "peak_bytes")
 
 
 def linear_memory(rows, model: str) -> dict:
@@ -28,8 +31,9 @@ def linear_memory(rows, model: str) -> dict:
 
     The peak is that of one layer's forward and backward pass, or of a whole step for a model of several kinds of layer.
     """
-    q = next((q for q in MEMORY if exponent(rows, q, model) is not None), None)
-    if q is None:
+    fits = {panel: exponent(rows, panel, peak_in(panel), model) for panel in MEMORY}
+    panel = next((panel for panel, fit in fits.items() if fit is not None), None)
+    if panel is None:
         return claim_of(
             "memory",
             model,
@@ -37,7 +41,7 @@ def linear_memory(rows, model: str) -> dict:
             f"fewer than two lengths were measured{lost(rows, 'memory', (model,))}",
             status="unsupported",
         )
-    fit, panel, what = exponent(rows, q, model), q.panel, MEMORY[q]
+    fit, q, what = fits[panel], peak_in(panel), MEMORY[panel]
     if fit.exponent is None:
         return claim_of("memory", model, UNDECIDED, f"{what} has no exponent: {fit.note}", status="unsupported")
     found = cells(rows, panel, "peak_bytes", model)

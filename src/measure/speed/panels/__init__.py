@@ -1,4 +1,11 @@
-"""The four panels of `speed`, one file each. A panel says what is measured, where and how, and which rows it gives.
+"""The panels of `speed`, one file each, and the table of their names.
+
+    for name in PANELS: load(name)      # the class; its file is imported now
+    looks()                             # {name: PanelLook}, for src/figures/speed.py
+
+A new panel is a file with a subclass of `Panel`, and a line in PANELS. The class says what is measured, where and how,
+which rows it gives, and how tables and figures show them. Each file must be importable without torch, because
+`--vis_only` reads its tables and figures from it. So torch is imported inside functions.
 
 A point is one x (a length, a position, a size) with its batch. src/measure/speed/run.py calls the methods of `Panel`.
 
@@ -8,10 +15,20 @@ and its rows have the metrics `floor_ms`, `floor_bytes` and `floor_prefill_ms`.
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from src.figures.speed import PanelLook
+
+PANELS = {  # name, as in --panel and in the rows: "package.module:Class", in the order of measuring and of showing
+    "train": "src.measure.speed.panels.train:Train",
+    "memory": "src.measure.speed.panels.memory:Memory",
+    "decode": "src.measure.speed.panels.decode:Decode",
+    "scaling": "src.measure.speed.panels.scaling:Scaling",
+}
 OVERHEAD_TOKENS = 8
 
 
@@ -25,19 +42,55 @@ class Point:
     is_overhead: bool = False
 
 
+@dataclass(frozen=True)
+class Quantity:
+    """A metric that has an exponent and a crossover.
+
+    words: for tables.  overhead: the metric of its fixed overhead, "" for none.
+    less: a metric that is subtracted first (weights).
+    a_sequence: the exponent is that of one sequence, although a row is that of a whole batch.
+    """
+
+    metric: str
+    words: str
+    overhead: str = ""
+    less: str = ""
+    a_sequence: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """A metric that has a printed table. form: of one number, after the division by `unit`."""
+
+    metric: str
+    heading: str
+    form: str
+    unit: int = 1
+    lower_is_better: bool = True
+
+
 class Panel:
     """One panel.
 
-    name: as in --panel and in the rows.  x_name: the axis.
+    name: its name in PANELS.  x_name: the axis, as in the rows.  x_words: the axis, in tables.
     metrics: the rows of a complete cell.  overhead_metrics: those at the point that measures the overhead.
     peak: "package.module:function" that measures memory from a spec; "" if no memory is measured.
+    by_size: x is one of --sizes, and each size has models of its own, whose widths are solved.
+    batches_apart: an x is measured with several batches, and each batch has tables and figures of its own.
+    quantities, tables, look: what is derived from the rows, printed and drawn. They name metrics of the panel.
     """
 
     name = ""
     x_name = "length"
+    x_words = "length (tokens)"
     metrics: tuple[str, ...] = ()
     overhead_metrics: tuple[str, ...] = ()
     peak = ""
+    by_size = False
+    batches_apart = False
+    quantities: tuple[Quantity, ...] = ()
+    tables: tuple[Table, ...] = ()
+    look: PanelLook
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter):
         self.clock = clock
@@ -67,3 +120,15 @@ class Panel:
         sample: of the timing, None if nothing is timed.  memory: what `peak` returned, and the action's facts.
         """
         raise NotImplementedError
+
+
+def load(name: str) -> type[Panel]:
+    """The class of a panel."""
+    module, class_name = PANELS[name].split(":")
+    return getattr(importlib.import_module(module), class_name)
+
+
+def looks() -> dict[str, PanelLook]:
+    """What the figures of each panel show, in the order of PANELS."""
+    panels = {name: load(name) for name in PANELS}
+    return {name: dataclasses.replace(p.look, batches_apart=p.batches_apart) for name, p in panels.items()}

@@ -13,19 +13,18 @@ REPLAY_LONGEST.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import statistics
 import time
 
-import torch
-
-from src.measure.speed.panels import OVERHEAD_TOKENS, Panel, Point
+from src.figures.speed import Axis, PanelLook
+from src.measure.speed.panels import OVERHEAD_TOKENS, Panel, Point, Quantity, Table
+from src.measure.speed.panels.memory_of import device_type_of
 from src.measure.speed.subjects import VOCABULARY, Subject
 from src.measure.timing import sync_for
-from src.models.contract import state_bytes
 from src.setup.plan import set_threads
 from src.storage.rows import timed
-from src.utils.precision import autocast
 
 STEPS = 16
 REPLAY_LONGEST = 512
@@ -37,17 +36,18 @@ class Decoder:
     """A model in evaluation mode and its random prompt (batch, length)."""
 
     def __init__(self, subject: Subject, device, batch: int, length: int, clock=time.perf_counter):
+        import torch
+
         self.model, self.args, self.device = subject.build(device).eval(), subject.args, device
         rng = torch.Generator().manual_seed(self.args.seed)
         ids = torch.randint(0, VOCABULARY, (batch, length + STEPS), generator=rng).to(device)
         self.prompt, self.next = ids[:, :length], ids[:, length:].unbind(1)
         self.sync, self.clock = sync_for(device), clock
 
-    @torch.inference_mode()
     def decode(self) -> dict[str, float]:
         """{"prefill": seconds, "token": seconds per token}."""
         batch, length = self.prompt.shape
-        with autocast(self.device, self.args.precision):
+        with self.inference():
             state = self.model.init_state(batch, length + STEPS)
             self.sync()
             began = self.clock()
@@ -62,16 +62,27 @@ class Decoder:
             return {"prefill": times[0] - began, "token": (self.clock() - times[0]) / STEPS}
         return {"prefill": times[0] - began, "token": statistics.median(b - a for a, b in itertools.pairwise(times))}
 
-    @torch.inference_mode()
     def read(self) -> tuple[dict[str, float], int]:
         """({"prefill": seconds}, bytes of a state that is made for the prompt alone, after the prompt)."""
-        with autocast(self.device, self.args.precision):
+        from src.models.contract import state_bytes
+
+        with self.inference():
             state = self.model.init_state(*self.prompt.shape)
             self.sync()
             began = self.clock()
             _, state = self.model.prefill(self.prompt, state)
             self.sync()
-        return {"prefill": self.clock() - began}, state_bytes(state)
+            return {"prefill": self.clock() - began}, state_bytes(state)
+
+    @contextlib.contextmanager
+    def inference(self):
+        """Without gradients, in the precision of the run."""
+        import torch
+
+        from src.utils.precision import autocast
+
+        with torch.inference_mode(), autocast(self.device, self.args.precision):
+            yield
 
 
 class Decoding:
@@ -90,6 +101,8 @@ class Decoding:
 
 def try_once(spec: dict) -> dict:
     """Decode once, to see whether memory is enough; returns {}."""
+    import torch
+
     subject, device = Subject.from_spec(spec["subject"]), torch.device(spec["device"])
     set_threads(spec["threads"])
     Decoder(subject, device, spec["batch"], spec["length"]).decode()
@@ -108,9 +121,32 @@ def free_bytes() -> int | None:
 class Decode(Panel):
     name = "decode"
     x_name = "position"
+    x_words = "position (tokens)"
     metrics = ("prefill_ms", "token_ms", "tokens_per_s", "state_bytes")
     overhead_metrics = ("floor_prefill_ms", "floor_ms")
     peak = "src.measure.speed.panels.decode:try_once"
+    batches_apart = True
+    quantities = (
+        Quantity("prefill_ms", "reading the prompt", "floor_prefill_ms"),
+        Quantity("token_ms", "writing one token", "floor_ms"),
+        Quantity("state_bytes", "state"),
+    )
+    tables = (
+        Table("prefill_ms", "prefill, ms", "{:,.1f}"),
+        Table("token_ms", "ms per token", "{:,.3f}"),
+        Table("tokens_per_s", "tokens per second", "{:,.0f}", lower_is_better=False),
+        Table("state_bytes", "state, KiB", "{:,.1f}", 2**10),
+    )
+    look = PanelLook(
+        axes=(
+            Axis("prefill_ms", "ms to read the prompt"),
+            Axis("token_ms", "ms per token"),
+            Axis("state_bytes", "state (KiB)", 2**10),
+        ),
+        x_label="position (tokens)",
+        title="decoding, batch {batch}",
+        legend=("prefill_ms", "prefill"),
+    )
 
     def points(self, config) -> list[Point]:
         return [
@@ -133,7 +169,7 @@ class Decode(Panel):
             * max(2 * subject.args.dim_ffn, 4 * subject.args.n_layer * subject.args.d_model)
         )
         free = free_bytes()
-        return free is not None and torch.device(subject.args.device).type == "cpu" and wide > CAREFUL_SHARE * free
+        return free is not None and device_type_of(subject) == "cpu" and wide > CAREFUL_SHARE * free
 
     def action(self, subject, point, device):
         return Decoding(Decoder(subject, device, point.batch, point.length, self.clock))

@@ -12,15 +12,12 @@ it. A whole model of the user's own has no mixer, and a hybrid has several: neit
 
 from __future__ import annotations
 
-import torch
-
-from src.measure.speed.panels import OVERHEAD_TOKENS, Panel, Point
-from src.measure.speed.panels.memory_of import includes, peak_above
+from src.figures.speed import Axis, PanelLook
+from src.measure.speed.panels import OVERHEAD_TOKENS, Panel, Point, Quantity, Table
+from src.measure.speed.panels.memory_of import device_type_of, includes, peak_above
 from src.measure.speed.subjects import Subject
-from src.models.contract import ARModel
 from src.setup.plan import set_threads
 from src.utils.memory import kept_bytes
-from src.utils.precision import autocast
 
 ROWS = 4
 
@@ -33,6 +30,8 @@ class OneMixer:
         self.conv, self.mixer, self.args, self.device = block.conv, block.mixer, subject.args, device
 
     def input(self, rows: int, length: int):
+        import torch
+
         x = torch.randn(rows, length, self.args.d_model, generator=torch.Generator().manual_seed(self.args.seed))
         return x.to(self.device).requires_grad_()
 
@@ -40,6 +39,8 @@ class OneMixer:
         return [*self.mixer.parameters(), *(self.conv.parameters() if self.conv is not None else ())]
 
     def forward(self, x):
+        from src.utils.precision import autocast
+
         with autocast(self.device, self.args.precision):
             return self.mixer(x if self.conv is None else self.conv(x)[0])
 
@@ -56,6 +57,8 @@ def measure_peak(spec: dict) -> dict:
 
     The second pass is measured, because the first one of a shape loads code and makes kernels (some MiB, once).
     """
+    import torch
+
     subject, device = Subject.from_spec(spec["subject"]), torch.device(spec["device"])
     set_threads(spec["threads"])
     mixer = OneMixer(subject, device)
@@ -71,11 +74,30 @@ class Memory(Panel):
     metrics = ("kept_bytes", "peak_bytes")
     overhead_metrics = ("floor_bytes",)
     peak = "src.measure.speed.panels.memory:measure_peak"
+    quantities = (
+        Quantity("kept_bytes", "bytes kept for backward"),
+        Quantity("peak_bytes", "peak of forward + backward", "floor_bytes"),
+    )
+    tables = (
+        Table("kept_bytes", "kept for backward, MiB", "{:,.2f}", 2**20),
+        Table("peak_bytes", "peak, MiB", "{:,.1f}", 2**20),
+    )
+    look = PanelLook(
+        axes=(
+            Axis("kept_bytes", "kept for backward (MiB)", 2**20),
+            Axis("peak_bytes", "peak of forward + backward (MiB)", 2**20),
+        ),
+        x_label="length (tokens)",
+        title="one layer, {batches} sequences",
+        legend=("kept_bytes", "bytes kept"),
+    )
 
     def points(self, config) -> list[Point]:
         return [Point(OVERHEAD_TOKENS, ROWS, OVERHEAD_TOKENS, True), *(Point(n, ROWS, n) for n in config.lengths)]
 
     def refuse(self, subject, point):
+        from src.models.contract import ARModel
+
         if issubclass(subject.model_class, ARModel):
             return "a whole model of its own has no mixer to measure alone"
         return "a hybrid has several mixers; name them one by one" if hasattr(subject.model_class, "layers") else ""
@@ -84,7 +106,7 @@ class Memory(Panel):
         common = {"unit": "bytes", "parameters": memory["parameters"], "form": "forward+backward"}
         peak = {
             "value": memory["peak_bytes"],
-            "note": f"gradients of the parameters, and {includes(torch.device(subject.args.device).type)}",
+            "note": f"gradients of the parameters, and {includes(device_type_of(subject))}",
             **common,
         }
         if point.is_overhead:

@@ -5,8 +5,6 @@ On CUDA it is the allocator's count. On a CPU it is the resident set of a separa
 
 from __future__ import annotations
 
-import torch
-
 from src.measure import child
 
 
@@ -14,12 +12,19 @@ def peak_above(action, device) -> int:
     """Bytes by which memory rose while `action()` ran. On a CPU, call it in a child of src/measure/child.py."""
     if device.type != "cuda":
         return child.peak_of(action)[0]
+    import torch
+
     torch.cuda.synchronize(device)
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)
     action()
     torch.cuda.synchronize(device)
     return torch.cuda.max_memory_allocated(device) - before
+
+
+def device_type_of(subject) -> str:
+    """'cpu' or 'cuda'."""
+    return subject.args.device.partition(":")[0]
 
 
 def includes(device_type: str) -> str:

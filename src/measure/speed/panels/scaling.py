@@ -7,13 +7,25 @@ size, the cell is a row that says so.
 
 from __future__ import annotations
 
-from src.measure.speed.panels import OVERHEAD_TOKENS, Point
+import dataclasses
+
+from src.measure.speed.panels import OVERHEAD_TOKENS, Point, Quantity
 from src.measure.speed.panels.train import Train
 
 
 class Scaling(Train):
     name = "scaling"
     x_name = "parameters"
+    x_words = "size (parameters)"
+    by_size = True
+    quantities = (Quantity("step_ms", "step", "floor_ms"), Quantity("peak_bytes", "peak memory"))
+    look = dataclasses.replace(
+        Train.look,
+        x_label="parameters (target)",
+        title="training, {tokens} tokens per step, by size",
+        legend=("step_ms", "step"),
+        letter="P",
+    )
 
     def points(self, config) -> list[Point]:
         """The overhead is the step of the smallest model on a few tokens; its x is that size."""

@@ -11,15 +11,12 @@ say how many tokens there were.
 
 from __future__ import annotations
 
-import torch
-
-from dataset.common import Batch
-from src.measure.speed.panels import OVERHEAD_TOKENS, Panel, Point
-from src.measure.speed.panels.memory_of import includes, nbytes, peak_above
+from src.figures.speed import Axis, PanelLook
+from src.measure.speed.panels import OVERHEAD_TOKENS, Panel, Point, Quantity, Table
+from src.measure.speed.panels.memory_of import device_type_of, includes, nbytes, peak_above
 from src.measure.speed.subjects import VOCABULARY, Subject
 from src.setup.plan import set_threads
 from src.storage.rows import timed
-from src.utils.training import compile_model, make_optimizer, make_scaler, make_scheduler, train_step
 
 BATCHES = 4  # different batches, used one after the other
 ENDLESS = 1_000_000  # steps of the learning rate's schedule, which so stays in its first part
@@ -29,6 +26,8 @@ class Trainer:
     """A model with its optimiser; `step()` takes the next of a few fixed batches of random tokens."""
 
     def __init__(self, subject: Subject, device):
+        from src.utils.training import compile_model, make_optimizer, make_scaler, make_scheduler
+
         self.args, self.device = subject.args, device
         self.model = subject.build(device).train()
         self.optimizer = make_optimizer(self.model, self.args, device)
@@ -39,25 +38,35 @@ class Trainer:
 
     def use(self, rows: int, length: int) -> Trainer:
         """Draw the batches (rows, length)."""
+        import torch
+
         rng = torch.Generator().manual_seed(self.args.seed)
         self.batches = [random_batch(rows, length, rng) for _ in range(BATCHES)]
         self.at = 0
         return self
 
     def step(self) -> None:
+        from src.utils.training import train_step
+
         batch = self.batches[self.at % BATCHES]
         self.at += 1
         train_step(self.model, batch, self.optimizer, self.scheduler, self.scaler, self.device, self.args)
 
     def weights_bytes(self) -> int:
         """Parameters, gradients and optimiser state: what remains between two steps."""
+        import torch
+
         state = [t for values in self.optimizer.state.values() for t in values.values() if isinstance(t, torch.Tensor)]
         own = list(self.model.parameters())
         return nbytes([*own, *(p.grad for p in own if p.grad is not None), *state])
 
 
-def random_batch(rows: int, length: int, rng: torch.Generator) -> Batch:
-    """Uniform tokens, each position trained on the next one."""
+def random_batch(rows: int, length: int, rng):
+    """A dataset.common.Batch of uniform tokens, each position trained on the next one. rng: a torch.Generator."""
+    import torch
+
+    from dataset.common import Batch
+
     ids = torch.randint(0, VOCABULARY, (rows, length + 1), generator=rng)
     x, y = ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
     whole = torch.ones_like(x, dtype=torch.bool)
@@ -69,6 +78,8 @@ def measure_peak(spec: dict) -> dict:
 
     A step on a few tokens runs before it, which loads the code and makes the optimiser's state.
     """
+    import torch
+
     subject, device = Subject.from_spec(spec["subject"]), torch.device(spec["device"])
     set_threads(spec["threads"])
     trainer = Trainer(subject, device).use(1, OVERHEAD_TOKENS)
@@ -114,6 +125,25 @@ class Train(Panel):
     metrics = ("step_ms", "tokens_per_s", "peak_bytes", "weights_bytes")
     overhead_metrics = ("floor_ms", "floor_bytes")
     peak = "src.measure.speed.panels.train:measure_peak"
+    quantities = (
+        Quantity("step_ms", "time per sequence", "floor_ms", a_sequence=True),
+        Quantity("peak_bytes", "memory per sequence, without weights", "floor_bytes", "weights_bytes", a_sequence=True),
+    )
+    tables = (
+        Table("step_ms", "step, ms", "{:,.1f}"),
+        Table("tokens_per_s", "tokens per second", "{:,.0f}", lower_is_better=False),
+        Table("peak_bytes", "peak memory, MiB", "{:,.1f}", 2**20),
+    )
+    look = PanelLook(
+        axes=(
+            Axis("step_ms", "ms per step"),
+            Axis("tokens_per_s", "tokens per second"),
+            Axis("peak_bytes", "peak memory (MiB)", 2**20),
+        ),
+        x_label="length (tokens)",
+        title="training, {tokens} tokens per step",
+        legend=("step_ms", "time per sequence"),
+    )
 
     def points(self, config) -> list[Point]:
         return [
@@ -125,4 +155,4 @@ class Train(Panel):
         return Trainer(subject, device).use(point.batch, point.length).step
 
     def fields(self, subject, point, sample, memory):
-        return training_fields(point, sample, memory, torch.device(subject.args.device).type)
+        return training_fields(point, sample, memory, device_type_of(subject))
