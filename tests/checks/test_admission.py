@@ -109,7 +109,7 @@ def test_a_step_that_does_not_equal_forward_is_a_warning(layer, train, tmp_path)
 def test_every_figure_carries_the_title_that_says_so(tmp_path, monkeypatch):
     """Each figure gets the title of run_title or overlay_title. A figure without it would not say so."""
     titles = []
-    monkeypatch.setattr(run_figures, "save", lambda figure, path: titles.append(figure.get_suptitle()) or path)
+    monkeypatch.setattr(run_figures.style, "save", lambda figure, path: titles.append(figure.get_suptitle()) or path)
     metrics = good_metrics()
     metrics["args"] = {**metrics["args"], "allow_noncausal": True}
     drawn = run_figures.draw_all(metrics, tmp_path) + run_figures.overlay([("a", metrics), ("b", metrics)], tmp_path)

@@ -219,7 +219,7 @@ def test_help_shows_the_defaults_of_the_preset(main):
         _, out, _ = main("--help", *arguments)
         flat = " ".join(out.split())
         assert f"width of the residual stream [{width}]" in flat
-        assert steps is None or f"be it longer or shorter [{steps}]" in flat
+        assert steps is None or f"in both directions [{steps}]" in flat
     assert "Defaults in brackets are those of --preset small for this task." in " ".join(
         main("--help", "--task", "dyck")[1].split()
     )

@@ -453,7 +453,13 @@ def test_refused_fails_on_a_right_command(main, places, tmp_path):
     assert list(tmp_path.rglob("config.json"))
 
 
-@pytest.mark.parametrize("name", ["width zero", "run directory holds a finished run", "mixer raises"])
+PROCESSES = [
+    "mixer raises",
+    *(pytest.param(n, marks=pytest.mark.slow) for n in ("width zero", "run directory holds a finished run")),
+]
+
+
+@pytest.mark.parametrize("name", PROCESSES)
 def test_process_refuses(places, tmp_path, name):
     """The same through a real process: nothing else (a warning, an announcement) reaches the terminal."""
     line, pattern = CASES[name]

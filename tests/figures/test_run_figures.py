@@ -92,7 +92,7 @@ def test_the_file_contains_no_version_and_no_date(drawn):
     assert all(word not in drawn[0].read_bytes() for word in (b"Software", b"atplotlib", b"tIME"))
 
 
-@pytest.mark.parametrize("backend", ["TkAgg", "no-such-backend"])
+@pytest.mark.parametrize("backend", [pytest.param("TkAgg", marks=pytest.mark.slow), "no-such-backend"])
 def test_display_settings_of_the_user_do_not_matter(drawn, tmp_path, backend):
     """No display, an unusable backend and a style file of the user's own: still the same bytes."""
     (tmp_path / "matplotlibrc").write_text("figure.dpi: 31\nlines.linewidth: 9\naxes.facecolor: red\nfont.size: 30\n")

@@ -229,6 +229,7 @@ def panel(tmp_path_factory):
     return home
 
 
+@pytest.mark.slow
 def test_a_record_of_speed_has_a_row_per_number(panel):
     history = json.loads((panel / "run" / "history.json").read_text())
     rows = rows_of(panel / "record" / "results.csv")
@@ -241,6 +242,7 @@ def test_a_record_of_speed_has_a_row_per_number(panel):
     assert "--out_dir" not in stored["run"]["command"]
 
 
+@pytest.mark.slow
 def test_redraw_gives_the_panel_that_speed_drew(panel):
     drawn = {path.name for path in records.redraw(panel / "record")}
     assert drawn == {path.name for path in (panel / "run" / "figures").iterdir()}
@@ -339,7 +341,7 @@ def test_all_records_together_stay_short():
     assert 0 < lines <= MOST_LINES
 
 
-@pytest.mark.parametrize("name", WITH_FIGURES)
+@pytest.mark.parametrize("name", [n if n == "main" else pytest.param(n, marks=pytest.mark.slow) for n in WITH_FIGURES])
 def test_the_figures_of_a_record_are_redrawn_from_what_is_committed(name, tmp_path):
     folder = shutil.copytree(RECORDS / name, tmp_path / name, ignore=shutil.ignore_patterns("figures"))
     drawn = {path.name for path in records.redraw(folder)}

@@ -228,6 +228,7 @@ def test_killed_run_resumes_to_the_same_bytes(main, drive, tmp_path, references,
     assert_same(tmp_path / "run", references(data))
 
 
+@pytest.mark.slow
 def test_run_killed_again_and_again_resumes_to_the_same_bytes(drive, tmp_path, references):
     """Each continuation is a process of its own. All are killed but the last one, which also draws the figures."""
     resume = ["--resume", "--out_dir", "run"]
