@@ -312,6 +312,7 @@ def test_two_runs_of_one_name_are_refused(runs, tmp_path, capsys):
     assert "two runs are named 'gru-1'" in err[0]
 
 
+@pytest.mark.slow
 def test_runs_and_speed_do_not_share_a_record(runs, panel, record, capsys):
     for arguments in (
         [record, panel / "run"],
