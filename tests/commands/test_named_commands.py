@@ -1,6 +1,6 @@
-"""Commands as the owner types them: task and model are named, `--epochs` alone means passes over a training set.
+"""Commands as people type them: task and model are named, `--epochs` alone means passes over a training set.
 
-python -m pytest tests/commands/test_owner_commands.py
+python -m pytest tests/commands/test_named_commands.py
 """
 
 import json
@@ -23,7 +23,7 @@ WHOLE = (
     "--task {task} --model {model} --context_len 512 --d_model 384 --n_layer 6 --n_head 6 --lr 3e-4 --batch_size 32 "
     "--epochs 5 --precision bf16"
 )
-# What the owner's document has beside `--eval_only` and `--vis_only`; shrunk by the flags that the test adds.
+# The commands of docs/flags.md, and one of full size. The tests train them with smaller sizes (SHRUNK).
 COMMANDS = {
     "shakespeare": "--task tiny_shakespeare --model transformer --epochs 3",
     "needle": "--task needle --model mamba --context_len 512 --epochs 3",
@@ -37,7 +37,7 @@ SHRUNK = (
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_the_owners_command_means_passes_over_twenty_thousand_examples(name):
+def test_a_documented_command_means_passes_over_twenty_thousand_examples(name):
     args = plan(shlex.split(COMMANDS[name]))[0].args
     assert (args.epochs, args.max_steps, args.train_size) == (5 if name == "whole" else 3, 0, 20_000)
     if name == "whole":
@@ -46,7 +46,7 @@ def test_the_owners_command_means_passes_over_twenty_thousand_examples(name):
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_the_owners_command_trains_evaluates_and_draws_at_a_tiny_size(name, main, tmp_path):
+def test_a_documented_command_trains_evaluates_and_draws_at_a_tiny_size(name, main, tmp_path):
     assert main(*shlex.split(COMMANDS[name]), *shlex.split(SHRUNK), "--epochs", 2, "--out_dir", "R") == (0, "R\n", "")
     metrics = json.loads((tmp_path / "R" / "metrics.json").read_text())
     assert metrics["args"]["epochs"] == 2
