@@ -62,17 +62,17 @@ class Fit:
 class Crossover:
     """The x from which one of two costs less, up to the largest x.
 
-    cheaper: "a" or "b", the one with the lower median at the largest x.
-    at: where the lines between log-log medians cross for the last time. None if they do not cross: then `cheaper` has
+    winner: "a" or "b", the one with the lower median at the largest x.
+    at: where the lines between log-log medians cross for the last time. None if they do not cross: then `winner` has
     the lower cost at every x measured, "none up to T".
     low, high: 95 % interval of `at`. None for an end outside the measured range (below the first x, above the last).
-    share: the share of resamples in which `cheaper` has the lower cost at the largest x.
+    share: the share of resamples in which `winner` has the lower cost at the largest x.
     """
 
     at: float | None
     low: float | None
     high: float | None
-    cheaper: str
+    winner: str
     share: float
     first: float
     last: float

@@ -184,7 +184,7 @@ def test_the_planted_exponents_and_crossover_of_time_are_found(tmp_path, clock, 
         assert fit["exponent"] == pytest.approx(power, rel=0.05)
         assert fit["low"] - 0.02 <= power <= fit["high"] + 0.02
     crossing = found(findings, "crossovers", metric="step_ms")
-    assert (crossing["cheaper"], crossing["dearer"]) == ("linear", "square")
+    assert (crossing["winner"], crossing["loser"]) == ("linear", "square")
     assert crossing["from"] == pytest.approx(300, rel=0.05)
     step = next(r for r in rows if r["metric"] == "step_ms" and r["model"] == "linear" and r["x"] == 256)
     assert step["value"] == pytest.approx(1e3 * 1e-5 * 1024, rel=0.05)

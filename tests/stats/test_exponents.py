@@ -78,20 +78,20 @@ def test_exact_numbers_have_an_interval_of_width_0():
 @pytest.mark.parametrize("at", [200, 700, 1000, 3000])
 def test_a_planted_crossover_comes_out(at):
     found = crossover(planted(lambda x: x**2 / at), planted(lambda x: float(x), seed=1))
-    assert found.cheaper == "b"
+    assert found.winner == "b"
     assert found.at == pytest.approx(at, rel=0.05)
     assert found.low <= at * 1.03
     assert found.high >= at * 0.97
     assert found.high / found.low < 1.25
     assert found.share == 1.0
-    assert crossover(planted(lambda x: float(x)), planted(lambda x: x**2 / at, seed=1)).cheaper == "a"
+    assert crossover(planted(lambda x: float(x)), planted(lambda x: x**2 / at, seed=1)).winner == "a"
 
 
 def test_no_crossover_is_none_up_to_the_last_length():
     found = crossover(planted(lambda x: 2.0 * x), planted(lambda x: 1.0 * x, seed=1))
     assert found.at is None
     assert found.low is None
-    assert found.cheaper == "b"
+    assert found.winner == "b"
     assert found.words() == "none up to 4,096"
 
 

@@ -75,12 +75,12 @@ def analyse(rows: list[dict], named=()) -> dict:
                     )
                 )
                 if found is not None:
-                    winner, loser = (a, b) if found.cheaper == "a" else (b, a)
+                    winner, loser = (a, b) if found.winner == "a" else (b, a)
                     crossovers.append(
                         {
                             **named,
-                            "cheaper": winner,
-                            "dearer": loser,
+                            "winner": winner,
+                            "loser": loser,
                             "from": found.at,
                             "low": found.low,
                             "high": found.high,
@@ -207,7 +207,7 @@ def crossings(findings, panel, batch) -> list[str]:
         if (c["panel"], c["batch"]) != (panel, batch) or not c["metric"].endswith("_ms"):
             continue
         doubt = "" if c["share"] >= CONFIDENT else f"  (uncertain: so in {100 * c['share']:.0f} % of resamples)"
-        pair = f"{c['cheaper']} < {c['dearer']}"
+        pair = f"{c['winner']} < {c['loser']}"
         said = c["words"] if c["from"] is not None else f"{c['words']}, faster at every point"
         lines.append(f"  {c['what']:<24}{pair:<34}{said}{doubt}")
     heading = f"{place(panel, batch)}: crossover {load(panel).x_words}; from there on a is faster in a < b"

@@ -26,14 +26,14 @@ def faster(rows, findings, model: str, baseline: str) -> dict:
     figures = [figure("step_time_ratio", *ratio, x_name="length", x=last)]
     at_end = f"x {ratio[0]:.2f} [{ratio[1]:.2f}, {ratio[2]:.2f}] at {last:,}{lost(rows, 'train', (model, baseline))}"
     if crossing["share"] < CONFIDENT or ratio[1] <= 1.0 <= ratio[2]:
-        ahead = f"{crossing['cheaper']} ahead in {100 * crossing['share']:.0f} % of resamples"
+        ahead = f"{crossing['winner']} ahead in {100 * crossing['share']:.0f} % of resamples"
         said = f"at {last:,} the two cannot be told apart: {at_end}, {ahead}"
         return claim_of("faster", model, UNDECIDED, said, figures, baseline)
     if crossing["from"] is not None:
         figures.append(
             figure("step_time_crossover", crossing["from"], crossing["low"], crossing["high"], "tokens", "length", last)
         )
-    if crossing["cheaper"] == baseline:
+    if crossing["winner"] == baseline:
         where = "at no length" if crossing["from"] is None else f"not beyond {crossing['words']} tokens"
         return claim_of("faster", model, NO, f"{where} up to {last:,}: its speed is {at_end}", figures, baseline)
     where = (
@@ -50,7 +50,7 @@ def _crossover(findings, pair: set[str]) -> dict | None:
         (
             c
             for c in findings["crossovers"]
-            if (c["panel"], c["metric"]) == ("train", "step_ms") and {c["cheaper"], c["dearer"]} == pair
+            if (c["panel"], c["metric"]) == ("train", "step_ms") and {c["winner"], c["loser"]} == pair
         ),
         None,
     )
