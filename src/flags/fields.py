@@ -228,16 +228,15 @@ class RunArgs(RunFlags):
 def resolved(flags: RunFlags, **values) -> RunArgs:
     """The same flags with these values in place, as the type that needs no further decision."""
     current = {f.name: getattr(flags, f.name) for f in dataclasses.fields(flags)}
-    return _resolved_class(type(flags))(**{**current, **values})
+    specs = tuple((f.name, f.type, f.default) for f in dataclasses.fields(flags))
+    return _flags_class(RunArgs, specs)(**{**current, **values})
 
 
 @functools.lru_cache(maxsize=256)
-def _resolved_class(flags_class: type) -> type:
-    """The RunArgs class with the fields of this RunFlags class. Cached, because making a class takes milliseconds."""
-    if issubclass(flags_class, RunArgs):
-        return flags_class
-    specs = [(f.name, f.type, dataclasses.field(default=f.default)) for f in dataclasses.fields(flags_class)]
-    return dataclasses.make_dataclass("RunArgs", specs, frozen=True, bases=(RunArgs,))
+def _flags_class(base: type, specs: tuple[tuple, ...]) -> type:
+    """A frozen subclass of `base`. specs: (name, type, default) of each field. Cached: making one takes milliseconds."""
+    fields = [(name, kind, dataclasses.field(default=default)) for name, kind, default in specs]
+    return dataclasses.make_dataclass(base.__name__, fields, frozen=True, bases=(base,))
 
 
 SHARED = (DataConfig, ModelConfig, TrainConfig, MachineConfig)
@@ -271,6 +270,7 @@ def suggest(name: str, allowed: typing.Iterable[str]) -> str:
     return f"; did you mean '{close[0]}'?" if close else ""
 
 
+@functools.lru_cache(maxsize=256)
 def field_types(config_class) -> dict[str, type]:
     return typing.get_type_hints(config_class)
 
@@ -363,15 +363,14 @@ def resolve(task_class, model_class=None, *, preset: dict | None = None, **given
             if typing.get_origin(types[f.name]) is not tuple:
                 check_value(f, value)
             values[f.name] = value
-            specs.append((f.name, types[f.name], dataclasses.field(default=f.default)))
+            specs.append((f.name, types[f.name], f.default))
     if "batch_size" in given and "batch_chars" not in given:  # the size that the user typed wins over the preset's
         values["batch_chars"] = 0
     if "epochs" in given and "max_steps" not in given:  # passes over a finite training set win over a preset's steps
         values["max_steps"] = 0
         if "train_size" not in given:
             values["train_size"] = DataConfig.train_size
-    flags_class = dataclasses.make_dataclass("RunFlags", specs, frozen=True, bases=(RunFlags,))
-    return flags_class(**values)
+    return _flags_class(RunFlags, tuple(specs))(**values)
 
 
 def to_dict(args: RunFlags) -> dict:
