@@ -234,7 +234,7 @@ def resolved(flags: RunFlags, **values) -> RunArgs:
 
 @functools.lru_cache(maxsize=256)
 def _flags_class(base: type, specs: tuple[tuple, ...]) -> type:
-    """A frozen subclass of `base`. specs: (name, type, default) of each field. Cached: making one takes milliseconds."""
+    """A frozen subclass of `base`, made once. specs: (name, type, default) of each field."""
     fields = [(name, kind, dataclasses.field(default=default)) for name, kind, default in specs]
     return dataclasses.make_dataclass(base.__name__, fields, frozen=True, bases=(base,))
 
