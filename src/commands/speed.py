@@ -27,13 +27,11 @@ import json
 import sys
 
 from src.flags.fields import MeasureControl, ModelConfig, UserError, field_types, machine_flags, own_config
-from src.flags.parser import Parser, add_flags, config_of, read_flags
+from src.flags.parser import Parser, add_flags, config_of, first_look, read_flags
 from src.measure.speed.plan import SpeedConfig, build_subjects, checked, digest, resolve_threads, tried
 from src.measure.speed.subjects import DEFAULTS
 
 KIND = "speed"
-
-
 SpeedMachine = machine_flags(
     "precision",
     "device",
@@ -84,38 +82,22 @@ def union(classes: dict[str, type]):
 
 
 def main(argv: list[str]) -> int:
-    seen = first_look(argv)
+    seen = first_look(argv, lists=("model", "layers"), modes=("vis_only", "validate"))
     if seen.validate:
         raise UserError("--validate is a command of its own now: python benchmark.py study")
     if seen.vis_only and not seen.help:
         return redraw(argv)
     classes = None
-    if seen.models or not seen.help:
+    if seen.model or not seen.help:
         from src.measure.speed.subjects import load_classes
 
-        classes = load_classes(seen.models or SpeedConfig().model, seen.layers)
+        classes = load_classes(seen.model or SpeedConfig().model, seen.layers)
     parser, parts = parser_for(classes)
     if seen.help:
         parser.print_help()
         return 0
     given = read_flags(parser.parse_strict(argv), parts)
     return measure(argv, classes, given)
-
-
-def first_look(argv: list[str]):
-    """The flags that decide how the rest is read. (src.flags.parser.first_look takes one --model only.)"""
-    parser = Parser(add_help=False)
-    for name in ("--model", "--layers"):
-        parser.add_argument(name, nargs="+", action="extend", default=[])
-    for name in ("--vis_only", "--validate"):
-        parser.add_argument(name, nargs="?", const="true", default="false")
-    parser.add_argument("-h", "--help", action="store_true")
-    seen, _ = parser.parse_known_args(argv)
-    seen.models, seen.layers = (
-        tuple(n for words in given for n in words.replace(",", " ").split()) for given in (seen.model, seen.layers)
-    )
-    seen.vis_only, seen.validate = (value.lower() in ("true", "1") for value in (seen.vis_only, seen.validate))
-    return seen
 
 
 def parser_for(classes: dict[str, type] | None):

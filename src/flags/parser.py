@@ -143,28 +143,37 @@ class Request:
     out_dirs: list[str]
 
 
-def first_look(argv: list[str]) -> argparse.Namespace:
-    """The flags that decide how the rest is read; anything else is left alone."""
+def first_look(
+    argv: list[str], lists: tuple[str, ...] = ("layers",), modes: tuple[str, ...] = ("eval_only", "vis_only", "resume")
+) -> argparse.Namespace:
+    """The flags that decide how the rest of the line is read. Anything else is left alone.
+
+    --task, --model and --preset are texts or None, --out_dir is a list of paths, --help a bool.
+    lists: flags that become tuples, of words with commas or spaces between them.
+    modes: flags that are on or off, and of which at most one may be on.
+    """
     parser = Parser(add_help=False)
-    for name in ("--task", "--model", "--preset"):
-        parser.add_argument(name, default=None)
-    for name in ("--out_dir", "--layers"):
-        parser.add_argument(name, nargs="+", action="extend", default=[])
-    for name in ("--eval_only", "--vis_only", "--resume"):
-        parser.add_argument(name, nargs="?", const="true", default="false")
+    for name in ("task", "model", "preset"):
+        if name not in lists:
+            parser.add_argument(f"--{name}", default=None)
+    for name in ("out_dir", *lists):
+        parser.add_argument(f"--{name}", nargs="+", action="extend", default=[])
+    for name in modes:
+        parser.add_argument(f"--{name}", nargs="?", const="true", default="false")
     parser.add_argument("-h", "--help", action="store_true")
     seen, _ = parser.parse_known_args(argv)
-    seen.layers = tuple(name for words in seen.layers for name in words.replace(",", " ").split())
-    for name in ("eval_only", "vis_only", "resume"):
+    for name in lists:
+        setattr(seen, name, tuple(w for words in getattr(seen, name) for w in words.replace(",", " ").split()))
+    for name in modes:
         value = getattr(seen, name).lower()
         if value not in ("true", "1", "false", "0"):
             raise UserError(
                 f"--{name}: got '{value}', allowed: nothing, or true or false; the run's directory goes after --out_dir"
             )
         setattr(seen, name, value in ("true", "1"))
-    modes = [f"--{n}" for n in ("eval_only", "vis_only", "resume") if getattr(seen, n)]
-    if len(modes) > 1:
-        raise UserError(f"{' and '.join(modes)} contradict each other; give one")
+    on = [f"--{name}" for name in modes if getattr(seen, name)]
+    if len(on) > 1:
+        raise UserError(f"{' and '.join(on)} contradict each other; give one")
     return seen
 
 
