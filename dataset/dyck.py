@@ -43,7 +43,8 @@ import numpy as np
 
 from dataset.entry import loaders_of
 from dataset.task import Example, Labels, LengthConfig, MetaValue, Slice, Task, option
-from src.flags.fields import RunFlags, UserError
+from src.flags.fields import UserError
+from src.flags.run_flags import RunFlags
 
 KINDS = ("()", "[]", "{}", "<>")
 FILLER = "."

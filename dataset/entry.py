@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from dataset.task import Task
-from src.flags.fields import RunFlags
+from src.flags.run_flags import RunFlags
 
 
 def loaders_of(task_class: type[Task]) -> Callable[[RunFlags], tuple]:

@@ -38,7 +38,8 @@ import numpy as np
 from dataset.entry import loaders_of
 from dataset.strings import FIRST_KEY, LETTERS, symbols
 from dataset.task import Example, Labels, LengthConfig, Slice, Task, option
-from src.flags.fields import RunFlags, UserError
+from src.flags.fields import UserError
+from src.flags.run_flags import RunFlags
 
 TRIGGER = "*"
 

@@ -25,7 +25,8 @@ from dataset.splits import check_train_size, draw_heldout, draw_train
 from dataset.task import Example, Task
 from dataset.tokenizer import CharTokenizer
 from dataset.windows import epoch_windows, windows_consecutive
-from src.flags.fields import RunFlags, UserError
+from src.flags.fields import UserError
+from src.flags.run_flags import RunFlags
 
 EVAL_FACTOR = 4  # evaluation keeps no activations, so its batches hold this many times the rows of a training batch
 

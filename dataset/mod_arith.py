@@ -43,7 +43,8 @@ import numpy as np
 from dataset.entry import loaders_of
 from dataset.strings import label_rows, row_strings
 from dataset.task import Example, Labels, LengthConfig, Slice, Task, option
-from src.flags.fields import RunFlags, UserError
+from src.flags.fields import UserError
+from src.flags.run_flags import RunFlags
 
 DIGITS = "0123456789"
 OPERATORS = "+-*"

@@ -29,7 +29,8 @@ import numpy as np
 from dataset.entry import loaders_of
 from dataset.strings import LETTERS, random_words
 from dataset.task import Example, LengthConfig, Slice, Task, option
-from src.flags.fields import RunFlags, UserError
+from src.flags.fields import UserError
+from src.flags.run_flags import RunFlags
 
 VALUES = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
 SENTENCE = "the tide went out and the boats lay on the sand until it came back "

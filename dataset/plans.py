@@ -17,7 +17,7 @@ from dataset.splits import draw_train
 from dataset.task import Task
 from dataset.tokenizer import CharTokenizer
 from dataset.windows import windows_random
-from src.flags.fields import RunFlags
+from src.flags.run_flags import RunFlags
 
 
 class LengthBatches(Sampler):

@@ -26,7 +26,8 @@ import numpy as np
 from dataset.entry import loaders_of
 from dataset.strings import LETTERS, distinct
 from dataset.task import Example, LengthConfig, Slice, Task, option
-from src.flags.fields import RunFlags, UserError
+from src.flags.fields import UserError
+from src.flags.run_flags import RunFlags
 
 BLANK = "."
 

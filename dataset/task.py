@@ -24,7 +24,8 @@ from typing import ClassVar
 import numpy as np
 
 from dataset.seeds import stream
-from src.flags.fields import RunFlags, UserError, option
+from src.flags.fields import UserError, option
+from src.flags.run_flags import RunFlags
 
 DECODE_SLACK = 8  # characters past the correct answer that greedy decoding may write before it is stopped
 

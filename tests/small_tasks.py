@@ -7,7 +7,7 @@ from dataset import TASKS
 from dataset.common import ExampleDataset
 from dataset.seeds import stream
 from dataset.task import Example, LengthConfig, Task
-from src.flags.fields import resolve
+from src.flags.run_flags import resolve
 from src.models.contract import Mixer
 
 

@@ -12,7 +12,8 @@ from collections import Counter
 from dataset import TASKS
 from dataset.seeds import digest, stream
 from dataset.splits import draw_heldout, draw_train
-from src.flags.fields import field_types, own_config, parse_value, resolve
+from src.flags.fields import field_types, own_config, parse_value
+from src.flags.run_flags import resolve
 
 INSTANCE = re.compile(r"^ +(?P<flags>--.*?)? *'(?P<prompt>[^']+)' -> (?P<result>.+)$", re.MULTILINE)
 TABLE = re.compile(r"^ +position [ \d]+\n +input .+\n +label .+$", re.MULTILINE)

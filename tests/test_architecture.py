@@ -24,7 +24,9 @@ from conftest import ROOT
 
 from dataset import TASKS
 from dataset.task import Task
-from src.flags.fields import SHARED, ControlConfig, config_parts, own_config, resolve
+from src.flags.fields import own_config
+from src.flags.groups import SHARED, ControlConfig
+from src.flags.run_flags import config_parts, resolve
 from src.measure.speed.panels import PANELS
 from src.models import MODELS
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from dataset import TASKS
-from src.flags.fields import resolve
+from src.flags.run_flags import resolve
 from src.models import MODELS
 
 SIZES = {

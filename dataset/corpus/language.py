@@ -41,7 +41,8 @@ from dataset.corpus.stored_text import (
 from dataset.splits import SPLITS
 from dataset.task import Slice, Task
 from dataset.tokenizer import SPECIAL, CharTokenizer
-from src.flags.fields import RunFlags, UserError
+from src.flags.fields import UserError
+from src.flags.run_flags import RunFlags
 
 NGRAM_CHARS = 2_000_000  # of a streamed text, n-gram models are fitted on and scored on at most so many characters
 

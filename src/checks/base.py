@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from src.flags.fields import RunArgs
+from src.flags.run_flags import RunArgs
 from src.models.backbone import build
 from src.models.contract import ARModel, Mixer
 

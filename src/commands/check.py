@@ -29,9 +29,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from src.flags.fields import ModelConfig, UserError, machine_flags, option, own_config, resolve
+from src.flags.fields import UserError, option, own_config
+from src.flags.groups import ModelConfig, machine_flags
 from src.flags.parser import Parser, add_flags, first_look, read_flags
 from src.flags.registry import is_path
+from src.flags.run_flags import resolve
 
 # Large enough for two heads and for one layer that feeds another, small enough for seconds.
 DEFAULTS = {"d_model": 32, "n_layer": 2, "n_head": 2, "dropout": 0.0}

@@ -12,7 +12,8 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 
-from src.flags.fields import UserError, machine_flags, option
+from src.flags.fields import UserError, option
+from src.flags.groups import machine_flags
 from src.flags.parser import Parser, add_flags, read_flags
 
 SEED = option(0, "seed of sampling", least=0, most=2**31 - 1)

@@ -17,8 +17,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from src.flags.fields import MeasureControl, UserError, machine_flags, option, suggest, to_dict
+from src.flags.fields import UserError, option, suggest
+from src.flags.groups import MeasureControl, machine_flags
 from src.flags.parser import Parser, add_flags, read_flags
+from src.flags.run_flags import to_dict
 from src.ops.backends import OPS
 
 KIND = "kernels"

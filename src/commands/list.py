@@ -15,9 +15,10 @@ import sys
 from dataset import TASKS
 from dataset.task import Task
 from src.flags import registry
-from src.flags.fields import own_config, resolve
+from src.flags.fields import own_config
 from src.flags.parser import Parser, add_flags
 from src.flags.presets import PRESETS
+from src.flags.run_flags import resolve
 from src.models import MODELS
 
 

@@ -19,8 +19,10 @@ import sys
 from dataclasses import dataclass
 
 from src.flags import presets
-from src.flags.fields import SHARED, MeasureControl, UserError, config_parts, option, own_config, to_dict
+from src.flags.fields import UserError, option, own_config
+from src.flags.groups import SHARED, MeasureControl
 from src.flags.parser import Parser, add_flags, first_look, read_flags
+from src.flags.run_flags import config_parts, to_dict
 
 KIND = "profile"
 ONLY_TRAIN = ("eval_only", "resume", "figures", "log")

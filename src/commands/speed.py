@@ -26,7 +26,8 @@ import dataclasses
 import json
 import sys
 
-from src.flags.fields import MeasureControl, ModelConfig, UserError, field_types, machine_flags, own_config
+from src.flags.fields import UserError, field_types, own_config
+from src.flags.groups import MeasureControl, ModelConfig, machine_flags
 from src.flags.parser import Parser, add_flags, config_of, first_look, read_flags
 from src.measure.speed.plan import SpeedConfig, build_subjects, checked, digest, resolve_threads, tried
 from src.measure.speed.subjects import DEFAULTS

@@ -23,7 +23,8 @@ import json
 import sys
 from dataclasses import dataclass
 
-from src.flags.fields import MeasureControl, UserError, option
+from src.flags.fields import UserError, option
+from src.flags.groups import MeasureControl
 from src.flags.parser import Parser, add_flags, config_of, read_flags
 from src.measure.speed.plan import SpeedConfig, build_subjects, checked, digest, resolve_threads, tried
 

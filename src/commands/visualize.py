@@ -8,7 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from src.figures import runs as run_figures
-from src.flags.fields import ControlConfig, UserError
+from src.flags.fields import UserError
+from src.flags.groups import ControlConfig
 from src.flags.parser import Parser, add_flags, read_flags
 from src.storage.files import open_sealed
 from src.storage.rundir import RunDir

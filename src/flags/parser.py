@@ -15,17 +15,10 @@ import typing
 from dataclasses import dataclass
 from pathlib import Path
 
-from src.flags.fields import (
-    SHARED,
-    ControlConfig,
-    UserError,
-    config_parts,
-    field_types,
-    own_config,
-    parse_value,
-    suggest,
-)
+from src.flags.fields import UserError, field_types, own_config, parse_value, suggest
+from src.flags.groups import SHARED, ControlConfig
 from src.flags.registry import is_path
+from src.flags.run_flags import config_parts
 
 HEADLINE = """Train, evaluate, measure and plot a small sequence model on a character-level task.
 

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from src.flags.fields import SMALL, UserError, small_layer, suggest
+from src.flags.fields import UserError, suggest
+from src.flags.run_flags import SMALL, small_layer
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from src.flags.fields import RunArgs, RunFlags, UserError, resolved
+from src.flags.fields import UserError
+from src.flags.run_flags import RunArgs, RunFlags, resolved
 from src.models.contract import ARModel, BlockDefaults, Mixer, State
 from src.models.short_conv import make_conv
 

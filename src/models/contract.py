@@ -43,7 +43,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from src.flags.fields import RunArgs
+from src.flags.run_flags import RunArgs
 from src.models.sampling import check_sampling, sample
 
 State = tuple

@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from src.flags.fields import RunArgs, UserError, option
+from src.flags.fields import UserError, option
+from src.flags.run_flags import RunArgs
 from src.models.contract import Mixer, State
 from src.models.short_conv import ShortConv
 from src.ops.linear_attention import linear_attention, linear_attention_step

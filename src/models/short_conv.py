@@ -22,7 +22,7 @@ import math
 import torch
 from torch import nn
 
-from src.flags.fields import RunArgs
+from src.flags.run_flags import RunArgs
 from src.ops.backends import parse_backend
 from src.ops.causal_conv import causal_conv, causal_conv_step
 

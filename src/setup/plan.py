@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Protocol
 from dataset.splits import largest_train_size
 from dataset.task import Task
 from src.flags import presets, registry
-from src.flags.fields import RunFlags, UserError, own_config, resolve, to_dict
+from src.flags.fields import UserError, own_config
 from src.flags.parser import Request, first_look, read_request
+from src.flags.run_flags import RunFlags, resolve, to_dict
 from src.setup.classes import blaming, file_digest, find_model, find_task
 from src.storage import env
 

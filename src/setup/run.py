@@ -11,7 +11,8 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from src.figures import runs as run_figures
-from src.flags.fields import ControlConfig, UserError
+from src.flags.fields import UserError
+from src.flags.groups import ControlConfig
 from src.flags.parser import Request
 from src.models.contract import ARModel
 from src.storage.rows import rows_of, to_jsonl

@@ -17,8 +17,9 @@ import torch
 
 from dataset.loaders import DataFacts
 from dataset.task import Task
-from src.flags.fields import RunArgs, UserError, resolve, resolved
+from src.flags.fields import UserError
 from src.flags.parser import Request
+from src.flags.run_flags import RunArgs, resolve, resolved
 from src.setup.classes import file_digest, find_model, find_task
 from src.setup.plan import Setup
 from src.storage import checkpoint

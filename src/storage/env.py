@@ -18,7 +18,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from src.flags.fields import UserError, suggest, to_dict
+from src.flags.fields import UserError, suggest
+from src.flags.run_flags import to_dict
 
 PROJECT = Path(__file__).resolve().parents[2]
 PACKAGES = (

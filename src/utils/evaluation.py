@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from dataset.common import Batch, ExampleDataset, WindowDataset
 from dataset.loaders import TaskData
 from dataset.task import Slice, Task
-from src.flags.fields import RunFlags
+from src.flags.run_flags import RunFlags
 from src.models.contract import ARModel
 from src.stats import intervals
 from src.utils.decoding import generation_scores

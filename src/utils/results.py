@@ -17,7 +17,7 @@ import torch
 from dataset.loaders import length_loader
 from dataset.task import Task
 from src.flags import registry
-from src.flags.fields import RunFlags, to_dict
+from src.flags.run_flags import RunFlags, to_dict
 from src.models.contract import ARModel, state_after, state_bytes
 from src.stats import intervals
 from src.storage import checkpoint

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from dataset.loaders import TaskData
 from dataset.task import Task
 from dataset.tokenizer import CharTokenizer
-from src.flags.fields import RunArgs
+from src.flags.run_flags import RunArgs
 from src.utils.distributed import World
 
 

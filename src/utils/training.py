@@ -25,7 +25,8 @@ from torch.utils.data import DataLoader
 
 from dataset.common import Batch
 from dataset.plans import FreshBatches, set_epoch
-from src.flags.fields import RunFlags, UserError, to_dict
+from src.flags.fields import UserError
+from src.flags.run_flags import RunFlags, to_dict
 from src.models.contract import ARModel
 from src.storage import checkpoint
 from src.storage.rundir import RunDir

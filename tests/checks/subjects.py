@@ -5,7 +5,7 @@ import functools
 from src import checks
 from src.checks import CHECKS
 from src.checks.base import Result, Subject
-from src.flags.fields import resolve
+from src.flags.run_flags import resolve
 from src.models import MODELS
 from src.models.backbone import resolve_auto
 

@@ -20,6 +20,8 @@ from conftest import ROOT, TINY_NEEDLE, bench
 from dataset import TASKS
 from src.figures import runs as run_figures
 from src.flags import fields as flag_fields
+from src.flags import groups as flag_groups
+from src.flags import run_flags
 from src.models import MODELS
 from src.setup import plan
 
@@ -203,7 +205,7 @@ def test_help_of_a_choice_shows_its_flags_and_no_others(main, task):
         code, out, _ = main("--help", "--task", task, "--model", model)
         own = fields(flag_fields.own_config(TASKS[task].load()), flag_fields.own_config(MODELS[model].load()))
         assert code == 0
-        assert shown_flags(out) == fields(*flag_fields.SHARED, flag_fields.ControlConfig) | own | {
+        assert shown_flags(out) == fields(*flag_groups.SHARED, flag_groups.ControlConfig) | own | {
             "rope",
             "no_bias",
             "help",
@@ -263,7 +265,7 @@ def test_list_shows_a_task_whole(main, text_folder, task):
     if cls.reads_text:
         assert all(line.startswith(("  '", '  "')) for line in shown)
         return
-    oracle = cls(flag_fields.resolve(cls))
+    oracle = cls(run_flags.resolve(cls))
     for line in shown:
         prompt, answer = line[2:].split("|")
         solved = oracle.solve(prompt)
@@ -338,9 +340,9 @@ def test_no_bias_and_rope_reach_the_model(main, figures):
 def test_small_is_its_shared_layer_and_then_the_task_s(task):
     cls = TASKS[task].load()
     args = resolved("--task", task, "--device", "cpu", "--preset", "small")
-    for name, value in {**flag_fields.SMALL, **cls.small}.items():
+    for name, value in {**run_flags.SMALL, **cls.small}.items():
         assert getattr(args, name) == value, name
-    assert flag_fields.to_dict(resolved("--task", task, "--device", "cpu")) == flag_fields.to_dict(
+    assert run_flags.to_dict(resolved("--task", task, "--device", "cpu")) == run_flags.to_dict(
         args
     )  # the default on a CPU
 

@@ -322,7 +322,7 @@ SCRIPT = """
 import hashlib, itertools
 from dataset import TASKS
 from dataset.loaders import build_loaders
-from src.flags.fields import resolve
+from src.flags.run_flags import resolve
 for size in (0, 60):
     cls = TASKS["needle"].load()
     args = resolve(cls, train_size=size, context_len=32, val_size=10, test_size=10)

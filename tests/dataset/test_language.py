@@ -25,7 +25,8 @@ from dataset.corpus import cache, ngram, sources
 from dataset.loaders import build_loaders, length_loader
 from dataset.tiny_shakespeare import TinyShakespeare
 from dataset.windows import epoch_windows, windows_consecutive, windows_random
-from src.flags.fields import UserError, resolve
+from src.flags.fields import UserError
+from src.flags.run_flags import resolve
 
 TEXT = "".join(f"line {i} of a text about nothing, {i * i} words long.\n" for i in range(120))
 

@@ -28,7 +28,7 @@ from dataset.seeds import stream
 from dataset.splits import draw_heldout, draw_train
 from dataset.strings import distinct
 from dataset.tokenizer import CharTokenizer
-from src.flags.fields import resolve
+from src.flags.run_flags import resolve
 
 FIVE = ["copy", "selective_copy", "recall", "induction", "sort"]
 

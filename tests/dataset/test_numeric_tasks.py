@@ -14,7 +14,7 @@ from dataset.poly import Poly, evaluate, read, write
 from dataset.seeds import stream
 from dataset.splits import draw_heldout, draw_train, split_of
 from dataset.trigo import Trigo, octant, parse
-from src.flags.fields import resolve
+from src.flags.run_flags import resolve
 
 CLASSES = {"trigo": Trigo, "fibonacci": Fibonacci, "poly": Poly, "fourier_mix": FourierMix}
 GARBAGE = [

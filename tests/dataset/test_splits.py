@@ -13,7 +13,8 @@ from task_checks import NAMES, build, draw, is_distributed
 from dataset.seeds import digest, stream
 from dataset.splits import check_train_size, draw_heldout, draw_train, split_of
 from dataset.task import Example, Task, option
-from src.flags.fields import UserError, resolve
+from src.flags.fields import UserError
+from src.flags.run_flags import resolve
 
 
 class OneKey(Task):

@@ -18,7 +18,8 @@ from dataset.seeds import stream
 from dataset.splits import draw_heldout, draw_train
 from dataset.strings import label_rows
 from dataset.word_problem import ELEMENTS, WordProblem, group
-from src.flags.fields import UserError, resolve
+from src.flags.fields import UserError
+from src.flags.run_flags import resolve
 from src.utils.chance import chance_levels, scaled
 
 GROUPS = {"z2": 2, "z2xz2": 4, "z3": 3, "z6": 6, "s3": 6, "a5": 60, "s5": 120}

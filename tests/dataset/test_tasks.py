@@ -42,7 +42,7 @@ from task_checks import (
 from dataset import TASKS
 from dataset.seeds import stream
 from dataset.task import Example, LengthConfig, Slice, Task
-from src.flags.fields import resolve
+from src.flags.run_flags import resolve
 
 NO_ORACLE = ("fourier_mix",)  # its quantised prompt does not determine the signal
 

@@ -30,7 +30,8 @@ from dataset.loaders import TaskData, build_loaders
 from dataset.text import Text
 from dataset.tokenizer import SPECIAL
 from dataset.wikitext import TEST, TRAIN, VALIDATION, WikiText
-from src.flags.fields import UserError, resolve
+from src.flags.fields import UserError
+from src.flags.run_flags import resolve
 from src.utils.chance import chance_levels
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -561,7 +562,7 @@ MEASURE = """
 import sys
 from dataset.loaders import TaskData, build_loaders
 from dataset.wikitext import WikiText
-from src.flags.fields import resolve
+from src.flags.run_flags import resolve
 args = resolve(WikiText, data_path=sys.argv[1])
 _, loaders, _ = build_loaders(WikiText(args), args)
 batches = iter(loaders["train"])

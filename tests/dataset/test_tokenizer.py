@@ -8,7 +8,8 @@ import pytest
 
 from dataset import TASKS
 from dataset.tokenizer import BOS, EOS, PAD, CharTokenizer
-from src.flags.fields import UserError, resolve
+from src.flags.fields import UserError
+from src.flags.run_flags import resolve
 
 
 def test_special_tokens_come_first_and_characters_follow_by_code_point():

@@ -12,20 +12,9 @@ import pytest
 
 from dataset import TASKS
 from dataset.task import LengthConfig, Task
-from src.flags.fields import (
-    SHARED,
-    SMALL,
-    ControlConfig,
-    UserError,
-    check_value,
-    config_parts,
-    field_types,
-    option,
-    parse_value,
-    resolve,
-    suggest,
-    to_dict,
-)
+from src.flags.fields import UserError, check_value, field_types, option, parse_value, suggest
+from src.flags.groups import SHARED, ControlConfig
+from src.flags.run_flags import SMALL, config_parts, resolve, to_dict
 from src.models import MODELS
 
 NUMERIC = [

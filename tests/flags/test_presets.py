@@ -8,8 +8,9 @@ import json
 import pytest
 
 from dataset import TASKS
-from src.flags.fields import UserError, resolve
+from src.flags.fields import UserError
 from src.flags.presets import PRESETS, settings, task_of
+from src.flags.run_flags import resolve
 from src.models import MODELS
 
 NAMED = [name for name, preset in PRESETS.items() if preset.task]

@@ -9,7 +9,8 @@ import dataclasses
 import pytest
 
 from src.commands import kernels, profile, speed
-from src.flags.fields import MachineConfig, MeasureControl, UserError, field_types, machine_flags, option
+from src.flags.fields import UserError, field_types, option
+from src.flags.groups import MachineConfig, MeasureControl, machine_flags
 
 MACHINE = {f.name: f for f in dataclasses.fields(MachineConfig)}
 

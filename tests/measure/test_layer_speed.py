@@ -19,7 +19,7 @@ import pytest
 import torch
 from torch import nn
 
-from src.flags.fields import resolve
+from src.flags.run_flags import resolve
 from src.models import MODELS
 from src.models.backbone import build, resolve_auto
 from src.models.contract import state_bytes

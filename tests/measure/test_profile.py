@@ -22,7 +22,7 @@ import benchmark
 from dataset.needle import Needle
 from src.figures import kernels as kernel_figures
 from src.figures import style
-from src.flags.fields import resolve
+from src.flags.run_flags import resolve
 from src.measure import timing
 from src.measure.profile import steps as profiling
 from src.measure.profile import trace as reading

@@ -22,7 +22,7 @@ from dataset.needle import Needle
 from dataset.seeds import stream
 from dataset.splits import draw_train
 from dataset.tokenizer import CharTokenizer
-from src.flags.fields import resolve
+from src.flags.run_flags import resolve
 from src.models.backbone import build
 from src.models.transformer import Attention
 from src.storage.env import resolve_device, resolve_precision

@@ -10,7 +10,8 @@ import pytest
 import torch
 from small_models import NoTask, decoding_gap, disturb
 
-from src.flags.fields import UserError, resolve
+from src.flags.fields import UserError
+from src.flags.run_flags import resolve
 from src.models.backbone import Backbone
 from src.models.mamba import Mamba, build_model
 from src.ops.choices import choices

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from small_models import C, NoTask, decoding_gap, disturb, tokens
 
-from src.flags.fields import UserError, resolve
+from src.flags.fields import UserError
+from src.flags.run_flags import resolve
 from src.models import parts
 from src.models.backbone import build, resolve_auto
 from src.models.contract import state_bytes

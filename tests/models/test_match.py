@@ -11,8 +11,9 @@ import torch
 from small_models import NoTask, decoding_gap, tokens
 from torch import nn
 
-from src.flags.fields import UserError, own_config, resolve
+from src.flags.fields import UserError, own_config
 from src.flags.parser import read_request
+from src.flags.run_flags import resolve
 from src.models import MODELS
 from src.models.backbone import Backbone, build, layers_of, ops_of, resolve_auto
 from src.models.contract import state_after, state_bytes

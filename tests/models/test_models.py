@@ -16,7 +16,8 @@ from small_models import C, NoTask, decoding_gap, disturb, tokens
 from torch import nn
 
 from src.flags import registry
-from src.flags.fields import UserError, resolve
+from src.flags.fields import UserError
+from src.flags.run_flags import resolve
 from src.models import MODELS, contract
 from src.models.backbone import build, is_right_padded, max_len_of
 from src.models.contract import ARModel, Mixer, state_bytes

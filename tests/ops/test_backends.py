@@ -12,7 +12,8 @@ import torch
 from conftest import ROOT
 from op_checks import numba_only
 
-from src.flags.fields import UserError, resolve
+from src.flags.fields import UserError
+from src.flags.run_flags import resolve
 from src.ops import backends, choices
 
 PAIRS = [(op, name) for op, names in backends.OPS.items() for name in names]

@@ -17,7 +17,8 @@ from types import SimpleNamespace
 import pytest
 from planted_metrics import good_metrics
 
-from src.flags.fields import UserError, resolve
+from src.flags.fields import UserError
+from src.flags.run_flags import resolve
 from src.storage import env, rundir
 from src.storage.files import open_sealed, read_json, seal, write_atomic, write_json
 from src.storage.record import Record

@@ -16,7 +16,7 @@ from conftest import ROOT
 
 from dataset.loaders import build_loaders
 from dataset.rle import RunLength
-from src.flags.fields import resolve
+from src.flags.run_flags import resolve
 from src.storage import checkpoint
 from src.utils.distributed import World, joined
 

@@ -14,7 +14,7 @@ from small_tasks import Running, answer_names, make
 from dataset.loaders import TaskData, build_loaders, heldout_loader
 from dataset.task import Example, Slice, Task
 from dataset.tokenizer import BOS, EOS, PAD, CharTokenizer
-from src.flags.fields import resolve, to_dict
+from src.flags.run_flags import resolve, to_dict
 from src.models import MODELS
 from src.models.backbone import Backbone, build
 from src.models.contract import ARModel

@@ -25,7 +25,8 @@ from dataset.loaders import build_loaders
 from dataset.plans import set_epoch
 from dataset.tiny_shakespeare import TinyShakespeare
 from dataset.tokenizer import CharTokenizer
-from src.flags.fields import UserError, resolve
+from src.flags.fields import UserError
+from src.flags.run_flags import resolve
 from src.models import MODELS
 from src.models.backbone import build
 from src.models.contract import ARModel

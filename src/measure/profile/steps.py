@@ -41,7 +41,8 @@ from dataset.common import ExampleDataset, WindowDataset, collate_fn, collate_wi
 from dataset.seeds import stream
 from dataset.splits import draw_train
 from dataset.task import DECODE_SLACK, Task
-from src.flags.fields import RunArgs, UserError
+from src.flags.fields import UserError
+from src.flags.run_flags import RunArgs
 from src.measure import timing
 from src.measure.profile import trace as reading
 from src.models.backbone import build

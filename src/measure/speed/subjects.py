@@ -16,8 +16,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from src.flags.fields import MachineConfig, ModelConfig, RunArgs, TrainConfig, UserError, own_config, resolve, to_dict
+from src.flags.fields import UserError, own_config
+from src.flags.groups import MachineConfig, ModelConfig, TrainConfig
 from src.flags.registry import is_path
+from src.flags.run_flags import RunArgs, resolve, to_dict
 
 VOCABULARY = 64
 DEFAULTS = {"d_model": 128, "n_layer": 2, "n_head": 4, "dropout": 0.0}

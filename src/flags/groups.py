@@ -1,0 +1,181 @@
+"""The shared flags, in the groups that `--help` shows.
+
+A task's or a model's own flags are the fields of the `Config` in its file. A command that has only some flags of the
+machine takes them with `machine_flags`. Nothing here imports torch, so that `--help` and `list` answer at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from src.flags.fields import field_types, option
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """data"""
+
+    task: str = option("", "a name from `list`, or a path to your own .py with one Task subclass")
+    context_len: int = option(512, "characters of the longest prompt body a task draws", least=1)
+    train_size: int = option(
+        20_000,
+        "training examples; 0 = fresh ones that never repeat (language: windows per epoch, 0 = all)",
+        least=0,
+    )
+    val_size: int = option(1_000, "validation examples (language: windows, 0 = all)", least=0)
+    test_size: int = option(2_000, "test examples (language: windows, 0 = all)", least=0)
+    train_lengths: str = option(
+        "uniform",
+        "uniform: each training batch has one length, drawn between the task's minimum and maximum; fixed: the maximum",
+        choices=("uniform", "fixed"),
+    )
+    eval_lengths: tuple[str, ...] = option(
+        (), "further test lengths: multiples of the training maximum or numbers, such as 2x,4x,256"
+    )
+    loss_on: str = option(
+        "answer", "answer: train what is scored; all: train every written character", choices=("answer", "all")
+    )
+    data_path: str = option("", "file or folder with the text of a language task")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """model"""
+
+    model: str = option("", "a name from `list`, or a path to your own .py with one Mixer or ARModel subclass")
+    d_model: int = option(384, "width of the residual stream", least=1)
+    n_layer: int = option(6, "number of blocks", least=1)
+    n_head: int = option(6, "heads of a mixer that has them", least=1)
+    dropout: float = option(0.1, "dropout probability", least=0.0, most=0.95)
+    dim_ffn: int = option(
+        -1,
+        "hidden width of the block's MLP; 0 = no MLP, -1 = as the layer was published (4 x d_model or none)",
+        least=-1,
+    )
+    norm: str = option(
+        "auto", "norm of the backbone; auto = as the layer was published", choices=("auto", "layer", "rms")
+    )
+    short_conv: int = option(
+        -1,
+        "width of a causal convolution on q, k, v, or on the layer's input; 0 = off, -1 = as published",
+        least=-1,
+        most=64,
+    )
+    fair: bool = option(
+        False,
+        "the same norm (rms), MLP (4 x d_model) and short convolution (4) for every layer, not the published ones",
+    )
+    match_params: str = option(
+        "", "solve d_model and dim_ffn for this many parameters (250000, 250k, 1M), or for those of a model named here"
+    )
+    match_state: int = option(
+        0,
+        "solve d_model for this many bytes of decoding state at the task's longest sequence, batch 1; 0 = off",
+        least=0,
+    )
+    pos: str = option(
+        "auto",
+        "position encoding; auto = learned for transformer, none for recurrent layers",
+        choices=("auto", "learned", "sinusoidal", "none", "rope", "alibi"),
+        shorthand={"--rope": "rope"},
+    )
+    embed_std: float = option(1.0, "standard deviation of the initial embeddings", above=0.0, most=100.0)
+    tie_weights: bool = option(False, "share the embedding's weights with the output head")
+    bias: bool = option(True, "biases in the linear maps and norms of the backbone and of attention")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """optimisation"""
+
+    lr: float = option(3e-4, "peak learning rate", above=0.0, most=100.0)
+    min_lr: float = option(0.0, "learning rate at the end of the cosine", least=0.0, most=100.0)
+    warmup_steps: int = option(200, "steps of linear warm-up", least=0)
+    epochs: int = option(5, "passes over the training set", least=1)
+    max_steps: int = option(0, "optimiser steps; when given, replaces --epochs, in both directions", least=0)
+    batch_size: int = option(32, "examples per optimiser step, over all processes", least=1)
+    batch_chars: int = option(0, "characters per optimiser step; when given, replaces --batch_size", least=0)
+    micro_batch_size: int = option(
+        0, "examples per forward pass, with gradients accumulated; 0 = the whole batch", least=0
+    )
+    grad_clip: float = option(1.0, "largest gradient norm; 0 = no clipping", least=0.0)
+    weight_decay: float = option(
+        0.01, "AdamW's weight decay (norms, biases and marked parameters get none)", least=0.0, most=10.0
+    )
+    label_smoothing: float = option(
+        0.0, "label smoothing of the training loss; reported losses are never smoothed", least=0.0, most=0.9
+    )
+
+
+@dataclass(frozen=True)
+class MachineConfig:
+    """run"""
+
+    precision: str = option(
+        "auto", "auto = bf16 where the device is fast at it, else fp32", choices=("auto", "fp32", "fp16", "bf16")
+    )
+    device: str = option("auto", "auto, cpu, cuda or cuda:N")
+    threads: int = option(0, "CPU threads; 0 = torch's choice", least=0, most=1024)
+    compile: bool = option(False, "torch.compile the model")
+    backend: str = option("auto", "kernels: auto, NAME for all ops that have it, or op=NAME,...")
+    seed: int = option(1337, "seed of initialisation, data and order", least=0, most=2**31 - 1)
+    allow_noncausal: bool = option(
+        False, "train a layer that the causality check caught seeing the future; every figure then says so"
+    )
+    eval_every: int = option(0, "steps between validations; 0 = a tenth of the run", least=0)
+
+
+def machine_flags(*names: str, **changed) -> type:
+    """A dataclass made of some fields of MachineConfig, for a command that does not have all of them.
+
+        Machine = machine_flags("device", "threads", seed="seed of the inputs")
+        Machine = machine_flags("threads", seed=option(0, "seed of weights and tokens", least=0, most=2**31 - 1))
+
+    names: fields that stay as they are.
+    changed: further fields. A text replaces the help. An `option` replaces the whole flag.
+    The fields keep the order of MachineConfig. Raises ValueError for a name that MachineConfig does not have.
+    """
+    known, types = {f.name: f for f in dataclasses.fields(MachineConfig)}, field_types(MachineConfig)
+    wanted = {**dict.fromkeys(names), **changed}
+    for name in wanted:
+        if name not in known:
+            raise ValueError(f"machine_flags: got '{name}', allowed: {', '.join(known)}")
+
+    def flag(field: dataclasses.Field, change) -> dataclasses.Field:
+        if isinstance(change, dataclasses.Field):
+            return change
+        metadata = {**field.metadata, "help": change or field.metadata["help"]}
+        return dataclasses.field(default=field.default, metadata=metadata)
+
+    specs = [(name, types[name], flag(field, wanted[name])) for name, field in known.items() if name in wanted]
+    namespace = {"__module__": __name__, "__doc__": MachineConfig.__doc__}
+    return dataclasses.make_dataclass("MachineFlags", specs, frozen=True, namespace=namespace)
+
+
+@dataclass(frozen=True)
+class ControlConfig:
+    """control"""
+
+    preset: str = option("auto", "small (default on a CPU), base (default on CUDA), or a name from `list --presets`")
+    out_dir: str = option("", "run directory; default runs/<timestamp>", paths=True)
+    overwrite: bool = option(False, "replace an existing run in --out_dir")
+    eval_only: bool = option(False, "evaluate the checkpoints of --out_dir, print JSON")
+    vis_only: bool = option(False, "redraw the figures of --out_dir; several directories are overlaid into --figures")
+    resume: bool = option(False, "continue the run in --out_dir")
+    figures: str = option("", "folder for the overlay of several --out_dir (with --vis_only)")
+    quiet: bool = option(False, "no progress, only the run directory")
+    log: str = option("none", "also log to tensorboard", choices=("none", "tensorboard"))
+
+
+@dataclass(frozen=True)
+class MeasureControl:
+    """control"""  # of the commands that measure: speed, profile, kernels, study
+
+    out_dir: str = option("", "run directory; default runs/<timestamp>; one with the same flags is continued")
+    overwrite: bool = option(False, "replace the results in --out_dir")
+    vis_only: bool = option(False, "redraw the figures of --out_dir and print its tables, without torch")
+    quiet: bool = option(False, "no progress and no tables, only the run directory")
+
+
+SHARED = (DataConfig, ModelConfig, TrainConfig, MachineConfig)
