@@ -327,7 +327,7 @@ def test_runs_and_speed_do_not_share_a_record(runs, panel, record, capsys):
 
 
 def test_the_records_are_there():
-    assert {"defaults", "findings", "main", "recipe", "speed-four", "speed-six"} <= set(FOLDERS)
+    assert {"defaults", "epochs", "findings", "main", "recipe", "speed-four", "speed-six"} <= set(FOLDERS)
     assert set(FOLDERS) == set(SCRIPTS)
 
 
