@@ -138,7 +138,7 @@ def test_stdin_that_is_no_terminal_is_one_prompt(main, runs, tmp_path):
     )
 
 
-@pytest.mark.parametrize("strict", ["0", "1"])
+@pytest.mark.parametrize("strict", ["1", pytest.param("0", marks=pytest.mark.slow)])
 def test_stdin_that_is_no_text_is_refused(runs, strict):
     """Python reads such bytes as an error, or in its UTF-8 mode as lone surrogates."""
     command = [sys.executable, ROOT / "benchmark.py", "generate", runs / "text"]

@@ -45,7 +45,10 @@ def test_a_documented_command_means_passes_over_twenty_thousand_examples(name):
         assert got == (384, 6, 6, 3e-4, 32, 0, "bf16")
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+LONG = {"shakespeare", "whole"}  # of the same kind as the others
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n in LONG else ()) for n in COMMANDS])
 def test_a_documented_command_trains_evaluates_and_draws_at_a_tiny_size(name, main, tmp_path):
     assert main(*shlex.split(COMMANDS[name]), *shlex.split(SHRUNK), "--epochs", 2, "--out_dir", "R") == (0, "R\n", "")
     metrics = json.loads((tmp_path / "R" / "metrics.json").read_text())

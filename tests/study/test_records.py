@@ -142,7 +142,15 @@ def test_runs_of_two_machines_have_an_entry_each(runs, tmp_path):
     assert machines[second]["versions"]["torch"] == "another"
 
 
-@pytest.mark.parametrize("figure", ["loss", "ppl", "distance_curve", "length_curve", "depth"])
+FIGURES = [
+    "loss",
+    "distance_curve",
+    "length_curve",
+    *(pytest.param(n, marks=pytest.mark.slow) for n in ("ppl", "depth")),
+]
+
+
+@pytest.mark.parametrize("figure", FIGURES)
 def test_redraw_gives_the_figure_that_the_run_drew(runs, copied, figure):
     """Alike to the eye: rounding to six digits may move the shade of single pixels."""
     (copied / "figures.csv").write_text(f"figure,draws,run,label\nmine,{figure},gru-1,\n")

@@ -290,7 +290,9 @@ def python_on_path(folder: Path) -> dict:
     return {**os.environ, "PATH": f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}"}
 
 
-@pytest.mark.parametrize(("event", "count"), [("int:step", 7), ("term:step", 5), ("int:evaluation", 1)])
+@pytest.mark.parametrize(
+    ("event", "count"), [("int:step", 7), ("term:step", 5), pytest.param("int:evaluation", 1, marks=pytest.mark.slow)]
+)
 def test_interrupted_run_saves_its_state_and_its_printed_command_continues_it(
     main, drive, tmp_path, references, event, count
 ):
