@@ -166,7 +166,7 @@ def _is_share(task: Task | None, name: str) -> bool:
 def _curve(spec: Slice, bins: str, xs: np.ndarray, values: np.ndarray, metric: str) -> dict:
     """One curve as metrics.json stores it."""
     binned = intervals.binned(values, xs, bins, interval="mean" if metric == "loss" else "wilson")
-    scale = "category" if "name" in binned[0] else "log2" if bins == "log2" else "linear"
+    scale = intervals.scale_of(xs, bins)
     return {
         "of": spec.of,
         "label": spec.label,
