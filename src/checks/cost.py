@@ -19,6 +19,7 @@ import torch
 
 from src.checks.base import Result, Subject, measured, mixers, skipped
 from src.models.contract import state_bytes
+from src.models.fair import fair_differences
 from src.utils.memory import kept_bytes
 
 NEAR, FAR, REPLAY_FAR = 128, 4096, 512
@@ -41,6 +42,13 @@ def parameters(subject: Subject) -> Result:
     layers = mixers(model)
     own = sum(p.numel() for layer in layers for p in layer.parameters())
     return measured("parameters", total, f"{own:,} of them are in {len(layers)} layers" if layers else "")
+
+
+def fair(subject: Subject):
+    """How many differences `--fair` leaves, and which. Without --fair there is no row."""
+    found = subject.args and fair_differences(subject.model(), subject.args)
+    if found is not None:
+        yield measured("differences under --fair", len(found), "; ".join(found))
 
 
 def decoding(subject: Subject, clock: Clock = time.perf_counter):

@@ -69,11 +69,19 @@ def train(argv: list[str], world) -> int:
             session.tokenizer.save(run_dir.vocab)
         reporter = make_reporter(request.control, world, run_dir)
         announce(reporter, setup, backends, session.data.facts, run_dir)
-        for line in (*matched, *warnings):
+        for line in (*matched, *fair_lines(model, setup.args), *warnings):
             reporter.say(line)
         return carry_out(session, model, run_dir, reporter, began)
     finally:
         run_dir.release()
+
+
+def fair_lines(model, args) -> list[str]:
+    """One line if --fair could not make everything equal."""
+    from src.models.fair import fair_differences
+
+    found = fair_differences(model, args)
+    return [f"notice: --fair leaves these differences: {'; '.join(found)}"] if found else []
 
 
 def announce(reporter, setup, backends: dict[str, dict], facts, run_dir) -> None:

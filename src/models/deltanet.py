@@ -78,7 +78,7 @@ class _Delta(LinearMixer):
         )
 
     ops = ("delta_rule",)
-    published = BlockDefaults("rms", 4, 4)
+    published = BlockDefaults("rms", 4, 4, "swiglu")
     ratios: tuple[float, float]  # published widths of all keys and all values, in multiples of d_model
 
     def __init__(self, args):

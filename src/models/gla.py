@@ -54,7 +54,7 @@ class GLA(LinearMixer):
 
     Config = Expansion
     ops = ("linear_attention",)
-    published = BlockDefaults("rms", 4, 0)
+    published = BlockDefaults("rms", 4, 0, "swiglu")
 
     @classmethod
     def kinds(cls, args):

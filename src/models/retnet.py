@@ -66,6 +66,7 @@ class RetNet(LinearMixer):
     Config = Expansion
     ops = ("linear_attention",)
     published = BlockDefaults("layer", 2, 0)
+    keeps = ("it rotates queries and keys by their position",)
 
     @classmethod
     def kinds(cls, args):

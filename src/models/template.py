@@ -57,6 +57,7 @@ class GatedConv(Mixer):
     positions = ()  # position encodings that the layer applies itself: of "rope" and "alibi"
     default_pos = "none"  # the kernel knows the order of the last few characters
     has_heads = False  # True if the layer reads args.n_head
+    keeps = ("a convolution of its own, over --kernel_size characters",)  # which --fair cannot take away
 
     def __init__(self, args):
         super().__init__()

@@ -231,8 +231,11 @@ def _stock_pairs(model: Backbone) -> list[tuple[str, torch.Tensor]]:
             f"pos: got '{model.pos}', allowed: learned, sinusoidal, none; "
             "the stock layer has no positions inside attention"
         )
-    if model.blocks[0].mlp is None:
+    mlp = model.blocks[0].mlp
+    if mlp is None:
         raise ValueError("dim_ffn: got 0, allowed: >= 1; the stock layer always has an MLP")
+    if mlp.gate is not None:
+        raise ValueError("mlp: got 'swiglu', allowed: gelu; the stock layer's MLP has no gate")
     pairs = [(f"norm.{name}", p) for name, p in model.norm.named_parameters()]
     for i, block in enumerate(model.blocks):
         for ours, stock in STOCK_NAMES.items():
