@@ -22,8 +22,17 @@ the names and shapes of `mamba_ssm.Mamba2`, so a state dict moves both ways. So 
 maps and the convolution, exp(A_log) uniform in [1, 16], softplus(dt_bias) log-uniform in [0.001, 0.1], D = 1. RMSNorm
 before the layer, and no MLP.
 
-Differs: their language model divides out_proj by sqrt(n_layer) after this initialisation. The block alone does not, nor
-does this one. `--short_conv W` replaces `--d_conv`; 0 removes the convolution and keeps its SiLU. `--n_head` and
+Differs from the authors' language model, mamba_ssm of today:
+- It divides out_proj by sqrt(n_layer) after this initialisation. The block alone does not, nor does this one.
+- Its embedding starts normal with standard deviation 0.02 (here `--embed_std`), is also the head (here with
+  `--tie_weights`), and its vocabulary is padded.
+- It keeps the residual stream in float32 under mixed precision. Here autocast decides.
+- Heads have 64 channels. Where the inner width is no multiple of 64, theirs is an error, and here heads are smaller.
+- Dropout where `--dropout` asks for it; theirs has none. `--dim_ffn` adds an MLP, which theirs has as an option.
+- Not here: bounds of the step size, a D per channel, the norm before the gate, an SSM on a part of the channels.
+- `--fair` removes the convolution, keeps its SiLU, and convolves the layer's input instead.
+
+`--short_conv W` replaces `--d_conv`; 0 removes the convolution and keeps its SiLU. `--n_head` and
 `--bias` do not concern this layer: the convolution has biases, the maps have none.
 
 Decays, sums and the norm are float32 under autocast. Cost per token O(D^2 + D N). State: (B, H, N, V) float32 and the

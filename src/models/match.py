@@ -35,6 +35,7 @@ from src.models.contract import ARModel, state_after, state_bytes
 AIM, LIMIT = 0.01, 0.02  # the aim, and the largest error that is accepted, as shares of the target
 ROUND = 8  # d_model is a multiple of this where an MLP closes the rest; vector units need it to be fast
 WIDEST = 1 << 16
+NEIGHBOURS = 8  # widths tried on each side of the one that bisection finds
 OUTSIDE = " outside embeddings and head"
 NOT_FOUND = "no nn.Embedding, or no nn.Linear onto the vocabulary as its last one"
 
@@ -139,7 +140,7 @@ def match(
     before = resolve_auto(model_class, args)
     has_mlp = not issubclass(model_class, ARModel) and not hasattr(model_class, "layers") and before.dim_ffn > 0
     free_mlp = has_mlp and "dim_ffn" not in explicit
-    lines = []
+    lines, notes = [], []
     if target_state:
         if "d_model" in explicit:
             raise UserError("--d_model and --match_state contradict each other; give one")
@@ -165,7 +166,7 @@ def match(
         if free_mlp:
             args = _solve_mlp(model_class, args, size, wanted)
         got, what = count(args), f"parameters{OUTSIDE if rule == 'layers' else ''}"
-        lines += [note] if note else []
+        notes = [note] if note else []
         lines.append(_verdict("--match_params", what, wanted, got.by(rule), _other_count(got, rule)))
     after = resolve_auto(model_class, args)
     changed = [
@@ -173,8 +174,7 @@ def match(
         for name in ("d_model", "dim_ffn")
         if getattr(before, name) != getattr(after, name)
     ]
-    solved = f"; {', '.join(changed) or 'nothing had to change'}"
-    return args, [line if line.startswith("--match_count") else line + solved for line in lines]
+    return args, [*notes, *(f"{line}; {', '.join(changed) or 'nothing had to change'}" for line in lines)]
 
 
 def _other_count(got: Counts, rule: str) -> str:
@@ -185,7 +185,11 @@ def _other_count(got: Counts, rule: str) -> str:
 
 
 def _solve_width(model_class, args, measure, target: int, multiple: int) -> int:
-    """The allowed width whose measure is nearest to the target, by bisection: the measure grows with the width."""
+    """The allowed width whose measure is nearest to the target, by bisection: the measure grows with the width.
+
+    Where a layer derives its heads from the width (Mamba-2), it grows only on the whole. So where bisection ends beyond
+    AIM, the neighbours are tried too.
+    """
     heads = 2 * args.n_head if model_class.has_heads else 1  # keeps head sizes whole and even
     step = math.lcm(heads, multiple)
 
@@ -201,7 +205,10 @@ def _solve_width(model_class, args, measure, target: int, multiple: int) -> int:
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if at(middle) < target else (low, middle)
-    return step * (high if low == 0 or at(high) - target <= target - at(low) else low)
+    best = high if low == 0 or at(high) - target <= target - at(low) else low
+    if abs(at(best) / target - 1) > AIM:
+        best = min(range(max(1, best - NEIGHBOURS), best + NEIGHBOURS + 1), key=lambda n: abs(at(n) - target))
+    return step * best
 
 
 def _solve_mlp(model_class, args, count, target: int):
@@ -228,7 +235,7 @@ def _verdict(flag: str, what: str, target: int, got: int, more: str = "") -> str
         raise UserError(
             f"{flag}: the nearest possible is {got:,} {what}, {100 * off:+.1f} % off {target:,}, "
             f"allowed: within {100 * LIMIT:g} %; choose another target, or fewer --n_head, "
-            "or leave --d_model and --dim_ffn free"
+            f"or leave --d_model and --dim_ffn free{', or give --match_count all' * what.endswith(OUTSIDE)}"
         )
     note = "" if abs(off) <= AIM else f" (beyond the {100 * AIM:g} % aimed at: widths are whole numbers)"
     return f"{flag}: {got:,} {what}, {100 * off:+.2f} % off {target:,}{note}{more}"
