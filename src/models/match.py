@@ -35,6 +35,7 @@ from src.models.contract import ARModel, state_after, state_bytes
 AIM, LIMIT = 0.01, 0.02  # the aim, and the largest error that is accepted, as shares of the target
 ROUND = 8  # d_model is a multiple of this where an MLP closes the rest; vector units need it to be fast
 WIDEST = 1 << 16
+MOST = 1e12  # parameters
 NEIGHBOURS = 8  # widths tried on each side of the one that bisection finds
 OUTSIDE = " outside embeddings and head"
 NOT_FOUND = "no nn.Embedding, or no nn.Linear onto the vocabulary as its last one"
@@ -105,12 +106,9 @@ def read_target(text: str, rule: str, mine: Counts, count_named: Callable[[str],
 
     rule: --match_count.  mine: the counts of the model to be matched, at any size.
     """
-    scale = {"k": 1e3, "m": 1e6}.get(text[-1:].lower(), 1)
-    try:
-        number, theirs = float(text[:-1] if scale > 1 else text) * scale, None
-    except ValueError:
-        number, theirs = None, count_named(text)
-    if theirs is None and not 1 <= number < 1e12:
+    number = read_number(text)
+    theirs = count_named(text) if number is None else None
+    if number is not None and not 1 <= number < MOST:
         raise UserError(
             f"--match_params: got '{text}', allowed: a count from 1 to 1e12 such as 250000, 250k or 1M, "
             "or a model's name"
@@ -120,6 +118,15 @@ def read_target(text: str, rule: str, mine: Counts, count_named: Callable[[str],
         whose = "this model" if mine.layers is None else text
         rule, note = "all", f"--match_count: all parameters are compared, because {whose} has {NOT_FOUND}"
     return Target(theirs.by(rule) if theirs else round(number), rule, note)
+
+
+def read_number(text: str) -> float | None:
+    """A count such as 250000, 250k or 1.5M; None for other text."""
+    scale = {"k": 1e3, "m": 1e6}.get(text[-1:].lower(), 1)
+    try:
+        return float(text[:-1] if scale > 1 else text) * scale
+    except ValueError:
+        return None
 
 
 def match(
