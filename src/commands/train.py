@@ -93,6 +93,8 @@ def announce(reporter, setup, backends: dict[str, dict], facts, run_dir) -> None
     if facts.source:
         reporter.say(f"text: {facts.source}, SHA-256 {facts.digest}")
         reporter.say("evaluation: consecutive windows of the text, each starting without memory")
+    if "d_conv" in setup.explicit and (setup.args.fair or setup.args.short_conv >= 0):
+        reporter.say("notice: --d_conv is ignored, because --fair or --short_conv decides about the convolution")
     if "n_head" in setup.explicit and not setup.model_class.has_heads:
         reporter.say(f"notice: --n_head is ignored, {setup.model_class.__name__} has no heads")
 
