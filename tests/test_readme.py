@@ -8,10 +8,12 @@ Commands are read by the parser of the program and not run, except those on an e
 import contextlib
 import csv
 import io
+import itertools
 import os
 import re
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -243,6 +245,37 @@ def test_tables_list_every_task_model_and_command():
     assert re.findall(r"^### (\w+)$", each, flags=re.M) == list(TASKS)
     unnamed = [c for c in benchmark.COMMANDS if c != "train" and not re.search(rf"benchmark\.py {c}\b", README)]
     assert not unnamed
+
+
+def published_rows() -> dict[str, list[str]]:
+    """{model: norm, MLP, size of the MLP, convolution} of the table of published blocks in docs/models.md."""
+    page = TEXT["docs/models.md"]
+    lines = page[page.index("| model | norm") :].splitlines()[2:]
+    cells = [[c.strip() for c in line.strip("|").split("|")] for line in itertools.takewhile(lambda x: "|" in x, lines)]
+    return {name: row for first, *row in cells for name in re.findall(r"`(\w+)`", first)}
+
+
+def test_the_table_of_published_blocks_is_that_of_the_classes():
+    found = published_rows()
+    assert set(found) == set(MODELS) - {"hybrid"}
+    for name, (norm, mlp, size, conv) in found.items():
+        block = MODELS[name].load().published
+        assert norm == {"rms": "RMSNorm", "layer": "LayerNorm"}[block.norm], name
+        assert mlp == ({"gelu": "GELU", "swiglu": "SwiGLU"}[block.mlp] if block.ffn_ratio else "none"), name
+        assert size == (f"{block.ffn_ratio:g} x d_model" if block.ffn_ratio else "none"), name
+        widths = {0: "none", 4: "width 4, on q, k, v", -1: "width 4, inside the layer (`--d_conv`)"}
+        assert conv == widths[block.short_conv], name
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_layer_file_says_in_what_it_differs(name):
+    """From its paper and, where there is one, from the reference code of today."""
+    text = sys.modules[MODELS[name].load().__module__].__doc__
+    assert re.search(r"\bDiffers\b", text)
+    released = {"transformer": "nanoGPT", "mamba": "mamba_ssm of today", "mamba2": "mamba_ssm of today"}
+    released |= {"linear_attention": "fast-transformers", "retnet": "torchscale of today", "hybrid": "Jamba"}
+    released |= dict.fromkeys(("gla", "deltanet", "gated_deltanet"), "flash-linear-attention")
+    assert released.get(name, "") in text
 
 
 def test_flags_page_names_every_flag():

@@ -19,6 +19,7 @@ import torch
 
 from src.checks.base import NO_MIXER, Result, Subject, measured, mixers, skipped
 from src.models.contract import state_bytes
+from src.models.fair import fair_differences
 from src.utils.memory import kept_bytes
 
 NEAR, FAR, REPLAY_FAR = 128, 4096, 512
@@ -55,6 +56,13 @@ def output_ratios(subject: Subject) -> Result:
         return skipped(name, NO_MIXER)
     blocks = ", ".join(f"{ratio:.2g}" for ratio in found["mixer"])
     return measured(name, found["mixer"][0], f"RMS, at --embed_std {subject.args.embed_std:g}; all blocks: {blocks}")
+
+
+def fair(subject: Subject):
+    """How many differences `--fair` leaves, and which. Without --fair there is no row."""
+    found = subject.args and fair_differences(subject.model(), subject.args)
+    if found is not None:
+        yield measured("differences under --fair", len(found), "; ".join(found))
 
 
 def decoding(subject: Subject, clock: Clock = time.perf_counter):

@@ -37,7 +37,7 @@ from src.flags.run_flags import resolve
 
 # Large enough for two heads and for one layer that feeds another, small enough for seconds.
 DEFAULTS = {"d_model": 32, "n_layer": 2, "n_head": 2, "dropout": 0.0}
-ONLY_TRAIN = ("match_params", "match_state")
+ONLY_TRAIN = ("match_params", "match_count", "match_state")
 WIDTHS = {"check": 38, "result": 9, "measured": 12, "allowed": 9}
 WIDTH = 120
 GUESS = 0.5  # seconds per check, for the time left before a check of the same group has run

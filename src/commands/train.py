@@ -69,11 +69,19 @@ def train(argv: list[str], world) -> int:
             session.tokenizer.save(run_dir.vocab)
         reporter = make_reporter(request.control, world, run_dir)
         announce(reporter, setup, backends, session.data.facts, run_dir)
-        for line in (*matched, *warnings):
+        for line in (*matched, *fair_lines(model, setup.args), *warnings):
             reporter.say(line)
         return carry_out(session, model, run_dir, reporter, began)
     finally:
         run_dir.release()
+
+
+def fair_lines(model, args) -> list[str]:
+    """One line if --fair could not make everything equal."""
+    from src.models.fair import fair_differences
+
+    found = fair_differences(model, args)
+    return [f"notice: --fair leaves these differences: {'; '.join(found)}"] if found else []
 
 
 def announce(reporter, setup, backends: dict[str, dict], facts, run_dir) -> None:
@@ -85,6 +93,8 @@ def announce(reporter, setup, backends: dict[str, dict], facts, run_dir) -> None
     if facts.source:
         reporter.say(f"text: {facts.source}, SHA-256 {facts.digest}")
         reporter.say("evaluation: consecutive windows of the text, each starting without memory")
+    if "d_conv" in setup.explicit and (setup.args.fair or setup.args.short_conv >= 0):
+        reporter.say("notice: --d_conv is ignored, because --fair or --short_conv decides about the convolution")
     if "n_head" in setup.explicit and not setup.model_class.has_heads:
         reporter.say(f"notice: --n_head is ignored, {setup.model_class.__name__} has no heads")
 

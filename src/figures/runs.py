@@ -79,14 +79,20 @@ def overlay(runs, figures_dir) -> list[Path]:
 
 
 def run_title(metrics: dict) -> str:
-    """'needle · gru · 84.6 k parameters (79.2 k without embeddings)', with a hybrid's layers.
+    """'needle · gru · 84.6 k parameters (73.7 k outside embeddings and head)', with a hybrid's layers.
 
-    A layer that sees the future is named as such in a second line.
+    A layer that sees the future is named as such in a second line. Where the head is not known, it is counted with
+    the rest: '(79.2 k without embeddings)'.
     """
-    total, embedding = metrics["parameters"]["total"], metrics["parameters"]["embedding"]
+    total, inner = metrics["parameters"]["total"], metrics["parameters"].get("layers")
     layers = _args(metrics).get("layers")
     model = f"{metrics['model']} ({', '.join(layers)})" if layers else metrics["model"]
-    size = f"{style.human(total)} parameters ({style.human(total - embedding)} without embeddings)"
+    rest = (
+        f"{style.human(total - metrics['parameters']['embedding'])} without embeddings"
+        if inner is None
+        else f"{style.human(inner)} outside embeddings and head"
+    )
+    size = f"{style.human(total)} parameters ({rest})"
     title = f"{metrics['task']} · {model} · {size}"
     return f"{title}\n{NOT_CAUSAL}" if sees_the_future(metrics) else title
 

@@ -50,9 +50,11 @@ class ModelConfig:
     dropout: float = option(0.1, "dropout probability", least=0.0, most=0.95)
     dim_ffn: int = option(
         -1,
-        "hidden width of the block's MLP; 0 = no MLP, -1 = as the layer was published (4 x d_model or none)",
+        "hidden width of the block's MLP; 0 = no MLP, -1 = as the layer was published (the size of a GELU MLP of "
+        "4 x d_model, or none)",
         least=-1,
     )
+    mlp: str = option("auto", "MLP of the block; auto = as the layer was published", choices=("auto", "gelu", "swiglu"))
     norm: str = option(
         "auto", "norm of the backbone; auto = as the layer was published", choices=("auto", "layer", "rms")
     )
@@ -64,11 +66,16 @@ class ModelConfig:
     )
     fair: bool = option(
         False,
-        "the same norm (rms), MLP (4 x d_model), short convolution (4) and initialisation (torch) for every layer, "
-        "not the published ones",
+        "the same norm (rms), MLP (gelu, 4 x d_model), convolution (4, on the input), dropout, positions (none) and "
+        "initialisation (torch) for every layer, not the published ones",
     )
     match_params: str = option(
         "", "solve d_model and dim_ffn for this many parameters (250000, 250k, 1M), or for those of a model named here"
+    )
+    match_count: str = option(
+        "layers",
+        "what --match_params counts: layers = the parameters outside embeddings and head; all = all of them",
+        choices=("layers", "all"),
     )
     match_state: int = option(
         0,
@@ -77,7 +84,7 @@ class ModelConfig:
     )
     pos: str = option(
         "auto",
-        "position encoding; auto = learned for transformer, none for recurrent layers",
+        "position encoding; auto = learned for transformer, none for recurrent layers and under --fair",
         choices=("auto", "learned", "sinusoidal", "none", "rope", "alibi"),
         shorthand={"--rope": "rope"},
     )

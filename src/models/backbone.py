@@ -4,8 +4,10 @@
     block:    x = x + mixer(conv(norm(x))) ,   x = x + MLP(norm(x))
 
 So a difference between two models comes from the mixer and from its published block: norm, MLP, short convolution and
-initialisation. `--fair` gives all layers the same block and the same initialisation. `resolve_auto` decides what `auto`
-means for a layer.
+initialisation. `--fair` gives all layers the same block and the same initialisation, without positions: the convolution
+on the mixer's input is the only one, and dropout acts only on embeddings, on what a block adds to the residual stream,
+and inside the MLP. src/models/fair.py lists what is left of a difference. `resolve_auto` decides what `auto` means for
+a layer.
 
 Source: the pre-norm residual block of Radford et al. 2019 (GPT-2). Shapes: see src/models/contract.py.
 Cost per token of the MLP O(D dim_ffn) and of the head O(D C). State: (tokens so far, the state of each block).
@@ -13,6 +15,7 @@ Cost per token of the MLP O(D dim_ffn) and of the head O(D C). State: (tokens so
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import torch
@@ -25,7 +28,11 @@ from src.models.contract import ARModel, BlockDefaults, Mixer, State
 from src.models.initial import initialise
 from src.models.short_conv import make_conv
 
-FAIR = BlockDefaults("rms", 4, 4)  # the block of every layer under --fair
+FAIR = BlockDefaults("rms", 4, 4, "gelu")  # the block of every layer under --fair
+# Positions of every layer under --fair. Recurrent layers know the order without any, the shared convolution tells the
+# other ones that of neighbours, and a learned table would end at the training length.
+FAIR_POS = "none"
+MLP_MULTIPLE = 8  # the hidden width of a SwiGLU is a multiple of this, because matrix units are slow at others
 
 
 class Backbone(ARModel):
@@ -175,9 +182,9 @@ def max_len_of(args: RunFlags) -> int:
 def resolve_auto(model_class: type, flags: RunFlags) -> RunArgs:
     """The flags with `auto` decided for this model; flags that are decided already come back as they are.
 
-    A typed value stays. Else `--fair` gives every layer the block FAIR, and without it a layer gets its published
-    block. A whole ARModel has no block. A hybrid leaves norm, MLP and convolution to each of its layers (see
-    `layers_of`).
+    A typed value stays. Else `--fair` gives every layer the block FAIR and the positions FAIR_POS, and without it a
+    layer gets its published block. A whole ARModel has no block. A hybrid leaves norm, MLP and convolution to each of
+    its layers (see `layers_of`).
     """
     return flags if isinstance(flags, RunArgs) else _decide(model_class, flags)
 
@@ -190,14 +197,17 @@ def layers_of(model_class: type, args: RunArgs) -> list[tuple[type[Mixer], RunAr
 
 
 def _decide(model_class: type, flags: RunFlags) -> RunArgs:
-    values = {"pos": model_class.default_pos} if flags.pos == "auto" else {}
+    default_pos = FAIR_POS if flags.fair and not issubclass(model_class, ARModel) else model_class.default_pos
+    values = {"pos": default_pos} if flags.pos == "auto" else {}
     values |= {"init": initial_for(model_class, flags.fair)} if flags.init == "auto" else {}
     if hasattr(model_class, "layers"):
         values["n_layer"] = len(model_class.layers)
     elif issubclass(model_class, Mixer):
         block = FAIR if flags.fair else model_class.published
         values |= {"norm": block.norm} if flags.norm == "auto" else {}
-        values |= {"dim_ffn": round(block.ffn_ratio * flags.d_model)} if flags.dim_ffn < 0 else {}
+        mlp = block.mlp if flags.mlp == "auto" else flags.mlp
+        values |= {"mlp": mlp}
+        values |= {"dim_ffn": hidden_width(mlp, block.ffn_ratio * flags.d_model)} if flags.dim_ffn < 0 else {}
         values |= {"short_conv": block.short_conv} if flags.short_conv < 0 else {}
     return resolved(flags, **values)
 
@@ -205,6 +215,18 @@ def _decide(model_class: type, flags: RunFlags) -> RunArgs:
 def initial_for(model_class: type, fair: bool) -> str:
     """What --init auto means: the layer's own start, or torch's under --fair. A whole model keeps its own."""
     return "torch" if fair and not issubclass(model_class, ARModel) else "published"
+
+
+def hidden_width(mlp: str, gelu_width: float) -> int:
+    """The hidden width of this MLP with as many parameters as a GELU MLP of `gelu_width` channels.
+
+    A SwiGLU has three maps and not two, so it gets two thirds of the channels (Shazeer 2020, section 3), rounded to the
+    nearest multiple of MLP_MULTIPLE, and at least that. At 4 x d_model its weights then differ in number from those of
+    the GELU MLP by at most 1.5 / d_model as a share, from d_model 2 on: 2.4 % at 64, 0.4 % at 384.
+    """
+    if mlp != "swiglu" or not gelu_width:
+        return round(gelu_width)
+    return max(MLP_MULTIPLE, MLP_MULTIPLE * round(2 / 3 * gelu_width / MLP_MULTIPLE))
 
 
 def ops_of(model_class: type, flags: RunFlags) -> dict[str, tuple[str, ...]]:
@@ -228,13 +250,14 @@ class Block(nn.Module):
     """
 
     def __init__(self, mixer_class: type[Mixer], args: RunArgs):
-        """args: the flags of this layer."""
+        """args: the flags of this layer. Under --fair the mixer gets them without a convolution and dropout."""
         super().__init__()
         self.norm1 = make_norm(args)
-        self.conv = None if mixer_class.own_conv else make_conv(args.d_model, args, "silu")
-        self.mixer = mixer_class(args)
+        convolves = args.fair or not mixer_class.own_conv
+        self.conv = make_conv(args.d_model, args, "silu") if convolves else None
+        self.mixer = mixer_class(dataclasses.replace(args, short_conv=0, dropout=0.0) if args.fair else args)
         self.norm2 = make_norm(args) if args.dim_ffn else None
-        self.mlp = MLP(args.d_model, args.dim_ffn, args.dropout, args.bias) if args.dim_ffn else None
+        self.mlp = MLP(args) if args.dim_ffn else None
         self.dropout = nn.Dropout(args.dropout)
 
     def forward(self, x):
@@ -268,18 +291,23 @@ class Block(nn.Module):
 
 
 class MLP(nn.Module):
-    """Linear, GELU, linear."""
+    """`--mlp gelu`: down(gelu(up(x))).  `--mlp swiglu`: down(silu(gate(x)) * up(x)). Dropout before the last map.
+
+    Hendrycks & Gimpel 2016, arXiv:1606.08415; Shazeer 2020, arXiv:2002.05202, equation 6, here with biases.
+    """
 
     output_maps = ("down",)  # see src/models/initial.py
 
-    def __init__(self, d_model: int, hidden: int, dropout: float, bias: bool):
+    def __init__(self, args: RunArgs):
         super().__init__()
-        self.up = nn.Linear(d_model, hidden, bias=bias)
-        self.down = nn.Linear(hidden, d_model, bias=bias)
-        self.dropout = nn.Dropout(dropout)
+        self.up = nn.Linear(args.d_model, args.dim_ffn, bias=args.bias)
+        self.down = nn.Linear(args.dim_ffn, args.d_model, bias=args.bias)
+        self.gate = nn.Linear(args.d_model, args.dim_ffn, bias=args.bias) if args.mlp == "swiglu" else None
+        self.dropout = nn.Dropout(args.dropout)
 
     def forward(self, x):
-        return self.down(self.dropout(F.gelu(self.up(x))))
+        h = F.gelu(self.up(x)) if self.gate is None else F.silu(self.gate(x)) * self.up(x)
+        return self.down(self.dropout(h))
 
 
 def make_norm(args: RunArgs) -> nn.Module:

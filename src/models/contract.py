@@ -50,11 +50,13 @@ State = tuple
 
 
 class BlockDefaults(NamedTuple):
-    """The block around a layer as it was published: what `auto` means for --norm, --dim_ffn and --short_conv."""
+    """The block around a layer as it was published: what `auto` means for --norm, --dim_ffn, --short_conv and --mlp."""
 
     norm: str = "layer"  # "layer" or "rms"
-    ffn_ratio: float = 4  # hidden width of the MLP in multiples of d_model; 0 = no MLP
+    # Hidden width of a GELU MLP in multiples of d_model; 0 = no MLP. A SwiGLU gets as many parameters, not channels.
+    ffn_ratio: float = 4
     short_conv: int = 0  # width of the short convolution; 0 = none, -1 = the layer has a flag of its own
+    mlp: str = "gelu"  # "gelu" or "swiglu"
 
 
 class Mixer(nn.Module):
@@ -77,6 +79,7 @@ class Mixer(nn.Module):
     ops: tuple[str, ...] = ()  # the ops of src/ops that it calls; a run records which backend computed them
     own_conv = False  # True where the mixer reads args.short_conv itself; else the block convolves the mixer's input
     output_maps: tuple[str, ...] = ("out", "out_proj", "o_proj")  # members that write into the residual stream
+    keeps: tuple[str, ...] = ()  # what --fair cannot take away: order or a convolution that is the layer itself
     published: BlockDefaults = BlockDefaults()
 
     def __init__(self, args: RunArgs | None = None):

@@ -31,12 +31,24 @@ this scale of the outputs at smaller widths. The first releases of flash-linear-
 2^(-5/2), about 3 times smaller at every width. exp(A_log) is uniform in (0, 16], softplus(dt_bias)
 log-uniform in [0.001, 0.1].
 
-Differs:
-- The block's MLP is the backbone's (GELU, 4 x d_model), not a SwiGLU of equal size.
-- Head sizes that are not whole are rounded up.
+The block has RMSNorm and a SwiGLU MLP with as many parameters as a GELU MLP of 4 x d_model.
+
+Differs from the papers:
+- The MLP has biases unless `--bias False`. Theirs have none. `--bias` does not concern the layers themselves.
+- Its hidden width is rounded to a multiple of 8 (theirs: 256, upwards). Head sizes that are not whole are rounded up.
+- `--n_head` heads of any size. The papers keep the key size of a head (128; 256 for `gated_deltanet`) and add heads.
+- Dropout where `--dropout` asks for it, which also acts inside the MLP. The papers have none.
+- `--short_conv 0` and `--fair` remove the convolution and keep its SiLU.
+
+Differs from the releases of today:
 - The map to beta has no bias, as in flash-linear-attention. NVlabs/GatedDeltaNet has one that starts at zero.
+- flash-linear-attention starts all maps and embeddings of its models normal with standard deviation 0.02. Its blocks'
+  norms have epsilon 1e-6 (here 1e-5).
 - exp(A_log) is never exactly 0, because its logarithm would be infinite.
-- `--short_conv 0` removes the convolution and keeps its SiLU. `--bias` does not concern these layers.
+- Not here: its options for `deltanet` (an output gate, beta = 1, activations of q and k other than SiLU, their norm by
+  the sum) and for `gated_deltanet` (no output gate, more value heads than key heads).
+- The same: SiLU after the convolution, which has no bias; unit length by 1 / sqrt(sum of squares + 1e-6); a gain of the
+  norm per head.
 
 src/ops/delta_rule has the recurrence: reference.py in float64, README.md with the chunked form. Gates, decays and norms
 are float32 under autocast. Cost per token O(D^2 + D K). State: the memory in float32 and the last W - 1 inputs of the
@@ -81,7 +93,7 @@ class _Delta(LinearMixer):
         )
 
     ops = ("delta_rule",)
-    published = BlockDefaults("rms", 4, 4)
+    published = BlockDefaults("rms", 4, 4, "swiglu")
     ratios: tuple[float, float]  # published widths of all keys and all values, in multiples of d_model
 
     def __init__(self, args):

@@ -16,11 +16,18 @@ Source: Yang et al. 2023, arXiv:2312.06635, section 4.4. Keys and queries have d
 has 16 rows. No convolution, and no bias except b. Initialisation and the RMSNorm per head as in the authors' release,
 flash-linear-attention: Xavier-uniform with gain 2^(-5/2), and b zero.
 
-Differs:
-- The block's MLP is the backbone's (GELU, 4 x d_model), not a SwiGLU of equal size.
-- Head sizes that are not whole are rounded up.
-- `--short_conv W` adds a convolution with SiLU on q, k and v, an option of the release. `--bias` does not concern this
-  layer.
+The block has RMSNorm and a SwiGLU MLP with as many parameters as a GELU MLP of 4 x d_model (section 4.4).
+
+Differs from the paper:
+- The MLP has biases unless `--bias False`. Theirs has none. `--bias` does not concern the layer itself.
+- Its hidden width is rounded to a multiple of 8 (theirs: 256, upwards). Head sizes that are not whole are rounded up.
+- Dropout where `--dropout` asks for it, which also acts inside the MLP. The paper has none.
+- `--short_conv W` adds a convolution with SiLU on q, k and v, an option of the release.
+
+Differs from flash-linear-attention of today:
+- There all maps and embeddings start normal with standard deviation 0.02, a rule of its model class that overrides the
+  layer's own. Its norms have epsilon 1e-6 (here 1e-5). It has 4 heads whatever the width.
+- The same: temperature 16, no lower bound of the decay, no feature map of q and k, the gain of the norm per head.
 
 src/ops/linear_attention has the recurrence, with decays of this kind as "vector". Cost per token O(D^2 + D K). State:
 (B, H, D / 2H, D / H) float32 for any T.
@@ -54,7 +61,7 @@ class GLA(LinearMixer):
 
     Config = Expansion
     ops = ("linear_attention",)
-    published = BlockDefaults("rms", 4, 0)
+    published = BlockDefaults("rms", 4, 0, "swiglu")
 
     @classmethod
     def kinds(cls, args):

@@ -5,11 +5,20 @@ The list names the layer of each block by its name in `MODELS`. The depth is the
     y = block_n( ... block_2( block_1( x ) ) ) ,   x (B, T, D) ,   block_i as in src/models/backbone.py around layer i
 
 - Each block keeps its layer's published norm, MLP and short convolution, unless a flag or `--fair` says otherwise.
+  `--fair` gives all blocks the same ones.
 - The flags of all its layers apply. A flag that several layers have goes to all of them.
-- `--pos auto` is `none` as soon as one layer carries order by itself, else `learned`.
+- `--pos auto` is `none` as soon as one layer carries order by itself, and under `--fair`, else `learned`.
 
-Source: after Lieber et al. 2024 (Jamba), arXiv:2403.19887; positions as in its section 3.1. Differs: no mixture of
-experts. Cost and state: the sums over the layers.
+Source: after Lieber et al. 2024 (Jamba), arXiv:2403.19887; positions as in its section 3.1. Cost and state: the sums
+over the layers.
+
+Differs:
+- No mixture of experts.
+- Any order of layers. Jamba has one attention layer in eight, in the middle of the eight.
+- Jamba has RMSNorm and an MLP with SiLU and a gate after every layer, and groups of queries that share keys. Here a
+  Mamba block has no MLP and an attention block has LayerNorm and GELU, as these layers were published. `--norm rms
+  --mlp swiglu` makes both kinds of block alike, and `--dim_ffn N` gives all an MLP.
+- Jamba normalises the step size, B and C inside Mamba. `mamba` here does not.
 """
 
 from __future__ import annotations

@@ -35,8 +35,19 @@ are its block: maps with biases, LayerNorm, an MLP of 4 x d_model, and torch's i
 - vector     a_t = sigmoid(W_2 W_1 x_t + b)^(1/16) per head and key channel; W_1 has 16 rows. Yang et al. 2023 (GLA),
              arXiv:2312.06635, section 4.4.
 
-Differs: `--short_conv W` adds a convolution on q, k and v without an activation. The gates keep their biases under
-`--bias False`. src/ops/linear_attention has the recurrence. Features, sums and decays are float32 under autocast. Cost
+Differs from the paper and its release, fast-transformers:
+- The norm is before the layer and before the MLP. In the release it is after each sum (post-norm).
+- The MLP has GELU. The release has ReLU by default, and GELU as an option.
+- No positions by default, although only causality gives this layer an order. The paper's models add encodings of the
+  position: `--pos learned` or `sinusoidal`.
+- `--short_conv W` adds a convolution on q, k and v without an activation. The gates of `--decay` are not theirs, and
+  keep their biases under `--bias False`.
+
+Differs from flash-linear-attention of today: there the feature map multiplies two learned maps, the sum of the keys
+does not normalise unless asked for, an RMSNorm with a gain per head follows, no map has a bias, and the block has
+RMSNorm and a SwiGLU MLP. `--feature_map identity --norm rms --mlp swiglu --no_bias` comes nearest.
+
+src/ops/linear_attention has the recurrence. Features, sums and decays are float32 under autocast. Cost
 per token O(D^2 + F D) with F features per head. State: (B, H, F, D / H + 1) float32 for any T.
 
     python benchmark.py --task needle --model linear_attention --decay scalar

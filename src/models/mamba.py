@@ -26,8 +26,18 @@ R^(-1/2), and the first steps softplus(dt_proj.bias) log-uniform in [0.001, 0.1]
 out_proj is divided by sqrt(n_layer), as in the authors' language model (mamba_ssm, models/mixer_seq_simple.py), by
 sqrt(2 n_layer) with an MLP. A_log, D and the bias of dt_proj take no weight decay.
 
-Differs: `--neg_eigen` uses a_t = 2 exp(delta_t A) - 1, which is between -1 and 1 instead of 0 and 1 (Grazzi et al.
-2024, arXiv:2411.12537). `--short_conv W` replaces `--d_conv`; 0 removes the convolution and keeps its SiLU.
+The block has RMSNorm and no MLP, and the convolution has a bias. `--bias` and `--n_head` do not concern this layer.
+
+Differs from the authors' language model, mamba_ssm of today:
+- Its embedding starts normal with standard deviation 0.02 (here `--embed_std`), is also the head (here with
+  `--tie_weights`), and its vocabulary is padded to a multiple of 8.
+- It keeps the residual stream in float32 under mixed precision. Here autocast decides.
+- Dropout where `--dropout` asks for it; theirs has none. `--dim_ffn` adds an MLP, which theirs has not.
+- The steps at the start have no lower bound of 1e-4, which acts on no step of [0.001, 0.1].
+- `--fair` removes the convolution, keeps its SiLU, and convolves the layer's input instead.
+
+Beyond the paper: `--neg_eigen` uses a_t = 2 exp(delta_t A) - 1, which is between -1 and 1 instead of 0 and 1 (Grazzi
+et al. 2024, arXiv:2411.12537). `--short_conv W` replaces `--d_conv`; 0 removes the convolution and keeps its SiLU.
 
 src/ops/selective_scan has the recurrence. Cost per token O(D E + E N). State: (B, W - 1, E) and (B, E, N), float32, for
 any T.

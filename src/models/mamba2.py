@@ -23,7 +23,16 @@ maps and the convolution, exp(A_log) uniform in [1, 16], softplus(dt_bias) log-u
 out_proj is divided by sqrt(n_layer), as in their language model (models/mixer_seq_simple.py), by sqrt(2 n_layer) with
 an MLP. RMSNorm before the layer, and no MLP.
 
-Differs: `--short_conv W` replaces `--d_conv`; 0 removes the convolution and keeps its SiLU. `--n_head` and
+Differs from the authors' language model, mamba_ssm of today:
+- Its embedding starts normal with standard deviation 0.02 (here `--embed_std`), is also the head (here with
+  `--tie_weights`), and its vocabulary is padded.
+- It keeps the residual stream in float32 under mixed precision. Here autocast decides.
+- Heads have 64 channels. Where the inner width is no multiple of 64, theirs is an error, and here heads are smaller.
+- Dropout where `--dropout` asks for it; theirs has none. `--dim_ffn` adds an MLP, which theirs has as an option.
+- Not here: bounds of the step size, a D per channel, the norm before the gate, an SSM on a part of the channels.
+- `--fair` removes the convolution, keeps its SiLU, and convolves the layer's input instead.
+
+`--short_conv W` replaces `--d_conv`; 0 removes the convolution and keeps its SiLU. `--n_head` and
 `--bias` do not concern this layer: the convolution has biases, the maps have none.
 
 Decays, sums and the norm are float32 under autocast. Cost per token O(D^2 + D N). State: (B, H, N, V) float32 and the

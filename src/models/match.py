@@ -3,8 +3,14 @@
     python benchmark.py --task recall --model mamba --match_params transformer      as many parameters as that model has
     python benchmark.py --task needle --model gla --match_params 250k --match_state 16384
 
-Parameters: all of them, embeddings and head included. State: the bytes of a live decoding state after the task's
-longest sequence, batch 1. A hybrid and a whole model count as layers without an MLP. What is solved:
+Parameters: those outside embeddings and head (`--match_count layers`), because these two have the size of the
+vocabulary and are no part of a layer. `--match_count all` counts them too. Embeddings are the parameters of all
+nn.Embedding modules, a learned position table included. The head is the last nn.Linear, if it gives one number per
+character of the vocabulary. Where a whole model has no nn.Embedding or no such head, all its parameters are counted,
+and a line says so. A model that --match_params names is counted by the same rule.
+
+State: the bytes of a live decoding state after the task's longest sequence, batch 1. A hybrid and a whole model count
+as layers without an MLP. What is solved:
 
     flags             layer with an MLP                                          layer without an MLP
     --match_params    d_model to a multiple of 8, then dim_ffn for the rest      d_model
@@ -17,22 +23,76 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
+from torch import nn
 
 from src.flags.fields import UserError
-from src.models.backbone import build, resolve_auto
+from src.models.backbone import Backbone, build, resolve_auto
 from src.models.contract import ARModel, state_after, state_bytes
 
 AIM, LIMIT = 0.01, 0.02  # the aim, and the largest error that is accepted, as shares of the target
 ROUND = 8  # d_model is a multiple of this where an MLP closes the rest; vector units need it to be fast
 WIDEST = 1 << 16
+MOST = 1e12  # parameters
+NEIGHBOURS = 8  # widths tried on each side of the one that bisection finds
+OUTSIDE = " outside embeddings and head"
+NOT_FOUND = "no nn.Embedding, or no nn.Linear onto the vocabulary as its last one"
+
+
+class Counts(NamedTuple):
+    """The parameters of a model; shared ones count once, and a tied head as an embedding."""
+
+    total: int
+    embedding: int
+    layers: int | None  # outside embeddings and head; None where these are not found
+
+    def by(self, rule: str) -> int:
+        """The number that `--match_count` compares. rule: "layers" or "all"."""
+        return self.total if rule == "all" else self.layers
+
+
+class Target(NamedTuple):
+    """The parameters that a model shall have, how they are counted, and why not as asked (empty: they are)."""
+
+    value: int
+    rule: str
+    note: str = ""
+
+
+def count_parameters(model: ARModel, vocab_size: int) -> Counts:
+    """The counts of a built model."""
+    embedding = {p for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
+    head = head_of(model, vocab_size)
+    every = set(model.parameters())
+    layers = None
+    if embedding and head is not None:
+        layers = _size(every - embedding - set(head.parameters()))
+    return Counts(_size(every), _size(embedding), layers)
+
+
+def head_of(model: ARModel, vocab_size: int) -> nn.Linear | None:
+    """The map onto the vocabulary: the backbone's head, or the last nn.Linear of a whole model if it has that width."""
+    if isinstance(model, Backbone):
+        return model.head
+    linears = [m for m in model.modules() if isinstance(m, nn.Linear)]
+    return linears[-1] if linears and linears[-1].out_features == vocab_size else None
+
+
+def _size(parameters) -> int:
+    return sum(p.numel() for p in parameters)
+
+
+def counts(model_class, args, vocab_size: int, max_len: int) -> Counts:
+    """The counts of the model of these flags. Nothing is allocated."""
+    with torch.device("meta"):
+        return count_parameters(build(model_class, vocab_size, args, max_len), vocab_size)
 
 
 def parameters(model_class, args, vocab_size: int, max_len: int) -> int:
-    """Parameters of the model of these flags; shared ones count once. Nothing is allocated."""
-    with torch.device("meta"):
-        return sum(p.numel() for p in build(model_class, vocab_size, args, max_len).parameters())
+    """All parameters of the model of these flags. Nothing is allocated."""
+    return counts(model_class, args, vocab_size, max_len).total
 
 
 def decode_state(model_class, args, vocab_size: int, max_len: int, tokens: int) -> int:
@@ -41,32 +101,53 @@ def decode_state(model_class, args, vocab_size: int, max_len: int, tokens: int) 
         return state_bytes(state_after(build(model_class, vocab_size, args, max_len), tokens))
 
 
-def read_target(text: str, count_named: Callable[[str], int]) -> int:
-    """--match_params: a count such as 250000, 250k, 1.5M, else the parameters of the model of that name."""
-    scale = {"k": 1e3, "m": 1e6}.get(text[-1:].lower(), 1)
-    try:
-        target = float(text[:-1] if scale > 1 else text) * scale
-    except ValueError:
-        return count_named(text)
-    if not 1 <= target < 1e12:
+def read_target(text: str, rule: str, mine: Counts, count_named: Callable[[str], Counts]) -> Target:
+    """--match_params: a count such as 250000, 250k, 1.5M, else the parameters of the model of that name.
+
+    rule: --match_count.  mine: the counts of the model to be matched, at any size.
+    """
+    number = read_number(text)
+    theirs = count_named(text) if number is None else None
+    if number is not None and not 1 <= number < MOST:
         raise UserError(
             f"--match_params: got '{text}', allowed: a count from 1 to 1e12 such as 250000, 250k or 1M, "
             "or a model's name"
         )
-    return round(target)
+    note = ""
+    if rule == "layers" and None in (mine.layers, theirs.layers if theirs else 0):
+        whose = "this model" if mine.layers is None else text
+        rule, note = "all", f"--match_count: all parameters are compared, because {whose} has {NOT_FOUND}"
+    return Target(theirs.by(rule) if theirs else round(number), rule, note)
 
 
-def match(model_class, args, explicit: dict, count: Callable, measure: Callable, target: int, target_state: int):
+def read_number(text: str) -> float | None:
+    """A count such as 250000, 250k or 1.5M; None for other text."""
+    scale = {"k": 1e3, "m": 1e6}.get(text[-1:].lower(), 1)
+    try:
+        return float(text[:-1] if scale > 1 else text) * scale
+    except ValueError:
+        return None
+
+
+def match(
+    model_class,
+    args,
+    explicit: dict,
+    count: Callable[..., Counts],
+    measure: Callable,
+    target: Target | None,
+    target_state: int,
+):
     """(flags with the solved widths, lines that say what changed).
 
-    explicit: the typed flags; a typed d_model or dim_ffn stays.  count, measure: flags -> parameters, flags -> bytes.
-    target, target_state: parameters and bytes; 0 where it is free.
+    explicit: the typed flags; a typed d_model or dim_ffn stays.  count, measure: flags -> Counts, flags -> bytes.
+    target: None where the parameters are free.  target_state: bytes; 0 where they are free.
     Raises UserError where the nearest size is beyond LIMIT, or where nothing is left to solve.
     """
     before = resolve_auto(model_class, args)
     has_mlp = not issubclass(model_class, ARModel) and not hasattr(model_class, "layers") and before.dim_ffn > 0
     free_mlp = has_mlp and "dim_ffn" not in explicit
-    lines = []
+    lines, notes = [], []
     if target_state:
         if "d_model" in explicit:
             raise UserError("--d_model and --match_state contradict each other; give one")
@@ -75,9 +156,14 @@ def match(model_class, args, explicit: dict, count: Callable, measure: Callable,
         )
         lines.append(_verdict("--match_state", "bytes of decoding state", target_state, measure(args)))
     if target:
+        wanted, rule, note = target
+
+        def size(flags) -> int:
+            return count(flags).by(rule)
+
         if not target_state and "d_model" not in explicit:
             args = dataclasses.replace(
-                args, d_model=_solve_width(model_class, args, count, target, ROUND if free_mlp else 1)
+                args, d_model=_solve_width(model_class, args, size, wanted, ROUND if free_mlp else 1)
             )
         elif not free_mlp:
             raise UserError(
@@ -85,19 +171,32 @@ def match(model_class, args, explicit: dict, count: Callable, measure: Callable,
                 "none; leave --d_model or --dim_ffn free"
             )
         if free_mlp:
-            args = _solve_mlp(model_class, args, count, target)
-        lines.append(_verdict("--match_params", "parameters", target, count(args)))
+            args = _solve_mlp(model_class, args, size, wanted)
+        got, what = count(args), f"parameters{OUTSIDE if rule == 'layers' else ''}"
+        notes = [note] if note else []
+        lines.append(_verdict("--match_params", what, wanted, got.by(rule), _other_count(got, rule)))
     after = resolve_auto(model_class, args)
     changed = [
         f"{name} {getattr(before, name)} -> {getattr(after, name)}"
         for name in ("d_model", "dim_ffn")
         if getattr(before, name) != getattr(after, name)
     ]
-    return args, [f"{line}; {', '.join(changed) or 'nothing had to change'}" for line in lines]
+    return args, [*notes, *(f"{line}; {', '.join(changed) or 'nothing had to change'}" for line in lines)]
+
+
+def _other_count(got: Counts, rule: str) -> str:
+    """The count that was not compared, in words."""
+    if rule == "layers":
+        return f", {got.total:,} with them"
+    return "" if got.layers is None else f", {got.layers:,}{OUTSIDE}"
 
 
 def _solve_width(model_class, args, measure, target: int, multiple: int) -> int:
-    """The allowed width whose measure is nearest to the target, by bisection: the measure grows with the width."""
+    """The allowed width whose measure is nearest to the target, by bisection: the measure grows with the width.
+
+    Where a layer derives its heads from the width (Mamba-2), it grows only on the whole. So where bisection ends beyond
+    AIM, the neighbours are tried too.
+    """
     heads = 2 * args.n_head if model_class.has_heads else 1  # keeps head sizes whole and even
     step = math.lcm(heads, multiple)
 
@@ -113,11 +212,17 @@ def _solve_width(model_class, args, measure, target: int, multiple: int) -> int:
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if at(middle) < target else (low, middle)
-    return step * (high if low == 0 or at(high) - target <= target - at(low) else low)
+    best = high if low == 0 or at(high) - target <= target - at(low) else low
+    if abs(at(best) / target - 1) > AIM:
+        best = min(range(max(1, best - NEIGHBOURS), best + NEIGHBOURS + 1), key=lambda n: abs(at(n) - target))
+    return step * best
 
 
 def _solve_mlp(model_class, args, count, target: int):
-    """The flags with the MLP's width that brings the parameters to the target. Parameters are affine in that width."""
+    """The flags with the MLP's width that brings the parameters to the target.
+
+    Parameters are affine in that width: two maps for gelu, three for swiglu.
+    """
     d, hidden = args.d_model, resolve_auto(model_class, args).dim_ffn
     here = dataclasses.replace(args, dim_ffn=hidden)
     slope = count(dataclasses.replace(args, dim_ffn=hidden + 1)) - count(here)
@@ -130,14 +235,14 @@ def _solve_mlp(model_class, args, count, target: int):
     return dataclasses.replace(args, dim_ffn=best)
 
 
-def _verdict(flag: str, what: str, target: int, got: int) -> str:
-    """One line with the size and its error; UserError where the error is beyond LIMIT."""
+def _verdict(flag: str, what: str, target: int, got: int, more: str = "") -> str:
+    """One line with the size, its error and `more`; UserError where the error is beyond LIMIT."""
     off = got / target - 1
     if abs(off) > LIMIT:
         raise UserError(
             f"{flag}: the nearest possible is {got:,} {what}, {100 * off:+.1f} % off {target:,}, "
             f"allowed: within {100 * LIMIT:g} %; choose another target, or fewer --n_head, "
-            "or leave --d_model and --dim_ffn free"
+            f"or leave --d_model and --dim_ffn free{', or give --match_count all' * what.endswith(OUTSIDE)}"
         )
     note = "" if abs(off) <= AIM else f" (beyond the {100 * AIM:g} % aimed at: widths are whole numbers)"
-    return f"{flag}: {got:,} {what}, {100 * off:+.2f} % off {target:,}{note}"
+    return f"{flag}: {got:,} {what}, {100 * off:+.2f} % off {target:,}{note}{more}"

@@ -19,12 +19,22 @@ one group per head and no weights. LayerNorm before the layer, and a GELU MLP of
 allocation). No biases. The angles, the epsilon (1e-6) and the initialisation are those of the authors' release,
 torchscale: Xavier-uniform with gain 2^(-5/2) for W_q, W_k, W_v and W_g, and with gain 1 for W_o.
 
-Differs:
-- The paper also divides the rows of decays and scores by positive numbers (section 2.2). GroupNorm undoes this, so it
-  is left out.
-- Head sizes that are not whole are rounded up.
-- `--short_conv W` adds a convolution with SiLU on q, k and v, which was not published. `--bias` concerns only the norms
-  around the layer.
+Differs from the paper:
+- The paper also divides the rows of decays and scores by positive numbers (section 2.2). GroupNorm undoes this, up to
+  its epsilon, so it is left out.
+- The MLP and the norms of the block have biases unless `--bias False`. `--bias` does not concern the layer itself.
+- `--n_head` heads of any size. The paper keeps heads of 256 key channels and adds heads. Head sizes that are not whole
+  are rounded up.
+- `--short_conv W` adds a convolution with SiLU on q, k and v, which was not published.
+
+Differs from torchscale of today, which was changed after the paper:
+- Its blocks and its heads have RMSNorm. The norm of a head has no gain there and here, but here it subtracts the mean.
+- Its MLP is gated: a SwiGLU, where its activation is swish. `--norm rms --mlp swiglu` gives both.
+- Its head starts normal with standard deviation d_model^(-1/2). Its options of scaled embeddings, mixtures of experts,
+  DeepNorm and dropped paths are not here.
+
+Differs from flash-linear-attention: RMSNorm in blocks and heads, with gains (epsilon 1e-6 as here); a SwiGLU MLP of the
+same size; rotation of channel i with i + K/2 by 10000^(-2i/K); all maps start normal with standard deviation 0.02.
 
 src/ops/linear_attention has the recurrence. Cost per token O(D^2 + D K). State: (B, H, D / H, 2 D / H) float32 and the
 position, for any T.
@@ -66,6 +76,7 @@ class RetNet(LinearMixer):
     Config = Expansion
     ops = ("linear_attention",)
     published = BlockDefaults("layer", 2, 0)
+    keeps = ("it rotates queries and keys by their position",)
 
     @classmethod
     def kinds(cls, args):

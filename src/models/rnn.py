@@ -15,8 +15,14 @@ GRU    r, z = sigmoid(W x_t + U h_{t-1} + b) ,   n = tanh(W_n x_t + b_n + r * (U
        h_t = (1 - z) * n + z * h_{t-1}
 
 Sources: Hochreiter & Schmidhuber 1997, with the forget gate of Gers et al. 2000. Cho et al. 2014, arXiv:1406.1078.
-Differs: the reset gate acts after the recurrent product, as in cuDNN and torch. Initialisation is torch's: uniform in
-+- D^(-1/2) for all weights and biases. `--bias` does not concern the gates.
+Differs:
+- The reset gate acts after the recurrent product, as in cuDNN and torch. Cho et al. reset the state before it.
+- Two bias vectors per gate, as in torch and cuDNN. One is enough. `--bias` does not concern the gates.
+- Initialisation is torch's: uniform in +- D^(-1/2) for all weights and biases. The forget gate's bias does not start
+  at 1, as Gers et al. 2000 and Jozefowicz et al. 2015 advise.
+- No peepholes, which Gers & Schmidhuber 2000 added to the LSTM.
+- The papers stack the layers alone. Here each is in the residual block of the backbone: LayerNorm before it and an MLP
+  after it. `--dim_ffn 0` removes the MLP. Dropout is on what a block adds, never between two steps.
 
 The recurrence runs in float32 under autocast too, because a state rounded to bf16 at each step drifts. Cost per token
 O(D^2), one token after the other. State: (B, D), for the LSTM twice, for any T.

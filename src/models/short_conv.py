@@ -12,6 +12,11 @@ Sources: without an activation on q, k and v, So et al. 2021 (Primer), arXiv:210
 2023 (Mamba), arXiv:2312.00752, and Yang et al. 2024 (DeltaNet), arXiv:2406.06484. Initialisation: torch's for such a
 kernel, uniform in +- W^(-1/2).
 
+Differs: the convolution of Mamba and Mamba-2 has a bias, and is in their own files. That of Primer has width 3. As in
+flash-linear-attention, this one has no bias.
+
+Under `--fair` every layer has one of these with SiLU on its input, and none inside (src/models/backbone.py).
+
 Cost per token O(D W); the state does not depend on T.
 """
 

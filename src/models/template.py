@@ -22,7 +22,9 @@ The layer of this file is a gated causal convolution with one kernel per channel
     y_t = W_o [ sigmoid(W_g x_t + b_g) * (conv(v)_t + b_c) ] ,   v_t = W_v x_t
     conv(v)_t = sum_i c_i * v_{t - W + 1 + i} ,   i = 0 .. W - 1
 
-Source: after Dauphin et al. 2017, arXiv:1612.08083, equation 1. Differs: their value and gate are full convolutions.
+Source: after Dauphin et al. 2017, arXiv:1612.08083, equation 1. Differs: their value and gate are full convolutions
+over all channels, with weight normalisation, and no MLP follows. Here the value has one kernel per channel, the gate
+sees the present token only, and the layer is in the block of the backbone.
 Cost per token O(D^2 + D W). State: (B, W, D), for any T.
 
 Positions. `--pos learned`, `sinusoidal` and `none` work for every mixer, because the backbone adds them. `default_pos`
@@ -57,6 +59,7 @@ class GatedConv(Mixer):
     positions = ()  # position encodings that the layer applies itself: of "rope" and "alibi"
     default_pos = "none"  # the kernel knows the order of the last few characters
     has_heads = False  # True if the layer reads args.n_head
+    keeps = ("a convolution of its own, over --kernel_size characters",)  # which --fair cannot take away
 
     def __init__(self, args):
         super().__init__()

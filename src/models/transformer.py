@@ -24,6 +24,18 @@ Sources: Vaswani et al. 2017, arXiv:1706.03762. Pre-norm and GELU as in Radford 
 initialisation, is that of `nn.TransformerEncoderLayer(norm_first=True, activation="gelu")` under a causal mask.
 `to_stock` and `from_stock` convert the weights.
 
+Differs:
+- From Vaswani et al.: a decoder alone, norms before attention and MLP and one after the last block, GELU for ReLU,
+  learned positions for sinusoids, embeddings not scaled by sqrt(D).
+- From GPT-2 and nanoGPT: their maps and embeddings start normal with standard deviation 0.02, and maps onto the
+  residual stream with 0.02 / sqrt(2 n_layer). Their head is the embedding (here with `--tie_weights`). GPT-2
+  approximates GELU with tanh; nanoGPT and this file do not. They have no dropout between GELU and the last map of the
+  MLP. The stock layer has it, and so has this one. nanoGPT has no biases by default.
+- From today's decoders (Llama, flash-linear-attention's transformer): RMSNorm, SwiGLU, rotated q and k, no biases.
+  `--norm rms --mlp swiglu --pos rope --no_bias` gives these. Not here: fewer key and value heads than query heads, a
+  norm on q and k.
+- `--fair` moves `--short_conv` to the layer's input, and takes away dropout of the attention weights.
+
 src/ops/attention computes the sum. Cost per token O(D^2 + T D). State: 2 T D numbers per layer and sequence, 2 W D with
 a window.
 
@@ -232,8 +244,11 @@ def _stock_pairs(model: Backbone) -> list[tuple[str, torch.Tensor]]:
             f"pos: got '{model.pos}', allowed: learned, sinusoidal, none; "
             "the stock layer has no positions inside attention"
         )
-    if model.blocks[0].mlp is None:
+    mlp = model.blocks[0].mlp
+    if mlp is None:
         raise ValueError("dim_ffn: got 0, allowed: >= 1; the stock layer always has an MLP")
+    if mlp.gate is not None:
+        raise ValueError("mlp: got 'swiglu', allowed: gelu; the stock layer's MLP has no gate")
     pairs = [(f"norm.{name}", p) for name, p in model.norm.named_parameters()]
     for i, block in enumerate(model.blocks):
         for ours, stock in STOCK_NAMES.items():

@@ -146,6 +146,8 @@ def check_together(args: RunFlags, explicit: dict, task_class: type[Task]) -> No
         raise UserError(
             f"--data_path: got '{args.data_path}', but task {task_class.__name__} makes its own data; leave it out"
         )
+    if "match_count" in explicit and not args.match_params:
+        raise UserError("--match_count: only goes with --match_params; leave it out")
     if "batch_size" in explicit and explicit.get("batch_chars"):
         raise UserError("--batch_size and --batch_chars contradict each other; give one")
     if "epochs" in explicit and not args.max_steps and not args.train_size and not task_class.reads_text:
@@ -161,23 +163,26 @@ def resolve_model(setup: Setup, tokenizer: CharTokenizer, task: Task) -> tuple[S
     Returns the setup with its RunArgs, and lines that say what was solved.
     """
     from src.models.backbone import resolve_auto
-    from src.models.match import decode_state, match, parameters, read_target
+    from src.models.match import Counts, counts, decode_state, match, read_target
 
     args, size = setup.args, (len(tokenizer), task.table_tokens())
     lines = []
     if args.match_params or args.match_state:
 
-        def named(name: str) -> int:
+        def named(name: str) -> Counts:
             model_class = find_model(name)
-            return parameters(model_class, _args_for(setup, model_class, name), *size)
+            return counts(model_class, _args_for(setup, model_class, name), *size)
+
+        def count(flags: RunFlags) -> Counts:
+            return counts(setup.model_class, flags, *size)
 
         with blaming("model", args.model):
-            target = read_target(args.match_params, named) if args.match_params else 0
+            target = read_target(args.match_params, args.match_count, count(args), named) if args.match_params else None
             args, lines = match(
                 setup.model_class,
                 args,
                 setup.explicit,
-                lambda a: parameters(setup.model_class, a, *size),
+                count,
                 lambda a: decode_state(setup.model_class, a, *size, task.max_tokens()),
                 target,
                 args.match_state,

@@ -65,6 +65,12 @@ def open_run(out_dir: str) -> StoredRun:
     run_dir = RunDir.open(out_dir)
     config = open_sealed(run_dir.config)
     stored = config["args"]
+    if "mlp" not in stored and stored.get("fair"):
+        raise UserError(
+            f"{run_dir.path}: this run is older than --mlp, and its --fair left the convolution inside the layer; "
+            "train anew with --overwrite"
+        )
+    stored = {"mlp": "gelu", **stored}  # the only MLP that runs older than the flag had
     for kind, digest in config["files"].items():
         if not Path(stored[kind]).is_file() or file_digest(stored[kind]) != digest:
             raise UserError(
@@ -115,7 +121,7 @@ def same_as_stored(request: Request, run: StoredRun) -> None:
     for name, value in request.explicit.items():
         if not is_stored(name, value, run):
             raise UserError(
-                f"--{name}: got {value}, but this run was started with {run.config['args'][name]}; "
+                f"--{name}: got {value}, but this run was started with {_stored_value(name, run)}; "
                 "--resume changes nothing, leave the flag out"
             )
 
@@ -124,7 +130,12 @@ def is_stored(name: str, value, run: StoredRun) -> bool:
     """Whether the run was started with this value of a flag, either as it was typed or as it was resolved."""
     value = list(value) if isinstance(value, tuple) else value
     typed = run.config["explicit"].get(name, "auto")  # a flag that nobody typed could have been typed as `auto`
-    return value in (run.config["args"][name], typed)
+    return value in (_stored_value(name, run), typed)
+
+
+def _stored_value(name: str, run: StoredRun):
+    """The resolved value of a flag; a flag that is younger than the run has the value that the run is opened with."""
+    return run.config["args"].get(name, getattr(run.args, name))
 
 
 def check_same_data(run_dir: RunDir, facts: DataFacts) -> None:

@@ -136,7 +136,12 @@ SPEC = {
         "vocab_size": "count",
         "unknown_rate": "share?",  # share of <unk>, if the task has it
     },
-    "parameters": {"total": "count", "embedding": "count"},
+    "parameters": {
+        "total": "count",
+        "embedding": "count",
+        "layers": MayLack("count?"),  # outside embeddings and head; null where a whole model shows neither
+    },
+    "fair_differences": MayLack(Maybe(["text"])),  # what --fair could not make equal; null without --fair
     "decode_state": {
         "cache": ("own", "replay"),
         "tokens": "count",

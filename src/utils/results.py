@@ -12,13 +12,13 @@ import statistics
 import time
 from pathlib import Path
 
-import torch
-
 from dataset.loaders import length_loader
 from dataset.task import Task
 from src.flags import registry
 from src.flags.run_flags import RunFlags, to_dict
 from src.models.contract import ARModel, state_after, state_bytes
+from src.models.fair import fair_differences
+from src.models.match import count_parameters
 from src.stats import intervals
 from src.storage import checkpoint
 from src.storage.env import peak_memory_mib
@@ -57,7 +57,8 @@ def final_metrics(fit: Fit, began: float) -> tuple[dict, str]:
         "primary": task.primary,
         "args": shown,
         "data": dataclasses.asdict(data.facts),
-        "parameters": parameters(fit.model),
+        "parameters": count_parameters(fit.model, len(session.tokenizer))._asdict(),
+        "fair_differences": fair_differences(fit.model, args),
         "decode_state": decode_state(fit.model, task),
         "output_ratios": progress.output_ratios,
         "steps": progress.step,
@@ -138,12 +139,6 @@ def decode_state(model: ARModel, task: Task) -> dict:
     """Bytes of the live decoding state of one row after the longest sequence of the task."""
     tokens = min(task.max_tokens(), model.max_len or task.max_tokens())
     return {"cache": model.cache_kind(), "tokens": tokens, "bytes": state_bytes(state_after(model, tokens))}
-
-
-def parameters(model: ARModel) -> dict[str, int]:
-    """The number of parameters, and how many of them are embeddings. Tied weights count once, as embeddings."""
-    embedding = {id(p): p.numel() for m in model.modules() if isinstance(m, torch.nn.Embedding) for p in m.parameters()}
-    return {"total": sum(p.numel() for p in model.parameters()), "embedding": sum(embedding.values())}
 
 
 def curves(log: list[dict], steps: int, eval_every: int) -> dict:

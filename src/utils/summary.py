@@ -18,6 +18,9 @@ def summary(document: dict) -> str:
     for split, names in document["data"]["left_out"].items():
         if names:
             lines.append(f"left out of {split}, too few distinct examples: {', '.join(names)}")
+    unequal = document.get("fair_differences")
+    if unequal is not None:
+        lines.append(f"--fair leaves these differences: {'; '.join(unequal) or 'none'}")
     return "\n".join([*lines, _cost_line(document)])
 
 
@@ -61,8 +64,9 @@ def _length_lines(document: dict) -> list[str]:
 
 def _cost_line(document: dict) -> str:
     n, machine = document["parameters"], document["machine"]
+    layers = "" if n.get("layers") is None else f", {n['layers']:,} outside embeddings and head"
     return (
-        f"{n['total']:,} parameters ({n['embedding']:,} of them embedding)   {document['steps']} steps   "
+        f"{n['total']:,} parameters ({n['embedding']:,} of them embedding{layers})   {document['steps']} steps   "
         f"{document['chars_seen']:,} characters   "
         f"{machine['train_seconds']:.0f} s training, {machine['command_seconds']:.0f} s in all"
     )

@@ -482,4 +482,8 @@ def test_counts_have_three_significant_digits(number, text):
 
 
 def test_the_title_names_task_model_and_parameters():
-    assert run_figures.run_title(good_metrics()) == "needle · gru · 84.6 k parameters (79.2 k without embeddings)"
+    document = good_metrics()
+    title = "needle · gru · 84.6 k parameters"
+    assert run_figures.run_title(document) == f"{title} (73.7 k outside embeddings and head)"
+    older = {**document, "parameters": {"total": 84_600, "embedding": 5_440}}
+    assert run_figures.run_title(older) == f"{title} (79.2 k without embeddings)"

@@ -711,8 +711,8 @@ def test_a_panel_without_a_value_above_zero_is_drawn(tmp_path):
 
 def test_models_of_equal_size_with_flags_of_their_own(tmp_path, monkeypatch):
     no_children(monkeypatch)
-    line = "--model lstm,mamba --match_params 60k --d_state 8 --panel train --lengths 16 --batch_tokens 16"
-    more = "--cell_seconds 0.01 --threads 1 --quiet --out_dir"
+    line = "--model lstm,mamba --match_params 60k --match_count all --d_state 8 --panel train --lengths 16"
+    more = "--batch_tokens 16 --cell_seconds 0.01 --threads 1 --quiet --out_dir"
     code = speed.main([*line.split(), *more.split(), str(tmp_path / "out")])
     rows = read(tmp_path / "out")
     assert code == 0

@@ -14,7 +14,7 @@ from src.flags.fields import UserError
 from src.flags.run_flags import resolve
 from src.models import deltanet, linear_attention
 from src.models import parts as model_parts
-from src.models.backbone import build, resolve_auto
+from src.models.backbone import build, hidden_width, resolve_auto
 from src.models.contract import state_bytes
 from src.models.deltanet import DeltaNet, GatedDeltaNet
 from src.models.gla import GLA
@@ -361,22 +361,19 @@ def test_published_widths_and_their_flags():
 
 
 @pytest.mark.parametrize(
-    ("name", "norm", "ffn", "conv"),
+    ("name", "norm", "mlp", "ffn", "conv"),
     [
-        ("linear", "layer", 4, 0),
-        ("gla", "rms", 4, 0),
-        ("deltanet", "rms", 4, 4),
-        ("gated_deltanet", "rms", 4, 4),
-        ("retnet", "layer", 2, 0),
+        ("linear", "layer", "gelu", 4, 0),
+        ("gla", "rms", "swiglu", 4, 0),
+        ("deltanet", "rms", "swiglu", 4, 4),
+        ("gated_deltanet", "rms", "swiglu", 4, 4),
+        ("retnet", "layer", "gelu", 2, 0),
     ],
 )
-def test_auto_means_the_published_block_and_fair_the_same_for_all(name, norm, ffn, conv):
+def test_auto_means_the_published_block(name, norm, mlp, ffn, conv):
     layer = LAYERS[name]
     got = resolve_auto(layer, arguments(layer))
-    assert (got.norm, got.dim_ffn, got.short_conv) == (norm, ffn * D, conv)
-    fair = resolve_auto(layer, arguments(layer, fair=True))
-    assert (fair.norm, fair.dim_ffn, fair.short_conv) == ("rms", 4 * D, 4)
-    assert make(layer, fair=True).blocks[0].mixer.conv.weight.shape[1] == 4
+    assert (got.norm, got.mlp, got.dim_ffn, got.short_conv) == (norm, mlp, hidden_width(mlp, ffn * D), conv)
 
 
 @pytest.mark.parametrize("name", LAYERS)

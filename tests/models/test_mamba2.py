@@ -193,7 +193,8 @@ def test_published_block_has_no_mlp_and_fair_gives_it_one():
     assert block.mixer.conv1d.weight.shape[-1] == 4
     fair = make(fair=True, d_conv=2).blocks[0]
     assert fair.mlp.up.out_features == 4 * 12
-    assert fair.mixer.conv1d.weight.shape[-1] == 4
+    assert fair.mixer.conv1d is None  # the block's convolution, which all layers share, is in its place
+    assert fair.conv.weight.shape == (12, 4)
 
 
 @pytest.mark.parametrize(

@@ -103,7 +103,7 @@ def causality_leak(model, length=31):
 
 def variants():
     """(model, flags): flags that change a block or a layer, which must decode as it trains."""
-    shared = [{"fair": True}, {"norm": "rms"}, {"short_conv": 3}]
+    shared = [{"fair": True}, {"norm": "rms", "mlp": "swiglu"}, {"short_conv": 3}]
     windows = [{"window": w, "pos": pos} for w in (1, 5) for pos in POSITIONS] + [
         {"window": 5, "short_conv": 3, "pos": "rope"}
     ]
@@ -255,7 +255,7 @@ def test_weights_of_a_stock_encoder_are_loaded():
         from_stock({**short, "norm.weight": torch.ones(3)}, model)
 
 
-@pytest.mark.parametrize("given", [{"pos": "rope"}, {"pos": "alibi"}, {"dim_ffn": 0}], ids=str)
+@pytest.mark.parametrize("given", [{"pos": "rope"}, {"pos": "alibi"}, {"dim_ffn": 0}, {"mlp": "swiglu"}], ids=str)
 def test_models_that_the_stock_encoder_lacks_are_refused(given):
     with pytest.raises(ValueError, match="allowed"):
         to_stock(make("transformer", **given))

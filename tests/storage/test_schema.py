@@ -73,7 +73,7 @@ BROKEN = {  # path of the error -> what breaks
     "data.left_out.test[0]: got 3, allowed: text": put("data", "left_out", "test", [3]),
     "data.unknown_rate: got 1.5, allowed: a number from 0 to 1 or null": put("data", "unknown_rate", 1.5),
     "decode_state.cache: got 'kv', allowed: own or replay": put("decode_state", "cache", "kv"),
-    "parameters.head: unknown key, allowed: total, embedding": put("parameters", "head", 3),
+    "parameters.head: unknown key, allowed: total, embedding, layers": put("parameters", "head", 3),
     "loss_curve.val[2]: got [180, None], allowed: [step, finite number]": put("loss_curve", "val", 2, [180, None]),
     "loss_curve.train[0]: got [10, nan]": put("loss_curve", "train", 0, [10, math.nan]),
     "loss_curve.train: got {}, allowed: a list": put("loss_curve", "train", {}),

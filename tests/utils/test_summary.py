@@ -37,8 +37,16 @@ def test_a_summary_says_score_chance_lengths_and_cost():
     assert lengths[1] == "length 256: undefined (beyond the learned position table of 210)"
     assert left_out == "left out of test, too few distinct examples: 1 digit"
     assert cost == (
-        "84,600 parameters (5,440 of them embedding)   600 steps   2,457,600 characters   41 s training, 50 s in all"
+        "84,600 parameters (5,440 of them embedding, 73,720 outside embeddings and head)   600 steps   "
+        "2,457,600 characters   41 s training, 50 s in all"
     )
+
+
+def test_a_summary_names_what_fair_could_not_make_equal():
+    document = good_metrics()
+    assert not any("--fair" in line for line in lines_of(document))
+    assert "--fair leaves these differences: none" in lines_of(document, fair_differences=[])
+    assert "--fair leaves these differences: a; b" in lines_of(document, fair_differences=["a", "b"])
 
 
 def test_a_summary_shows_the_interval_of_the_score():

@@ -34,13 +34,13 @@ class SpeedConfig:
 
     def sizes_as_numbers(self) -> tuple[int, ...]:
         """--sizes as numbers of parameters, in increasing order."""
-        from src.models.match import read_target
+        from src.models.match import MOST, read_number
 
-        return tuple(sorted({read_target(text, _no_name) for text in self.sizes}))
-
-
-def _no_name(text: str) -> int:
-    raise UserError(f"--sizes: got '{text}', allowed: counts such as 250000, 250k or 1.5M")
+        numbers = {text: read_number(text) for text in self.sizes}
+        for text, number in numbers.items():
+            if number is None or not 1 <= number < MOST:
+                raise UserError(f"--sizes: got '{text}', allowed: counts such as 250000, 250k or 1.5M")
+        return tuple(sorted({round(number) for number in numbers.values()}))
 
 
 def checked(config: SpeedConfig) -> SpeedConfig:

@@ -15,18 +15,22 @@ import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from src.flags.fields import UserError, own_config
 from src.flags.groups import MachineConfig, ModelConfig, TrainConfig
 from src.flags.registry import is_path
 from src.flags.run_flags import RunArgs, resolve, to_dict
 
+if TYPE_CHECKING:
+    from src.models.match import Counts, Target
+
 VOCABULARY = 64
 DEFAULTS = {"d_model": 128, "n_layer": 2, "n_head": 4, "dropout": 0.0}
 OWN_POSITIONS = ("rope", "alibi")  # encodings that a mixer applies itself
 # The panels load the training loop when they are called, and torch's optimisers load torch._dynamo at their first step.
 PRELOADED = ("src.setup.plan", "src.models.match", "src.utils.training", "torch._dynamo")
-MATCH = ("match_params", "match_state")
+MATCH = ("match_params", "match_count", "match_state")
 MOST_LAYERS_TRIED = 3  # depths tried before a size counts as out of reach for a layer
 
 
@@ -131,8 +135,8 @@ def make_subject(
 ) -> tuple[Subject, list[str]]:
     """(a subject, lines that say what --match_params solved). given: typed flags; those of other models are ignored."""
     from src.models.backbone import ops_of, resolve_auto
+    from src.models.match import counts
     from src.models.match import match as solve
-    from src.models.match import parameters
     from src.ops.choices import choices
     from src.setup.classes import blaming
 
@@ -140,13 +144,13 @@ def make_subject(
     lines: list[str] = []
     with blaming("model", model):
         if match:
-            target = target_of(match, given, max_len, device)
+            target = target_of(match, given, counts(model_class, args, VOCABULARY, max_len), max_len, device)
             args, lines = solve(
-                model_class, args, given, lambda a: parameters(model_class, a, VOCABULARY, max_len), None, target, 0
+                model_class, args, given, lambda a: counts(model_class, a, VOCABULARY, max_len), None, target, 0
             )
         args = resolve_auto(model_class, args)
         args = dataclasses.replace(args, backend=backends_for(args.backend, ops_of(model_class, args)))
-        count = parameters(model_class, args, VOCABULARY, max_len)
+        count = counts(model_class, args, VOCABULARY, max_len).total
     return Subject(
         name, model, model_class, args, max_len, choices(ops_of(model_class, args), args, device), count
     ), lines
@@ -163,25 +167,25 @@ def arguments(model_class, given: dict, device):
     mine = {k: v for k, v in given.items() if k in known and k not in MATCH}
     if mine.get("pos") in OWN_POSITIONS and mine["pos"] not in model_class.positions:
         del mine["pos"]  # --pos rope applies to the layers that have it, and this one does not
-    if mine.get("pos", "auto") == "auto" and model_class.default_pos == "learned":
+    if mine.get("pos", "auto") == "auto" and model_class.default_pos == "learned" and not mine.get("fair"):
         mine["pos"] = "sinusoidal"
     return resolve(NoTask, model_class, preset=DEFAULTS, **{**mine, "device": str(device)})
 
 
-def target_of(match: str, given: dict, max_len: int, device) -> int:
-    """--match_params as a number: a count, or the parameters of the model that it names."""
-    from src.models.match import parameters, read_target
+def target_of(match: str, given: dict, mine: Counts, max_len: int, device) -> Target:
+    """--match_params as a number: a count, or the parameters of the model that it names. mine: the model's own."""
+    from src.models.match import counts, read_target
     from src.setup.classes import find_model
 
-    def named(name: str) -> int:
+    def named(name: str) -> Counts:
         model_class = find_model(name)
-        return parameters(model_class, arguments(model_class, {**given, "model": name}, device), VOCABULARY, max_len)
+        return counts(model_class, arguments(model_class, {**given, "model": name}, device), VOCABULARY, max_len)
 
-    return read_target(match, named)
+    return read_target(match, given.get("match_count", ModelConfig.match_count), mine, named)
 
 
 def sized_subject(name: str, model: str, model_class, given: dict, max_len: int, device, target: int) -> Subject:
-    """A subject of about `target` parameters. The width is solved; the depth grows slowly with the size.
+    """A subject of about `target` parameters in all. The width is solved; the depth grows slowly with the size.
 
     Raises UserError if no depth comes near enough.
     """
@@ -196,7 +200,7 @@ def sized_subject(name: str, model: str, model_class, given: dict, max_len: int,
                 name,
                 model,
                 model_class,
-                {**free, **({"n_layer": depth} if depth else {})},
+                {**free, "match_count": "all", **({"n_layer": depth} if depth else {})},
                 max_len,
                 device,
                 str(target),

@@ -162,12 +162,9 @@ class Decode(Panel):
 
     def wants_child(self, subject, point):
         """Only if memory may be too small for a prompt's widest activations, twice, or for all keys and values."""
-        wide = (
-            4
-            * point.batch
-            * point.length
-            * max(2 * subject.args.dim_ffn, 4 * subject.args.n_layer * subject.args.d_model)
-        )
+        args = subject.args
+        mlp = (3 if args.mlp == "swiglu" else 2) * args.dim_ffn  # the outputs of its maps, and what comes of them
+        wide = 4 * point.batch * point.length * max(mlp, 4 * args.n_layer * args.d_model)
         free = free_bytes()
         return free is not None and device_type_of(subject) == "cpu" and wide > CAREFUL_SHARE * free
 
