@@ -100,7 +100,7 @@ def test_a_length_has_the_interval_of_its_result(parity):
 
 def test_a_bin_of_characters_that_share_the_fate_of_their_sequence_counts_sequences():
     """Each sequence of recall has several labels. Here all labels of a sequence are right, or all are wrong."""
-    task, args = make("recall", context_len=64, n_data=8, val_size=4, test_size=SEQUENCES)
+    task, args = make("recall", context_len=64, n_pairs=8, val_size=4, test_size=SEQUENCES)
     tokenizer, loaders, _ = build_loaders(task, args)
     scored = teacher_forced(OneLetter(tokenizer, tokenizer.tokens[-1]), loaders["test"], CPU, args)
     scored.correct = np.random.default_rng(4).random(SEQUENCES)[scored.row] < 0.6
