@@ -126,10 +126,26 @@ def _result(rng, kind: str, reach: float) -> dict:
         "exact_match": None if kind == "language" else float(hit.mean()),
         "n_examples": TEST_SIZE,
         "n_scored": TEST_SIZE * 5,
-        "intervals": {"token_acc": list(intervals.wilson(right.sum(), TEST_SIZE * 5))},
+        **_intervals({"token_acc": intervals.clustered(right, np.arange(TEST_SIZE * 5) % TEST_SIZE)}),
         "slices": slices,
     }
-    return result if kind == "language" else {**result, "hit_rate": result["exact_match"]}
+    if kind == "language":
+        return result
+    both = {
+        "token_acc": intervals.clustered(right, np.arange(TEST_SIZE * 5) % TEST_SIZE),
+        "hit_rate": intervals.clustered(hit),
+    }
+    return {**result, "hit_rate": result["exact_match"], **_intervals(both)}
+
+
+def _intervals(found: dict) -> dict:
+    """The three keys of intervals in a result. found: {metric: of `clustered`}."""
+    basis = ("count", "units", "n_effective", "design_effect")
+    return {
+        "interval_of": intervals.INTERVAL_OF,
+        "intervals": {name: e["ci"] for name, e in found.items()},
+        "interval_basis": {name: {"unit": "sequence", **{k: e[k] for k in basis}} for name, e in found.items()},
+    }
 
 
 def _length_row(length: int, inside: bool, reach: float) -> dict:
@@ -140,6 +156,7 @@ def _length_row(length: int, inside: bool, reach: float) -> dict:
             "count": TEST_SIZE,
             "value": None,
             "ci": None,
+            "n_effective": None,
             "token_acc": None,
             "loss": None,
             "undefined": "beyond the learned position table of 210",
@@ -151,6 +168,7 @@ def _length_row(length: int, inside: bool, reach: float) -> dict:
         "count": TEST_SIZE,
         "value": value,
         "ci": list(intervals.wilson(value * TEST_SIZE, TEST_SIZE)),
+        "n_effective": float(TEST_SIZE),
         "token_acc": value,
         "loss": 0.3,
         "undefined": None,

@@ -1,22 +1,15 @@
-"""Axes: plain numbers on logarithmic scales, chance levels and ceilings as lines, and the words for metrics."""
+"""Axes: plain numbers on logarithmic scales, chance levels and ceilings as lines, and the words for intervals."""
 
 from __future__ import annotations
 
 import math
 
+from src.stats.intervals import INTERVAL_OF
+
 LEAST_TICKS = 3  # labelled ones, on a logarithmic axis
 MOST_POWERS = 9
-WORDS = {
-    "token_acc": "character accuracy",
-    "exact_match": "exact match",
-    "loss": "loss (nats per character)",
-    "heldout_loss": "loss (nats per character)",
-}
-
-
-def metric_words(metric: str) -> str:
-    """The name of a metric on an axis."""
-    return WORDS.get(metric, metric.replace("_", " "))
+INTERVALS = f"95 % intervals, {INTERVAL_OF}"  # of several runs
+INTERVAL = f"95 % interval, {INTERVAL_OF}"
 
 
 def plain_log_ticks(axis) -> None:
@@ -65,9 +58,9 @@ def _even_ticks(low: float, high: float) -> list[float]:
 def explain_intervals(ax, rows, as_bars: bool = False) -> None:
     """Add one legend entry for the bands (or bars) of all runs."""
     if as_bars and any(row["ci"] for row in rows):
-        ax.plot([], [], color="0.5", linewidth=1.8, label="95 % intervals")
+        ax.plot([], [], color="0.5", linewidth=1.8, label=INTERVALS)
     elif any(row["ci"] for row in rows):
-        ax.fill_between([], [], color="0.8", linewidth=0, label="95 % intervals")
+        ax.fill_between([], [], color="0.8", linewidth=0, label=INTERVALS)
 
 
 def reference_lines(ax, floors: dict[str, float], ceiling: float) -> None:

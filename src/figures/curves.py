@@ -6,6 +6,7 @@ import math
 
 from src.figures.axes import named_floors, plain_log_ticks, reference_lines
 from src.figures.style import COLOURS, finish, look_of, new_figure, styled
+from src.storage.metric_names import metric_name
 
 LARGEST_EXPONENT = 700.0  # exp of more overflows
 
@@ -70,7 +71,7 @@ def figure_curves(histories, kind: str, title: str, floors: dict | None = None):
         ax.text(0.5, 0.5, "no finite value was logged", transform=ax.transAxes, **look)
         ax.set_yticks([])
     ax.set_xlabel("optimiser step")
-    words = "loss (nats per scored character)" if kind == "loss" else "perplexity (per scored character)"
+    words = metric_name(kind)
     ax.set_ylabel(words if alone else f"validation {words}")
     _whole_steps(ax)
     return finish(figure, title)

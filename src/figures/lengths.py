@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from src.figures.axes import explain_intervals, metric_words, named_floors, plain_log_ticks, reference_lines
+from src.figures.axes import explain_intervals, named_floors, plain_log_ticks, reference_lines
 from src.figures.points import draw_points
 from src.figures.style import finish, look_of, new_figure, styled
+from src.storage.metric_names import metric_name
 
 MOST_TICKS = 10
 
@@ -64,13 +65,13 @@ def _draw_panel(ax, curves, metric: str, unit: str) -> None:
         room = lengths[-1] - lengths[0] or 1
         ax.set_xlim(lengths[0] - 0.08 * room, lengths[-1] + 0.05 * room)
     for i, (name, curve) in enumerate(curves):
-        _draw_lengths(ax, curve, i, name or metric_words(metric), alone=len(curves) == 1)
+        _draw_lengths(ax, curve, i, name or metric_name(metric), alone=len(curves) == 1)
     if len(curves) > 1:
         explain_intervals(ax, rows)
     _shade_training(ax, rows)
     _label_lengths(ax, lengths, is_log=spread >= 4)
     ax.set_xlabel(unit)
-    ax.set_ylabel(metric_words(metric))
+    ax.set_ylabel(metric_name(metric))
 
 
 def _label_lengths(ax, lengths: list[int], is_log: bool) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from src.figures.axes import INTERVAL
+
 MOST_MARKED = 40  # points of a line with markers
 
 
@@ -25,10 +27,10 @@ def draw_points(ax, xs, bins, look, label: str, joined: bool, alone: bool) -> No
         _draw_bars(ax, ends, colour, alone)
     elif ends:
         band = {"color": colour, "alpha": 0.2 if alone else 0.12, "linewidth": 0}
-        ax.fill_between(*zip(*ends, strict=True), label="95 % interval" if alone else None, **band)
+        ax.fill_between(*zip(*ends, strict=True), label=INTERVAL if alone else None, **band)
 
 
 def _draw_bars(ax, ends, colour: str, alone: bool) -> None:
     look = {"color": colour, "linewidth": 1.8, "marker": "_", "markersize": 8, "clip_on": False, "zorder": 3}
     for i, (x, low, high) in enumerate(ends):
-        ax.plot([x, x], [low, high], label="95 % interval" if alone and i == 0 else None, **look)
+        ax.plot([x, x], [low, high], label=INTERVAL if alone and i == 0 else None, **look)

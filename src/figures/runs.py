@@ -3,9 +3,10 @@
     draw_all(metrics, "runs/x/figures")                 # loss, ppl, distance_curve, length_curve and every other slice
     overlay([("gru", a), ("lstm", b)], "figures")       # the same with one line per run; the runs share their task
 
-Shaded bands (bars for categories) are 95 % intervals. The small numbers above an axis count the examples or characters
-of a bin. Dashed lines are chance levels. A `figure_x` of this folder returns a matplotlib Figure, for notebooks and
-tests. matplotlib is imported inside the functions. The same numbers give the same bytes.
+Shaded bands (bars for categories) are 95 % intervals of test sampling, with the sequence as their unit. The small
+numbers above an axis count the examples or characters of a bin. Dashed lines are chance levels. A `figure_x` of this
+folder returns a matplotlib Figure, for notebooks and tests. matplotlib is imported inside the functions. The same
+numbers give the same bytes.
 """
 
 from __future__ import annotations
@@ -110,7 +111,7 @@ def sees_the_future(metrics: dict) -> bool:
 
 
 def floors_of(metrics: dict, level: str) -> dict[str, float]:
-    """The chance levels for a slice: of the primary metric (level example), or of the accuracy per character (char)."""
+    """The chance levels for a slice: of the primary metric (level example), or token accuracy (char)."""
     found = {
         name: values.get("slice_acc", values["token_acc"]) if level == "char" else values["primary"]
         for name, values in metrics["floors"].items()

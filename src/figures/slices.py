@@ -6,11 +6,12 @@ import itertools
 import math
 import re
 
-from src.figures.axes import explain_intervals, metric_words, named_floors, reference_lines
+from src.figures.axes import explain_intervals, named_floors, reference_lines
 from src.figures.bins import centre, label_bins, write_counts
 from src.figures.points import draw_points
 from src.figures.style import finish, look_of, new_figure, styled
 from src.stats.intervals import wilson
+from src.storage.metric_names import metric_name
 
 SHARES_OF_A_SLICE = ("token_acc", "exact_match")
 
@@ -18,7 +19,8 @@ SHARES_OF_A_SLICE = ("token_acc", "exact_match")
 def figure_distance_curve(distance2acc, *, title: str = "", floor=None, ceiling: float = 1.0):
     """Accuracy against distance; returns a Figure.
 
-    distance2acc: {distance: accuracy}, a slice as in metrics.json, or a list of slices, one panel each.
+    distance2acc: {distance: accuracy}, or {distance: (accuracy, count)} for an interval over `count` independent items,
+        such as whole answers (`hit_rate_by_gap`); a slice as in metrics.json, or a list of slices, one panel each.
     floor: chance, a number or {name: number}.
     Raises ValueError for an empty mapping, a distance that is not a number, or an accuracy outside 0..1.
     """
@@ -123,12 +125,12 @@ def _draw_panel(figure, ax, panel, floors: dict, ceiling: float) -> None:
             xs = [names.index(b["name"]) + _dodge(i, len(panel)) for b in part["bins"]]
         else:
             xs = [centre(b, first["scale"]) for b in part["bins"]]
-        label = name or metric_words(part["metric"])
+        label = name or metric_name(part["metric"])
         draw_points(ax, xs, part["bins"], look_of(i), label, joined=names is None, alone=len(panel) == 1)
     if len(panel) > 1:
         explain_intervals(ax, bins, as_bars=names is not None)
     ax.set_xlabel(first["label"])
-    ax.set_ylabel(metric_words(first["metric"]))
+    ax.set_ylabel(metric_name(first["metric"]))
     is_share = first["metric"] in SHARES_OF_A_SLICE or all(0 <= b["value"] <= 1 for b in bins)
     if is_share and "loss" not in first["metric"]:
         ax.set_ylim(0, 1)

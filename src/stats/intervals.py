@@ -5,9 +5,20 @@ random variation. No random numbers are used: the same items give the same bytes
 
     wilson(90, 100)                          -> (0.826, 0.945)      a share of scores from 0 to 1, also fractional ones
     t_interval([0.91, 0.94, 0.89])           -> (0.851, 0.976)      a mean over seeds
-    binned(hits, gaps, "log2")               -> [{"lo": 8.0, "hi": 16.0, "value": 0.97, "count": 120, "ci": [...]}, ...]
+    clustered(hits, rows)                    -> {"value": 0.97, "ci": [...], "n_effective": 41.2, ...}
+    binned(hits, gaps, "log2", clusters=rows) -> [{"lo": 8.0, "hi": 16.0, "value": 0.97, "count": 120, ...}, ...]
 
-Source: Wilson, "Probable inference, the law of succession, and statistical inference", 1927.
+Items that share a cluster depend on each other, as the characters of one sequence do. Only clusters are independent.
+The mean of all items is then a ratio of two sums over clusters, p = sum of h_c / sum of n_c, and its variance follows
+from the residuals e_c = h_c - p n_c of the k clusters:
+
+    var = k / (k - 1) * sum of e_c^2 / N^2,    design effect D = var / (s^2 / N),    effective sample size = N / D
+
+N: items.  s^2: the variance of one item, with N - 1. Without clusters every item is its own cluster, and D is 1.
+
+Sources: Wilson, "Probable inference, the law of succession, and statistical inference", 1927. Cochran, "Sampling
+Techniques", 3rd ed., 1977, section 6.3 (ratio). Kish, "Survey Sampling", 1965, section 8.2 (design effect). Korn &
+Graubard, "Confidence intervals for proportions with small expected number of positive counts", 1998 (effective size).
 """
 
 from __future__ import annotations
@@ -19,6 +30,7 @@ from statistics import NormalDist
 import numpy as np
 
 BIN_RULES = ("auto", "each", "linear", "log2")
+INTERVAL_OF = "test sampling"  # what the interval of a score covers. It does not cover seeds.
 MOST_DISTINCT = 24  # "auto" has one bin per value up to this many
 LINEAR_BINS = 10
 
@@ -33,7 +45,9 @@ def wilson(successes: float, count: int, level: float = 0.95) -> tuple[float, fl
         raise ValueError(
             f"successes: got {successes} of {count}, allowed: 0 <= successes <= count (a sum of scores, not a mean)"
         )
-    lo, hi = _wilson(np.asarray([min(successes, count)], dtype=np.float64), np.asarray([count]), level)
+    _check_level(level)
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    lo, hi = _wilson(np.asarray([min(successes, count)], dtype=np.float64), np.asarray([count]), z)
     return float(lo[0]), float(hi[0])
 
 
@@ -49,39 +63,50 @@ def t_interval(values, level: float = 0.95) -> tuple[float, float] | None:
     return float(values.mean() - half), float(values.mean() + half)
 
 
-def binned(values, xs, bins: str = "auto", interval: str = "wilson", level: float = 0.95) -> list[dict]:
+def clustered(values, clusters=None, interval: str = "wilson", level: float = 0.95) -> dict:
+    """The mean of `values` with an interval over clusters, and what the interval rests on.
+
+    values: (N,), at least one.  clusters: (N,) integers, the cluster of each item; None if every item is its own.
+    interval: "wilson" for a share of scores in [0, 1], "mean" for any finite numbers, such as losses.
+
+    "wilson" is Wilson's interval on the effective sample size, with Student's quantile on k - 1 degrees where the
+    variance is estimated from k clusters, and the normal one where every item is its own cluster. D is at least 1, and
+    it is moved towards N / k, its value if the items of a cluster all agree, with weight 2^-m. m counts the clusters
+    that hold a hit, or those that hold a miss, whichever are fewer. With few of these the estimate of D means little:
+    at a share of 0 or 1 it is 0 / 0, and then the effective sample size is k, the number of clusters.
+    "mean" is Student's interval on k - 1 degrees.
+
+    Returns {"value", "ci", "count", "units", "n_effective", "design_effect"}: units is k, and ci is [lo, hi], or None
+    if "mean" has a single cluster.
+    Raises ValueError for lengths that differ, no values, or values out of range.
+    """
+    values = _checked(values, interval)
+    if not len(values):
+        raise ValueError("values: got none, allowed: at least one")
+    return _estimates(
+        values, np.zeros(len(values), dtype=np.int64), 1, _checked_clusters(clusters, len(values)), interval, level
+    )[0]
+
+
+def binned(values, xs, bins: str = "auto", interval: str = "wilson", level: float = 0.95, clusters=None) -> list[dict]:
     """The mean of per-item `values` as a function of `xs`.
 
     values: (N,) scores in [0, 1]; with interval="mean" any finite numbers, such as losses.
     xs: (N,) numbers, or categories: strings or bools.  bins: see `bin_edges`.
-    interval: "wilson", or "mean" for Student's interval of the mean.
-    Returns the bins that hold an item, in order: {"lo", "hi" (or "name"), "value", "count", "ci"}. Numbers are Python's
-    own. ci is [lo, hi], or None if "mean" has a single item.
+    clusters, interval: as for `clustered`. In each bin the clusters are those of its own items.
+    Returns the bins that hold an item, in order: {"lo", "hi" (or "name"), "value", "count", "ci", "n_effective"}.
+    Numbers are Python's own. ci is [lo, hi], or None if "mean" has a single cluster.
     Raises ValueError for lengths that differ, values out of range, or a rule that does not fit.
     """
-    values = _finite("values", values)
+    values = _checked(values, interval)
     if len(values) != len(xs):
         raise ValueError(
             f"values and xs: got {len(values)} and {len(xs)} items, allowed: as many of one as of the other"
         )
-    if interval not in ("wilson", "mean"):
-        raise ValueError(f"interval: got '{interval}', allowed: wilson, mean")
-    if interval == "wilson" and len(values) and not 0 <= values.min() <= values.max() <= 1:
-        raise ValueError(
-            f"values: got {values.min()} .. {values.max()}, allowed: 0 .. 1; use interval='mean' for a loss"
-        )
     names, index = bin_edges(xs, bins)
-    count = np.bincount(index, minlength=len(names))
-    mean = np.bincount(index, weights=values, minlength=len(names)) / np.maximum(count, 1)
-    if interval == "wilson":
-        ci = np.stack(_wilson(np.minimum(mean * count, count), count, level), axis=1).tolist()
-    else:
-        ci = _mean_intervals(values, index, mean, count, level)
-    return [
-        {**names[i], "value": float(mean[i]), "count": int(count[i]), "ci": ci[i]}
-        for i in range(len(names))
-        if count[i]
-    ]
+    found = _estimates(values, index, len(names), _checked_clusters(clusters, len(values)), interval, level)
+    kept = ("value", "count", "ci", "n_effective")
+    return [{**name, **{k: e[k] for k in kept}} for name, e in zip(names, found, strict=True) if e["count"]]
 
 
 def bin_edges(xs, bins: str = "auto") -> tuple[list[dict], np.ndarray]:
@@ -137,10 +162,11 @@ def _check_level(level: float) -> None:
         raise ValueError(f"level: got {level}, allowed: between 0 and 1, such as 0.95")
 
 
-def _wilson(successes: np.ndarray, count: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
-    """Wilson's intervals of many shares. SciPy's own takes one share at a time, and whole successes only."""
-    _check_level(level)
-    z = NormalDist().inv_cdf((1 + level) / 2)
+def _wilson(successes: np.ndarray, count: np.ndarray, z) -> tuple[np.ndarray, np.ndarray]:
+    """Wilson's intervals of many shares. SciPy's own takes one share at a time, and whole successes only.
+
+    count: may be fractional, an effective sample size; 0 or at least 1.  z: the quantile, a number or one per share.
+    """
     n = np.maximum(count, 1)
     share = successes / n
     centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
@@ -151,12 +177,54 @@ def _wilson(successes: np.ndarray, count: np.ndarray, level: float) -> tuple[np.
     return lo, hi
 
 
-def _mean_intervals(values, index, mean, count, level) -> list:
-    squares = np.bincount(index, weights=(values - mean[index]) ** 2, minlength=len(count))
-    freedom = np.maximum(count - 1, 1)
-    half = t_quantile(level, freedom) * np.sqrt(squares / freedom / np.maximum(count, 1)) if len(count) else count
-    ends = np.stack((mean - half, mean + half), axis=1).tolist()
-    return [pair if n > 1 else None for pair, n in zip(ends, count.tolist(), strict=True)]
+def _estimates(values, index, size: int, clusters, interval: str, level: float) -> list[dict]:
+    """`clustered` of each of `size` bins, some of which may be empty. index: (N,), the bin of each item."""
+    if not size:
+        return []
+    count = np.bincount(index, minlength=size)
+    mean = np.bincount(index, weights=values, minlength=size) / np.maximum(count, 1)
+    units, squares, mixed = _over_clusters(values, index, size, clusters, mean)
+    freedom, n = np.maximum(units - 1, 1), np.maximum(count, 1)
+    variance = squares / freedom / (n * (n / np.maximum(units, 1)))
+    # Of single items this is again `variance`: a design effect of exactly 1.
+    single = np.bincount(index, weights=(values - mean[index]) ** 2, minlength=size) / np.maximum(n - 1, 1) / n
+    own = units == count
+    effect = np.where(own | (single == 0), 1.0, variance / np.where(single > 0, single, 1.0))
+    effect = np.where(units == 1, n, effect)  # one sequence tells nothing about the next
+    if interval == "wilson":
+        weight = np.where(units > 1, np.ldexp(1.0, -np.minimum(mixed, 1_000)), 1.0)
+        effect = np.where(own, 1.0, np.maximum(1.0, (1 - weight) * effect + weight * n / np.maximum(units, 1)))
+        size_of = np.maximum(count / effect, np.minimum(count, 1))
+        # Without a second cluster, or one that differs, no variance is estimated.
+        estimated = ~own & (units > 1) & (mixed > 0)
+        quantile = np.where(estimated, t_quantile(level, freedom), NormalDist().inv_cdf((1 + level) / 2))
+        ends = np.stack(_wilson(np.minimum(mean * size_of, size_of), size_of, quantile), axis=1).tolist()
+    else:
+        size_of = count / np.where(effect > 0, effect, 1.0)
+        half = t_quantile(level, freedom) * np.sqrt(variance)
+        ends = np.stack((mean - half, mean + half), axis=1).tolist()
+        ends = [pair if k > 1 else None for pair, k in zip(ends, units.tolist(), strict=True)]
+    columns = (mean, ends, count, units, size_of.astype(float), effect)
+    names = ("value", "ci", "count", "units", "n_effective", "design_effect")
+    rows = zip(*(c if isinstance(c, list) else c.tolist() for c in columns), strict=True)
+    return [dict(zip(names, row, strict=True)) for row in rows]
+
+
+def _over_clusters(values, index, size: int, clusters, mean):
+    """Of each bin: its clusters, the sum of their squared residuals, and the fewer of those with a hit or a miss."""
+    if clusters is None:
+        cell, bin_of = np.arange(len(values)), index
+    else:
+        _, number = np.unique(clusters, return_inverse=True)
+        pairs = index * (number.max(initial=0) + 1) + number
+        _, first, cell = np.unique(pairs, return_index=True, return_inverse=True)
+        bin_of = index[first]
+    units = np.bincount(bin_of, minlength=size)
+    residuals = np.bincount(cell, weights=values - mean[index], minlength=len(bin_of))
+    squares = np.bincount(bin_of, weights=residuals**2, minlength=size)
+    hit, miss = (np.bincount(cell, weights=part, minlength=len(bin_of)) > 0 for part in (values > 0, values < 1))
+    mixed = np.minimum(*(np.bincount(bin_of, weights=part, minlength=size) for part in (hit, miss)))
+    return units, squares, mixed.astype(np.int64)
 
 
 def _categories(xs: np.ndarray, bins: str):
@@ -185,6 +253,29 @@ def _log2_bins(xs):
     with_zero = np.zeros(len(xs), dtype=np.int64)
     with_zero[xs > 0] = index + 1
     return [zero, *bins], with_zero
+
+
+def _checked(values, interval: str) -> np.ndarray:
+    """values as float64; ValueError unless they fit the interval."""
+    values = _finite("values", values)
+    if interval not in ("wilson", "mean"):
+        raise ValueError(f"interval: got '{interval}', allowed: wilson, mean")
+    if interval == "wilson" and len(values) and not 0 <= values.min() <= values.max() <= 1:
+        raise ValueError(
+            f"values: got {values.min()} .. {values.max()}, allowed: 0 .. 1; use interval='mean' for a loss"
+        )
+    return values
+
+
+def _checked_clusters(clusters, items: int) -> np.ndarray | None:
+    if clusters is None:
+        return None
+    clusters = np.asarray(clusters)
+    if clusters.shape != (items,) or clusters.dtype.kind not in "iu":
+        raise ValueError(
+            f"clusters: got {clusters.dtype} of shape {clusters.shape}, allowed: one integer per value, ({items},)"
+        )
+    return clusters
 
 
 def _finite(name: str, values) -> np.ndarray:

@@ -39,7 +39,7 @@ FIELDS = {
     "unit": "of value, low, high and values: ms, s, tokens/s, bytes, nats, share, ...",
     "q1": "lower quartile of the repeats",
     "q3": "upper quartile of the repeats",
-    "low": "lower end of a 95 % interval (of the median; of a score, Wilson's)",
+    "low": "lower end of a 95 % interval (of the median, over repeats; of a score, of test sampling)",
     "high": "upper end",
     "n": "repeats (scored items of a score)",
     "stopped": "why the repeats ended: settled (interval within 5 %), budget, most",
@@ -251,11 +251,13 @@ def _scores(metrics: dict):
             "note": f"diverged at step {metrics['diverged_at']}",
         }
         return
+    basis = result["interval_basis"]
     for name, value in result.items():
         if not _is_number(value) or name in ("n_examples", "n_scored"):
             continue
         low, high = result["intervals"].get(name, (None, None))
         by_character = name in ("loss", "bpc", "ppl", "token_acc", "heldout_loss")
+        n = result["n_scored" if by_character else "n_examples"]
         yield {
             "panel": "quality",
             "metric": name,
@@ -263,7 +265,7 @@ def _scores(metrics: dict):
             "unit": UNITS.get(name, "share" if name == primary else "number"),
             "low": low,
             "high": high,
-            "n": result["n_scored" if by_character else "n_examples"],
+            "n": basis[name]["count"] if name in basis else n,
             **steps,
             "note": "test set, best weights",
         }

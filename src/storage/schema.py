@@ -25,7 +25,7 @@ import json
 import math
 from typing import Any, NamedTuple
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 class Maybe(NamedTuple):
@@ -88,9 +88,18 @@ NUMBER_BIN = {
     "hi": "number",  # does not belong to it, except in the last of linear bins
     "value": "number",  # the mean of the slice's metric over the bin
     "count": "count",  # examples or characters in it
-    "ci": "range?",  # 95 %: Wilson's for a share, Student's for a loss (null for one item)
+    "ci": "range?",  # 95 %, as in RESULT (null for the loss of one sequence)
+    "n_effective": "number",
 }
-NAMED_BIN = {"name": "text", **{k: NUMBER_BIN[k] for k in ("value", "count", "ci")}}
+NAMED_BIN = {"name": "text", **{k: NUMBER_BIN[k] for k in ("value", "count", "ci", "n_effective")}}
+
+BASIS = {  # what an interval rests on
+    "unit": ("sequence", "block of text"),  # what is independent of the others
+    "units": "count",  # how many of them
+    "count": "count",  # examples or characters, of which the value is the mean
+    "n_effective": "number",  # as many independent items would give this interval
+    "design_effect": "number",  # count / n_effective; 1 if the items are independent
+}
 
 SLICE = {
     "of": "text",  # what is on the x axis: gap, position, length, or a key of the task's meta
@@ -109,7 +118,9 @@ RESULT = {  # one evaluation of one checkpoint on one split
     "exact_match": "share?",  # share of examples that are right as a whole; null for language
     "n_examples": "count",
     "n_scored": "count",  # scored characters
-    "intervals": {"*": "range"},  # metric -> 95 % interval: Wilson's for a share, Student's for the loss
+    "interval_of": ("test sampling",),  # what the intervals cover: the choice of the sequences, not seeds
+    "intervals": {"*": "range"},  # metric -> 95 %: Wilson's on n_effective for a share, Student's for the loss
+    "interval_basis": {"*": BASIS},  # the same metrics
     "slices": {"*": SLICE},
     "*": "number?",  # the task's own metrics and aliases; of language, on test, heldout_loss (nats, one pass over all)
 }
@@ -181,11 +192,12 @@ SPEC = {
             "length": "count",
             "in_distribution": "yes or no",
             "count": "count",
+            "n_effective": "number?",  # of ci
             "value": "number?",  # the primary metric
-            "ci": "range?",
+            "ci": "range?",  # as in RESULT
             "token_acc": "share?",
             "loss": "number?",
-            "loss_ci": MayLack("range?"),  # 95 %, Student's over its characters as if they were independent
+            "loss_ci": MayLack("range?"),  # as in RESULT
             "undefined": "text?",  # why there is no value at this length
         }
     ],
@@ -281,6 +293,8 @@ def _result_disagreements(result: dict, path: str, primary: str, has_heldout: bo
     for metric in result["intervals"]:
         if not _is_number(result.get(metric)):
             yield f"{path}.intervals.{metric}", "there is no such number in this result"
+    if result["interval_basis"].keys() != result["intervals"].keys():
+        yield f"{path}.interval_basis", "its metrics differ from those of intervals"
     for name, part in result["slices"].items():
         for i, b in enumerate(part["bins"]):
             if "lo" in b and b["lo"] > b["hi"]:

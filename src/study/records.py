@@ -37,6 +37,7 @@ from src.figures import speed as speed_figures
 from src.flags.fields import UserError
 from src.flags.parser import Parser, report_error
 from src.measure.speed.panels import looks
+from src.stats.intervals import wilson
 from src.storage.files import open_sealed, read_json, write_atomic
 from src.storage.rundir import RunDir
 from src.storage.schema import validate
@@ -50,6 +51,9 @@ RUN_START = (
     *("run", "task", "model", "preset", "flags", "seed", "status", "parameters", "embedding_parameters"),
     *("metric", "value", "low", "high", "scaled", "ceiling"),
 )
+# 95 % interval of `value` over independent sequences (low, high) and, for comparison, Wilson's as if all its items were
+# independent. They are not required of a record: older ones do not have them.
+RUN_INTERVAL = ("interval_of", "interval_units", "design_effect", "low_if_independent", "high_if_independent")
 RUN_END = (
     *("n_examples", "n_scored", "steps", "best_step", "diverged_at", "chars_seen", "train_s", "command_s", "peak_mib"),
     *("state_bytes", "precision", "threads", "backends", "machine", "commit", "in_history", "dirty"),
@@ -131,7 +135,7 @@ def _training_record(runs: list[RunDir]) -> dict[str, bytes]:
         metrics, config, env = _open_run(run)
         rows.append(_run_row(name, metrics, config, env, machines))
         curves[name] = _run_curves(metrics)
-    columns = [*RUN_START, *_ordered(rows), *RUN_END]
+    columns = [*RUN_START, *RUN_INTERVAL, *_ordered(rows), *RUN_END]
     return {"results.csv": _to_csv(columns, rows), "curves.json": _to_json(curves), "env.json": _to_json(machines)}
 
 
@@ -168,6 +172,7 @@ def _run_row(name: str, metrics: dict, config: dict, env: dict, machines: dict) 
         "high": high,
         "scaled": metrics["scaled"],
         "ceiling": metrics["ceiling"],
+        **_interval_columns(result, primary),
     }
     row |= {f"chance_{chance}": values["primary"] for chance, values in metrics["floors"].items()}
     row |= {
@@ -181,6 +186,7 @@ def _run_row(name: str, metrics: dict, config: dict, env: dict, machines: dict) 
             column: "undefined" if point["value"] is None else point["value"],
             f"{column}_low": ends[0],
             f"{column}_high": ends[1],
+            **_if_independent(f"{column}_", point["value"], point["count"]),
         }
     row |= {f"baseline_{k}": v for k, v in metrics["baselines"].items()}
     return row | {
@@ -199,6 +205,25 @@ def _run_row(name: str, metrics: dict, config: dict, env: dict, machines: dict) 
         "backends": _backends(env.get("backends")),
         **_origin(env, machines),
     }
+
+
+def _interval_columns(result: dict, primary: str) -> dict:
+    """RUN_INTERVAL of the primary metric; empty after a divergence."""
+    if not result:
+        return {}
+    basis = result["interval_basis"][primary]
+    return {
+        "interval_of": result["interval_of"],
+        "interval_units": f"{basis['units']} x {basis['unit']}",
+        "design_effect": basis["design_effect"],
+        **_if_independent("", result[primary], basis["count"]),
+    }
+
+
+def _if_independent(prefix: str, value: float | None, count: int) -> dict:
+    """Columns with the interval of a share over `count` items, if they were independent of each other."""
+    low, high = (None, None) if value is None else wilson(value * count, count)
+    return {f"{prefix}low_if_independent": low, f"{prefix}high_if_independent": high}
 
 
 def _run_curves(metrics: dict) -> dict:
@@ -405,7 +430,7 @@ def _figures(folder: Path, documents: dict) -> dict[tuple[str, str], list[tuple[
 
 def _ordered(rows: list[dict]) -> list[str]:
     """The extra columns of all rows, grouped by what they hold."""
-    extra = list(dict.fromkeys(key for row in rows for key in row if key not in (*RUN_START, *RUN_END)))
+    extra = list(dict.fromkeys(key for row in rows for key in row if key not in (*RUN_START, *RUN_INTERVAL, *RUN_END)))
     groups = ("chance_", "test_", "at_", "baseline_")
     return sorted(extra, key=lambda key: next(i for i, start in enumerate(groups) if key.startswith(start)))
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from src.figures import speed as speed_figures
 from src.measure.speed.analysis import tables
 from src.measure.speed.panels import looks
+from src.stats.intervals import INTERVAL_OF
 from src.storage.files import write_atomic
 from src.study import claims as all_claims
 from src.study.claims import heading
@@ -63,7 +64,7 @@ def markdown(claims: list[dict], trainings: list[dict], panel_lines: list[str], 
     lines += [f"| {heading(c)} | {c['model']} | {c['verdict']} | {_cell(c['words'])} |" for c in claims]
     lines += [
         "",
-        "| training | model | parameters | steps | metric | value | 95 % interval |",
+        f"| training | model | parameters | steps | metric | value | 95 % interval, {INTERVAL_OF} |",
         "|---|---|---|---|---|---|---|",
     ]
     for t in trainings:

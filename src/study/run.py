@@ -18,6 +18,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from src.flags.fields import UserError
 from src.measure.speed.analysis import analyse
 from src.measure.speed.run import whole_cells
 from src.setup.stored import load_checkpoint, open_run
@@ -25,6 +26,7 @@ from src.storage.files import open_sealed, read_json
 from src.storage.record import Record
 from src.storage.rows import make_row, rows_of
 from src.storage.rundir import RunDir
+from src.storage.schema import validate
 from src.study.claims import judge, rows_of_claim
 from src.study.claims.contract import Evidence, Outcome
 from src.study.plan import Part, TimeLeft
@@ -91,14 +93,14 @@ class Study:
         return [*part.words, "--out_dir", str(self.folder(part)), *(["--resume"] if goes_on else [])]
 
     def is_done(self, part: Part) -> bool:
-        """Whether a part is finished. UserError if its files were altered."""
+        """Whether a part is finished. UserError if its files were altered or are of another version."""
         if part.kind != "training":
             record = Record(self.folder(part))
             return record.exists and record.finished and bool(record.read_history())
         run_dir = RunDir(self.folder(part))
         if not (run_dir.exists and run_dir.finished):
             return False
-        run, document = open_run(str(run_dir.path)), open_sealed(run_dir.metrics)
+        run, document = open_run(str(run_dir.path)), _open_metrics(run_dir)
         for path in (run_dir.ckpt, *([run_dir.best] if document["best_step"] is not None else [])):
             load_checkpoint(run, path, "cpu")
         return True
@@ -140,7 +142,7 @@ class Study:
 
     def _metrics(self, part: Part) -> dict | None:
         run_dir = RunDir(self.folder(part))
-        return open_sealed(run_dir.metrics) if run_dir.exists and run_dir.finished else None
+        return _open_metrics(run_dir) if run_dir.exists and run_dir.finished else None
 
     def rows_of(self, part: Part) -> list[dict]:
         """The rows that a part has so far, and one more if it failed."""
@@ -176,6 +178,16 @@ class Study:
             return Outcome("done", metric="loss", value=result["loss"], **known)
         low, high = result["intervals"][primary]
         return Outcome("done", metric=primary, value=result[primary], low=low, high=high, floor=chance, **known)
+
+
+def _open_metrics(run_dir: RunDir) -> dict:
+    """metrics.json of a finished training, verified."""
+    document = open_sealed(run_dir.metrics)
+    try:
+        validate(document)
+    except ValueError as error:
+        raise UserError(f"{run_dir.metrics}: not of this schema: {error}; run the study with --overwrite") from error
+    return document
 
 
 def run_child(words: list[str], quiet: bool) -> int:

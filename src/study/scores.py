@@ -2,7 +2,7 @@
 
     found = differences(folder, models, trainings, documents)      # {(task, model): Difference, or why there is none}
 
-The best weights of each training are scored once more: per window for a text, per example for the other tasks.
+The best weights of each training are scored once more: per block of a text, per example for the other tasks.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from src.setup.stored import load_checkpoint, open_run
 from src.study.claims import trained_tasks
 from src.study.claims.contract import Difference, Outcome
 from src.study.claims.quality import paired
-from src.utils.evaluation import teacher_forced
+from src.utils.evaluation import clusters_of, teacher_forced
 from src.utils.metrics import rows_all_correct
 
 
@@ -61,7 +61,7 @@ def _of_task(folder: Path, task: str, ready: list[str], trainings: dict, documen
 
 
 def _score(run, data) -> tuple[np.ndarray, np.ndarray]:
-    """(errors, counts), each (n,), one item per window or example of the test set, by a run's best weights.
+    """(errors, counts), each (n,), one item per block or example of the test set, by a run's best weights.
 
     errors: nats, wrong labels or wrong answers.  counts: the characters, labels or answers that they are sums over.
     """
@@ -74,7 +74,7 @@ def _score(run, data) -> tuple[np.ndarray, np.ndarray]:
     if task.score_among:
         among = torch.from_numpy(tokenizer.encode(task.score_among).astype(np.int64)).to(device)
     scored = teacher_forced(model, loaders["test"], device, run.args, among)
-    _, index = np.unique(scored.row, return_inverse=True)
+    _, index = np.unique(clusters_of(loaders["test"].dataset, scored.row), return_inverse=True)
     counts = np.bincount(index).astype(float)
     if task.reads_text:
         return np.bincount(index, weights=scored.nll), counts

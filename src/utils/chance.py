@@ -30,8 +30,8 @@ def chance_levels(data: TaskData, test_examples: Sequence[Example]) -> Levels:
 
     uniform: every character is equally likely.
     unigram: always the most common training character at that position of the answer.
-    Each has "primary" (the primary metric) and "token_acc" (the accuracy per character). Where the task writes answers,
-    each has "slice_acc" too: the accuracy without <eos>, because the curves of a task do not count <eos>.
+    Each has "primary" (the primary metric) and "token_acc" (the token accuracy). Where the task writes answers,
+    each has "slice_acc" too: the token accuracy without <eos>, because the curves of a task do not count <eos>.
     """
     task, tokenizer = data.task, data.tokenizer
     if task.reads_text:

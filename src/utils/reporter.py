@@ -11,6 +11,8 @@ import sys
 import time
 from pathlib import Path
 
+from src.storage.metric_names import metric_name
+
 
 class Reporter:
     """Prints the steps and validations that the training loop tells it of.
@@ -62,7 +64,8 @@ class Reporter:
         left = passed / max(1, row["step"] - self.first + 1) * (steps - row["step"])
         star = " *" if better else "  "
         line = (
-            f"step {row['step']:>6}/{steps}  val loss {row['val_loss']:.4f}  token acc {row['val_token_acc']:.4f}{star}"
+            f"step {row['step']:>6}/{steps}  val loss {row['val_loss']:.4f}  "
+            f"{metric_name('token_acc')} {row['val_token_acc']:.4f}{star}"
             f"  {self._rate():>9,.0f} chars/s  {left:4.0f} s left"
         )
         if self.bar is not None:

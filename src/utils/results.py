@@ -19,7 +19,6 @@ from src.flags.run_flags import RunFlags, to_dict
 from src.models.contract import ARModel, state_after, state_bytes
 from src.models.fair import fair_differences
 from src.models.match import count_parameters
-from src.stats import intervals
 from src.storage import checkpoint
 from src.storage.env import peak_memory_mib
 from src.storage.rundir import RunDir
@@ -185,14 +184,14 @@ def public_args(args: RunFlags) -> dict:
 
 def _length_row(task: Task, length: int, inside: bool, result: dict) -> dict:
     """The row of one length. inside: whether the model is trained at this length."""
-    value = result[task.primary]
-    count = result["n_scored"] if task.primary == "token_acc" else result["n_examples"]
+    basis = result["interval_basis"][task.primary]
     return {
         "length": length,
         "in_distribution": inside,
-        "count": count,
-        "value": value,
-        "ci": list(intervals.wilson(value * count, count)),
+        "count": basis["count"],
+        "n_effective": basis["n_effective"],
+        "value": result[task.primary],
+        "ci": result["intervals"][task.primary],
         "token_acc": result["token_acc"],
         "loss": finite(result["loss"]),
         "loss_ci": result["intervals"].get("loss"),
@@ -202,7 +201,7 @@ def _length_row(task: Task, length: int, inside: bool, result: dict) -> dict:
 
 def _undefined_row(length: int, count: int, tokens: int, max_len: int) -> dict:
     """The row of a length that a learned position table has no room for."""
-    empty = dict.fromkeys(("value", "ci", "token_acc", "loss", "loss_ci"))
+    empty = dict.fromkeys(("n_effective", "value", "ci", "token_acc", "loss", "loss_ci"))
     why = f"{tokens} tokens, beyond the learned position table of {max_len}"
     return {"length": length, "in_distribution": False, "count": count, **empty, "undefined": why}
 

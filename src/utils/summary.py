@@ -1,6 +1,6 @@
 """The lines that a run prints at its end.
 
-    test hit_rate 1.0000 [0.998, 1.000]   loss 0.001462   token_acc 1   hit_rate_by ...
+    test hit_rate 1.0000 [0.998, 1.000] (95 %, test sampling, 2,000 sequences)   loss 0.001462   token_acc 1 ...
     scaled 1.000   chance: uniform < 0.001  unigram 0   ceiling 1
 
 It reads the document of metrics.json only, so it can describe a stored run too.
@@ -29,10 +29,16 @@ def _score_line(document: dict) -> str:
     name, final = document["primary"], document["final_test"]
     if final is None:
         return f"diverged at step {document['diverged_at']}; the run scores its chance level"
-    low, high = final["intervals"].get(name, (None, None))
-    interval = "" if low is None else f" [{low:.3f}, {high:.3f}]"
+    low, high = final["intervals"][name]
+    interval = f" [{low:.3f}, {high:.3f}] (95 %, {final['interval_of']}, {_units(final['interval_basis'][name])})"
     others = [f"{k} {v:.4g}" for k, v in final.items() if isinstance(v, float) and k != name and k not in NOT_SHOWN]
     return f"test {name} {final[name]:.4f}{interval}   {'   '.join(others)}"
+
+
+def _units(basis: dict) -> str:
+    """'2,000 sequences', or '30 blocks of text'."""
+    first, *rest = basis["unit"].split(" ", 1)
+    return " ".join([f"{basis['units']:,}", first if basis["units"] == 1 else f"{first}s", *rest])
 
 
 def _scaled_line(document: dict) -> str:

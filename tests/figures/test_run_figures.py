@@ -171,9 +171,9 @@ def test_the_distance_curve_has_a_log2_and_a_linear_panel():
     figure = slices.figure_distance_curve([parts["gap"], parts["gap_linear"]], floor={"uniform": 0.03, "unigram": 0.12})
     left, right = figure.axes
     gap, linear = parts["gap"]["bins"], parts["gap_linear"]["bins"]
-    assert line(left, "character accuracy").get_ydata() == pytest.approx([b["value"] for b in gap])
-    assert line(left, "character accuracy").get_xdata() == pytest.approx([np.log2(b["lo"]) + 0.5 for b in gap])
-    assert line(right, "character accuracy").get_xdata() == pytest.approx([(b["lo"] + b["hi"]) / 2 for b in linear])
+    assert line(left, "token accuracy").get_ydata() == pytest.approx([b["value"] for b in gap])
+    assert line(left, "token accuracy").get_xdata() == pytest.approx([np.log2(b["lo"]) + 0.5 for b in gap])
+    assert line(right, "token accuracy").get_xdata() == pytest.approx([(b["lo"] + b["hi"]) / 2 for b in linear])
     for ax, bins in ((left, gap), (right, linear)):
         assert [text.get_text() for text in ax.texts] == [f"{b['count']:,}" for b in bins]
         assert ax.get_ylim() == (0, 1)
@@ -272,7 +272,7 @@ def test_the_length_curve_of_language_has_a_panel_of_losses():
         for i, row in enumerate(good_metrics()["length_curve"])
     ]
     losses, shares = lengths.figure_length_curve(rows, label="token_acc", floor={"unigram": 0.15}, with_loss=True).axes
-    assert list(line(losses, "loss (nats per character)").get_ydata()) == [1.5, 2.5]
+    assert list(line(losses, "loss (nats per scored character)").get_ydata()) == [1.5, 2.5]
     assert losses.get_ylim()[1] > 2.6  # not the axis of a share, and room for the interval
     assert list(line(losses, "undefined (position table too short)").get_xdata()) == [256]
     assert shares.get_ylim() == (0, 1)
@@ -387,7 +387,7 @@ def test_overlay_says_which_runs_have_no_result(tmp_path, monkeypatch):
     run_figures.overlay(runs(), tmp_path)
     assert "no result: broken" in figures["depth.png"].get_suptitle()
     assert "broken: diverged here" in legend(figures["loss.png"])
-    assert legend(figures["depth.png"]) == ["gru", "lstm", "95 % intervals", "chance: query-blind 0.06"]
+    assert legend(figures["depth.png"]) == ["gru", "lstm", "95 % intervals, test sampling", "chance: query-blind 0.06"]
 
 
 def test_overlaid_lines_differ_in_more_than_colour(tmp_path, monkeypatch):

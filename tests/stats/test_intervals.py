@@ -179,7 +179,7 @@ def test_bins_are_plain_json_and_the_same_twice():
 def test_losses_get_students_interval():
     (first, second) = intervals.binned([3.0, 4.0, 5.0, 7.0], [1, 1, 1, 2], interval="mean")
     assert first["ci"] == pytest.approx(intervals.t_interval([3, 4, 5]))
-    assert second == {"lo": 2.0, "hi": 2.0, "value": 7.0, "count": 1, "ci": None}
+    assert second == {"lo": 2.0, "hi": 2.0, "value": 7.0, "count": 1, "ci": None, "n_effective": 1.0}
 
 
 def test_one_value_is_one_bin_and_no_items_are_none():

@@ -54,7 +54,7 @@ def drop(*keys):
 
 GAP = ("test", "best", "slices", "gap")
 BROKEN = {  # path of the error -> what breaks
-    "schema: got 2, allowed: 1": put("schema", 2),
+    "schema: got 1, allowed: 2": put("schema", 1),
     "status: got 'finished', allowed: done or diverged": put("status", "finished"),
     "kind: got 'image'": put("kind", "image"),
     "sha256: got 'abc', allowed: 64 hexadecimal digits": put("sha256", "abc"),
@@ -93,13 +93,20 @@ BROKEN = {  # path of the error -> what breaks
     "val.last.mae: got [1], allowed: a finite number or null": put("val", "last", "mae", [1]),
     "val.best.hit_rate: missing, but it is the primary metric": drop("val", "best", "hit_rate"),
     "val.best.heldout_loss: unknown key": put("val", "best", "heldout_loss", 1.9),
+    "test.best.interval_of: got 'seeds', allowed: test sampling": put("test", "best", "interval_of", "seeds"),
+    "test.best.interval_basis.hit_rate.unit: got 'character', allowed: sequence or block of text": put(
+        "test", "best", "interval_basis", "hit_rate", "unit", "character"
+    ),
+    "test.best.interval_basis: its metrics differ from those of intervals": drop(
+        "test", "best", "interval_basis", "hit_rate"
+    ),
     "val.best.intervals.mae: there is no such number": put("val", "best", "intervals", "mae", [0.1, 0.2]),
     "test.best.slices.gap.level: got 'token', allowed: example or char": put(*GAP, "level", "token"),
     "test.best.slices.gap.bins: missing": drop(*GAP, "bins"),
     "test.best.slices.gap.bins[3].ci: got [0.5], allowed: [lo, hi]": put(*GAP, "bins", 3, "ci", [0.5]),
     "test.best.slices.gap.bins[3].ci: got [0.5, nan]": put(*GAP, "bins", 3, "ci", [0.5, math.nan]),
     "test.best.slices.gap.bins[2].count: got 10.0": put(*GAP, "bins", 2, "count", 10.0),
-    "test.best.slices.gap.bins[0].name: unknown key, allowed: lo, hi, value, count, ci": put(
+    "test.best.slices.gap.bins[0].name: unknown key, allowed: lo, hi, value, count, ci, n_effective": put(
         *GAP, "bins", 0, "name", "near"
     ),
     "test.best.slices.gap.bins[1]: lo 99 is above hi": put(*GAP, "bins", 1, "lo", 99),

@@ -16,6 +16,8 @@ import pytest
 from conftest import ROOT, TINY
 
 from src.figures import runs as run_figures
+from src.stats.intervals import wilson
+from src.storage.files import seal
 from src.study import records
 
 RECORDS = ROOT / "runs" / "records"
@@ -91,6 +93,7 @@ def test_each_run_is_one_row_with_its_numbers(runs, record):
             "chance_uniform": metrics["floors"]["uniform"]["primary"],
             f"at_{beyond['length']}": beyond["value"],
             f"at_{beyond['length']}_high": beyond["ci"][1],
+            "design_effect": result["interval_basis"][primary]["design_effect"],
             "train_s": metrics["machine"]["train_seconds"],
             "command_s": metrics["machine"]["command_seconds"],
         }
@@ -99,6 +102,44 @@ def test_each_run_is_one_row_with_its_numbers(runs, record):
         assert int(row["steps"]) == metrics["steps"]
         assert (row["metric"], row["seed"]) == (primary, row["run"][-1])
         assert row["commit"] == (env["commit"] or "")
+
+
+@pytest.fixture
+def labels_row(runs, tmp_path):
+    """(row, metrics) of a run that is scored by character, whose characters depend on each other."""
+    run = shutil.copytree(runs / "gru-1", tmp_path / "labels")
+    metrics = json.loads((run / "metrics.json").read_text())
+    basis = {"unit": "sequence", "units": 50, "count": 2_000, "n_effective": 100.0, "design_effect": 20.0}
+    for split in ("val", "test"):
+        for result in metrics[split].values():
+            result |= {"token_acc": 0.5, "loss": 0.7, "exact_match": 0.0, "n_examples": 50, "n_scored": 2_000}
+            result |= {"intervals": {"token_acc": [0.404, 0.596]}, "interval_basis": {"token_acc": basis}}
+    metrics |= {"primary": "token_acc", "final_test": metrics["test"]["best"]}
+    for point in metrics["length_curve"]:
+        point |= {"value": 0.5, "ci": [0.404, 0.596], "count": 2_000, "n_effective": 100.0}
+    (run / "metrics.json").write_text(json.dumps(seal(metrics)))
+    records.collect([run], tmp_path / "record")
+    return rows_of(tmp_path / "record" / "results.csv")[0], metrics
+
+
+def test_a_row_has_the_interval_over_sequences_and_the_one_over_independent_items(labels_row):
+    row, metrics = labels_row
+    assert (row["interval_of"], row["interval_units"], row["design_effect"]) == ("test sampling", "50 x sequence", "20")
+    beyond = metrics["length_curve"][-1]["length"]
+    for prefix in ("", f"at_{beyond}_"):
+        assert (row[f"{prefix}low"], row[f"{prefix}high"]) == ("0.404", "0.596")
+        ends = [float(row[f"{prefix}{end}_if_independent"]) for end in ("low", "high")]
+        assert ends == pytest.approx(wilson(1_000, 2_000), rel=1e-5)
+
+
+def test_a_run_of_another_version_is_refused(runs, tmp_path, capsys):
+    run = shutil.copytree(runs / "gru-1", tmp_path / "old")
+    metrics = json.loads((run / "metrics.json").read_text())
+    (run / "metrics.json").write_text(json.dumps(seal({**metrics, "schema": 1})))
+    code, out, err = call(capsys, "collect", tmp_path / "record", run)
+    assert (code, out, len(err)) == (2, [], 1)
+    assert "schema: got 1, allowed: 2; these metrics belong to another version" in err[0]
+    assert not (tmp_path / "record").exists()
 
 
 def test_the_flags_of_a_row_repeat_the_run(runs, record):

@@ -27,6 +27,7 @@ from src.figures import speed as speed_figures
 from src.flags.fields import UserError
 from src.measure import child
 from src.measure.speed.analysis import analyse
+from src.storage.files import seal
 from src.storage.record import Record
 from src.storage.rows import check_row, make_row
 from src.study import plan as planning
@@ -193,7 +194,7 @@ def done(value, claim="recall", **more):
             1.6,
             Difference(0.1, 0.08, 0.12, 400),
             YES,
-            "5.47 against 4.95, x 1.105 [1.083, 1.127], +0.100 nats [+0.080, +0.120] over 400 windows",
+            "5.47 against 4.95, x 1.105 [1.083, 1.127], +0.100 nats [+0.080, +0.120] over 400 blocks of text",
         ),
         ("perplexity", 1.5, 1.6, Difference(-0.1, -0.12, -0.08, 400), NO, "4.48 against 4.95, x 0.905"),
         ("perplexity", 1.6, 1.6, Difference(0.001, -0.004, 0.006, 400), NO, "4.95 against 4.95, x 1.001"),
@@ -689,6 +690,18 @@ def test_a_training_that_diverges_or_breaks_does_not_stop_the_study(tmp_path, mo
     assert code == 0
     assert [words[words.index("--task") + 1] for words in ran] == ["copy"]
     assert history(tmp_path / "out")["status"] == "done"
+
+
+def test_a_training_of_another_version_is_refused_before_anything_runs(whole, tmp_path, monkeypatch):
+    """Its intervals may count other things than those of the new trainings."""
+    folder = tmp_path / "copied"
+    shutil.copytree(whole[0], folder)
+    tiny(monkeypatch, folder)
+    path = folder / "out" / "copy-transformer" / "metrics.json"
+    document = json.loads(path.read_text())
+    path.write_text(json.dumps(seal({**document, "schema": 1})))
+    with pytest.raises(UserError, match=r"schema: got 1, allowed: 2; .*; run the study with --overwrite"):
+        run(monkeypatch, folder)
 
 
 def test_overwrite_starts_every_part_again(whole, tmp_path, monkeypatch):

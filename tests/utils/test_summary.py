@@ -28,7 +28,11 @@ def test_a_summary_says_score_chance_lengths_and_cost():
     document = good_metrics()
     score, scaled, *lengths, left_out, cost = lines_of(document)
     final = document["final_test"]
-    assert score == f"test hit_rate {final['hit_rate']:.4f}   loss 0.4   token_acc {final['token_acc']:.4g}"
+    low, high = final["intervals"]["hit_rate"]
+    assert score == (
+        f"test hit_rate {final['hit_rate']:.4f} [{low:.3f}, {high:.3f}] (95 %, test sampling, 2,000 sequences)"
+        f"   loss 0.4   token_acc {final['token_acc']:.4g}"
+    )
     assert scaled == (
         f"scaled {document['scaled']:.3f}   chance: uniform < 0.001  unigram 0  query-blind 0.06   ceiling 1"
         "   baselines: copy the last needle 0.21"
@@ -49,10 +53,15 @@ def test_a_summary_names_what_fair_could_not_make_equal():
     assert "--fair leaves these differences: a; b" in lines_of(document, fair_differences=["a", "b"])
 
 
-def test_a_summary_shows_the_interval_of_the_score():
+@pytest.mark.parametrize(
+    ("unit", "units", "words"),
+    [("sequence", 1, "1 sequence"), ("sequence", 2_000, "2,000 sequences"), ("block of text", 30, "30 blocks of text")],
+)
+def test_a_summary_says_what_its_interval_is_of(unit, units, words):
     document = good_metrics()
-    final = {**document["final_test"], "intervals": {"hit_rate": [0.25, 0.75]}}
-    assert " [0.250, 0.750]   loss" in lines_of(document, final_test=final)[0]
+    basis = {"hit_rate": {**document["final_test"]["interval_basis"]["hit_rate"], "unit": unit, "units": units}}
+    final = {**document["final_test"], "intervals": {"hit_rate": [0.25, 0.75]}, "interval_basis": basis}
+    assert f" [0.250, 0.750] (95 %, test sampling, {words})   loss" in lines_of(document, final_test=final)[0]
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ def _compared(claim: str, mine: Outcome, theirs: Outcome, difference: Difference
     said = (
         f"{math.exp(mine.value):.2f} against {math.exp(theirs.value):.2f}, "
         f"x {ratio[0]:.3f} [{ratio[1]:.3f}, {ratio[2]:.3f}], {signed(difference.value)} nats "
-        f"[{signed(difference.low)}, {signed(difference.high)}] over {difference.n:,} windows"
+        f"[{signed(difference.low)}, {signed(difference.high)}] over {difference.n:,} blocks of text"
     )
     return said, [figure("loss_difference", *ends, "nats", **at), figure("perplexity_ratio", *ratio, "ratio", **at)]
 
@@ -85,7 +85,7 @@ def diverged(claim: str, model: str, baseline: str, mine: Outcome, theirs: Outco
 
 
 def paired(mine, theirs, counts, is_share: bool) -> Difference:
-    """The Difference of two models over the items of one test set: windows or examples.
+    """The Difference of two models over the items of one test set: blocks of text or examples.
 
     mine, theirs: (n,) errors per item (nats, or wrong answers).  counts: (n,) how many an item's errors are sums of.
     The interval is Student's for a ratio of sums, over items, because the characters of one item are not independent.
