@@ -8,8 +8,8 @@ RECORD is the folder of a record (see runs/records/README.md), or its name under
 own, with the flags, seed, precision and threads of the record. There are three answers per row:
 
 - same bytes: all scores, losses, intervals and curves of the record are equal
-- within the spread of seeds: a number differs, but no score by more than the other seeds of that command do (with fewer
-  than three seeds, or with equal scores: within the interval of test sampling)
+- within the spread of seeds: a number differs, but each score is equal or in the range of the record's seeds (with
+  fewer than three seeds, or equal scores of all seeds: within the interval of test sampling)
 - different: a score is outside of that range
 
 After Ctrl-C the same command goes on: finished rows are kept. The answers are in answers.json of the output folder, and

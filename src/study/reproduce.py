@@ -22,6 +22,7 @@ from pathlib import Path
 from src.flags.fields import UserError, suggest
 from src.setup.plan import Setup, plan
 from src.setup.stored import open_run
+from src.storage.env import git_commit
 from src.storage.files import make_writable, read_json, seal, write_json
 from src.storage.lock import FolderLock
 from src.storage.rundir import RunDir
@@ -188,12 +189,13 @@ class Reproduction:
         answers = {p.folder: Answer(p.folder, FAILED, causes=(why,)) for p, why in self.work.failed.items()}
         if finished:
             records.collect([self.work.folder(part) for part in finished], self.home)
-            machines = read_json(self.home / "env.json")
+            machines, head = read_json(self.home / "env.json"), (git_commit() or ("",))[0]
             for _, fresh_row, fresh_curves in records.read_runs(self.home):
                 name = fresh_row["run"]
                 pair = (self.chosen.row(name), self.chosen.curves[name], fresh_row, fresh_curves)
                 answer = compare(*pair, self.chosen.rows)
-                answers[name] = dataclasses.replace(answer, causes=causes(*pair, self.chosen.machines, machines))
+                why = [*_kept(fresh_row["commit"], head), *causes(*pair, self.chosen.machines, machines)]
+                answers[name] = dataclasses.replace(answer, causes=why)
         ordered = [answers[name] for name in self.chosen.names if name in answers]
         self._write(ordered)
         return ordered
@@ -201,6 +203,13 @@ class Reproduction:
     def _write(self, answers: list[Answer]) -> None:
         document = {"schema": 1, "record": self.chosen.folder.name, "rows": [as_json(answer) for answer in answers]}
         write_json(self.home / ANSWERS, seal(document))
+
+
+def _kept(commit: str, head: str) -> list[str]:
+    """A line about a run that an earlier call finished with other code than that of today."""
+    if not head or commit in ("", head):
+        return []
+    return [f"kept: this run is of commit {commit[:12]}, the code is at {head[:12]} now; --overwrite runs it again"]
 
 
 def as_json(answer: Answer) -> dict:
@@ -241,7 +250,7 @@ def _cells(answer: Answer) -> list[tuple[str, ...]]:
     for i, score in enumerate(answer.scores):
         spread = score.spread
         difference = "-" if score.difference is None else f"{score.difference:+.4g}"
-        limits = "-" if spread.low is None or spread.high is None else f"[{spread.low:.4f}, {spread.high:.4f}]"
+        limits = "-" if spread.low is None or spread.high is None else f"[{spread.low:.6g}, {spread.high:.6g}]"
         name, verdict = ("", "") if i else (answer.run, answer.answer)
         values = (score.recorded or "-", score.now or "-")
         found.append((name, score.name, *values, difference, limits, spread.words, verdict))

@@ -12,7 +12,7 @@ have been rounded to the same number of digits.
   test set and at each length.
 - DIFFERENT: a score lies outside of its spread. So does one that diverged on one side only, or has another metric.
 
-The spread of a score is made of the other seeds of the same command in the record. With three or more seeds whose
+The spread of a score is made of all seeds of the same command in the record. With three or more seeds whose
 scores are not all equal, it is the 95 % prediction interval of one more run, mean +- t sqrt(1 + 1/n) s, made wider to
 hold all of these seeds. With fewer seeds it is the 95 % interval of test sampling of the row itself.
 Nothing here imports torch.

@@ -151,6 +151,15 @@ def test_a_finished_row_is_not_run_again(place, main):
     assert place.ran == []
 
 
+def test_a_row_that_was_kept_from_older_code_says_so(place, main, monkeypatch):
+    monkeypatch.setattr(reproducing, "git_commit", lambda: ("f" * 40, False))
+    path = Path("again/gru-1/env.json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), "commit": "e" * 40}))
+    _, out, _ = again(main)
+    assert f"kept: this run is of commit {'e' * 12}, the code is at {'f' * 12} now; --overwrite runs it again" in out
+    assert place.ran == []
+
+
 def test_overwrite_runs_a_finished_row_again(place, main):
     assert again(main, "--overwrite")[0] == 0
     assert place.ran == ["gru-1"]
