@@ -5,8 +5,10 @@
     python benchmark.py generate --out_dir runs/<timestamp> --prompt "ROMEO:"
     python benchmark.py check --model my_layer.py
     python benchmark.py speed --model transformer,mamba
+    python benchmark.py reproduce main
 
-Exit codes: 0 done, 1 the machine failed, 2 the input is wrong, 3 the run diverged, 4 a check failed, 130 interrupted.
+Exit codes: 0 done, 1 the machine failed or a reproduced row is different, 2 the input is wrong, 3 the run diverged,
+4 a check failed, 130 interrupted.
 """
 
 import importlib
@@ -36,7 +38,7 @@ HOW_TO = """Train, evaluate and measure small sequence models. Five commands to 
 
 REQUIRED = ("torch", "numpy", "scipy", "tqdm", "matplotlib", "numba", "platformdirs")
 INSTALL = "enter the environment that has it (such as `. .venv/bin/activate`), or run `pip install -r requirements.txt`"
-COMMANDS = ("train", "list", "generate", "check", "speed", "profile", "kernels", "study")
+COMMANDS = ("train", "list", "generate", "check", "speed", "profile", "kernels", "study", "reproduce")
 
 
 def main(argv: list[str]) -> int:

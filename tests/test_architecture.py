@@ -193,7 +193,7 @@ WITHOUT_TORCH = [
     *"src.storage.env src.storage.rows src.storage.record src.measure.timing src.measure.session".split(),
     *"src.measure.progress".split(),
     *"src.measure.speed.analysis src.measure.profile.trace src.measure.kernels.subjects src.study.claims".split(),
-    *"src.study.report src.study.records".split(),
+    *"src.study.report src.study.records src.study.sameness".split(),
     *sorted(name for name in MODULES if name.startswith("src.commands.")),
     *sorted(name for name in MODULES if room_of(name) in TORCH_FREE_ROOMS),
     *sorted({entry.target.split(":")[0] for entry in TASKS.values()}),

@@ -77,6 +77,7 @@ def study(argv, config: StudyConfig, machine: StudyMachine, control: MeasureCont
     from src.measure.speed.subjects import labels, load_classes
     from src.storage import env
     from src.storage.record import DONE, INTERRUPTED, Record
+    from src.study import parts as processes
     from src.study import plan as planning
     from src.study import report
     from src.study import run as running
@@ -102,7 +103,7 @@ def study(argv, config: StudyConfig, machine: StudyMachine, control: MeasureCont
     check_parts(parts, panels, classes, {"match_params": next(iter(names)), **resolved}, device)
     record = Record.open_for(KIND, control.out_dir, settings, control.overwrite)
     fields = {**machine_fields(device, threads, precision[0]), "seed": machine.seed}
-    work = running.Study(parts, names.values(), record, fields, control.quiet, running.run_child)
+    work = running.Study(parts, names.values(), record, fields, control.quiet, processes.run_child)
     with record.lock():
         if not record.exists:
             work.clear()

@@ -25,6 +25,7 @@ from src.setup.classes import file_digest, find_model, find_task
 from src.setup.plan import Setup
 from src.storage import checkpoint
 from src.storage.rundir import RunDir, open_sealed, read_json
+from src.storage.schema import validate
 
 # Flags that came later, and what a run did that was started before them.
 OLDER_RUNS = {"init": "published"}
@@ -151,7 +152,19 @@ def check_same_data(run_dir: RunDir, facts: DataFacts) -> None:
 
 
 def verify(run: StoredRun) -> None:
-    """UserError where the metrics or the checkpoints of a finished run are missing or damaged."""
-    document = open_sealed(run.run_dir.metrics)
+    """UserError where the metrics or the checkpoints of a finished run are missing, damaged or of another version."""
+    document = open_metrics(run.run_dir)
     for path in (run.run_dir.ckpt, *([run.run_dir.best] if document["best_step"] is not None else [])):
         load_checkpoint(run, path, "cpu")
+
+
+def open_metrics(run_dir: RunDir) -> dict:
+    """metrics.json of a finished training. UserError where it is missing, damaged or of another version."""
+    document = open_sealed(run_dir.metrics)
+    try:
+        validate(document)
+    except ValueError as error:
+        raise UserError(
+            f"{run_dir.metrics}: not of this schema: {error}; make the run again with --overwrite"
+        ) from error
+    return document

@@ -26,6 +26,7 @@ PACKAGES = (
     *("torch", "numpy", "scipy", "matplotlib", "tqdm", "tensorboard", "triton"),
     *("mamba-ssm", "causal-conv1d", "flash-attn", "flash-linear-attention"),
 )
+PROGRAM = ("benchmark.py", "dataset", "src")  # what decides the numbers of a run
 CPUINFO = Path("/proc/cpuinfo")
 
 
@@ -127,6 +128,12 @@ def git_commit(root: Path = PROJECT) -> tuple[str, bool] | None:
     if not top or not commit or Path(top).resolve() != Path(root).resolve():
         return None
     return commit, _output("git", "-C", str(root), "--no-optional-locks", "status", "--porcelain") != ""
+
+
+def changed_files(old: str, new: str, root: Path = PROJECT) -> int | None:
+    """How many files of the program differ between two commits; None if the history does not have both, or no git."""
+    listed = _output("git", "-C", str(root), "diff", "--name-only", f"{old}..{new}", "--", *PROGRAM)
+    return None if listed is None else len(listed.splitlines())
 
 
 def _output(*command: str) -> str | None:

@@ -257,23 +257,35 @@ def _thinned(points: list, is_kept=lambda point: False) -> list:
     return [point for i, point in enumerate(points) if i in chosen or is_kept(point)]
 
 
-def _read_runs(folder: Path) -> dict[str, dict]:
-    """{run: the part of metrics.json that figures need}, from results.csv and curves.json."""
+def read_runs(folder) -> list[tuple[int, dict, dict]]:
+    """(line in results.csv, row, its part of curves.json) of each training run of a record, in its order.
+
+    Raises UserError for a missing or damaged file.
+    """
+    folder = Path(folder)
     table, curves = folder / "results.csv", read_json(folder / "curves.json")
-    documents = {}
-    for n, row in _read_csv(table, (*RUN_START, *RUN_END)):
-        if not isinstance(curves, dict) or row["run"] not in curves:
+    rows = _read_csv(table, (*RUN_START, *RUN_END))
+    for n, row in rows:
+        if not isinstance(curves, dict) or not isinstance(curves.get(row["run"]), dict):
             raise UserError(
                 f"'{table}' line {n}: run '{row['run']}' is not in curves.json; restore it, or collect the record again"
             )
+    if not rows:
+        raise UserError(f"'{table}' has no rows; restore it, or collect the record again")
+    return [(n, row, curves[row["run"]]) for n, row in rows]
+
+
+def _read_runs(folder: Path) -> dict[str, dict]:
+    """{run: the part of metrics.json that figures need}, from results.csv and curves.json."""
+    documents = {}
+    for n, row, curves in read_runs(folder):
         try:
-            documents[row["run"]] = _document(row, curves[row["run"]])
+            documents[row["run"]] = _document(row, curves)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(
-                f"'{table}' line {n} or its part of curves.json is damaged ({error}); restore it, or collect again"
+                f"'{folder / 'results.csv'}' line {n} or its part of curves.json is damaged ({error}); "
+                "restore it, or collect again"
             ) from error
-    if not documents:
-        raise UserError(f"'{table}' has no rows; restore it, or collect the record again")
     return documents
 
 

@@ -30,6 +30,7 @@ from src.measure.speed.analysis import analyse
 from src.storage.files import seal
 from src.storage.record import Record
 from src.storage.rows import check_row, make_row
+from src.study import parts as processes
 from src.study import plan as planning
 from src.study import run as running
 from src.study.claims import judge, rows_of_claim
@@ -439,7 +440,7 @@ class Here:
 
 def run(patch, folder, *more, runner=None, line=LINE):
     runner = runner or Here()
-    patch.setattr(running, "run_child", runner)
+    patch.setattr(processes, "run_child", runner)
     patch.setattr(
         child.Children,
         "call",
