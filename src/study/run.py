@@ -17,7 +17,7 @@ from collections.abc import Callable
 from src.measure.speed.analysis import analyse
 from src.measure.speed.run import whole_cells
 from src.setup.stored import open_metrics
-from src.storage.files import open_sealed, read_json
+from src.storage.files import read_json
 from src.storage.record import Record
 from src.storage.rows import make_row, rows_of
 from src.storage.rundir import RunDir
