@@ -84,7 +84,10 @@ def announce(reporter, setup, backends: dict[str, dict], facts, run_dir) -> None
     reporter.say(f"precision {setup.args.precision}: {setup.precision_reason}{kernels}")
     if facts.source:
         reporter.say(f"text: {facts.source}, SHA-256 {facts.digest}")
-        reporter.say("evaluation: consecutive windows of the text, each starting without memory")
+        reporter.say(
+            "evaluation: consecutive windows of the text, each starting without memory; all characters but the first "
+            "are scored"
+        )
     if "n_head" in setup.explicit and not setup.model_class.has_heads:
         reporter.say(f"notice: --n_head is ignored, {setup.model_class.__name__} has no heads")
 
