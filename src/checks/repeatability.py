@@ -82,13 +82,13 @@ def save_and_load(subject: Subject) -> Result:
 
 
 def initialisation(subject: Subject) -> Result:
-    """The built model keeps the values of a layer's own __init__, which are the same when the layer is built alone."""
+    """With `--init published` the model keeps what a layer's own __init__ set, as when the layer is built alone."""
     name = "initialisation in the backbone"
     layers = mixers(subject.model(awake=False))
     if not layers:
         return skipped(name, NO_MIXER)
     with _watched({type(layer) for layer in layers}) as born:
-        built = mixers(subject.model(awake=False))
+        built = mixers(subject.model(awake=False, init="published"))  # another --init replaces them on purpose
     changed, n = [], 0
     for i, layer in enumerate(built):
         random_state, given, own = born[id(layer)]

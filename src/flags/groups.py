@@ -64,7 +64,8 @@ class ModelConfig:
     )
     fair: bool = option(
         False,
-        "the same norm (rms), MLP (4 x d_model) and short convolution (4) for every layer, not the published ones",
+        "the same norm (rms), MLP (4 x d_model), short convolution (4) and initialisation (torch) for every layer, "
+        "not the published ones",
     )
     match_params: str = option(
         "", "solve d_model and dim_ffn for this many parameters (250000, 250k, 1M), or for those of a model named here"
@@ -81,6 +82,11 @@ class ModelConfig:
         shorthand={"--rope": "rope"},
     )
     embed_std: float = option(1.0, "standard deviation of the initial embeddings", above=0.0, most=100.0)
+    init: str = option(
+        "auto",
+        "initial linear maps: torch, xavier, normal (GPT-2), published = as the layer itself; auto = torch with --fair",
+        choices=("auto", "published", "torch", "xavier", "normal"),
+    )
     tie_weights: bool = option(False, "share the embedding's weights with the output head")
     bias: bool = option(True, "biases in the linear maps and norms of the backbone and of attention")
 

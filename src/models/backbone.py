@@ -3,8 +3,9 @@
     tokens -> embedding (+ positions) -> n_layer x block -> norm -> head -> logits
     block:    x = x + mixer(conv(norm(x))) ,   x = x + MLP(norm(x))
 
-So a difference between two models comes from the mixer and from its published block: norm, MLP and short convolution.
-`--fair` gives all layers the same block. `resolve_auto` decides what `auto` means for a layer.
+So a difference between two models comes from the mixer and from its published block: norm, MLP, short convolution and
+initialisation. `--fair` gives all layers the same block and the same initialisation. `resolve_auto` decides what `auto`
+means for a layer.
 
 Source: the pre-norm residual block of Radford et al. 2019 (GPT-2). Shapes: see src/models/contract.py.
 Cost per token of the MLP O(D dim_ffn) and of the head O(D C). State: (tokens so far, the state of each block).
@@ -21,6 +22,7 @@ from torch import nn
 from src.flags.fields import UserError
 from src.flags.run_flags import RunArgs, RunFlags, resolved
 from src.models.contract import ARModel, BlockDefaults, Mixer, State
+from src.models.initial import initialise
 from src.models.short_conv import make_conv
 
 FAIR = BlockDefaults("rms", 4, 4)  # the block of every layer under --fair
@@ -60,9 +62,10 @@ class Backbone(ARModel):
         self.head_scale = 1.0
         if args.tie_weights:
             self.head.weight = self.embed.weight
-            # As a head, embeddings of std 1 would give logits of std sqrt(D) and a first loss of tens of nats.
-            # Raffel et al. 2020 (T5) scale them in the same way.
-            self.head_scale = args.d_model**-0.5
+            # The final norm has a mean square of 1, so these weights alone would give logits of std embed_std sqrt(D).
+            # Above 1 they are scaled down to 1, as in Raffel et al. 2020 (T5). Below, as in GPT-2, nothing is scaled.
+            self.head_scale = 1 / max(1.0, args.embed_std * math.sqrt(args.d_model))
+        initialise(self, args.init, args.n_layer)
 
     def cache_kind(self) -> str:
         """How the model decodes: "own" where every mixer has its own step, else "replay"."""
@@ -127,7 +130,9 @@ class Backbone(ARModel):
 def build(model_class: type, vocab_size: int, args: RunFlags, max_len: int) -> ARModel:
     """A model from its class: a mixer or a hybrid gets the backbone around it, a whole ARModel is built as it is."""
     if issubclass(model_class, ARModel):
-        return model_class(vocab_size, args)
+        model = model_class(vocab_size, args)
+        initialise(model, resolve_auto(model_class, args).init, args.n_layer)
+        return model
     return Backbone(model_class, vocab_size, args, max_len)
 
 
@@ -159,6 +164,7 @@ def layers_of(model_class: type, args: RunArgs) -> list[tuple[type[Mixer], RunAr
 
 def _decide(model_class: type, flags: RunFlags) -> RunArgs:
     values = {"pos": model_class.default_pos} if flags.pos == "auto" else {}
+    values |= {"init": initial_for(model_class, flags.fair)} if flags.init == "auto" else {}
     if hasattr(model_class, "layers"):
         values["n_layer"] = len(model_class.layers)
     elif issubclass(model_class, Mixer):
@@ -167,6 +173,11 @@ def _decide(model_class: type, flags: RunFlags) -> RunArgs:
         values |= {"dim_ffn": round(block.ffn_ratio * flags.d_model)} if flags.dim_ffn < 0 else {}
         values |= {"short_conv": block.short_conv} if flags.short_conv < 0 else {}
     return resolved(flags, **values)
+
+
+def initial_for(model_class: type, fair: bool) -> str:
+    """What --init auto means: the layer's own start, or torch's under --fair. A whole model keeps its own."""
+    return "torch" if fair and not issubclass(model_class, ARModel) else "published"
 
 
 def ops_of(model_class: type, flags: RunFlags) -> dict[str, tuple[str, ...]]:
@@ -231,6 +242,8 @@ class Block(nn.Module):
 
 class MLP(nn.Module):
     """Linear, GELU, linear."""
+
+    output_maps = ("down",)  # see src/models/initial.py
 
     def __init__(self, d_model: int, hidden: int, dropout: float, bias: bool):
         super().__init__()

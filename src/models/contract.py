@@ -61,8 +61,9 @@ class Mixer(nn.Module):
     """A sequence layer. Its subclass must write `forward(x: (B, T, D)) -> (B, T, D)`, which must be causal.
 
     It is built as `MyMixer(args)`. `args` holds the flags of the run: args.d_model, args.n_head, and the fields of the
-    class's own `Config` dataclass, which become flags. The layer initialises itself, and the backbone overwrites
-    nothing.
+    class's own `Config` dataclass, which become flags. The layer initialises itself. The backbone overwrites nothing,
+    unless `--init` or `--fair` asks for another start of the linear maps (src/models/initial.py): a parameter `p` that
+    must keep its values is marked `p._no_reinit = True`. Bare parameters, convolutions and norms keep theirs anyway.
 
     Without `init_state` and `step`, decoding replays the prefix through `forward`: correct, O(T) per token, reported as
     `cache=replay`. A mixer that defines `step` must define `init_state` too. It may define `prefill` where its parallel
@@ -75,6 +76,7 @@ class Mixer(nn.Module):
     has_heads = False  # True where the mixer reads args.n_head
     ops: tuple[str, ...] = ()  # the ops of src/ops that it calls; a run records which backend computed them
     own_conv = False  # True where the mixer reads args.short_conv itself; else the block convolves the mixer's input
+    output_maps: tuple[str, ...] = ("out", "out_proj", "o_proj")  # members that write into the residual stream
     published: BlockDefaults = BlockDefaults()
 
     def __init__(self, args: RunArgs | None = None):

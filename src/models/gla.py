@@ -34,6 +34,7 @@ from torch import nn
 
 from src.models.backbone import Backbone, build, max_len_of
 from src.models.contract import BlockDefaults
+from src.models.initial import RELEASE_GAIN, xavier_parts
 from src.models.parts import (
     GATE_RANK,
     Expansion,
@@ -43,7 +44,6 @@ from src.models.parts import (
     head_size,
     log_gate,
     split_heads,
-    xavier_parts,
 )
 from src.models.short_conv import make_conv
 from src.ops.backends import parse_backend
@@ -71,10 +71,11 @@ class GLA(LinearMixer):
         self.norm = nn.RMSNorm(V, eps=1e-5)
         self.out = nn.Linear(H * V, D, bias=False)
         self.conv = make_conv(H * (2 * K + V), args, "silu")
-        xavier_parts(self.qkvg.weight, [H * K, H * K, H * V, H * V])
-        for weight in (self.gate[0].weight, self.gate[1].weight, self.out.weight):
-            xavier_parts(weight, [len(weight)])
+        self.qkvg.parts = [H * K, H * K, H * V, H * V]
+        for linear in (self.qkvg, *self.gate, self.out):
+            xavier_parts(linear, RELEASE_GAIN)
         nn.init.zeros_(self.gate[1].bias)
+        self.gate[1].bias._no_reinit = True
 
     def _mix(self, x, memory, window):
         H, K, V = self.memory

@@ -116,6 +116,7 @@ class LinearAttention(LinearMixer):
         self.features = FEATURES[args.feature_map]
         self.backend = parse_backend(args.backend, "linear_attention")
         self.qkv = nn.Linear(args.d_model, args.n_head * sum(self.sizes), bias=args.bias)
+        self.qkv.parts = [args.n_head * size for size in self.sizes]
         self.out = nn.Linear(args.n_head * V, args.d_model, bias=args.bias)
         self.conv = make_conv(self.qkv.out_features, args, None)
         self.norm = nn.RMSNorm(V, eps=1e-5) if args.feature_map == "identity" else None
@@ -125,10 +126,12 @@ class LinearAttention(LinearMixer):
             self.register_buffer("log_decay", fixed_log_decay(args.n_head), persistent=False)
         elif self.decay == "scalar":
             self.gate = nn.Linear(args.d_model, args.n_head)
+            self.gate.bias._no_reinit = True
         elif self.decay == "vector":
             self.gate = nn.Sequential(
                 nn.Linear(args.d_model, GATE_RANK, bias=False), nn.Linear(GATE_RANK, args.n_head * n_features)
             )
+            self.gate[1].bias._no_reinit = True
 
     def _mix(self, x, memory, window):
         qkv, window = self._convolve(self.qkv(x), window)

@@ -22,8 +22,9 @@ Source: Gu & Dao 2023, "Mamba: Linear-Time Sequence Modeling with Selective Stat
 dict moves both ways.
 
 Initialisation as published: A_log = log(1 .. N) for each channel (S4D-real), D = 1, dt_proj.weight uniform in +-
-R^(-1/2), and the first steps softplus(dt_proj.bias) log-uniform in [0.001, 0.1]. The other maps keep torch's. A_log, D
-and that bias take no weight decay.
+R^(-1/2), and the first steps softplus(dt_proj.bias) log-uniform in [0.001, 0.1]. The other maps keep torch's, and
+out_proj is divided by sqrt(n_layer), as in the authors' language model (mamba_ssm, models/mixer_seq_simple.py), by
+sqrt(2 n_layer) with an MLP. A_log, D and the bias of dt_proj take no weight decay.
 
 Differs: `--neg_eigen` uses a_t = 2 exp(delta_t A) - 1, which is between -1 and 1 instead of 0 and 1 (Grazzi et al.
 2024, arXiv:2411.12537). `--short_conv W` replaces `--d_conv`; 0 removes the convolution and keeps its SiLU.
@@ -46,7 +47,7 @@ from torch import nn
 from src.flags.fields import option
 from src.models.backbone import build, max_len_of
 from src.models.contract import ARModel, BlockDefaults, Mixer, State
-from src.models.parts import initial_dt_bias
+from src.models.parts import initial_dt_bias, residual_scale
 from src.ops.backends import parse_backend
 from src.ops.causal_conv import causal_conv, causal_conv_step
 from src.ops.precision import accumulation_dtype
@@ -91,8 +92,13 @@ class Mamba(Mixer):
         with torch.no_grad():
             self.dt_proj.weight.uniform_(-(self.dt_rank**-0.5), self.dt_rank**-0.5)
             self.dt_proj.bias.copy_(initial_dt_bias(E))
+            self.out_proj.weight /= residual_scale(args)
+        self.in_proj.parts = [E, E]
+        self.x_proj.parts = [self.dt_rank, self.d_state, self.d_state]
         for parameter in (self.A_log, self.D, self.dt_proj.bias):
             parameter._no_weight_decay = True
+        for parameter in (self.A_log, self.D, *self.dt_proj.parameters()):
+            parameter._no_reinit = True
 
     def forward(self, x):
         return self._run(x, None, None)[0]

@@ -19,11 +19,11 @@ This is linear attention with C as query, B as key, Delta x as value and one dec
 
 Source: Dao & Gu 2024, arXiv:2405.21060, recurrence in section 5.1, block in section 7.1 and figure 6. Parameters have
 the names and shapes of `mamba_ssm.Mamba2`, so a state dict moves both ways. So does the initialisation: torch's for the
-maps and the convolution, exp(A_log) uniform in [1, 16], softplus(dt_bias) log-uniform in [0.001, 0.1], D = 1. RMSNorm
-before the layer, and no MLP.
+maps and the convolution, exp(A_log) uniform in [1, 16], softplus(dt_bias) log-uniform in [0.001, 0.1], D = 1. Then
+out_proj is divided by sqrt(n_layer), as in their language model (models/mixer_seq_simple.py), by sqrt(2 n_layer) with
+an MLP. RMSNorm before the layer, and no MLP.
 
-Differs: their language model divides out_proj by sqrt(n_layer) after this initialisation. The block alone does not, nor
-does this one. `--short_conv W` replaces `--d_conv`; 0 removes the convolution and keeps its SiLU. `--n_head` and
+Differs: `--short_conv W` replaces `--d_conv`; 0 removes the convolution and keeps its SiLU. `--n_head` and
 `--bias` do not concern this layer: the convolution has biases, the maps have none.
 
 Decays, sums and the norm are float32 under autocast. Cost per token O(D^2 + D N). State: (B, H, N, V) float32 and the
@@ -43,7 +43,7 @@ from torch import nn
 from src.flags.fields import UserError, option
 from src.models.backbone import Backbone, build, max_len_of
 from src.models.contract import BlockDefaults
-from src.models.parts import LinearMixer, at_least_float32, initial_dt_bias
+from src.models.parts import LinearMixer, at_least_float32, initial_dt_bias, residual_scale
 from src.ops.backends import parse_backend
 from src.ops.causal_conv import causal_conv, causal_conv_step
 from src.ops.precision import accumulation_dtype
@@ -93,8 +93,11 @@ class Mamba2(LinearMixer):
         self.D = nn.Parameter(torch.ones(H))
         self.norm = GatedRMSNorm(inner, args.ngroups)
         self.out_proj = nn.Linear(inner, args.d_model, bias=False)
+        with torch.no_grad():
+            self.out_proj.weight /= residual_scale(args)
+        self.in_proj.parts = [inner, inner, args.ngroups * N, args.ngroups * N, H]
         for p in (self.A_log, self.dt_bias, self.D):
-            p._no_weight_decay = True
+            p._no_weight_decay = p._no_reinit = True
 
     def _first_window(self, batch_size: int):
         if self.conv1d is None:

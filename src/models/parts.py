@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from src.flags.fields import UserError, option
 from src.flags.run_flags import RunArgs
@@ -175,13 +174,16 @@ def at_least_float32(x):
 # --- initialisation --------------------------------------------------------------------------------------------------
 
 
-def xavier_parts(weight, sizes, gain: float = 2**-2.5) -> None:
-    """Initialise the rows of a fused map part by part, as the separate maps that they are."""
-    for part in weight.data.split(sizes):
-        nn.init.xavier_uniform_(part, gain=gain)
-
-
 def initial_dt_bias(n: int):
     """b (n,) with softplus(b) log-uniform in [0.001, 0.1]. Gu & Dao 2023 (Mamba), section 3.6."""
     dt = torch.exp(torch.rand(n) * (math.log(0.1) - math.log(0.001)) + math.log(0.001))
     return dt + torch.log(-torch.expm1(-dt))  # the inverse of softplus
+
+
+def residual_scale(args: RunArgs) -> float:
+    """What Mamba's authors divide the initial output map by: sqrt(n_layer), or sqrt(2 n_layer) with an MLP.
+
+    So the sum of all outputs does not grow with the depth. `_init_weights` in mamba_ssm, models/mixer_seq_simple.py,
+    after Radford et al. 2019 (GPT-2), section 2.3.
+    """
+    return math.sqrt((2 if args.dim_ffn > 0 else 1) * args.n_layer)

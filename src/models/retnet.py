@@ -41,6 +41,7 @@ from torch import nn
 from src.flags.fields import UserError
 from src.models.backbone import Backbone, build, max_len_of
 from src.models.contract import BlockDefaults, State
+from src.models.initial import RELEASE_GAIN, xavier_parts
 from src.models.parts import (
     Expansion,
     LinearMixer,
@@ -50,7 +51,6 @@ from src.models.parts import (
     gated,
     head_size,
     split_heads,
-    xavier_parts,
 )
 from src.models.short_conv import make_conv
 from src.ops.backends import parse_backend
@@ -86,8 +86,9 @@ class RetNet(LinearMixer):
         self.out = nn.Linear(H * V, args.d_model, bias=False)
         self.conv = make_conv(H * (2 * K + V), args, "silu")
         self.register_buffer("log_decay", fixed_log_decay(H), persistent=False)
-        xavier_parts(self.qkvg.weight, [H * K, H * K, H * V, H * V])
-        nn.init.xavier_uniform_(self.out.weight)
+        self.qkvg.parts = [H * K, H * K, H * V, H * V]
+        xavier_parts(self.qkvg, RELEASE_GAIN)
+        xavier_parts(self.out, 1.0)
 
     def init_state(self, batch_size: int, max_len: int) -> State:
         return (*super().init_state(batch_size, max_len), 0)

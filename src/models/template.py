@@ -62,8 +62,10 @@ class GatedConv(Mixer):
         super().__init__()
         self.kernel_size = args.kernel_size
         self.value_gate = nn.Linear(args.d_model, 2 * args.d_model, bias=args.bias)
+        self.value_gate.parts = [args.d_model, args.d_model]  # two maps in one; only `--init xavier` asks
         self.out = nn.Linear(args.d_model, args.d_model, bias=args.bias)
-        # The layer initialises itself, and nothing overwrites it: each channel begins as the mean of its window.
+        # The layer initialises itself. `--init` may replace the linear maps, but no bare parameter such as this one:
+        # each channel begins as the mean of its window.
         self.kernel = nn.Parameter(torch.full((args.kernel_size, args.d_model), 1.0 / args.kernel_size))
         self.kernel_bias = nn.Parameter(torch.zeros(args.d_model)) if args.bias else None
         # To keep weight decay off a parameter: self.kernel._no_weight_decay = True. Norms and biases have none anyway.

@@ -77,6 +77,7 @@ class Attention(Mixer):
         self.backend = parse_backend(args.backend, "attention")
         self.pos = args.pos
         self.qkv = nn.Linear(args.d_model, 3 * args.d_model, bias=args.bias)
+        self.qkv.parts = [args.d_model] * 3
         self.conv = make_conv(3 * args.d_model, args, None)
         self.out = nn.Linear(args.d_model, args.d_model, bias=args.bias)
         nn.init.xavier_uniform_(self.qkv.weight)  # as one map, and zero biases: so does nn.MultiheadAttention

@@ -392,10 +392,9 @@ def test_initial_weights_are_xavier_of_the_separate_maps():
     def bound(out, gain=2**-2.5):
         return gain * math.sqrt(6 / (64 + out))
 
-    gla, delta, ret = (make(layer, d_model=64, n_head=4).blocks[0].mixer for layer in (GLA, DeltaNet, RetNet))
+    gla, ret = (make(layer, d_model=64, n_head=4).blocks[0].mixer for layer in (GLA, RetNet))
     for weight, sizes in (
         (gla.qkvg.weight, (32, 32, 64, 64)),
-        (delta.qkv.weight, (64, 64, 64)),
         (ret.qkvg.weight, (64, 64, 128, 128)),
     ):
         for part, size in zip(weight.split(list(sizes)), sizes, strict=True):

@@ -173,7 +173,7 @@ def test_initial_gates_lie_in_the_published_ranges():
     assert all(p._no_weight_decay and p.dtype == torch.float32 for p in (mixer.A_log, mixer.dt_bias, mixer.D))
     for weight, fan_in in (
         (mixer.in_proj.weight, 256),
-        (mixer.out_proj.weight, 512),
+        (mixer.out_proj.weight * math.sqrt(SMALL["n_layer"]), 512),
         (mixer.conv1d.weight, 4),
         (mixer.conv1d.bias, 4),
     ):
