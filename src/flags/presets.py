@@ -110,6 +110,7 @@ NANOGPT = {
     "grad_clip": 1.0,
     "tie_weights": True,
     "bias": False,
+    "init": "normal",
     "embed_std": 0.02,
 }
 MINI = {**SMALL, "embed_std": 1.0, "val_size": 500}

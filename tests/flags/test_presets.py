@@ -40,6 +40,7 @@ NANOGPT = {  # config/train_shakespeare_char.py and the defaults of train.py, un
     "label_smoothing": 0.0,
     "tie_weights": True,
     "bias": False,
+    "init": "normal",
     "embed_std": 0.02,
     "pos": "learned",
     "norm": "layer",
@@ -70,6 +71,7 @@ def test_a_transformer_under_a_nanogpt_preset_has_the_settings_of_nanogpt(name, 
     assert (args.batch_chars, args.precision) == (0, "fp32" if name == "nanogpt-cpu" else "auto")
     task = task_class(args)
     model = build(model_class, 68, args, task.table_tokens())
+    assert model.head_scale == 1.0
     assert tuple(model.pos_embed.weight.shape) == (own["context_len"], own["d_model"])
     decayed, plain = make_optimizer(model, args, "cpu").param_groups
     assert all(p.ndim == 2 for p in decayed["params"])
