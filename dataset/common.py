@@ -3,7 +3,7 @@
     sequence   <bos> p1 .. pP a1 .. aA <eos>          x = all but the last token, y = all but the first
     answer     y is trained and scored where it is an answer character or its <eos>
     labels     y at a labelled character is its label, which is not written into the sequence
-    language   windows of a text: all characters are trained and scored
+    language   windows of a text, c0 .. cT without <bos>. All of y is trained and scored
 
 Which rows make a batch is decided in dataset/plans.py.
 """
@@ -183,8 +183,9 @@ def _place_labels(data: ExampleDataset, rows: np.ndarray, y: np.ndarray, gaps: n
 
 
 class WindowDataset(Dataset):
-    """Windows of a text. spans: their (start, end).  x is <bos> and all but the last character, y all characters.
+    """Windows of a text. spans: (start, end) of the characters that each of them reads (dataset/windows.py).
 
+    x is those characters, and y is x moved by one character: y[i] is the character after x[i].
     ids: an array, or `StoredIds` of a text that is kept in a file.
     """
 
@@ -202,7 +203,7 @@ class WindowDataset(Dataset):
 
     def __getitem__(self, i: int) -> dict:
         start, end = self.spans[i]
-        return {"ids": np.concatenate([[BOS], self.ids[start:end]]), "length": int(end - start), "meta": {}}
+        return {"ids": self.ids[start : end + 1].astype(np.int64), "length": int(end - start), "meta": {}}
 
     def __getitems__(self, rows: list[int]) -> tuple[WindowDataset, np.ndarray]:
         return self, np.asarray(rows)
@@ -213,10 +214,10 @@ def collate_windows(picked: tuple[WindowDataset, np.ndarray]) -> Batch:
     data, rows = picked
     start, end = data.spans[rows].T
     lengths = end - start
-    column = np.arange(lengths.max())[None]
-    inside = torch.from_numpy(column < lengths[:, None])
-    y = torch.from_numpy(data.ids[np.minimum(start[:, None] + column, len(data.ids) - 1)].astype(np.int64))
-    x = torch.cat([torch.full((len(rows), 1), BOS), y[:, :-1]], dim=1)
+    column = np.arange(lengths.max() + 1)[None]
+    read = torch.from_numpy(data.ids[np.minimum(start[:, None] + column, len(data.ids) - 1)].astype(np.int64))
+    x, y = read[:, :-1].contiguous(), read[:, 1:].contiguous()  # (B, T)
+    inside = torch.from_numpy(column[:, :-1] < lengths[:, None])
     if not bool(inside.all()):
         y = torch.where(inside, y, IGNORE)
         x = torch.where(inside, x, PAD)

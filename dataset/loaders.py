@@ -75,8 +75,8 @@ def build_loaders(task: Task, args: RunFlags) -> tuple[CharTokenizer, dict[str, 
 def length_loader(task: Task, tokenizer: CharTokenizer, args: RunFlags, length: int) -> DataLoader:
     """A test set at another length.
 
-    A task that makes its own data draws it from a random stream of its own. A task on real text takes the text of its
-    test set, in consecutive windows of `length` characters.
+    A task that makes its own data draws it from a random stream of its own. A task on real text scores the characters
+    of its test set again, in consecutive windows of `length` characters.
     """
     if task.reads_text:
         return _windows_of_length(task, tokenizer, args, length)
@@ -199,13 +199,12 @@ def _window_loaders(task: LanguageTask, args: RunFlags) -> tuple[CharTokenizer, 
 
 
 def _windows_of_length(task: LanguageTask, tokenizer: CharTokenizer, args: RunFlags, length: int) -> DataLoader:
-    ids = task.ids("test", tokenizer)
-    # As many characters as the test set has, so that all lengths score the same text.
-    n_chars = min(len(ids), args.test_size * args.context_len or len(ids))
-    if length > n_chars:
+    ids, n_chars = task.ids("test", tokenizer), task.test_chars()
+    if length >= n_chars:
         more = "give a longer text with --data_path" if n_chars == len(ids) else "raise --test_size"
         raise UserError(
-            f"--eval_lengths: got {length}, allowed: at most {n_chars}, the characters of the test set; {more}"
+            f"--eval_lengths: got {length}, allowed: at most {n_chars - 1}, the scored characters of the test set; "
+            f"{more}"
         )
     return _window_loader(WindowDataset(ids, windows_consecutive(n_chars, length)), args, length)
 

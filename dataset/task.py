@@ -24,6 +24,7 @@ from typing import ClassVar
 import numpy as np
 
 from dataset.seeds import stream
+from dataset.tokenizer import CharTokenizer
 from src.flags.fields import UserError, option
 from src.flags.run_flags import RunFlags
 
@@ -218,8 +219,12 @@ class Task:
         return [c for _, c in example.labels] if self.labelled else [*example.answer, ""]
 
     def max_tokens(self, length: int | None = None) -> int:
-        """The longest sequence in tokens, with <bos> and <eos>. It sets the size of tables and caches."""
+        """Tokens of the longest sequence that a model reads or writes. It sets the size of tables and caches."""
         return self.max_chars(length or self.longest_length()) + 2
+
+    def prompt_ids(self, prompt: str, tokenizer: CharTokenizer) -> np.ndarray:
+        """The ids that a model continues after a prompt: (1, T) int64, T >= 1."""
+        return tokenizer.encode_prompt(prompt)
 
     def table_tokens(self) -> int:
         """Rows of a learned position table: the longest sequence, and what decoding may write past the answer."""

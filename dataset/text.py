@@ -13,8 +13,8 @@ Splits: the first 90 % of the characters train, the next 5 % are val, and the la
     test in one pass.
 Alphabet: the characters of the training text, and `<unk>` for those that only held-out text has. The share of `<unk>`
     in held-out text is reported.
-Length: a window of --context_len characters, which begins with <bos>.
-Scored: all characters, `<unk>` like any other. Primary: token_acc.
+Length: a window reads --context_len characters and predicts the one after each of them.
+Scored: all characters of a split but its first one, `<unk>` like any other. Primary: token_acc.
 Source: `custom`. Runs on different texts are told apart by the SHA-256 of the text.
 Chance: uniform and unigram.
 Baselines: interpolated Witten-Bell n-grams (dataset/corpus/ngram.py), fitted on at most the first 2,000,000 training

@@ -19,10 +19,11 @@ Without --data_path: the hub's `wikitext-2-raw-v1` (Salesforce/wikitext, about 1
 
 Alphabet: the `--vocab_size` most common characters of the training text, and `<unk>` for the rest. The share of `<unk>`
     in held-out text is reported.
-Length: a window of --context_len characters, which begins with <bos>.
-Scored: all characters, `<unk>` like any other, so a loss belongs to its vocabulary. Primary: token_acc. `heldout` is
-    val and test in one pass. Each window starts without memory. So its loss is neither the word perplexity of the
-    WikiText papers nor the byte perplexity of evaluation harnesses, and must not be compared with them.
+Length: a window reads --context_len characters and predicts the one after each of them.
+Scored: all characters of a split but its first one, `<unk>` like any other, so a loss belongs to its vocabulary.
+    Primary: token_acc. `heldout` is val and test in one pass. Each window starts without memory. So its loss is neither
+    the word perplexity of the WikiText papers nor the byte perplexity of evaluation harnesses, and must not be compared
+    with them.
 Source: `custom` for --data_path, else `hub`.
 Chance: uniform and unigram.
 Baselines: interpolated Witten-Bell n-grams (dataset/corpus/ngram.py), fitted on at most the first 2,000,000 training

@@ -3,12 +3,17 @@
 Splits: a text is cut once. The first 90 % of its characters train, the first half of the rest is val, the second half
 is test. `heldout` is both halves in one pass.
 
-Windows: a window of T = context_len characters c1 .. cT is read as <bos>, c1 .. c(T-1) and predicts c1 .. cT. All of
-them are trained and scored. Training windows start at random offsets. Evaluation takes consecutive windows, the last
-partial one included. Each of them starts without memory.
+Windows: a window of T = context_len characters reads c0 .. c(T-1) and predicts c1 .. cT. It has no <bos>: this is the
+protocol of the published character models, where each prediction has at least one character before it. All of c1 .. cT
+are trained and scored. Training windows start at random offsets. Evaluation takes consecutive windows, the last partial
+one included, so that every character of a split is scored exactly once, except the first one. Each window starts
+without memory.
 
-Loss against context length: `--eval_lengths 0.5x,2x` (multiples of context_len, or numbers of characters) evaluates the
-text of the test set again, in windows of those lengths.
+Loss against context length: `--eval_lengths 0.5x,2x` (multiples of context_len, or numbers of characters) scores the
+same characters of the test set again, in windows of those lengths.
+
+Generation continues a prompt as it is. Without a prompt it starts from a newline, or from the first character of the
+vocabulary where that has no newline.
 
 A task on its own text subclasses one of two classes. No torch here.
     LanguageTask   define `corpus(self) -> Corpus`: a text that is held in memory
@@ -28,6 +33,7 @@ import numpy as np
 from dataset.corpus.ngram import ngram_nats
 from dataset.corpus.sources import Corpus
 from dataset.corpus.stored_text import (
+    BLOCK,
     NUMBERS,
     UNKNOWN,
     StoredIds,
@@ -107,6 +113,21 @@ class LanguageTask(Task):
         """How often each token of the vocabulary occurs in a split: (len(tokenizer),)."""
         return np.bincount(self.ids(split, tokenizer), minlength=len(tokenizer))
 
+    def test_chars(self) -> int:
+        """Characters of the test split that its windows read or predict. --test_size may leave some out."""
+        start, end = self._span("test")
+        return min(end - start, self.args.test_size * self.args.context_len + 1) if self.args.test_size else end - start
+
+    def scored_counts(self, tokenizer: CharTokenizer) -> np.ndarray:
+        """How often each token is predicted by the windows of the test set: (len(tokenizer),)."""
+        ids, end = self.ids("test", tokenizer), self.test_chars()
+        parts = (ids[at : min(at + BLOCK, end)] for at in range(1, end, BLOCK))
+        return sum(np.bincount(part, minlength=len(tokenizer)) for part in parts)
+
+    def prompt_ids(self, prompt: str, tokenizer: CharTokenizer) -> np.ndarray:
+        first = "\n" if "\n" in tokenizer.ids else next(t for t in tokenizer.tokens if len(t) == 1)
+        return tokenizer.encode(prompt or first).astype(np.int64)[None]
+
     def n_chars(self) -> int:
         """Characters of the whole text."""
         return len(self._corpus.text)
@@ -132,10 +153,12 @@ class LanguageTask(Task):
     def _check_size(self) -> None:
         n = self.args.context_len
         train, half = self._cuts()
-        if train <= n or half == train or half == self.n_chars():
+        val, test = half - train, self.n_chars() - half
+        if train <= n or min(val, test) < 2:  # the first character of a text is not predicted
             raise UserError(
-                f"--context_len: got {n}, allowed: less than the {train} characters of the training text, with some "
-                f"left to test on ({self.n_chars() - train}); lower it or give a longer text with --data_path"
+                f"--context_len: got {n}, allowed: less than the {train} characters of the training text, with at "
+                f"least 2 each for val and test (here {val} and {test}); lower it or give a longer text with "
+                "--data_path"
             )
 
     @cached_property
@@ -147,7 +170,7 @@ class LanguageTask(Task):
         return self.args.context_len
 
     def max_tokens(self, length: int | None = None) -> int:
-        return self.args.context_len + 1
+        return self.args.context_len
 
     def longest_length(self) -> int:
         return self.args.context_len
@@ -162,7 +185,10 @@ class LanguageTask(Task):
         return {**super().identity(), "digest": self.digest}
 
     def baselines(self, train: list | None = None, test: list | None = None) -> dict[str, float]:
-        """Heldout loss in nats per character of n-gram models of order 1 to 6, fitted on the training text."""
+        """Heldout loss in nats per character of n-gram models of order 1 to 6, fitted on the training text.
+
+        The scored characters are those of the heldout windows: all but the first one.
+        """
         return {f"ngram_{i}": nats for i, nats in enumerate(ngram_nats(self.text("train"), self.heldout_text()), 1)}
 
 

@@ -11,8 +11,11 @@
 
 A context that was never seen leaves P_{n-1}. After Witten & Bell 1991, interpolated as in Chen & Goodman 1998.
 
-    ngram_nats(train, heldout) -> [3.347, 2.486, ...]      nats per heldout character, orders 1 .. 6, one contiguous
+    ngram_nats(train, heldout) -> [3.347, 2.486, ...]      nats per scored character, orders 1 .. 6, one contiguous
     pass
+
+Every character of the heldout text is scored except the first one, which is only context. These are the characters that
+a model predicts in consecutive windows.
 
 The result is kept in the user's cache folder under the digest of both texts. No Python loop runs over characters: a
 context of order n + 1 is the (context, character) pair of order n one place earlier, so each order is one sort.
@@ -29,11 +32,11 @@ import numpy as np
 from dataset.corpus.cache import cache_folder, write_cache
 
 ORDERS = 6
-VERSION = 1  # of the formula: numbers of an older one must not be read from the cache
+VERSION = 2  # of the formula: numbers of an older one must not be read from the cache
 
 
 def ngram_nats(train: str, heldout: str) -> list[float]:
-    """Mean loss of the n-gram models of order 1 .. 6, in nats per heldout character. Cached by digest of the texts."""
+    """Mean loss of the n-gram models of order 1 .. 6, in nats per scored character. Cached by digest of the texts."""
     digest = hashlib.sha256(train.encode() + b"\0" + heldout.encode()).hexdigest()
     name = f"ngram-{digest[:16]}.json"
     known = _read(name, digest)
@@ -60,13 +63,14 @@ def _read(name: str, digest: str) -> list[float] | None:
 
 
 def fit_and_score(train: str, heldout: str, orders: int = ORDERS) -> list[float]:
-    """Fit on `train` and score `heldout`: mean nats per character for the orders 1 .. `orders`.
+    """Fit on `train`, score all of `heldout` but its first character: mean nats per character, orders 1 .. `orders`.
 
-    Raises ValueError when a text is empty.
+    Raises ValueError for an empty `train`, or for fewer than two characters in `heldout`.
     """
-    if not train or not heldout:
+    if not train or len(heldout) < 2:
         raise ValueError(
-            f"n-gram models need text to fit and text to score, got {len(train)} and {len(heldout)} characters"
+            "n-gram models need text to fit and two characters to score, "
+            f"got {len(train)} and {len(heldout)} characters"
         )
     n = len(train)
     symbols = _symbols(train + heldout)
@@ -85,7 +89,7 @@ def fit_and_score(train: str, heldout: str, orders: int = ORDERS) -> list[float]
         probability = np.where(
             total > 0, (pair_count[pair[n:]] + kinds * probability) / np.maximum(total, 1), probability
         )
-        losses.append(float(0.0 - np.log(probability).mean()))  # not -mean: that is -0.0 for a constant text
+        losses.append(float(0.0 - np.log(probability[1:]).mean()))  # not -mean: that is -0.0 for a constant text
         context = np.concatenate([[len(pairs)], pair[:-1]])
         context[n] = len(pairs) + 1  # the heldout text does not continue the training text: its first context is new
     return losses

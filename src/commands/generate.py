@@ -4,7 +4,9 @@
     python benchmark.py generate runs/<timestamp> --prompt "12+34=" --greedy
     python benchmark.py generate runs/<timestamp>       asks for prompts on a terminal, until an empty line or Ctrl-D
 
-Answer tasks stop at <eos>. Only the continuation goes to stdout. A note on stderr says when it is empty.
+Answer tasks stop at <eos>. A language task continues the prompt as it is. An empty prompt stands for a newline, or for
+the first character of the vocabulary where that has no newline. Only the continuation goes to stdout. A note on stderr
+says when it is empty.
 """
 
 from __future__ import annotations
@@ -23,7 +25,11 @@ SEED = option(0, "seed of sampling", least=0, most=2**31 - 1)
 class GenerateConfig(machine_flags("device", seed=SEED)):
     """generation"""
 
-    prompt: str = option("", "text to continue; without it, stdin is read: interactively on a terminal, else whole")
+    prompt: str = option(
+        "",
+        "text to continue; without it, stdin is read: interactively on a terminal, else whole. Empty for a language "
+        "task: a newline, or the vocabulary's first character if that has no newline",
+    )
     max_new_tokens: int = option(
         0, "most characters to write; 0 = 200, or what a learned position table has room for", least=0, most=1_000_000
     )
@@ -54,13 +60,13 @@ def main(argv: list[str]) -> int:
             f"generate: got {len(given)} run directories, allowed: exactly one, as `generate R` or `generate "
             "--out_dir R`"
         )
-    model, tokenizer, device = load(given[0], config)
+    model, tokenizer, task, device = load(given[0], config)
     if has_prompt:
-        write(model, tokenizer, device, config, config.prompt)
+        write(model, tokenizer, task, device, config, config.prompt)
     elif sys.stdin.isatty():
-        converse(model, tokenizer, device, config)
+        converse(model, tokenizer, task, device, config)
     else:
-        write(model, tokenizer, device, config, read_stdin())
+        write(model, tokenizer, task, device, config, read_stdin())
     return 0
 
 
@@ -76,7 +82,7 @@ def read_stdin() -> str:
 
 
 def load(out_dir: str, config: GenerateConfig):
-    """The model with its trained weights, its tokenizer and its device; sizes come from the run's own files."""
+    """The model with its trained weights, its tokenizer, task and device; sizes come from the run's own files."""
     from dataset.tokenizer import CharTokenizer
     from src.setup.plan import build_model, set_threads
     from src.setup.stored import load_checkpoint, open_run
@@ -93,25 +99,26 @@ def load(out_dir: str, config: GenerateConfig):
     task = run.task_class(run.args)
     model = build_model(run, tokenizer, task, device)
     model.load_state_dict(payload["model"])
-    return model.eval(), tokenizer, device
+    return model.eval(), tokenizer, task, device
 
 
-def write(model, tokenizer, device, config: GenerateConfig, prompt: str) -> None:
+def write(model, tokenizer, task, device, config: GenerateConfig, prompt: str) -> None:
     """Print the continuation of one prompt."""
     import torch
 
     from dataset.tokenizer import EOS
 
     try:
-        ids = torch.from_numpy(tokenizer.encode_prompt(prompt)).to(device)
+        ids = torch.from_numpy(task.prompt_ids(prompt, tokenizer)).to(device)
     except UnicodeEncodeError as error:  # bytes that were no UTF-8 arrive as lone surrogates
         raise UserError(
             f"--prompt: character {error.start} is no text in UTF-8, allowed: the characters of the run's vocab.json"
         ) from None
-    new_tokens = config.max_new_tokens or min(200, model.max_len - len(prompt) if model.max_len is not None else 200)
+    room = 200 if model.max_len is None else model.max_len + 1 - ids.shape[1]  # the last token is written but not read
+    new_tokens = config.max_new_tokens or min(200, room)
     if new_tokens < 1:
         raise UserError(
-            f"--prompt: got {len(prompt)} characters, allowed: at most {model.max_len - 1}, what the learned "
+            f"--prompt: got {len(prompt)} characters, allowed: at most {len(prompt) + room - 1}, what the learned "
             "position table has room for"
         )
     generator = torch.Generator(device=device).manual_seed(config.seed)
@@ -133,7 +140,7 @@ def write(model, tokenizer, device, config: GenerateConfig, prompt: str) -> None
         print("note: the model ends the text at once, so the continuation is empty", file=sys.stderr)
 
 
-def converse(model, tokenizer, device, config: GenerateConfig) -> None:
+def converse(model, tokenizer, task, device, config: GenerateConfig) -> None:
     """Prompts from a terminal until an empty line or its end; a wrong one is answered with its error."""
     print("one prompt per line; an empty line ends", file=sys.stderr)
     while True:
@@ -147,6 +154,6 @@ def converse(model, tokenizer, device, config: GenerateConfig) -> None:
         if not prompt:
             return
         try:
-            write(model, tokenizer, device, config, prompt)
+            write(model, tokenizer, task, device, config, prompt)
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)

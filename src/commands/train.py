@@ -92,7 +92,10 @@ def announce(reporter, setup, backends: dict[str, dict], facts, run_dir) -> None
     reporter.say(f"precision {setup.args.precision}: {setup.precision_reason}{kernels}")
     if facts.source:
         reporter.say(f"text: {facts.source}, SHA-256 {facts.digest}")
-        reporter.say("evaluation: consecutive windows of the text, each starting without memory")
+        reporter.say(
+            "evaluation: consecutive windows of the text, each starting without memory; all characters but the first "
+            "are scored"
+        )
     if "d_conv" in setup.explicit and (setup.args.fair or setup.args.short_conv >= 0):
         reporter.say("notice: --d_conv is ignored, because --fair or --short_conv decides about the convolution")
     if "n_head" in setup.explicit and not setup.model_class.has_heads:

@@ -29,6 +29,27 @@ def figure_ppl(history, *, title: str = "", floor=None):
     return figure_curves([("", history_of(history, "ppl"))], "ppl", title, named_floors(floor))
 
 
+@styled
+def figure_losses(groups, title: str = ""):
+    """Training and validation loss of groups of runs in one panel, to lay curves over each other; returns a Figure.
+
+    groups: {label: [history, ...]}, each history as for `figure_loss`. The runs of a group share colour and marker.
+    Markers are validation losses, thin lines are training losses. Raises ValueError for another form of history.
+    """
+    figure, (ax,) = new_figure(1)
+    for i, (label, histories) in enumerate(groups.items()):
+        colour, dash, marker = look_of(i)
+        look = {"color": colour, "linestyle": dash, "marker": marker, "markersize": 5, "markerfacecolor": "none"}
+        for n, history in enumerate(history_of(h, "loss") for h in histories):
+            ax.plot(*_columns(history["train"]), color=colour, linewidth=0.7, alpha=0.4)
+            ax.plot(*_columns(history["val"]), label=None if n else f"{label}: validation", **look)
+    ax.plot([], [], color="0.4", linewidth=0.7, label="thin: training, single batches")
+    ax.set_xlabel("optimiser step")
+    ax.set_ylabel("loss (nats per scored character)")
+    _whole_steps(ax)
+    return finish(figure, title)
+
+
 def history_of(history, kind: str) -> dict:
     """The finite points of a plain history or of a run's metrics, as loss or as perplexity.
 
@@ -75,6 +96,11 @@ def figure_curves(histories, kind: str, title: str, floors: dict | None = None):
     ax.set_ylabel(words if alone else f"validation {words}")
     _whole_steps(ax)
     return finish(figure, title)
+
+
+def _columns(points: list) -> tuple[list, list]:
+    """Steps and values of (step, value) points."""
+    return [step for step, _ in points], [value for _, value in points]
 
 
 def _exp(loss: float) -> float:

@@ -15,7 +15,7 @@ import itertools
 from pathlib import Path
 
 from src.figures import style
-from src.figures.curves import figure_curves, figure_loss, figure_ppl, history_of
+from src.figures.curves import figure_curves, figure_loss, figure_losses, figure_ppl, history_of
 from src.figures.lengths import figure_length_curve, figure_lengths, length_words
 from src.figures.slices import figure_slices, slice_groups
 from src.flags.fields import UserError
@@ -77,6 +77,20 @@ def overlay(runs, figures_dir) -> list[Path]:
         title += f"\nno result: {', '.join(missing)}" if missing else ""
         figures |= _overlaid_results(shown, title)
     return [style.save(figure, folder / f"{stem}.png") for stem, figure in figures.items()]
+
+
+def lay_over(lines, path) -> Path:
+    """Write one figure of training and validation losses to `path`. Lines of one label share their look.
+
+    lines: (label, history) pairs. A history is the metrics of a run, or {"train": [[step, loss]], "val": ...} of
+    another program. The title has the task of the first run.
+    """
+    groups: dict[str, list] = {}
+    for label, history in lines:
+        groups.setdefault(label, []).append(history)
+    task = next((f"{history['task']} · " for _, history in lines if "task" in history), "")
+    sizes = ", ".join(f"{label} ({len(runs)} run{'s' if len(runs) > 1 else ''})" for label, runs in groups.items())
+    return style.save(figure_losses(groups, f"{task}{sizes}"), Path(path))
 
 
 def run_title(metrics: dict) -> str:

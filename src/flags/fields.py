@@ -19,10 +19,10 @@ class UserError(ValueError):
     """The user's input is wrong (exit code 2). The message is one line: what, what was got, what is allowed."""
 
 
-def option(default, help, *, least=None, most=None, above=None, choices=None, shorthand=None, paths=False):
+def option(default, help, *, least=None, most=None, above=None, below=None, choices=None, shorthand=None, paths=False):
     """A dataclass field that is a flag.
 
-    least, above, most: bounds (>=, >, <=) of a number.  choices: the allowed strings.
+    least, above, most, below: bounds (>=, >, <=, <) of a number.  choices: the allowed strings.
     shorthand: {flag: value}, further flags that set this one (`--rope` for `--pos rope`).
     paths: the flag may name several paths; the field holds the first.
     A field of type tuple[...] is a list flag, which takes commas or spaces.
@@ -32,6 +32,7 @@ def option(default, help, *, least=None, most=None, above=None, choices=None, sh
         "least": least,
         "most": most,
         "above": above,
+        "below": below,
         "choices": choices,
         "shorthand": shorthand or {},
         "paths": paths,
@@ -89,6 +90,7 @@ def check_value(field: dataclasses.Field, value) -> None:
         ("least", lambda b: value < b, ">="),
         ("above", lambda b: value <= b, ">"),
         ("most", lambda b: value > b, "<="),
+        ("below", lambda b: value >= b, "<"),
     ):
         bound = rules.get(name)
         if bound is not None and broken(bound):

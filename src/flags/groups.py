@@ -113,6 +113,8 @@ class TrainConfig:
         0, "examples per forward pass, with gradients accumulated; 0 = the whole batch", least=0
     )
     grad_clip: float = option(1.0, "largest gradient norm; 0 = no clipping", least=0.0)
+    beta1: float = option(0.9, "AdamW's decay rate of the gradient's running mean", least=0.0, below=1.0)
+    beta2: float = option(0.999, "AdamW's decay rate of the squared gradient's running mean", least=0.0, below=1.0)
     weight_decay: float = option(
         0.01, "AdamW's weight decay (norms, biases and marked parameters get none)", least=0.0, most=10.0
     )

@@ -10,10 +10,14 @@ A record is one folder. `collect` writes it from finished run directories. These
     panel.json      of `speed`: its command and commit, growth exponents and crossovers
     env.json        one entry per machine; rows refer to it by name
     figures.csv     written by hand: one row per line of a figure (figure, draws, run, label)
+    reference.csv   written by hand: losses of another program (run, step, train_loss, val_loss); cells may be empty
 
 In figures.csv, `draws` is the name of a file that `--vis_only` would write: loss, distance_curve, length_curve, ...; of
-`speed`: train, memory, ... `redraw` writes FOLDER/figures/FIGURE.png for each figure of the list. Without the list it
-draws all that `--vis_only` draws.
+`speed`: train, memory, ... `losses` lays the training and validation losses of several runs over each other. Runs with
+the same label share a colour there, and a run may be one of reference.csv.
+
+`redraw` writes FOLDER/figures/FIGURE.png for each figure of the list. Without the list it draws all that `--vis_only`
+draws.
 
 Floats keep six significant digits. Wrong input is one line on stderr and exit code 2. Nothing here imports torch.
 """
@@ -34,6 +38,7 @@ from pathlib import Path
 
 from src.figures import runs as run_figures
 from src.figures import speed as speed_figures
+from src.figures import style
 from src.flags.fields import UserError
 from src.flags.parser import Parser, report_error
 from src.measure.speed.panels import looks
@@ -63,6 +68,8 @@ SPEED_COLUMNS = (
     *("tokens", "parameters", "backends", "status", "note"),
 )
 FIGURE_COLUMNS = ("figure", "draws", "run", "label")
+REFERENCE_COLUMNS = ("run", "step", "train_loss", "val_loss")
+LOSSES = "losses"  # the figure that only a record has: it may show runs of another program
 
 
 def collect(run_dirs, folder) -> list[Path]:
@@ -110,6 +117,9 @@ def redraw(folder) -> list[Path]:
         return _draw_runs(list(documents.items()), folder / "figures")
     paths = []
     for (figure, draws), lines in _figures(folder, documents).items():
+        if draws == LOSSES and not is_speed:
+            paths.append(run_figures.lay_over(lines, style.make_folder(folder / "figures") / f"{figure}.png"))
+            continue
         with tempfile.TemporaryDirectory() as temporary:
             drawn = speed_figures.draw_all(history, temporary, looks()) if is_speed else _draw_runs(lines, temporary)
             found = {path.stem: path for path in drawn if path.suffix == ".png"}
@@ -430,14 +440,27 @@ def _yes_no(value: bool | None) -> str:
 def _figures(folder: Path, documents: dict) -> dict[tuple[str, str], list[tuple[str, dict]]]:
     """{(figure, what it draws): (label, run) pairs}, in the order of figures.csv."""
     found: dict[tuple[str, str], list[tuple[str, dict]]] = {}
+    references = _read_reference(folder / "reference.csv")
     for n, row in _read_csv(folder / "figures.csv", FIGURE_COLUMNS):
-        if documents and row["run"] not in documents:
-            raise UserError(
-                f"'{folder / 'figures.csv'}' line {n}: got run '{row['run']}', allowed: {', '.join(documents)}"
-            )
+        known = {**documents, **references} if row["draws"] == LOSSES else documents
+        if documents and row["run"] not in known:
+            raise UserError(f"'{folder / 'figures.csv'}' line {n}: got run '{row['run']}', allowed: {', '.join(known)}")
         lines = found.setdefault((row["figure"], row["draws"]), [])
-        lines += [(row["label"] or row["run"], documents[row["run"]])] if documents else []
+        lines += [(row["label"] or row["run"], known[row["run"]])] if documents else []
     return found
+
+
+def _read_reference(path: Path) -> dict[str, dict]:
+    """{run: its history} of reference.csv, as src/figures/curves.py reads it. Empty if there is no such file."""
+    histories: dict[str, dict] = {}
+    for n, row in _read_csv(path, REFERENCE_COLUMNS) if path.is_file() else ():
+        history = histories.setdefault(row["run"], {"train": [], "val": []})
+        try:
+            for part, points in history.items():
+                points += [(int(row["step"]), float(row[f"{part}_loss"]))] if row[f"{part}_loss"] else []
+        except ValueError as error:
+            raise UserError(f"'{path}' line {n} is damaged ({error}); restore it") from error
+    return histories
 
 
 def _ordered(rows: list[dict]) -> list[str]:

@@ -69,7 +69,7 @@ def most_common(golds: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _language_levels(task: LanguageTask, tokenizer: CharTokenizer) -> Levels:
-    common, test = task.counts("train", tokenizer).argmax(), task.counts("test", tokenizer)
+    common, test = task.counts("train", tokenizer).argmax(), task.scored_counts(tokenizer)
     values = {"uniform": 1 / (len(tokenizer) - len(SPECIAL)), "unigram": float(test[common] / test.sum())}
     return {name: {"token_acc": v, "primary": v} for name, v in values.items()}
 

@@ -58,13 +58,13 @@ def language_samples(
     text = task.text("test", SAMPLED_CHARS)
     prompt_chars = min(prompt_chars, max(1, task.args.context_len // 2))
     if model.max_len is not None:
-        new_chars = min(new_chars, model.max_len - prompt_chars)
+        new_chars = min(new_chars, model.max_len + 1 - prompt_chars)  # the last character is written but not read
     rng = stream(task, "samples", seed)
     generator = torch.Generator(device=device).manual_seed(seed)
     blocks = []
     for start in rng.integers(0, max(1, len(text) - prompt_chars - new_chars), size=5):
         middle, end = start + prompt_chars, start + prompt_chars + new_chars
-        x = torch.from_numpy(tokenizer.encode_prompt(text[start:middle])).to(device)
+        x = torch.from_numpy(task.prompt_ids(text[start:middle], tokenizer)).to(device)
         ids = model.generate(x, new_chars, temperature=0.8, generator=generator)
         got = tokenizer.decode(ids[0]) or EMPTY
         blocks.append(

@@ -72,7 +72,10 @@ def make_optimizer(model: torch.nn.Module, args: RunFlags, device: torch.device 
             (plain if p.ndim < 2 or getattr(p, "_no_weight_decay", False) else decay).append(p)
     groups = [{"params": decay, "weight_decay": args.weight_decay}, {"params": plain, "weight_decay": 0.0}]
     return torch.optim.AdamW(
-        [g for g in groups if g["params"]], lr=args.lr, fused=torch.device(device).type in ("cpu", "cuda")
+        [g for g in groups if g["params"]],
+        lr=args.lr,
+        betas=(args.beta1, args.beta2),
+        fused=torch.device(device).type in ("cpu", "cuda"),
     )
 
 

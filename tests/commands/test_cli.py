@@ -28,7 +28,7 @@ from src.setup import plan
 # The table of flags in the design, each of which must exist.
 FLAGS = """task context_len train_size val_size test_size train_lengths eval_lengths loss_on data_path
 model d_model n_layer n_head dropout dim_ffn pos embed_std lr min_lr warmup_steps epochs max_steps batch_size
-batch_chars micro_batch_size grad_clip weight_decay label_smoothing precision
+batch_chars micro_batch_size grad_clip beta1 beta2 weight_decay label_smoothing precision
 device threads compile backend seed
 preset eval_every out_dir overwrite eval_only vis_only resume quiet log""".split()
 
@@ -362,6 +362,8 @@ def test_base_is_the_defaults_of_the_flags():
         "max_steps": 0,
         "warmup_steps": 200,
         "grad_clip": 1.0,
+        "beta1": 0.9,
+        "beta2": 0.999,
         "weight_decay": 0.01,
         "seed": 1337,
         "train_size": 20_000,

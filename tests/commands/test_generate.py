@@ -129,6 +129,13 @@ def test_an_empty_prompt_begins_a_text(main, runs):
     assert generated(main, runs / "text", "--prompt", "", "--max_new_tokens", 20)
 
 
+def test_an_empty_prompt_of_a_text_is_a_newline(main, runs):
+    """A language model never reads <bos>, so a text that begins there would be untrained."""
+    begun = generated(main, runs / "text", "--prompt", "", *SAMPLED)
+    assert begun == generated(main, runs / "text", "--prompt", "\n", *SAMPLED)
+    assert begun != generated(main, runs / "text", "--prompt", "t", *SAMPLED)
+
+
 def test_stdin_that_is_no_terminal_is_one_prompt(main, runs, tmp_path):
     """`echo PROMPT | generate R`: the prompt is all of stdin but the last line break, which `echo` adds."""
     done = bench("generate", runs / "text", "--greedy", "--max_new_tokens", "30", cwd=tmp_path, input="to be\nor not\n")

@@ -73,6 +73,8 @@ CASES = {
     "end rate above the peak": ("--lr 0.001 --min_lr 0.1", r"--min_lr: got 0.1, allowed: at most --lr 0.001"),
     "dropout one": ("--dropout 1", r"--dropout: got 1.0, allowed: <= 0.95"),
     "decay nan": ("--weight_decay nan", r"--weight_decay: got nan, allowed: a finite number"),
+    "beta one": ("--beta2 1", r"--beta2: got 1.0, allowed: < 1"),
+    "beta negative": ("--beta1 -0.1", r"--beta1: got -0.1, allowed: >= 0"),
     "clip negative": ("--grad_clip -1", r"--grad_clip: got -1.0, allowed: >= 0"),
     "smoothing one": ("--label_smoothing 1", r"--label_smoothing: got 1.0, allowed: <= 0.9"),
     "embedding scale zero": ("--embed_std 0", r"--embed_std: got 0.0, allowed: > 0"),
@@ -170,7 +172,7 @@ CASES = {
     ),
     "test windows longer than the test text": (
         "--task tiny_shakespeare --data_path {folder}/long.txt --eval_lengths 9999",
-        r"--eval_lengths: got 9999, allowed: at most \d+, the characters",
+        r"--eval_lengths: got 9999, allowed: at most \d+, the scored characters",
     ),
     # a user's own file
     "model file missing": (

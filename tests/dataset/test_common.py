@@ -131,24 +131,26 @@ def test_getitem_gives_the_whole_sequence_its_length_and_meta():
 
 def windows(n_chars, context_len):
     ids = np.random.default_rng(0).integers(3, 20, n_chars)
-    spans = [(s, min(s + context_len, n_chars)) for s in range(0, n_chars, context_len)]
+    spans = [(s, min(s + context_len, n_chars - 1)) for s in range(0, n_chars - 1, context_len)]
     return ids, WindowDataset(ids, spans), spans
 
 
-def test_windows_begin_with_bos_and_train_every_character_also_of_the_last_partial_one():
-    ids, data, spans = windows(50, 16)
+def test_windows_predict_the_next_character_also_in_the_last_partial_one():
+    """Input and target are the text, one character apart. Keeps out <bos>, which no published window has."""
+    ids, data, spans = windows(51, 16)
     batch = collate_windows((data, np.arange(4)))
     assert batch.lengths.tolist() == [16, 16, 16, 2]
     for i, (start, end) in enumerate(spans):
         n = end - start
-        assert batch.x[i, :n].tolist() == [BOS, *ids[start : end - 1].tolist()]
-        assert batch.y[i, :n].tolist() == ids[start:end].tolist()
+        assert batch.x[i, :n].tolist() == ids[start:end].tolist()
+        assert batch.y[i, :n].tolist() == ids[start + 1 : end + 1].tolist()
         assert batch.x[i, n:].tolist() == [PAD] * (16 - n)
         assert batch.y[i, n:].tolist() == [IGNORE] * (16 - n)
         assert batch.score[i].tolist() == [True] * n + [False] * (16 - n)
-    assert int(batch.score.sum()) == 50, "each character is scored exactly once"
+    assert int(batch.score.sum()) == 50, "each character but the first is scored exactly once"
+    assert not bool((batch.x == BOS).any())
     assert collate_windows((data, np.arange(3))).index is None
-    assert data[3]["ids"].tolist() == [BOS, *ids[48:50].tolist()]
+    assert data[3]["ids"].tolist() == ids[48:51].tolist()
 
 
 def test_random_windows_stay_inside_the_text_and_reach_both_ends():
@@ -156,7 +158,7 @@ def test_random_windows_stay_inside_the_text_and_reach_both_ends():
     plan = WindowBatches(data, 400, 10, 8, seed=3)
     list(plan)
     assert data.spans.min() == 0
-    assert data.spans.max() == len(ids)
+    assert data.spans.max() == len(ids) - 1, "the last character is only predicted"
     assert set((data.spans[:, 1] - data.spans[:, 0]).tolist()) == {10}
 
 

@@ -22,11 +22,13 @@ import pytest
 from conftest import TINY
 
 from dataset.corpus import cache, ngram, sources
-from dataset.loaders import build_loaders, length_loader
+from dataset.loaders import TaskData, build_loaders, length_loader
 from dataset.tiny_shakespeare import TinyShakespeare
+from dataset.tokenizer import SPECIAL
 from dataset.windows import epoch_windows, windows_consecutive, windows_random
 from src.flags.fields import UserError
 from src.flags.run_flags import resolve
+from src.utils.chance import chance_levels
 
 TEXT = "".join(f"line {i} of a text about nothing, {i * i} words long.\n" for i in range(120))
 
@@ -329,11 +331,25 @@ def test_a_missing_file_and_a_folder_are_user_errors(tmp_path):
 
 def test_a_text_shorter_than_a_window_is_a_user_error(tmp_path):
     path = write(tmp_path / "short.txt", "a" * 100)
-    with pytest.raises(UserError, match="--context_len: got 90"):
+    with pytest.raises(UserError, match="--context_len: got 90, allowed: less than the 90 characters"):
         make(path, context_len=90)
-    assert make(path, context_len=89).max_tokens() == 90
-    with pytest.raises(UserError, match="longer text"):
-        make(write(tmp_path / "tiny.txt", "abcdefgh"), context_len=2)
+    shortest = make(path, context_len=89)
+    assert shortest.max_tokens() == 89
+    batches = list(build_loaders(shortest, shortest.args)[1]["train"])
+    assert {batch.x.shape[1] for batch in batches} == {89}
+
+
+@pytest.mark.parametrize(("n", "counts"), [(39, "2 and 2"), (30, "1 and 2"), (20, "1 and 1"), (8, "0 and 1")])
+def test_a_text_needs_two_characters_to_score_one(tmp_path, n, counts):
+    """Nothing predicts the first character of a text, so a split of one character has no score."""
+    path = write(tmp_path / "tiny.txt", "a" * n)
+    if counts == "2 and 2":
+        task = make(path, context_len=2)
+        loaders = build_loaders(task, task.args)[1]
+        assert [len(loaders[split].dataset) for split in ("val", "test", "heldout")] == [1, 1, 2]
+        return
+    with pytest.raises(UserError, match=rf"at least 2 each for val and test \(here {counts}\).*longer text"):
+        make(path, context_len=2)
 
 
 # ---- the task
@@ -354,7 +370,7 @@ def test_the_task_declares_itself(tmp_path):
     task = make(write(tmp_path / "own.txt"), context_len=32)
     assert (task.reads_text, task.labelled, task.writes_answer) == (True, False, False)
     assert (task.primary, task.train_all, task.lengths) == ("token_acc", True, None)
-    assert (task.max_tokens(), task.max_chars(), task.table_tokens()) == (33, 32, 33)
+    assert (task.max_tokens(), task.max_chars(), task.table_tokens()) == (32, 32, 32)
     assert (task.shortest_length(), task.longest_length()) == (1, 32)
     assert task.alphabet == "".join(sorted(set(TEXT)))
 
@@ -379,12 +395,42 @@ def test_line_ends_are_kept(tmp_path):
     assert "\r" in task.alphabet
 
 
-@pytest.mark.parametrize(("n", "length"), [(10, 3), (9, 3), (1, 3), (7, 7), (100, 1)])
-def test_consecutive_windows_cover_every_character_once(n, length):
+@pytest.mark.parametrize(("n", "length"), [(10, 3), (9, 3), (2, 3), (7, 7), (8, 7), (100, 1), (1, 3), (0, 3)])
+def test_consecutive_windows_predict_every_character_but_the_first_once(n, length):
     spans = windows_consecutive(n, length)
-    assert [i for start, end in spans for i in range(start, end)] == list(range(n))
+    assert [i + 1 for start, end in spans for i in range(start, end)] == list(range(1, n))
     assert all(end - start == length for start, end in spans[:-1])
-    assert len(spans) == epoch_windows(n, length)
+    assert all(end > start for start, end in spans)
+    assert len(spans) <= epoch_windows(n, length)
+
+
+def test_heldout_text_is_scored_once_but_for_its_first_character(tmp_path):
+    """Also where --val_size and --test_size leave windows out of val and test. Inputs hold characters only."""
+    task = make(write(tmp_path / "own.txt"), context_len=24, val_size=2, test_size=3)
+    tokenizer, loaders, _ = build_loaders(task, task.args)
+    scored = {"val": task.text("val")[1:49], "test": task.text("test")[1:73], "heldout": task.heldout_text()[1:]}
+    for split, expected in scored.items():
+        batches = list(loaders[split])
+        assert "".join(tokenizer.decode(row[row >= 0]) for batch in batches for row in batch.y) == expected
+        assert sum(int(batch.score.sum()) for batch in batches) == len(expected)
+        assert all(int(batch.x[batch.score].min()) >= len(SPECIAL) for batch in batches)
+
+
+@pytest.mark.parametrize("test_size", [0, 3])
+def test_chance_is_of_the_scored_characters(tmp_path, test_size):
+    task = make(write(tmp_path / "own.txt"), context_len=24, test_size=test_size)
+    text = task.text("test")[1:] if test_size == 0 else task.text("test")[1 : 3 * 24 + 1]
+    common = Counter(task.text("train")).most_common(1)[0][0]
+    found = chance_levels(TaskData(task, task.tokenizer(), None), [])
+    assert found["unigram"]["primary"] == pytest.approx(text.count(common) / len(text))
+
+
+def test_an_empty_prompt_is_a_newline_or_else_the_first_character(tmp_path):
+    for text, first in ((TEXT, "\n"), ("zebra " * 200, " "), ("yzx" * 200, "x")):
+        task = make(write(tmp_path / "own.txt", text))
+        tokenizer = task.tokenizer()
+        assert task.prompt_ids("", tokenizer).tolist() == [[tokenizer.ids[first]]]
+        assert task.prompt_ids(text[:5], tokenizer).tolist() == [tokenizer.encode(text[:5]).tolist()]
 
 
 def test_random_windows_reach_both_ends_and_are_reproducible():
@@ -392,8 +438,8 @@ def test_random_windows_reach_both_ends_and_are_reproducible():
     spans = windows_random(ids, 2_000, 5, np.random.default_rng(1))
     assert spans.shape == (2_000, 2)
     assert (spans[:, 1] - spans[:, 0] == 5).all()
-    assert spans[:, 0].max() == 15
-    assert np.bincount(spans[:, 0]).min() > 60  # 125 expected at each of 16 offsets
+    assert spans[:, 0].max() == 14
+    assert np.bincount(spans[:, 0]).min() > 60  # 133 expected at each of 15 offsets
     assert (spans == windows_random(ids, 2_000, 5, np.random.default_rng(1))).all()
 
 
@@ -420,9 +466,8 @@ def slow_witten_bell(train, heldout, order):
         kinds, total = followers[n - 1][h], totals[n - 1][h]
         return (seen[n - 1][h + c] + kinds * lower) / (total + kinds) if total else lower
 
-    return -sum(math.log(probability(heldout[max(0, i - order) : i], c, order)) for i, c in enumerate(heldout)) / len(
-        heldout
-    )
+    scored = [probability(heldout[max(0, i - order) : i], heldout[i], order) for i in range(1, len(heldout))]
+    return -sum(map(math.log, scored)) / len(scored)
 
 
 def test_ngrams_equal_the_definition():
@@ -435,8 +480,9 @@ def test_ngrams_equal_the_definition():
 def test_ngrams_survive_large_alphabets_and_single_characters():
     text = "".join(chr(0x4E00 + i * 7 % 6_000) for i in range(9_000))
     assert all(math.isfinite(v) for v in ngram.fit_and_score(text[:8_000], text[8_000:]))
-    with pytest.raises(ValueError, match="0 characters"):
-        ngram.fit_and_score("a", "")
+    for heldout in ("", "a"):
+        with pytest.raises(ValueError, match=f"two characters to score, got 1 and {len(heldout)} characters"):
+            ngram.fit_and_score("a", heldout)
 
 
 def test_a_constant_text_has_a_loss_of_zero_and_not_of_minus_zero(offline):
@@ -497,7 +543,7 @@ def test_windows_of_every_length_score_the_text_of_the_test_set(tmp_path, length
     assert 1 <= data.tokens[-1] <= length
     with pytest.raises(
         UserError,
-        match="--eval_lengths: got 505, allowed: at most 504, the characters of the test set; raise --test_size",
+        match="--eval_lengths: got 505, allowed: at most 504, the scored characters of the test set; raise --test_size",
     ):
         length_loader(task, tokenizer, args, 505)
 
@@ -505,7 +551,7 @@ def test_windows_of_every_length_score_the_text_of_the_test_set(tmp_path, length
 def test_a_language_run_reports_loss_against_context_length(main, monkeypatch, tmp_path):
     """0.5x is inside training, because windows train all their prefixes. 1x appears once.
 
-    A learned position table ends one token after the window, so 2x is undefined.
+    A learned position table ends with the window, so 25 and 2x are undefined.
     """
     monkeypatch.setattr("src.figures.runs.draw_all", lambda metrics, folder: [])
     loud = [word for word in TINY if word != "--quiet"]
@@ -530,15 +576,15 @@ def test_a_language_run_reports_loss_against_context_length(main, monkeypatch, t
     assert [(length, row["in_distribution"], row["value"] is None) for length, row in rows.items()] == [
         (12, True, False),
         (24, True, False),
-        (25, False, False),
+        (25, False, True),
         (48, False, True),
     ]
     assert (rows[24]["loss"], rows[24]["value"]) == (metrics["final_test"]["loss"], metrics["final_test"]["token_acc"])
-    assert len({rows[n]["count"] for n in (12, 24, 25)}) == 1
-    for n in (12, 24, 25):
+    assert len({rows[n]["count"] for n in (12, 24)}) == 1
+    for n in (12, 24):
         low, high = rows[n]["loss_ci"]
         assert low < rows[n]["loss"] < high
-    assert rows[48]["undefined"] == "48 tokens, beyond the learned position table of 25"
+    assert rows[48]["undefined"] == "48 tokens, beyond the learned position table of 24"
     assert [line.split(":")[0] for line in out.splitlines() if line.startswith("length")] == [
         "length 12",
         "length 25",

@@ -16,6 +16,7 @@ import pytest
 from conftest import ROOT, TINY
 
 from src.figures import runs as run_figures
+from src.figures.curves import figure_losses
 from src.stats.intervals import wilson
 from src.storage.files import seal
 from src.study import records
@@ -210,6 +211,52 @@ def test_a_figure_of_two_runs_has_a_line_for_each_label(copied, monkeypatch):
     with pytest.raises(records.UserError, match="draws 'loss'"):
         records.redraw(copied)
     assert seen == [["second", "gru-1"]]
+
+
+REFERENCE = "run,step,train_loss,val_loss,note\nother-1,0,,3.0,x\nother-1,3,2.5,2.75,x\nother-2,0,,3.1,x\n"
+
+
+def test_losses_of_another_program_are_laid_over_the_runs(copied, monkeypatch):
+    seen = {}
+    monkeypatch.setattr(
+        run_figures, "figure_losses", lambda groups, title: seen.update(groups) or figure_losses(groups)
+    )
+    (copied / "reference.csv").write_text(REFERENCE)
+    rows = [("gru-1", "ours"), ("gru-2", "ours"), ("other-1", "theirs"), ("other-2", "theirs")]
+    (copied / "figures.csv").write_text(
+        "figure,draws,run,label\n" + "".join(f"both,losses,{run},{label}\n" for run, label in rows)
+    )
+    assert records.redraw(copied) == [copied / "figures" / "both.png"]
+    assert matplotlib.image.imread(copied / "figures" / "both.png").shape[0] > 100
+    assert [run["task"] for run in seen["ours"]] == ["needle", "needle"]
+    assert seen["theirs"] == [{"train": [(3, 2.5)], "val": [(0, 3.0), (3, 2.75)]}, {"train": [], "val": [(0, 3.1)]}]
+
+
+def test_runs_of_one_label_share_their_look_and_one_legend_entry():
+    first, second = ({"train": [[1, 2.0]], "val": [[1, value], [2, 1.0]]} for value in (2.5, 2.25))
+    (ax,) = figure_losses({"ours": [first, second], "theirs": [second]}).axes
+    shown = [line for line in ax.lines if line.get_marker() not in ("", "None")]
+    assert [line.get_ydata()[0] for line in shown] == [2.5, 2.25, 2.25]
+    assert shown[0].get_color() == shown[1].get_color() != shown[2].get_color()
+    words = [text.get_text() for text in ax.figure.legends[0].get_texts()] if ax.figure.legends else []
+    words = words or [text.get_text() for text in ax.get_legend().get_texts()]
+    assert words == ["ours: validation", "theirs: validation", "thin: training, single batches"]
+
+
+def test_only_the_figure_of_losses_shows_another_program(copied, capsys):
+    (copied / "reference.csv").write_text(REFERENCE)
+    (copied / "figures.csv").write_text("figure,draws,run,label\nmine,loss,other-1,\n")
+    code, _, (line,) = call(capsys, "redraw", copied)
+    assert (code, "got run 'other-1', allowed: gru-1, gru-2" in line) == (2, True)
+
+
+@pytest.mark.parametrize("damage", [("3,2.5", "3,soon"), ("val_loss", "loss"), ("3,2.5,", "3,")])
+def test_a_damaged_reference_is_one_line_and_exit_code_2(copied, capsys, damage):
+    (copied / "reference.csv").write_text(REFERENCE.replace(*damage))
+    (copied / "figures.csv").write_text("figure,draws,run,label\nmine,losses,other-1,\n")
+    code, out, err = call(capsys, "redraw", copied)
+    assert (code, out, len(err)) == (2, [], 1)
+    assert "reference.csv" in err[0]
 
 
 def test_without_a_list_every_figure_is_drawn(copied):

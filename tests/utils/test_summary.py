@@ -4,6 +4,7 @@ python -m pytest tests/utils/test_summary.py
 """
 
 import re
+from typing import ClassVar
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from planted_metrics import good_metrics
 from small_tasks import make
 
 from dataset.loaders import TaskData, build_loaders
-from dataset.tokenizer import EOS
+from dataset.tokenizer import EOS, SPECIAL
 from src.models.contract import ARModel
 from src.utils.samples import language_samples, samples_text
 from src.utils.summary import summary
@@ -94,6 +95,25 @@ class Silent(ARModel):
 
     def forward(self, x, attn_mask=None):
         return self.logits.expand(*x.shape, -1)
+
+
+def test_samples_of_a_text_continue_the_prompt_without_bos_and_fill_the_position_table(tmp_path):
+    class Listener(Silent):
+        max_len = 16
+        asked: ClassVar[list] = []
+
+        def generate(self, prompt_ids, max_new_tokens, **how):
+            self.asked.append((prompt_ids.tolist()[0], max_new_tokens))
+            return super().generate(prompt_ids, max_new_tokens, **how)
+
+    (tmp_path / "text.txt").write_text("to be, or not to be: that is the question\n" * 60)
+    task, _ = make("tiny_shakespeare", data_path=str(tmp_path / "text.txt"), context_len=16, val_size=2, test_size=2)
+    tokenizer = task.tokenizer()
+    text = language_samples(Listener(len(tokenizer)), TaskData(task, tokenizer, None), CPU, seed=0)
+    for block, (ids, new) in zip(text.split("=" * 80), Listener.asked, strict=True):
+        assert block.strip("\n").startswith("prompt\n" + tokenizer.decode(ids) + "\n---")
+        assert min(ids) >= len(SPECIAL)
+        assert (len(ids), new) == (8, 9), "the last of 17 characters is written but not read"
 
 
 def test_an_answer_without_characters_is_shown_as_empty():

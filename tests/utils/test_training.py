@@ -176,6 +176,14 @@ def test_norms_biases_and_marked_parameters_get_no_decay():
         assert id(p) in wanted, name
 
 
+def test_the_betas_reach_the_optimiser_and_are_those_of_torch_unless_given():
+    task, _, tokenizer, *_ = parts()
+    for given, expected in (({}, (0.9, 0.999)), ({"beta1": 0.5, "beta2": 0.99}, (0.5, 0.99))):
+        args = resolve(type(task), Attention, **given)
+        groups = make_optimizer(build(Attention, len(tokenizer), args, 64), args, CPU).param_groups
+        assert [group["betas"] for group in groups] == [expected] * len(groups)
+
+
 def test_frozen_parameters_are_not_optimised():
     _, args, *_, model = parts()
     model.embed.weight.requires_grad_(False)

@@ -41,6 +41,7 @@ from dataset.common import ExampleDataset, WindowDataset, collate_fn, collate_wi
 from dataset.seeds import stream
 from dataset.splits import draw_train
 from dataset.task import DECODE_SLACK, Task
+from dataset.windows import windows_random
 from src.flags.fields import UserError
 from src.flags.run_flags import RunArgs
 from src.measure import timing
@@ -345,7 +346,7 @@ def draw(job: Job, given) -> dict | str:
     """
     lengths = default_lengths(job.task)
     if job.task.reads_text:
-        lengths = [length for length in lengths if length <= len(job.train_loader.dataset.ids)]
+        lengths = [length for length in lengths if length < len(job.train_loader.dataset.ids)]
     if isinstance(lengths, str):
         if given:
             raise UserError(f"--lengths: got {','.join(map(str, given))}, but {lengths}; leave it out")
@@ -373,14 +374,13 @@ def batches_at(job: Job, length: int) -> tuple[list, int]:
 
 def _windows(job: Job, length: int) -> list:
     ids = job.train_loader.dataset.ids
-    if length > len(ids):
-        raise UserError(f"--lengths: got {length}, allowed: at most the training text's {len(ids):,} characters")
+    if length >= len(ids):
+        raise UserError(f"--lengths: got {length}, allowed: less than the training text's {len(ids):,} characters")
     rows = max(1, job.args.batch_chars // length) if job.args.batch_chars else job.args.batch_size
     rng = np.random.default_rng((job.args.seed, length))
     batches = []
     for _ in range(BATCHES):
-        starts = rng.integers(0, len(ids) - length + 1, rows)
-        data = WindowDataset(ids, np.stack([starts, starts + length], axis=1))
+        data = WindowDataset(ids, windows_random(ids, rows, length, rng))
         batches.append(collate_windows((data, np.arange(rows))))
     return batches
 
