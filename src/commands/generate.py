@@ -17,10 +17,13 @@ from src.flags.groups import machine_flags
 from src.flags.parser import Parser, add_flags, read_flags
 
 SEED = option(0, "seed of sampling", least=0, most=2**31 - 1)
+PRECISION = option(
+    "run", "run = the precision that the run was trained in; or another one", choices=("run", "auto", "fp32", "fp16", "bf16")
+)
 
 
 @dataclass(frozen=True)
-class GenerateConfig(machine_flags("device", seed=SEED)):
+class GenerateConfig(machine_flags("device", precision=PRECISION, seed=SEED)):
     """generation"""
 
     prompt: str = option("", "text to continue; without it, stdin is read: interactively on a terminal, else whole")
@@ -54,13 +57,13 @@ def main(argv: list[str]) -> int:
             f"generate: got {len(given)} run directories, allowed: exactly one, as `generate R` or `generate "
             "--out_dir R`"
         )
-    model, tokenizer, device = load(given[0], config)
+    model, tokenizer, device, precision = load(given[0], config)
     if has_prompt:
-        write(model, tokenizer, device, config, config.prompt)
+        write(model, tokenizer, device, precision, config, config.prompt)
     elif sys.stdin.isatty():
-        converse(model, tokenizer, device, config)
+        converse(model, tokenizer, device, precision, config)
     else:
-        write(model, tokenizer, device, config, read_stdin())
+        write(model, tokenizer, device, precision, config, read_stdin())
     return 0
 
 
@@ -76,7 +79,7 @@ def read_stdin() -> str:
 
 
 def load(out_dir: str, config: GenerateConfig):
-    """The model with its trained weights, its tokenizer and its device; sizes come from the run's own files."""
+    """The model with its trained weights, its tokenizer, device and precision; sizes come from the run's own files."""
     from dataset.tokenizer import CharTokenizer
     from src.setup.plan import build_model, set_threads
     from src.setup.stored import load_checkpoint, open_run
@@ -84,6 +87,9 @@ def load(out_dir: str, config: GenerateConfig):
 
     run = open_run(out_dir)
     device = env.resolve_device(config.device)
+    precision, _ = env.resolve_precision(
+        run.args.precision if config.precision == "run" else config.precision, device
+    )
     set_threads(1)  # one row's products are too small to share: two threads took three times as long
     path = run.run_dir.best if config.weights == "best" else run.run_dir.ckpt
     if not path.exists():
@@ -93,14 +99,15 @@ def load(out_dir: str, config: GenerateConfig):
     task = run.task_class(run.args)
     model = build_model(run, tokenizer, task, device)
     model.load_state_dict(payload["model"])
-    return model.eval(), tokenizer, device
+    return model.eval(), tokenizer, device, precision
 
 
-def write(model, tokenizer, device, config: GenerateConfig, prompt: str) -> None:
+def write(model, tokenizer, device, precision: str, config: GenerateConfig, prompt: str) -> None:
     """Print the continuation of one prompt."""
     import torch
 
     from dataset.tokenizer import EOS
+    from src.utils.precision import autocast
 
     try:
         ids = torch.from_numpy(tokenizer.encode_prompt(prompt)).to(device)
@@ -116,15 +123,16 @@ def write(model, tokenizer, device, config: GenerateConfig, prompt: str) -> None
         )
     generator = torch.Generator(device=device).manual_seed(config.seed)
     try:
-        new = model.generate(
-            ids,
-            new_tokens,
-            temperature=0.0 if config.greedy else config.temperature,
-            top_k=config.top_k or None,
-            top_p=config.top_p if config.top_p < 1 else None,
-            stop_id=EOS,
-            generator=generator,
-        )
+        with autocast(device, precision):
+            new = model.generate(
+                ids,
+                new_tokens,
+                temperature=0.0 if config.greedy else config.temperature,
+                top_k=config.top_k or None,
+                top_p=config.top_p if config.top_p < 1 else None,
+                stop_id=EOS,
+                generator=generator,
+            )
     except ValueError as error:
         raise UserError(str(error)) from error
     text = tokenizer.decode(new[0].tolist())
@@ -133,7 +141,7 @@ def write(model, tokenizer, device, config: GenerateConfig, prompt: str) -> None
         print("note: the model ends the text at once, so the continuation is empty", file=sys.stderr)
 
 
-def converse(model, tokenizer, device, config: GenerateConfig) -> None:
+def converse(model, tokenizer, device, precision: str, config: GenerateConfig) -> None:
     """Prompts from a terminal until an empty line or its end; a wrong one is answered with its error."""
     print("one prompt per line; an empty line ends", file=sys.stderr)
     while True:
@@ -147,6 +155,6 @@ def converse(model, tokenizer, device, config: GenerateConfig) -> None:
         if not prompt:
             return
         try:
-            write(model, tokenizer, device, config, prompt)
+            write(model, tokenizer, device, precision, config, prompt)
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)

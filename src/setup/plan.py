@@ -162,6 +162,7 @@ def resolve_model(setup: Setup, tokenizer: CharTokenizer, task: Task) -> tuple[S
     """
     from src.models.backbone import resolve_auto
     from src.models.match import decode_state, match, parameters, read_target
+    from src.utils.precision import autocast
 
     args, size = setup.args, (len(tokenizer), task.table_tokens())
     lines = []
@@ -171,6 +172,10 @@ def resolve_model(setup: Setup, tokenizer: CharTokenizer, task: Task) -> tuple[S
             model_class = find_model(name)
             return parameters(model_class, _args_for(setup, model_class, name), *size)
 
+        def measure(a) -> int:
+            with autocast("cpu", args.precision):  # a cache of keys and values has autocast's dtype
+                return decode_state(setup.model_class, a, *size, task.max_tokens())
+
         with blaming("model", args.model):
             target = read_target(args.match_params, named) if args.match_params else 0
             args, lines = match(
@@ -178,7 +183,7 @@ def resolve_model(setup: Setup, tokenizer: CharTokenizer, task: Task) -> tuple[S
                 args,
                 setup.explicit,
                 lambda a: parameters(setup.model_class, a, *size),
-                lambda a: decode_state(setup.model_class, a, *size, task.max_tokens()),
+                measure,
                 target,
                 args.match_state,
             )

@@ -142,6 +142,7 @@ SPEC = {
         "tokens": "count",
         "bytes": "count",
     },  # measured after that many tokens
+    "precision": MayLack(("fp32", "bf16", "fp16")),  # of training, teacher-forced scores, decoding and samples alike
     "steps": "count",
     "best_step": "count?",  # of the lowest val loss
     "diverged_at": "count?",

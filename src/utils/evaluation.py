@@ -47,7 +47,7 @@ def evaluate(
     task = task_meta.task if task_meta else None
     has_examples = task is not None and not task.reads_text
     scored = teacher_forced(model, loader, device, args, allowed_ids(task_meta, device), world)
-    per_example = _example_scores(model, loader.dataset, task_meta, scored, device) if has_examples else {}
+    per_example = _example_scores(model, loader.dataset, task_meta, scored, device, args) if has_examples else {}
     result = {**scored.losses(), "token_acc": float(scored.correct.mean()), "exact_match": None}
     result.update({name: float(values.mean()) for name, values in per_example.items()})
     counts = {"token_acc": len(scored.row), **{name: len(values) for name, values in per_example.items()}}
@@ -60,7 +60,7 @@ def evaluate(
     result["intervals"] = _intervals(task, result, counts, scored)
     result["slices"] = slices(task, loader.dataset, scored, per_example) if task else {}
     if save_samples and has_examples:
-        write_samples(save_samples, model, loader.dataset.examples[:8], task_meta, device)
+        write_samples(save_samples, model, loader.dataset.examples[:8], task_meta, device, args.precision)
     return result
 
 
@@ -139,13 +139,18 @@ def _scored(batch: Batch, aux: dict, rows: np.ndarray, among: torch.Tensor | Non
 
 
 def _example_scores(
-    model: ARModel, dataset: ExampleDataset, data: TaskData, scored: Scored, device: torch.device | str
+    model: ARModel,
+    dataset: ExampleDataset,
+    data: TaskData,
+    scored: Scored,
+    device: torch.device | str,
+    args: RunFlags,
 ) -> dict[str, np.ndarray]:
     """{metric: one value per example}: exact match, and the task's own metrics of decoded answers where it has some."""
     exact = rows_all_correct(scored.correct, scored.row)
     found = {"exact_match": np.array([exact[i] for i in sorted(exact)], dtype=float)}
     if data.task.score_metrics:
-        found.update(generation_scores(model, dataset.examples, data, device))
+        found.update(generation_scores(model, dataset.examples, data, device, args.precision))
     return found
 
 
