@@ -10,10 +10,12 @@ Alphabet: digits, `,` and `:`. The two start values are uniform in 0..`--max_sta
 Length: the terms of the answer. The prompt does not contain it, so all training examples have `--n_terms` terms.
 Scored: `term_acc` (primary) and `exact_match`. `term_acc` is the share of the expected terms that are exactly right at
     their place between the commas.
-Splits: the key is the root of the sequence: its first two terms when it is continued to the left for as long as no term
-    is negative. `5,8:` and `3,5:` have the root 1,0. So no two neighbouring terms of a test sequence stand in a training
-    sequence. There are m (m + 1) / 2 + 1 roots for m = `--max_start` (4,951 for 99), a tenth of them per held-out split.
-Chance: uniform, unigram, and `constant`: the most common training term at each place.
+Splits: the key is the root of the sequence: its first two terms after it is continued to the left for as long as no
+    term is negative. `5,8:` and `3,5:` have the root 1,0. So no two neighbouring terms of a test sequence stand in a
+    training sequence. With m = `--max_start` there are m (m + 1) / 2 + 1 roots, 4,951 for 99. About a tenth of them is
+    in each held-out split, and asking for more is an error that names the number.
+Chance: uniform (1/13 per character, <eos> included), unigram, and `constant`: the most common training term at each
+    place.
 First used by: this project, as far as we know.
 """
 

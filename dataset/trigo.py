@@ -14,7 +14,8 @@ Scored: `within_0.01` (primary: |error| <= 0.01 against the answer as it is writ
     `invalid_rate`. An answer that is not a decimal number counts as an error of 1.
 Splits: the key is the angle reduced to the first octant, one for sin and cos together and one for tan. So no test
     answer follows from a training answer by symmetry. That leaves only 902 keys, 108 of them in val and 101 in test.
-Chance: uniform, unigram, and `constant`: the number that is within 0.01 of the most training answers.
+Chance: uniform (1/23 per character, <eos> included), unigram, and `constant`: the number that is within 0.01 of the
+    most training answers.
 Baselines: the mean training answer of the function; the answer at the nearest training angle, around the circle.
 First used by: this project, as far as we know.
 """

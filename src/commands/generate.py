@@ -18,7 +18,9 @@ from src.flags.parser import Parser, add_flags, read_flags
 
 SEED = option(0, "seed of sampling", least=0, most=2**31 - 1)
 PRECISION = option(
-    "run", "run = the precision that the run was trained in; or another one", choices=("run", "auto", "fp32", "fp16", "bf16")
+    "run",
+    "run = that in which the run was trained; or another one",
+    choices=("run", "auto", "fp32", "fp16", "bf16"),
 )
 
 
@@ -87,9 +89,7 @@ def load(out_dir: str, config: GenerateConfig):
 
     run = open_run(out_dir)
     device = env.resolve_device(config.device)
-    precision, _ = env.resolve_precision(
-        run.args.precision if config.precision == "run" else config.precision, device
-    )
+    precision, _ = env.resolve_precision(run.args.precision if config.precision == "run" else config.precision, device)
     set_threads(1)  # one row's products are too small to share: two threads took three times as long
     path = run.run_dir.best if config.weights == "best" else run.run_dir.ckpt
     if not path.exists():

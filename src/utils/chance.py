@@ -134,4 +134,3 @@ def _score_of(task: Task, answer: str, examples: Sequence[Example]) -> float:
 def _constant_level(data: TaskData, common: list[str], examples: Sequence[Example]) -> dict[str, float | None]:
     answer = best_constant(data.task, data.chance_train, common)
     return {"token_acc": None, "primary": _score_of(data.task, answer, examples)}
-

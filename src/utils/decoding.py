@@ -19,6 +19,7 @@ from dataset.loaders import TaskData
 from dataset.task import DECODE_SLACK, Example, Task
 from dataset.tokenizer import EOS, CharTokenizer
 from src.models.contract import ARModel
+from src.ops import ran
 from src.utils.precision import autocast
 
 DECODE_ROWS = 256  # most prompts that are decoded together
@@ -49,7 +50,7 @@ def decode(
             limit = max(len(examples[i].answer) for i in rows) + DECODE_SLACK
             if model.max_len is not None:
                 limit = min(limit, model.max_len - length)
-            with autocast(device, precision):
+            with autocast(device, precision), ran.phase("decoding"):
                 ids = model.generate(x, limit, temperature=0.0, stop_id=EOS).cpu().numpy()
             for i, row in zip(rows, ids, strict=True):
                 answers[i] = tokenizer.decode(row, special=NO_CHARACTER)[: len(examples[i].answer) + DECODE_SLACK]

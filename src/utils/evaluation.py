@@ -21,6 +21,7 @@ from dataset.loaders import TaskData
 from dataset.task import Slice, Task
 from src.flags.run_flags import RunFlags
 from src.models.contract import ARModel
+from src.ops import ran
 from src.stats import intervals
 from src.utils.decoding import generation_scores
 from src.utils.distributed import World
@@ -86,7 +87,7 @@ def teacher_forced(
         if i % world.size != world.rank:
             continue
         moved = batch.to(device)
-        with autocast(device, args.precision):
+        with autocast(device, args.precision), ran.phase("evaluation"):
             _, aux = model.loss_fn(moved)
         parts.append(_scored(moved, aux, batch.meta["row"], among))
     model.train(training)

@@ -19,6 +19,7 @@ from dataset.task import Task
 from src.flags import registry
 from src.flags.run_flags import RunFlags, to_dict
 from src.models.contract import ARModel, state_after, state_bytes
+from src.ops import ran
 from src.stats import intervals
 from src.storage import checkpoint
 from src.storage.env import peak_memory_mib
@@ -138,7 +139,7 @@ def length_curve(model: ARModel, session: Session, final_test: dict | None) -> l
 def decode_state(model: ARModel, task: Task, device: torch.device | str, precision: str) -> dict:
     """Bytes of the live decoding state of one row after the longest sequence of the task, decoded in this precision."""
     tokens = min(task.max_tokens(), model.max_len or task.max_tokens())
-    with autocast(device, precision):
+    with autocast(device, precision), ran.phase("decoding"):
         size = state_bytes(state_after(model, tokens))
     return {"cache": model.cache_kind(), "tokens": tokens, "bytes": size}
 

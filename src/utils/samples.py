@@ -19,6 +19,7 @@ from dataset.seeds import stream
 from dataset.task import Example
 from dataset.tokenizer import SPECIAL, CharTokenizer
 from src.models.contract import ARModel
+from src.ops import ran
 from src.storage.rundir import write_atomic
 from src.utils.decoding import decode
 from src.utils.precision import autocast
@@ -74,7 +75,7 @@ def language_samples(
     for start in rng.integers(0, max(1, len(text) - prompt_chars - new_chars), size=5):
         middle, end = start + prompt_chars, start + prompt_chars + new_chars
         x = torch.from_numpy(tokenizer.encode_prompt(text[start:middle])).to(device)
-        with autocast(device, precision):
+        with autocast(device, precision), ran.phase("decoding"):
             ids = model.generate(x, new_chars, temperature=0.8, generator=generator)
         got = tokenizer.decode(ids[0]) or EMPTY
         blocks.append(
@@ -95,7 +96,7 @@ def _label_samples(
     blocks = []
     for e in examples:
         x = torch.from_numpy(tokenizer.encode_prompt(e.prompt)).to(device)
-        with autocast(device, precision):
+        with autocast(device, precision), ran.phase("evaluation"):
             guess = model(x)[0].argmax(-1).tolist()
         expected = "".join(c for _, c in e.labels)
         predicted = [guess[position + 1] for position, _ in e.labels]
