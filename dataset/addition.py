@@ -14,8 +14,8 @@ Flags: `--zero_pad` fills operands up to `length` digits, and the sum up to leng
 Scored: the sum and its <eos>.
 Splits: the key is the unordered pair of operands, however it is written. Digit counts with too few pairs for a test set
     (1+1 and 1+2 at the defaults) are left out of it and named in the results.
-Chance: uniform and unigram. Without --reverse_answer the leading digit is far from uniform, so unigram is the higher
-    one.
+Chance: uniform (1/13 per character, <eos> included) and unigram. Without --reverse_answer the leading digit is far from
+    uniform, so unigram is the higher one.
 First used by: Nogueira et al., "Investigating the Limitations of Transformers with Simple Arithmetic Tasks", 2021,
     arXiv:2102.13019. Reversed answers: Lee et al., "Teaching Arithmetic to Small Transformers", 2023, arXiv:2307.03381.
 """

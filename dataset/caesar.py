@@ -7,7 +7,7 @@ Alphabet: a-z, space, the digits of the shifts, `:` and `>`.
 Length: the characters of the text, its spaces included. The text is random words of 2-8 uniform letters with single
     spaces. The shift is uniform in 1..`--max_shift`. Letters move cyclically, and spaces stay.
 Scored: the shifted text and its <eos>.
-Chance: uniform and unigram (mostly the space, which no shift moves).
+Chance: uniform (1/40 per character, <eos> included) and unigram (mostly the space, which no shift moves).
 First used by: this project, as far as we know. The cipher is Caesar's.
 """
 

@@ -8,7 +8,8 @@ Alphabet: a-z and `>`.
 Length: the letters of the word. Letters are uniform.
 Scored: the copy and its <eos>.
 Gap: from a letter of the prompt to its copy. It is length + 1 for every character of an answer.
-Chance: uniform (1/27 per character) and unigram (about 1/26, because every letter is equally likely at every place).
+Chance: uniform (1/28 per character: 26 letters, `>` and <eos>) and unigram (about 1/26 per letter, because every letter
+    is equally likely at every place).
 First used by: Jelassi et al., "Repeat After Me: Transformers are Better than State Space Models at Copying", 2024,
     arXiv:2402.01032.
 """

@@ -27,7 +27,8 @@ instances of this mode above show the labels: (position, character that comes ne
 brackets, whatever its fillers.
 
 Gap: from an opener to its closer.
-Chance: uniform (1/alphabet per character; lm: 1/n_types) and unigram (about 1/n_types per closer).
+Chance: uniform (1/8 per character at the defaults: the alphabet and <eos>; lm: 1/n_types) and unigram (about 1/n_types
+    per closer).
 First used by: Suzgun et al., "Memory-Augmented Recurrent Neural Networks Can Learn Generalized Dyck Languages", 2019,
     arXiv:1911.03329. Closers scored among closers: Hewitt et al., "RNNs can generate bounded hierarchical languages
     with optimal memory", 2020, arXiv:2010.07515.

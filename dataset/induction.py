@@ -21,7 +21,8 @@ is scored. It is predicted at the character before it. Gap: the period. If both 
 fixed distance solves the task without any matching. A period with too few strings for a test set is left out of it.
 
 Scored: the labels (token_acc).
-Chance: uniform (1/alphabet), unigram, and in the first mode `random_symbol` (1/vocab: the trigger is never an answer).
+Chance: uniform (1/17 at the defaults: the alphabet), unigram, and in the first mode `random_symbol` (1/vocab: the
+    trigger is never an answer).
 Ceiling of `repeat`: the score of a reader who takes the smallest period that fits the text so far. That is the best
     guess, because shorter strings are likelier. It is below 1, because a string may begin again by chance.
 First used by: Gu and Dao, "Mamba", 2023, arXiv:2312.00752 (section 4.1.2, Table 11: 16 symbols, training length 256).

@@ -22,7 +22,8 @@ Expressions: products come before sums and differences, which go from left to ri
 Scored: the value, 0..modulus-1, and its <eos>. Primary: exact_match.
 Training: lengths are uniform in 1..`--max_len`, and --eval_lengths 4x,16x tests far beyond. There are few short
     expressions, so training repeats them, and only longer lengths have enough for a test set.
-Chance: uniform, unigram (the most common value) and `residue` (1/modulus). Scaled accuracy is 0 at the highest of them.
+Chance: uniform (1/10 at the defaults: the alphabet and <eos>), unigram (the most common value) and `residue`
+    (1/modulus). Scaled accuracy is 0 at the highest of them.
 
 First used by: Deletang et al., "Neural Networks and the Chomsky Hierarchy", 2023, arXiv:2207.02098, as Modular
     Arithmetic, simple (regular) and with brackets (deterministic context-free). Their figures do not compare directly

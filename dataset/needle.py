@@ -14,8 +14,8 @@ Needles: the start of the queried needle is uniform over the places that leave r
 Scored: the value and its <eos>. `hit_rate` is the share of whole values (= exact_match).
 Gap: from a character of the value in the needle to the place where it must be written, the same for all of them.
 Depth: 0 % is the beginning of the haystack, 100 % its end.
-Chance: uniform (1/67 per character), unigram (about 1/36 per character), and with distractors `any_needle`: the value
-    of any needle, whatever the query, 1 / (1 + n_distractors).
+Chance: uniform (1/68 per character: the alphabet and <eos>), unigram (about 1/36 per character of the value), and with
+    distractors `any_needle`: the value of any needle, whatever the query, 1 / (1 + n_distractors).
 First used by: Kamradt, "Needle In A Haystack", 2023. Several keys: Hsieh et al., "RULER", 2024, arXiv:2404.06654.
 """
 

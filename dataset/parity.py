@@ -14,7 +14,7 @@ Scored: the labels. Primary: token_acc.
 Training: lengths are uniform in 1..`--max_len`, and --eval_lengths 4x,16x tests far beyond. There are few short
     strings, so training repeats them. A test set of 2,000 distinct strings needs about 16 bits. A shorter
     --eval_lengths is refused, and the error names the number of strings that exist.
-Chance: uniform and unigram, both 1/2. Scaled accuracy is 0 there.
+Chance: uniform (1/2) and unigram (about 1/2). Scaled accuracy is 0 there.
 
 First used by: Minsky & Papert, Perceptrons, 1969. It is one of the regular tasks of Deletang et al., "Neural Networks
     and the Chomsky Hierarchy", 2023, arXiv:2207.02098. Their figures do not compare directly with ours. Here the task

@@ -12,7 +12,7 @@ Length: none. The degree is uniform in 1..`--degree`. Coefficients and x are uni
 Scored: `exact_match` (primary), `mae` and `sign_acc` (negative, zero and positive are three signs). An answer that is
     not a whole number has no sign, and its error is the size of the expected value (1 if that is 0).
 Splits: the key is the prompt.
-Chance: uniform and unigram.
+Chance: uniform (1/17 per character, <eos> included) and unigram.
 First used by: this project, as far as we know.
 """
 

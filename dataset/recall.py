@@ -31,8 +31,8 @@ Mixture: `--mixture LENGTH:PAIRS[:SHARE],...` trains on several settings, as in 
     pairs is that of the longest setting, scaled in proportion to the length.
 Scored: the labels (token_acc).
 Gap: from the (latest) value of a key to the place after the query, as if the label were written there. At least 2.
-Chance: uniform (1/alphabet), unigram, `random_value` (one of the values of this prompt, 1/(n + R)) and `last_value`
-    (the value that was written last, 1/n).
+Chance: uniform (1/8193 at the defaults: the alphabet), unigram, `random_value` (one of the values of this prompt, 1/(n
+    + R)) and `last_value` (the value that was written last, 1/n).
 First used by: Arora et al., "Zoology", 2023, arXiv:2312.04927 (Figure 2: vocabulary 8192 and zero filler, (length,
     pairs) of (64, 4), (128, 8), (256, 16), (512, 64)). The mixture: Arora et al., "Based", 2024, arXiv:2402.18668. Two
     differences: their filler 0 takes the place of one key, and their random filler may be any symbol, even a key of the

@@ -8,7 +8,8 @@ Alphabet: a-z and `>`.
 Length: the letters of the word. Letters are uniform.
 Scored: the reversed word and its <eos>.
 Gap: from a letter of the prompt to its copy. It is 2 for the first character of the answer and 2 * length for the last.
-Chance: uniform (1/27 per character) and unigram (about 1/26, because every letter is equally likely at every place).
+Chance: uniform (1/28 per character: 26 letters, `>` and <eos>) and unigram (about 1/26 per letter, because every letter
+    is equally likely at every place).
 First used by: Deletang et al., "Neural Networks and the Chomsky Hierarchy", 2023, arXiv:2207.02098 (Reverse String,
     over two symbols).
 """

@@ -9,7 +9,8 @@ Length: the letters of the prompt. Run lengths are geometric with `--run_p` (the
     letter), cut off above 9. The last run is cut short where the prompt is full. Neighbouring runs have different
     letters, which are uniform otherwise.
 Scored: the code and its <eos>.
-Chance: uniform and unigram. Unigram is well above uniform, because every second character is a digit, most often `1`.
+Chance: uniform (1/37 per character, <eos> included) and unigram. Unigram is well above uniform, because every second
+    character is a digit, most often `1`.
 First used by: this project, as far as we know.
 """
 

@@ -10,7 +10,7 @@ Length: the haystack, that is symbols and blanks, without `>`. The `--n_data` sy
 Scored: the symbols and their <eos>.
 Gap: from a symbol to the place where it is written. It differs from example to example, so no fixed delay solves the
     task.
-Chance: uniform (1/alphabet per character) and unigram (about 1/n_symbols).
+Chance: uniform (1/17 per character at the defaults: the alphabet and <eos>) and unigram (about 1/n_symbols per symbol).
 First used by: Gu and Dao, "Mamba", 2023, arXiv:2312.00752 (section 4.1.1, Table 1: 4,096 characters, 16 symbols to
     write, 14 different ones and two further tokens).
 """

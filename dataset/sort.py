@@ -9,8 +9,8 @@ Length: the digits. They are uniform and may repeat.
 Scored: the sorted digits and their <eos>.
 Splits: the key is the sorted answer, so that splits share no multiset of digits. Otherwise a test could ask for an
     answer that training has shown for another arrangement of the same digits.
-Chance: uniform (1/11 per character) and unigram, the most common digit at each place of the sorted answers. Unigram
-    grows with the length, because the sorted digits of a long string hardly vary.
+Chance: uniform (1/12 per character, <eos> included) and unigram, the most common digit at each place of the sorted
+    answers. Unigram grows with the length, because the sorted digits of a long string hardly vary.
 Gap: none. Every digit of the prompt matters for every place.
 First used by: Deletang et al., "Neural Networks and the Chomsky Hierarchy", 2023, arXiv:2207.02098 (Bucket Sort, over
     five symbols).

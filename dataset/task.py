@@ -18,6 +18,7 @@ No torch here: data is NumPy and strings.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -183,6 +184,14 @@ class Task:
     def chance(self, train: list[Example], test: list[Example]) -> dict[str, float]:
         """Chance levels besides `uniform` and `unigram`: name -> value of the primary metric."""
         return {}
+
+    def constants(self, train: list[Example]) -> list[str]:
+        """Answers that may be the best constant one, for a task whose primary metric is one of `score`.
+
+        Chance tries them on training examples. The default is the 16 most common training answers. A task whose metric
+        says which answer is best returns that one alone.
+        """
+        return [answer for answer, _ in Counter(e.answer for e in train).most_common(16)]
 
     def baselines(self, train: list[Example], test: list[Example]) -> dict[str, float]:
         """What simple methods reach on the primary metric. Reported next to the score, without a threshold."""

@@ -14,7 +14,8 @@ Scored: `within_0.01` (primary: |error| <= 0.01 against the answer as it is writ
     `invalid_rate`. An answer that is not a decimal number counts as an error of 1.
 Splits: the key is the angle reduced to the first octant, one for sin and cos together and one for tan. So no test
     answer follows from a training answer by symmetry. That leaves only 902 keys, 108 of them in val and 101 in test.
-Chance: uniform and unigram.
+Chance: uniform (1/23 per character, <eos> included), unigram, and `constant`: the number that is within 0.01 of the
+    most training answers.
 Baselines: the mean training answer of the function; the answer at the nearest training angle, around the circle.
 First used by: this project, as far as we know.
 """
@@ -104,6 +105,14 @@ class Trigo(Task):
             "within_0.01": float(got is not None and is_within(error)),
             "invalid_rate": float(got is None),
         }
+
+    def constants(self, train: list[Example]) -> list[str]:
+        """The number that is within the tolerance of the most training answers."""
+        numbers = np.sort([float(e.answer) for e in train])
+        reach = np.searchsorted(numbers, numbers + 2 * TOLERANCE + 1e-9, side="right") - np.arange(len(numbers))
+        best = int(reach.argmax())
+        middle = (numbers[best] + numbers[best + reach[best] - 1]) / 2
+        return [f"{middle:.{max(3, self.args.decimals)}f}"]
 
     def baselines(self, train: list[Example], test: list[Example]) -> dict[str, float]:
         """within_0.01 of the function's mean training answer, and of the answer at its nearest training angle."""

@@ -21,8 +21,8 @@ Labels: at every element, the product of the prefix that ends there. Never writt
 Scored: the labels. Primary: token_acc.
 Training: lengths are uniform in 1..`--max_len`, and --eval_lengths 4x,16x tests far beyond. There are few short words,
     so training repeats them, and only longer lengths have enough for a test set.
-Chance: uniform (1 / size of the group) and unigram. With swaps every second product is odd, so unigram is about twice
-    uniform. Scaled accuracy is 0 at the higher of the two.
+Chance: uniform (1/6 at the defaults: 1 / size of the group) and unigram. With swaps every second product is odd, so
+    unigram is about twice uniform. Scaled accuracy is 0 at the higher of the two.
 
 First used by: Merrill, Petty & Sabharwal, "The Illusion of State in State-Space Models", 2024, arXiv:2404.08819, with
     z60, a4 x z5 and a5. Grazzi et al., "Unlocking State-Tracking in Linear RNNs Through Negative Eigenvalues", 2024,

@@ -16,8 +16,9 @@ CHANGEABLE = ("eval_lengths", "test_size", "batch_size", "device", "precision", 
 
 
 def main(argv: list[str]) -> int:
+    from src.ops import ran
     from src.setup.plan import build_model, make_setup
-    from src.setup.session import open_session
+    from src.setup.session import check_backends, open_session
     from src.setup.stored import load_checkpoint, one_out_dir, open_run, override
     from src.storage import env
     from src.storage.rundir import seal, write_json
@@ -42,8 +43,9 @@ def main(argv: list[str]) -> int:
                 "restore it"
             )
         model.load_state_dict(payload["model"])
-        result = evaluate_splits(model, session)
-        curve = length_curve(model, session, result["test"])
+        with ran.recording() as seen:
+            result = evaluate_splits(model, session)
+            curve = length_curve(model, session, result["test"])
         found[name] = {"step": payload["step"], **result, "length_curve": curve}
     if not found:
         raise UserError(f"{run.run_dir.path}: no checkpoint yet; train it further with --resume")
@@ -54,6 +56,7 @@ def main(argv: list[str]) -> int:
         "model": shown["model"],
         "changed": changed,
         "precision": setup.args.precision,
+        "backends": ran.described(check_backends(setup, device), seen),
         "data": dataclasses.asdict(session.data.facts),
         **found,
     }

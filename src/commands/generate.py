@@ -19,10 +19,15 @@ from src.flags.groups import machine_flags
 from src.flags.parser import Parser, add_flags, read_flags
 
 SEED = option(0, "seed of sampling", least=0, most=2**31 - 1)
+PRECISION = option(
+    "run",
+    "run = that in which the run was trained; or another one",
+    choices=("run", "auto", "fp32", "fp16", "bf16"),
+)
 
 
 @dataclass(frozen=True)
-class GenerateConfig(machine_flags("device", seed=SEED)):
+class GenerateConfig(machine_flags("device", precision=PRECISION, seed=SEED)):
     """generation"""
 
     prompt: str = option(
@@ -60,13 +65,13 @@ def main(argv: list[str]) -> int:
             f"generate: got {len(given)} run directories, allowed: exactly one, as `generate R` or `generate "
             "--out_dir R`"
         )
-    model, tokenizer, task, device = load(given[0], config)
+    model, tokenizer, task, device, precision = load(given[0], config)
     if has_prompt:
-        write(model, tokenizer, task, device, config, config.prompt)
+        write(model, tokenizer, task, device, precision, config, config.prompt)
     elif sys.stdin.isatty():
-        converse(model, tokenizer, task, device, config)
+        converse(model, tokenizer, task, device, precision, config)
     else:
-        write(model, tokenizer, task, device, config, read_stdin())
+        write(model, tokenizer, task, device, precision, config, read_stdin())
     return 0
 
 
@@ -82,7 +87,7 @@ def read_stdin() -> str:
 
 
 def load(out_dir: str, config: GenerateConfig):
-    """The model with its trained weights, its tokenizer, task and device; sizes come from the run's own files."""
+    """The model with its trained weights, its tokenizer, task, device and precision; sizes come from the run's files."""
     from dataset.tokenizer import CharTokenizer
     from src.setup.plan import build_model, set_threads
     from src.setup.stored import load_checkpoint, open_run
@@ -90,6 +95,7 @@ def load(out_dir: str, config: GenerateConfig):
 
     run = open_run(out_dir)
     device = env.resolve_device(config.device)
+    precision, _ = env.resolve_precision(run.args.precision if config.precision == "run" else config.precision, device)
     set_threads(1)  # one row's products are too small to share: two threads took three times as long
     path = run.run_dir.best if config.weights == "best" else run.run_dir.ckpt
     if not path.exists():
@@ -99,14 +105,15 @@ def load(out_dir: str, config: GenerateConfig):
     task = run.task_class(run.args)
     model = build_model(run, tokenizer, task, device)
     model.load_state_dict(payload["model"])
-    return model.eval(), tokenizer, task, device
+    return model.eval(), tokenizer, task, device, precision
 
 
-def write(model, tokenizer, task, device, config: GenerateConfig, prompt: str) -> None:
+def write(model, tokenizer, task, device, precision: str, config: GenerateConfig, prompt: str) -> None:
     """Print the continuation of one prompt."""
     import torch
 
     from dataset.tokenizer import EOS
+    from src.utils.precision import autocast
 
     try:
         ids = torch.from_numpy(task.prompt_ids(prompt, tokenizer)).to(device)
@@ -123,15 +130,16 @@ def write(model, tokenizer, task, device, config: GenerateConfig, prompt: str) -
         )
     generator = torch.Generator(device=device).manual_seed(config.seed)
     try:
-        new = model.generate(
-            ids,
-            new_tokens,
-            temperature=0.0 if config.greedy else config.temperature,
-            top_k=config.top_k or None,
-            top_p=config.top_p if config.top_p < 1 else None,
-            stop_id=EOS,
-            generator=generator,
-        )
+        with autocast(device, precision):
+            new = model.generate(
+                ids,
+                new_tokens,
+                temperature=0.0 if config.greedy else config.temperature,
+                top_k=config.top_k or None,
+                top_p=config.top_p if config.top_p < 1 else None,
+                stop_id=EOS,
+                generator=generator,
+            )
     except ValueError as error:
         raise UserError(str(error)) from error
     text = tokenizer.decode(new[0].tolist())
@@ -140,7 +148,7 @@ def write(model, tokenizer, task, device, config: GenerateConfig, prompt: str) -
         print("note: the model ends the text at once, so the continuation is empty", file=sys.stderr)
 
 
-def converse(model, tokenizer, task, device, config: GenerateConfig) -> None:
+def converse(model, tokenizer, task, device, precision: str, config: GenerateConfig) -> None:
     """Prompts from a terminal until an empty line or its end; a wrong one is answered with its error."""
     print("one prompt per line; an empty line ends", file=sys.stderr)
     while True:
@@ -154,6 +162,6 @@ def converse(model, tokenizer, task, device, config: GenerateConfig) -> None:
         if not prompt:
             return
         try:
-            write(model, tokenizer, task, device, config, prompt)
+            write(model, tokenizer, task, device, precision, config, prompt)
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)

@@ -116,6 +116,7 @@ def measure(argv: list[str], config: ProfileConfig, control: MeasureControl, res
     from src.measure.profile.report import table
     from src.measure.progress import Progress
     from src.measure.session import conduct, machine_fields, say_interrupted
+    from src.measure.speed.observe import observed
     from src.measure.timing import Limits
     from src.setup.classes import try_own_model
     from src.setup.plan import build_model, plan, resolve_model
@@ -137,6 +138,8 @@ def measure(argv: list[str], config: ProfileConfig, control: MeasureControl, res
     try_own_model(args.model, model, session.tokenizer, session.loaders["val"], device)
     job = suite.Job(session, setup.model_class)
     drawn = suite.draw(job, config.lengths)
+    if backends:
+        backends = observed(model, backends, device, args.precision, len(session.tokenizer))
     verdict = Gate(device, args.precision).check(backends)
     if not verdict.passed:
         print(f"error: nothing is timed, because an op of this model is wrong here: {verdict.note}", file=sys.stderr)

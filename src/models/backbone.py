@@ -27,6 +27,7 @@ from src.flags.run_flags import RunArgs, RunFlags, resolved
 from src.models.contract import ARModel, BlockDefaults, Mixer, State
 from src.models.initial import initialise
 from src.models.short_conv import make_conv
+from src.ops.precision import no_autocast
 
 FAIR = BlockDefaults("rms", 4, 4, "gelu")  # the block of every layer under --fair
 # Positions of every layer under --fair. Recurrent layers know the order without any, the shared convolution tells the
@@ -79,8 +80,16 @@ class Backbone(ARModel):
         return "own" if all(m.cache_kind() == "own" for m in self.mixer_classes) else "replay"
 
     def _logits(self, h):
-        """Logits (..., C) of final hidden states (..., D)."""
-        return self.head(h if self.head_scale == 1.0 else h * self.head_scale)
+        """Logits (..., C) of final hidden states (..., D). In evaluation and decoding they are float32 at least.
+
+        bf16 has steps of 1/64 at a logit of 3. Differences of 1e-6 between a parallel pass and a step then become ties,
+        and the two choose different characters.
+        """
+        h = h if self.head_scale == 1.0 else h * self.head_scale
+        if self.training:
+            return self.head(h)
+        with no_autocast(h):
+            return self.head(h.to(self.head.weight.dtype))
 
     def _embed(self, x, start: int):
         """Embeddings (B, T, D) of ids (B, T) at positions start .. start + T - 1."""

@@ -91,7 +91,10 @@ class Mixer(nn.Module):
 
     @classmethod
     def kinds(cls, args: RunArgs) -> dict[str, str]:
-        """{op: the kind of call}, for the ops whose backend depends on the kind, such as the shape of a decay."""
+        """{op: the kind of call}, for the ops whose backend depends on the kind, such as the shape of a decay.
+
+        " float32" after the kind says that the layer gives the op float32 tensors under autocast too.
+        """
         return {}
 
     @classmethod

@@ -116,7 +116,7 @@ class LinearAttention(LinearMixer):
 
     @classmethod
     def kinds(cls, args):
-        return {"linear_attention": args.decay}
+        return {"linear_attention": f"{args.decay} float32"}
 
     def __init__(self, args):
         super().__init__()

@@ -80,7 +80,7 @@ class Mamba2(LinearMixer):
 
     @classmethod
     def kinds(cls, args):
-        return {"linear_attention": "scalar"}
+        return {"linear_attention": "scalar float32"}
 
     def __init__(self, args):
         super().__init__()

@@ -164,6 +164,7 @@ def resolve_model(setup: Setup, tokenizer: CharTokenizer, task: Task) -> tuple[S
     """
     from src.models.backbone import resolve_auto
     from src.models.match import Counts, counts, decode_state, match, read_target
+    from src.utils.precision import autocast
 
     args, size = setup.args, (len(tokenizer), task.table_tokens())
     lines = []
@@ -176,6 +177,10 @@ def resolve_model(setup: Setup, tokenizer: CharTokenizer, task: Task) -> tuple[S
         def count(flags: RunFlags) -> Counts:
             return counts(setup.model_class, flags, *size)
 
+        def measure(a) -> int:
+            with autocast("cpu", args.precision):  # a cache of keys and values has autocast's dtype
+                return decode_state(setup.model_class, a, *size, task.max_tokens())
+
         with blaming("model", args.model):
             target = read_target(args.match_params, args.match_count, count(args), named) if args.match_params else None
             args, lines = match(
@@ -183,7 +188,7 @@ def resolve_model(setup: Setup, tokenizer: CharTokenizer, task: Task) -> tuple[S
                 args,
                 setup.explicit,
                 count,
-                lambda a: decode_state(setup.model_class, a, *size, task.max_tokens()),
+                measure,
                 target,
                 args.match_state,
             )

@@ -15,6 +15,7 @@ from src.flags.fields import UserError
 from src.flags.groups import ControlConfig
 from src.flags.parser import Request
 from src.models.contract import ARModel
+from src.ops import ran
 from src.storage.rows import rows_of, to_jsonl
 from src.storage.rundir import RunDir, read_json, seal, write_atomic, write_json
 from src.storage.schema import validate
@@ -36,11 +37,13 @@ def carry_out(
     """
     main = session.world.is_main
     try:
-        fit = training.fit(model, session, run_dir, reporter, payload)
-        reporter.close()
-        reporter.say("evaluating the best and the last weights ...")
-        document, samples = results.final_metrics(fit, began)
+        with ran.recording() as seen:
+            fit = training.fit(model, session, run_dir, reporter, payload)
+            reporter.close()
+            reporter.say("evaluating the best and the last weights ...")
+            document, samples = results.final_metrics(fit, began)
         if main:
+            record_backends(run_dir, seen)
             document = seal(document)
             write_results(document, samples, run_dir)
     except (training.Interrupted, KeyboardInterrupt):
@@ -54,6 +57,13 @@ def carry_out(
             print(summary(document))
         print(run_dir.path)
     return 3 if document["status"] == "diverged" else 0
+
+
+def record_backends(run_dir: RunDir, seen: ran.Seen) -> None:
+    """Put what ran in the place of what was chosen, in env.json. A second time changes nothing."""
+    env = read_json(run_dir.env)
+    chosen = env.setdefault("chosen_backends", env["backends"])
+    write_json(run_dir.env, {**env, "backends": ran.described(chosen, seen)})
 
 
 def write_results(document: dict, samples: str, run_dir: RunDir) -> None:

@@ -161,6 +161,7 @@ SPEC = {
     # Per block, before the first step: RMS of the output of its mixer (MLP) over that of the residual stream that it is
     # added to. null: a whole model of a user's own; a block without an MLP; a value that is not finite.
     "output_ratios": MayLack(Maybe({"mixer": ["number?"], "mlp": ["number?"]})),
+    "precision": MayLack(("fp32", "bf16", "fp16")),  # of training, teacher-forced scores, decoding and samples alike
     "steps": "count",
     "best_step": "count?",  # of the lowest val loss
     "diverged_at": "count?",

@@ -399,7 +399,9 @@ def _flags(typed: dict) -> str:
 
 
 def _backends(chosen: dict | None) -> str:
-    return ", ".join(f"{op}: {choice['backend']}" for op, choice in (chosen or {}).items())
+    """'causal_conv: numba, attention: sdpa'. The form for one token follows where a row of `speed` names it."""
+    steps = {op: f" + {c['step']} (step)" if c.get("step") else "" for op, c in (chosen or {}).items()}
+    return ", ".join(f"{op}: {choice['backend']}{steps[op]}" for op, choice in (chosen or {}).items())
 
 
 def _origin(env: dict, machines: dict) -> dict:

@@ -24,12 +24,16 @@ from src.utils.decoding import score_answers
 
 Levels = dict[str, dict[str, float | None]]
 
+CONSTANT_EXAMPLES = 100  # training examples on which constant answers are compared
+
 
 def chance_levels(data: TaskData, test_examples: Sequence[Example]) -> Levels:
-    """The scores on a test set of `uniform`, of `unigram`, and of the predictors that the task adds.
+    """The scores on a test set of `uniform`, `unigram`, `constant`, and of the predictors that the task adds.
 
     uniform: every character is equally likely.
     unigram: always the most common training character at that position of the answer.
+    constant: where the primary metric grades answers (`Task.score`), always the answer of `best_constant`. Elsewhere
+        unigram is the best constant of each character, and there is no such level.
     Each has "primary" (the primary metric) and "token_acc" (the token accuracy). Where the task writes answers,
     each has "slice_acc" too: the token accuracy without <eos>, because the curves of a task do not count <eos>.
     """
@@ -47,12 +51,14 @@ def chance_levels(data: TaskData, test_examples: Sequence[Example]) -> Levels:
     if task.writes_answer:
         written = [hit for g, row in zip(golds, hits, strict=True) for c, hit in zip(g, row, strict=True) if c]
         uniform["slice_acc"], unigram["slice_acc"] = 1 / symbols, sum(written) / max(1, len(written))
+    graded = _metric_behind_primary(task) == "score"
+    constant = {"constant": _constant_level(data, common, test_examples)} if graded else {}
     of_characters = _metric_behind_primary(task) == "token_acc"
     own = {
         name: {"token_acc": value if of_characters else None, "primary": value}
         for name, value in task.chance(data.chance_train, test_examples).items()
     }
-    return {"uniform": uniform, "unigram": unigram, **own}
+    return {"uniform": uniform, "unigram": unigram, **constant, **own}
 
 
 def scaled(primary: float, levels: Mapping[str, Mapping], ceiling: float) -> float:
@@ -66,6 +72,16 @@ def most_common(golds: Sequence[Sequence[str]]) -> list[str]:
     width = max(map(len, golds), default=0)
     counts = [Counter(g[i] for g in golds if len(g) > i) for i in range(width)]
     return [min(count, key=lambda c: (-count[c], c)) for count in counts]
+
+
+def best_constant(task: Task, train: Sequence[Example], common: list[str]) -> str:
+    """The constant answer with the highest primary metric on training examples, for a task that grades answers.
+
+    Tried: `task.constants`, and `common`, the most common character at each position. The test set chooses nothing.
+    """
+    answers = [*task.constants(list(train)), _written(common)]
+    few = train[:CONSTANT_EXAMPLES]
+    return max(answers, key=lambda answer: _score_of(task, answer, few))
 
 
 def _language_levels(task: LanguageTask, tokenizer: CharTokenizer) -> Levels:
@@ -102,5 +118,19 @@ def _unigram_primary(
         return unigram_acc
     if metric == "exact_match":
         return float(np.mean([all(h) for h in hits]))
-    answer = "".join(takewhile(bool, common))  # ends at the first position whose most common entry is <eos>
+    return _score_of(task, _written(common), examples)
+
+
+def _written(common: list[str]) -> str:
+    """The answer of the most common characters. It ends at the first position where that is <eos>."""
+    return "".join(takewhile(bool, common))
+
+
+def _score_of(task: Task, answer: str, examples: Sequence[Example]) -> float:
+    """The primary metric of one answer that is given to every example."""
     return float(score_answers(task, examples, [answer] * len(examples))[task.primary].mean())
+
+
+def _constant_level(data: TaskData, common: list[str], examples: Sequence[Example]) -> dict[str, float | None]:
+    answer = best_constant(data.task, data.chance_train, common)
+    return {"token_acc": None, "primary": _score_of(data.task, answer, examples)}

@@ -1,9 +1,10 @@
 """Greedy decoding of answers, and the task's own score of each answer.
 
-    answers = decode(model, examples, tokenizer, device)
+    answers = decode(model, examples, tokenizer, device, args.precision)
     score_answers(task, examples, answers)               # {"mae": one value per example, ...}
 
-Decoding uses the model's cached state: one prefill of the prompt, then one step per character.
+Decoding uses the model's cached state: one prefill of the prompt, then one step per character. It runs under the same
+autocast as training and the teacher-forced pass. So all scores of a run are those of one model in one precision.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from dataset.loaders import TaskData
 from dataset.task import DECODE_SLACK, Example, Task
 from dataset.tokenizer import EOS, CharTokenizer
 from src.models.contract import ARModel
+from src.ops import ran
+from src.utils.precision import autocast
 
 DECODE_ROWS = 256  # most prompts that are decoded together
 NO_CHARACTER = "\N{REPLACEMENT CHARACTER}"  # replaces <pad> and <bos>, so that an answer with one of them is wrong
@@ -25,9 +28,13 @@ NO_CHARACTER = "\N{REPLACEMENT CHARACTER}"  # replaces <pad> and <bos>, so that 
 
 @torch.inference_mode()
 def decode(
-    model: ARModel, examples: Sequence[Example], tokenizer: CharTokenizer, device: torch.device | str
+    model: ARModel,
+    examples: Sequence[Example],
+    tokenizer: CharTokenizer,
+    device: torch.device | str,
+    precision: str = "fp32",
 ) -> list[str]:
-    """The model's greedy answer to each example's prompt.
+    """The model's greedy answer to each example's prompt, decoded in this precision (see `autocast`).
 
     An answer ends at <eos>, or DECODE_SLACK characters after the length of the gold answer. It ends earlier where a
     learned position table is full. Prompts of one length are decoded together, because then none needs padding.
@@ -43,17 +50,18 @@ def decode(
             limit = max(len(examples[i].answer) for i in rows) + DECODE_SLACK
             if model.max_len is not None:
                 limit = min(limit, model.max_len - length)
-            ids = model.generate(x, limit, temperature=0.0, stop_id=EOS).cpu().numpy()
+            with autocast(device, precision), ran.phase("decoding"):
+                ids = model.generate(x, limit, temperature=0.0, stop_id=EOS).cpu().numpy()
             for i, row in zip(rows, ids, strict=True):
                 answers[i] = tokenizer.decode(row, special=NO_CHARACTER)[: len(examples[i].answer) + DECODE_SLACK]
     return answers
 
 
 def generation_scores(
-    model: ARModel, examples: Sequence[Example], data: TaskData, device: torch.device | str
+    model: ARModel, examples: Sequence[Example], data: TaskData, device: torch.device | str, precision: str = "fp32"
 ) -> dict[str, np.ndarray]:
     """{metric: one value per example} of the task's own `score`, from greedy decoding."""
-    return score_answers(data.task, examples, decode(model, examples, data.tokenizer, device))
+    return score_answers(data.task, examples, decode(model, examples, data.tokenizer, device, precision))
 
 
 def score_answers(task: Task, examples: Sequence[Example], answers: Sequence[str]) -> dict[str, np.ndarray]:

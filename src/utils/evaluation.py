@@ -21,6 +21,7 @@ from dataset.loaders import TaskData
 from dataset.task import Slice, Task
 from src.flags.run_flags import RunFlags
 from src.models.contract import ARModel
+from src.ops import ran
 from src.stats import intervals
 from src.utils.decoding import generation_scores
 from src.utils.distributed import World
@@ -49,7 +50,7 @@ def evaluate(
     task = task_meta.task if task_meta else None
     has_examples = task is not None and not task.reads_text
     scored = teacher_forced(model, loader, device, args, allowed_ids(task_meta, device), world)
-    per_example = _example_scores(model, loader.dataset, task_meta, scored, device) if has_examples else {}
+    per_example = _example_scores(model, loader.dataset, task_meta, scored, device, args) if has_examples else {}
     result = {**scored.losses(), "token_acc": float(scored.correct.mean()), "exact_match": None}
     result.update({name: float(values.mean()) for name, values in per_example.items()})
     for name, source in (task.aliases if task else {}).items():
@@ -61,7 +62,7 @@ def evaluate(
     result.update(_intervals(task, loader.dataset, scored, per_example))
     result["slices"] = slices(task, loader.dataset, scored, per_example) if task else {}
     if save_samples and has_examples:
-        write_samples(save_samples, model, loader.dataset.examples[:8], task_meta, device)
+        write_samples(save_samples, model, loader.dataset.examples[:8], task_meta, device, args.precision)
     return result
 
 
@@ -87,7 +88,7 @@ def teacher_forced(
         if i % world.size != world.rank:
             continue
         moved = batch.to(device)
-        with autocast(device, args.precision):
+        with autocast(device, args.precision), ran.phase("evaluation"):
             _, aux = model.loss_fn(moved)
         parts.append(_scored(moved, aux, batch.meta["row"], among))
     model.train(training)
@@ -162,13 +163,18 @@ def _scored(batch: Batch, aux: dict, rows: np.ndarray, among: torch.Tensor | Non
 
 
 def _example_scores(
-    model: ARModel, dataset: ExampleDataset, data: TaskData, scored: Scored, device: torch.device | str
+    model: ARModel,
+    dataset: ExampleDataset,
+    data: TaskData,
+    scored: Scored,
+    device: torch.device | str,
+    args: RunFlags,
 ) -> dict[str, np.ndarray]:
     """{metric: one value per example}: exact match, and the task's own metrics of decoded answers where it has some."""
     exact = rows_all_correct(scored.correct, scored.row)
     found = {"exact_match": np.array([exact[i] for i in sorted(exact)], dtype=float)}
     if data.task.score_metrics:
-        found.update(generation_scores(model, dataset.examples, data, device))
+        found.update(generation_scores(model, dataset.examples, data, device, args.precision))
     return found
 
 

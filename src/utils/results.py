@@ -19,6 +19,7 @@ from src.flags.run_flags import RunFlags, to_dict
 from src.models.contract import ARModel, state_after, state_bytes
 from src.models.fair import fair_differences
 from src.models.match import count_parameters
+from src.ops import ran
 from src.storage import checkpoint
 from src.storage.env import peak_memory_mib
 from src.storage.rundir import RunDir
@@ -26,6 +27,7 @@ from src.storage.schema import SCHEMA_VERSION
 from src.utils.chance import chance_levels, scaled
 from src.utils.evaluation import evaluate, teacher_forced
 from src.utils.metrics import bpc, finite, perplexity
+from src.utils.precision import autocast
 from src.utils.samples import language_samples, samples_text
 from src.utils.session import Session
 from src.utils.training import Fit, Progress
@@ -58,7 +60,8 @@ def final_metrics(fit: Fit, began: float) -> tuple[dict, str]:
         "data": dataclasses.asdict(data.facts),
         "parameters": count_parameters(fit.model, len(session.tokenizer))._asdict(),
         "fair_differences": fair_differences(fit.model, args),
-        "decode_state": decode_state(fit.model, task),
+        "decode_state": decode_state(fit.model, task, session.device, args.precision),
+        "precision": args.precision,
         "output_ratios": progress.output_ratios,
         "steps": progress.step,
         "best_step": progress.best_step,
@@ -77,9 +80,9 @@ def final_metrics(fit: Fit, began: float) -> tuple[dict, str]:
         "length_curve": length_curve(fit.model, session, final),
     }
     if task.reads_text:
-        samples = language_samples(fit.model, data, session.device, args.seed)
+        samples = language_samples(fit.model, data, session.device, args.seed, precision=args.precision)
     else:
-        samples = samples_text(fit.model, examples[:8], data, session.device)
+        samples = samples_text(fit.model, examples[:8], data, session.device, args.precision)
     document["machine"] = _machine(fit, log, began)
     return document, samples
 
@@ -134,10 +137,12 @@ def length_curve(model: ARModel, session: Session, final_test: dict | None) -> l
     return sorted(rows, key=lambda r: r["length"])
 
 
-def decode_state(model: ARModel, task: Task) -> dict:
-    """Bytes of the live decoding state of one row after the longest sequence of the task."""
+def decode_state(model: ARModel, task: Task, device: torch.device | str, precision: str) -> dict:
+    """Bytes of the live decoding state of one row after the longest sequence of the task, decoded in this precision."""
     tokens = min(task.max_tokens(), model.max_len or task.max_tokens())
-    return {"cache": model.cache_kind(), "tokens": tokens, "bytes": state_bytes(state_after(model, tokens))}
+    with autocast(device, precision), ran.phase("decoding"):
+        size = state_bytes(state_after(model, tokens))
+    return {"cache": model.cache_kind(), "tokens": tokens, "bytes": size}
 
 
 def curves(log: list[dict], steps: int, eval_every: int) -> dict:

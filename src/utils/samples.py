@@ -19,18 +19,22 @@ from dataset.seeds import stream
 from dataset.task import Example
 from dataset.tokenizer import SPECIAL, CharTokenizer
 from src.models.contract import ARModel
+from src.ops import ran
 from src.storage.rundir import write_atomic
 from src.utils.decoding import decode
+from src.utils.precision import autocast
 
 SAMPLED_CHARS = 1_000_000  # samples of a language task are taken from at most this many characters of its test text
 EMPTY = "(empty)"
 
 
-def samples_text(model: ARModel, examples: Sequence[Example], data: TaskData, device: torch.device | str) -> str:
+def samples_text(
+    model: ARModel, examples: Sequence[Example], data: TaskData, device: torch.device | str, precision: str = "fp32"
+) -> str:
     """One paragraph per example: the prompt, the expected characters, and those that the model predicts greedily."""
     if data.task.labelled:
-        return _label_samples(model, examples, data.tokenizer, device)
-    answers = decode(model, examples, data.tokenizer, device)
+        return _label_samples(model, examples, data.tokenizer, device, precision)
+    answers = decode(model, examples, data.tokenizer, device, precision)
     return _paragraphs(
         _paragraph(e.prompt, e.answer, answer, "" if answer == e.answer else "   (wrong)")
         for e, answer in zip(examples, answers, strict=True)
@@ -38,10 +42,15 @@ def samples_text(model: ARModel, examples: Sequence[Example], data: TaskData, de
 
 
 def write_samples(
-    path: str | Path, model: ARModel, examples: Sequence[Example], data: TaskData, device: torch.device | str
+    path: str | Path,
+    model: ARModel,
+    examples: Sequence[Example],
+    data: TaskData,
+    device: torch.device | str,
+    precision: str = "fp32",
 ) -> None:
     """Write `samples_text` to a file."""
-    write_atomic(path, samples_text(model, examples, data, device).encode())
+    write_atomic(path, samples_text(model, examples, data, device, precision).encode())
 
 
 @torch.inference_mode()
@@ -52,6 +61,7 @@ def language_samples(
     seed: int,
     prompt_chars: int = 64,
     new_chars: int = 200,
+    precision: str = "fp32",
 ) -> str:
     """Five continuations of test text at temperature 0.8: the prompt, the text's own continuation, and the model's."""
     task, tokenizer = data.task, data.tokenizer
@@ -65,7 +75,8 @@ def language_samples(
     for start in rng.integers(0, max(1, len(text) - prompt_chars - new_chars), size=5):
         middle, end = start + prompt_chars, start + prompt_chars + new_chars
         x = torch.from_numpy(task.prompt_ids(text[start:middle], tokenizer)).to(device)
-        ids = model.generate(x, new_chars, temperature=0.8, generator=generator)
+        with autocast(device, precision), ran.phase("decoding"):
+            ids = model.generate(x, new_chars, temperature=0.8, generator=generator)
         got = tokenizer.decode(ids[0]) or EMPTY
         blocks.append(
             f"prompt\n{text[start:middle]}\n--- expected\n{text[middle:end]}\n--- got (temperature 0.8)\n{got}"
@@ -75,13 +86,18 @@ def language_samples(
 
 @torch.inference_mode()
 def _label_samples(
-    model: ARModel, examples: Sequence[Example], tokenizer: CharTokenizer, device: torch.device | str
+    model: ARModel,
+    examples: Sequence[Example],
+    tokenizer: CharTokenizer,
+    device: torch.device | str,
+    precision: str,
 ) -> str:
     """Samples of a task whose labels are predicted at positions of the prompt."""
     blocks = []
     for e in examples:
         x = torch.from_numpy(tokenizer.encode_prompt(e.prompt)).to(device)
-        guess = model(x)[0].argmax(-1).tolist()
+        with autocast(device, precision), ran.phase("evaluation"):
+            guess = model(x)[0].argmax(-1).tolist()
         expected = "".join(c for _, c in e.labels)
         predicted = [guess[position + 1] for position, _ in e.labels]
         got = "".join(tokenizer.tokens[i] if i >= len(SPECIAL) else "·" for i in predicted)

@@ -28,6 +28,7 @@ from dataset.plans import FreshBatches, set_epoch
 from src.flags.fields import UserError
 from src.flags.run_flags import RunFlags, to_dict
 from src.models.contract import ARModel
+from src.ops import ran
 from src.storage import checkpoint
 from src.storage.rundir import RunDir
 from src.utils.distributed import World
@@ -244,7 +245,10 @@ class Fit:
         self.vocab = session.tokenizer.tokens
 
     def payload(self) -> dict:
-        """What a checkpoint holds: the weights, the flags, the vocabulary, and all state that continuing needs."""
+        """What a checkpoint holds: the weights, the flags, the vocabulary, and all state that continuing needs.
+
+        "ran" is part of it, so that a run that is continued records what ran in its earlier processes.
+        """
         return {
             "model": self.model.state_dict(),
             "args": to_dict(self.args),
@@ -255,6 +259,7 @@ class Fit:
             "step": self.progress.step,
             "progress": dict(vars(self.progress)),
             "random": checkpoint.random_state(),
+            "ran": ran.noted(),
         }
 
     def restore(self, payload: dict) -> None:
@@ -265,6 +270,7 @@ class Fit:
         self.scaler.load_state_dict(payload["scaler"])
         self.progress = Progress(**payload["progress"])
         checkpoint.set_random_state(payload["random"])
+        ran.restore(payload.get("ran", {}))  # checkpoints of older versions have none
 
     def save(self) -> None:
         """Write ckpt.pt. Only rank 0 writes."""

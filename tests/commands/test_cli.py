@@ -15,7 +15,7 @@ import types
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, TINY_NEEDLE, bench
+from conftest import ROOT, TINY, TINY_NEEDLE, bench
 
 from dataset import TASKS
 from src.figures import runs as run_figures
@@ -393,6 +393,26 @@ def test_choices_are_announced_with_their_reasons(main, figures):
     stored = json.loads(Path("run/env.json").read_text())
     assert stored["precision"] == {"name": "fp32", "reason": "asked for"}
     assert "attention" in stored["backends"]
+
+
+def test_a_run_records_what_ran_and_not_what_was_chosen(main, figures, monkeypatch):
+    """Keeps out: an op declined the chosen kernel because of a dtype, and env.json and the rows named the kernel."""
+    monkeypatch.setattr("src.ops.delta_rule.automatic", lambda device, args=None: ("fla", "planted"))
+    words = [*TINY, "--task", "fibonacci", "--model", "deltanet", "--backend", "causal_conv=eager"]
+    assert main(*words, "--out_dir", "run")[0] == 0
+    env = json.loads(Path("run/env.json").read_text())
+    assert env["chosen_backends"]["delta_rule"] == {"backend": "fla", "reason": "planted"}
+    assert env["backends"]["delta_rule"] == {
+        "backend": "eager",
+        "reason": "observed to run; chosen by flags and device: fla (planted)",
+    }
+    rows = [json.loads(line) for line in Path("run/results.jsonl").read_text().splitlines()]
+    assert {row["backend"]["delta_rule"]["backend"] for row in rows} == {"eager"}
+    document = json.loads(Path("run/metrics.json").read_text())
+    assert document["precision"] == "fp32"
+    code, out, _ = main("--eval_only", "--out_dir", "run")
+    assert code == 0
+    assert json.loads(out)["backends"]["delta_rule"]["backend"] == "eager"
 
 
 def test_n_head_of_a_layer_without_heads_is_a_notice(main, figures):

@@ -8,7 +8,7 @@ import itertools
 import numpy as np
 import pytest
 
-from dataset.fibonacci import Fibonacci
+from dataset.fibonacci import Fibonacci, root, sequence
 from dataset.fourier_mix import LEVELS, FourierMix
 from dataset.poly import Poly, evaluate, read, write
 from dataset.seeds import stream
@@ -176,7 +176,33 @@ def test_fibonacci_bound_is_reached(max_start):
         for e in (task._instance(a, b, 5) for a in range(max_start + 1) for b in range(max_start + 1))
     ]
     assert max(widths) == task.max_chars(5)
-    assert task.n_keys() == len(widths)
+
+
+@pytest.mark.parametrize("max_start", [0, 1, 7, 99])
+def test_fibonacci_keys_are_the_roots_that_exist(max_start):
+    starts = range(max_start + 1)
+    roots = {root(a, b) for a in starts for b in starts}
+    assert len(roots) == make("fibonacci", max_start=max_start).n_keys()
+    assert all(a > b or a == b == 0 for a, b in roots)
+
+
+@pytest.mark.parametrize("start", [(0, 0), (1, 0), (9, 0), (7, 3), (99, 98)])
+def test_all_windows_of_a_fibonacci_sequence_share_its_root(start):
+    terms = [*start, *sequence(*start, 10)]
+    assert {root(a, b) for a, b in itertools.pairwise(terms)} == {start}
+
+
+def test_no_two_neighbouring_terms_of_a_fibonacci_test_stand_in_a_training_sequence():
+    """Keeps out the key of the prompt: 41 % of the test sequences then lay within a training sequence."""
+    task = make("fibonacci")
+
+    def pairs(example):
+        return set(itertools.pairwise((example.prompt[:-1] + "," + example.answer).split(",")))
+
+    train = set().union(*map(pairs, draw_train(task, 5_000, 5, stream(task, "train", 0))))
+    for split in ("val", "test"):
+        heldout, _ = draw_heldout(task, split, 200, 5, stream(task, split, 0))
+        assert not [e for e in heldout if pairs(e) & train]
 
 
 # ---- poly

@@ -11,6 +11,7 @@ import dataclasses
 import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -40,9 +41,12 @@ from task_checks import (
 )
 
 from dataset import TASKS
+from dataset.loaders import TaskData
 from dataset.seeds import stream
 from dataset.task import Example, LengthConfig, Slice, Task
+from dataset.tokenizer import CharTokenizer
 from src.flags.run_flags import resolve
+from src.utils.chance import chance_levels
 
 NO_ORACLE = ("fourier_mix",)  # its quantised prompt does not determine the signal
 
@@ -319,6 +323,18 @@ def test_twenty_thousand_examples_take_about_a_second(name, options):
 def test_docstring_states_what_a_reader_looks_for(name):
     for word in ("Alphabet:", "Length:", "Scored:", "Chance:", "First used by:"):
         assert f"\n{word} " in docstring(name), f"dataset/{name}.py does not say '{word}'"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_docstring_states_the_uniform_level_of_the_defaults(name):
+    """Keeps out: three docstrings left out <eos>, which is one of the symbols of a written answer."""
+    found = re.search(r"^Chance: uniform \(1/(\d+)", docstring(name), flags=re.M)
+    assert found, f"dataset/{name}.py does not begin its levels with 'uniform (1/N'"
+    task = load(name)(resolve(load(name), preset={}))
+    length = task.longest_length()
+    examples = draw(task, 20, length)
+    data = TaskData(task, CharTokenizer.build(task.alphabet), None, examples)
+    assert chance_levels(data, examples)["uniform"]["token_acc"] == pytest.approx(1 / int(found[1]))
 
 
 @pytest.mark.parametrize("name", NAMES)

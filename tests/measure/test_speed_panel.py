@@ -4,7 +4,6 @@ python -m pytest tests/measure/test_speed_panel.py
 """
 
 import gc
-import importlib
 import json
 import os
 import signal
@@ -25,12 +24,10 @@ from src.measure.progress import Progress
 from src.measure.session import continuing
 from src.measure.speed import plan
 from src.measure.speed.analysis import analyse, tables
-from src.measure.speed.observe import watching
 from src.measure.speed.panels import PANELS, decode, load, looks, memory, train
 from src.measure.speed.panels.train import Train
 from src.measure.speed.run import Study, key_of, whole_cells
 from src.ops import attention as attention_op
-from src.ops.backends import OPS
 from src.storage.rows import check_row, make_row
 
 # One file per layer. Its cost is `time.sleep`, which tests replace by a clock. It allocates and keeps known bytes, and
@@ -369,13 +366,6 @@ def test_a_time_is_stored_under_the_form_that_ran(tmp_path, monkeypatch):
     assert gated == [("attention", "sdpa")]
     assert {r["backend"]["attention"]["backend"] for r in rows} == {"sdpa"}
     assert "explicit (said so)" in rows[0]["backend"]["attention"]["reason"]
-
-
-def test_the_watch_over_the_ops_ends():
-    before = {op: vars(importlib.import_module(f"src.ops.{op}")).copy() for op in OPS}
-    with watching():
-        pass
-    assert {op: vars(importlib.import_module(f"src.ops.{op}")) for op in OPS} == before
 
 
 PLAIN = """

@@ -4,6 +4,7 @@ python -m pytest tests/ops/test_backends.py
 """
 
 import importlib
+import re
 import subprocess
 import sys
 
@@ -14,7 +15,9 @@ from op_checks import numba_only
 
 from src.flags.fields import UserError
 from src.flags.run_flags import resolve
-from src.ops import backends, choices
+from src.models import MODELS
+from src.models.backbone import ops_of
+from src.ops import backends, choices, ran
 
 PAIRS = [(op, name) for op, names in backends.OPS.items() for name in names]
 # Shapes of the required arguments of each public function; attention has a table of functions, see its own tests.
@@ -170,3 +173,92 @@ def test_every_backend_has_a_line_and_listing_needs_no_torch():
         backend = backends.OPS[op][name]
         assert ("installed" in line) == bool(backend.needs)
         assert ("not installed" in line) == bool(backend.missing())
+
+
+# What ran
+
+
+STEPS = {
+    "causal_conv": [(2, 7), (7, 4)],
+    "selective_scan": [(2, 7), (2, 7), (7, 4), (2, 4), (2, 4)],
+    "linear_attention": [(2, 2, 4)] * 3,
+    "delta_rule": [(2, 2, 4)] * 3 + [(2, 2)],
+}
+
+
+@numba_only
+@pytest.mark.parametrize(("op", "name"), [(op, name) for op in LOADED for name in ("eager", "numba")])
+def test_an_op_notes_the_implementation_of_every_call(op, name):
+    module = importlib.import_module(f"src.ops.{op}")
+    with ran.recording() as seen, ran.phase("evaluation"):
+        call(op, name)
+        getattr(module, f"{op}_step")(*(torch.ones(shape) for shape in STEPS[op]))
+    assert seen == {"evaluation": {op: {name: None}}, "step": {op: {"eager": None}}}
+
+
+@pytest.mark.parametrize("op", LOADED)
+def test_an_op_that_switches_for_float64_notes_what_it_took(op):
+    with ran.recording() as seen:
+        call(op, "auto", torch.float64)
+    assert seen == {"training": {op: {"eager": None}}}
+
+
+@pytest.mark.parametrize("name", ["sdpa", "explicit"])
+def test_attention_notes_its_implementation_also_when_it_is_compiled(name):
+    from src.ops.attention import attention
+
+    def run(q):
+        return attention(q, q, q, backend=name)
+
+    for function in (run, torch.compile(run, fullgraph=True, backend="eager")):
+        with ran.recording() as seen:
+            function(torch.ones(1, 2, 3, 4))
+        assert seen == {"training": {"attention": {name: None}}}
+
+
+def test_a_recording_ends_and_an_inner_one_is_its_own():
+    call("causal_conv", "eager")
+    assert ran.noted() == {}
+    with ran.recording() as outer:
+        with ran.recording() as inner:
+            call("causal_conv", "eager")
+        ran.restore({"step": {"causal_conv": ["eager"]}})
+        assert ran.noted() == {"step": {"causal_conv": ["eager"]}}
+    assert inner.keys() == {"training"}
+    assert outer.keys() == {"step"}
+
+
+@pytest.mark.parametrize(
+    ("seen", "backend", "told"),
+    [
+        ({}, "fla", "planted"),
+        ({"training": ["fla"], "evaluation": ["fla"]}, "fla", "planted"),
+        ({"training": ["fla"], "decoding": ["fla"], "step": ["eager"]}, "fla (training) + eager (step)", "planted"),
+        ({"training": ["eager"], "evaluation": ["eager"]}, "eager", "observed to run; chosen .* fla .planted."),
+        (
+            {"training": ["fla"], "evaluation": ["eager"], "step": ["eager"]},
+            "fla (training) + eager (evaluation, step)",
+            "observed to run",
+        ),
+        ({"training": ["fla", "eager"]}, "eager+fla", "observed to run"),
+    ],
+    ids=str,
+)
+def test_a_record_names_what_ran_in_each_phase(seen, backend, told):
+    found = ran.described(
+        {"delta_rule": {"backend": "fla", "reason": "planted"}},
+        {name: {"delta_rule": dict.fromkeys(names)} for name, names in seen.items()},
+    )["delta_rule"]
+    assert found["backend"] == backend
+    assert re.match(told, found["reason"])
+
+
+@pytest.mark.parametrize("model", ["mamba2", "linear_attention", "retnet", "gla"])
+def test_layers_with_float32_values_are_not_said_to_take_a_half_precision_kernel(model, monkeypatch):
+    """Keeps out: under autocast on CUDA two layers took eager and were recorded as fla."""
+    monkeypatch.setattr(backends, "usable", lambda op, device_type: tuple(backends.OPS[op]))
+    monkeypatch.setattr("src.ops.choices.usable", backends.usable)
+    model_class = MODELS[model].load()
+    args = resolve(NoTask, model_class, precision="bf16")
+    found = choices.choices({"linear_attention": ops_of(model_class, args)["linear_attention"]}, args, "cuda")
+    assert found["linear_attention"]["backend"] == ("eager" if model in ("mamba2", "linear_attention") else "fla")

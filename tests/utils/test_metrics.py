@@ -33,6 +33,8 @@ from src.utils.metrics import (
     perplexity,
     rows_all_correct,
 )
+from src.utils.precision import autocast
+from src.utils.samples import samples_text
 from src.utils.training import make_optimizer
 
 CPU = torch.device("cpu")
@@ -333,6 +335,70 @@ def test_exact_match_under_teacher_forcing_is_that_of_greedy_cached_decoding(nam
     assert 0 < sum(decoded) < len(decoded), "with all right or all wrong the comparison would say nothing"
 
 
+class Bigrams(ARModel):
+    """Logits of the next character from the present one. After 'x' float32 prefers 'b', and bf16 rounds it to a tie."""
+
+    def __init__(self, tokenizer):
+        super().__init__()
+        x, a, b = (int(tokenizer.ids[c]) for c in "xab")
+        self.table = torch.nn.Parameter(torch.zeros(len(tokenizer), len(tokenizer)))
+        with torch.no_grad():
+            self.table[a, x], self.table[b, x], self.table[EOS, a], self.table[EOS, b] = 1.0, 1.001, 1.0, 1.0
+
+    def forward(self, x, attn_mask=None):
+        return torch.nn.functional.linear(torch.nn.functional.one_hot(x, len(self.table)).float(), self.table)
+
+
+@pytest.mark.parametrize(("precision", "right"), [("bf16", 1.0), ("fp32", 0.0)])
+def test_scores_of_decoded_answers_are_those_of_the_precision_of_the_run(precision, right):
+    """Keeps out: teacher forcing ran under autocast and decoding did not, so one model had two scores.
+
+    The tie of bf16 goes to the first character, on every machine: both logits are the same number.
+    """
+
+    def score(self, prompt, answer, gold, meta):
+        return {"same": float(answer == gold)}
+
+    task = type("Rounded", (Toy,), {"score": score, "score_metrics": {"same": "higher"}})(resolve(Toy))
+    tokenizer = CharTokenizer.build(task.alphabet)
+    args = resolve(Toy, precision=precision)
+    examples = [Example("x", "a")]
+    loader = heldout_loader(task, tokenizer, args, examples, None)
+    data = TaskData(task, tokenizer, None, [])
+    result = evaluate(Bigrams(tokenizer), loader, CPU, args, data)
+    assert result["exact_match"] == result["same"] == right
+    text = samples_text(Bigrams(tokenizer), examples, data, CPU, precision)
+    assert ("(wrong)" in text) == (right == 0)
+
+
+@pytest.mark.parametrize(
+    "model_name",
+    ["gated_deltanet", *(pytest.param(n, marks=pytest.mark.slow) for n in ("transformer", "gru", "mamba2", "mamba"))],
+)
+def test_exact_match_in_bf16_is_that_of_greedy_decoding_in_bf16(model_name):
+    """Chunked and recurrent forms round alike where their float32 sums do; logits of an evaluation are float32."""
+    task, args, tokenizer, loader, _ = setup("dyck", lr=1e-2, pos="auto", precision="bf16", test_size=60)
+    model = half_trained(model_name, task, args, tokenizer, loader)
+    scored = teacher_forced(model, loader, CPU, args)
+    forced = rows_all_correct(scored.correct, scored.row)
+    examples = loader.dataset.examples
+    answers = decode(model.eval(), examples, tokenizer, CPU, "bf16")
+    assert [forced[i] for i in range(len(examples))] == [a == e.answer for a, e in zip(answers, examples, strict=True)]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_logits_of_an_evaluation_are_float32_under_autocast(name):
+    """Keeps out: logits in bf16 made ties, and a parallel pass and a step chose different characters."""
+    tokenizer = setup("dyck")[2]
+    model_class = MODELS[name].load()
+    model = build(model_class, len(tokenizer), resolve(Toy, model_class, d_model=16, n_layer=1, n_head=2), 40).eval()
+    ids = torch.tensor([[1, 3, 4]])
+    with torch.no_grad(), autocast(CPU, "bf16"):
+        logits, state = model.prefill(ids, model.init_state(1, 5))
+        found = {model(ids).dtype, logits.dtype, model.step(ids[:, 0], state)[0].dtype}
+    assert found == {torch.float32}
+
+
 # Chance levels
 
 
@@ -401,6 +467,31 @@ def test_a_chance_level_of_a_decoded_metric_is_the_score_of_its_answer():
     )
     assert found["unigram"]["primary"] == 3 / 4
     assert 0 <= found["uniform"]["primary"] <= 1
+
+
+def test_the_constant_level_is_the_best_single_answer_of_the_training_set():
+    """Keeps out: the most common characters, "bb" here, which no training answer is near."""
+
+    def score(self, prompt, answer, gold, meta):
+        return {"equal": float(answer == gold)}
+
+    train, test = ["ab", "ab", "ba", "ba", "ab", "bb", "bb"], ["ab", "ab", "ab", "ba"]
+    found = toy_levels(train, test, score=score, score_metrics={"equal": "higher"}, primary="equal")
+    assert found["constant"] == {"token_acc": None, "primary": 3 / 4}
+    assert "constant" not in toy_levels(train, test), "exact match is not graded"
+
+
+@pytest.mark.parametrize(
+    ("name", "low", "high"), [("fourier_mix", 0.095, 0.13), ("trigo", 0.01, 0.06), ("fibonacci", 0.0005, 0.03)]
+)
+def test_no_other_constant_answer_is_much_better_than_the_constant_level(name, low, high):
+    """low, high: where the best constant answer of 400 examples lies; the most common characters lie below `low`."""
+    task, _ = make(name, **({"n_in": 64, "n_out": 16} if name == "fourier_mix" else {}))
+    train, test = (task.examples(np.random.default_rng(i), 400, task.longest_length()) for i in (1, 2))
+    data = TaskData(task, CharTokenizer.build(task.alphabet), None, train)
+    found = chance_levels(data, test)
+    assert low <= found["constant"]["primary"] <= high
+    assert found["constant"]["primary"] > found["unigram"]["primary"]
 
 
 def test_a_tasks_own_chance_levels_come_after_the_common_ones():

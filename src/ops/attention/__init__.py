@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from src.ops.attention import explicit, sdpa
 from src.ops.attention.flash_attn import run as _flash_attn
 from src.ops.attention.masks import window_mask
+from src.ops.ran import note
 
 # A table of functions, not `load_implementation`: torch.compile can follow a call, but not an import.
 COMPUTE = {"sdpa": sdpa.run, "explicit": explicit.run}
@@ -41,6 +42,7 @@ def attention(
     dropout_p = dropout_p if training else 0.0
     if backend == "auto":
         backend, _ = choose_backend(q.device.type, k.shape[2], dropout_p=dropout_p)
+    note("attention", backend)
     if backend == "flash_attn":
         return _flash_attn(q, k, v, bias, window, dropout_p)
     if backend not in COMPUTE:

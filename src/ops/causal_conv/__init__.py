@@ -16,6 +16,7 @@ import torch.nn.functional as F
 
 from src.ops.backends import load_implementation, not_installed, usable
 from src.ops.precision import accumulation_dtype, no_autocast
+from src.ops.ran import STEP, note
 
 ACTIVATIONS = (None, "silu")
 WIDTHS = (2, 3, 4)  # of causal_conv1d's kernels
@@ -53,6 +54,7 @@ def causal_conv_step(x, weight, bias=None, state=None, activation: str | None = 
     if x.dim() != 2:
         raise ValueError(f"x: got {tuple(x.shape)}, allowed: (B, D), one token")
     _check(x[:, None], weight, bias, state, activation)
+    note("causal_conv", STEP, step=True)
     kind = accumulation_dtype(x)
     B, (D, K) = len(x), weight.shape
     with no_autocast(x):
@@ -110,6 +112,7 @@ def _choose(backend: str, x, K: int):
         fits = {"causal_conv1d": not double and K in WIDTHS, "numba": not double}
         backend = next((name for name in fits if name in present and fits[name]), "eager")
     module = load_implementation("causal_conv", backend, x.device.type, double)
+    note("causal_conv", backend)
     if backend == "causal_conv1d" and K not in WIDTHS:
         widths = ", ".join(map(str, WIDTHS))
         raise RuntimeError(f"backend 'causal_conv1d' of causal_conv has widths {widths}, got {K}; take eager, or auto")

@@ -17,6 +17,7 @@ import torch
 
 from src.ops import backends
 from src.ops.precision import HALF, accumulation_dtype, no_autocast
+from src.ops.ran import STEP, note
 
 
 def delta_rule(q, k, v, beta, decay=None, state=None, scale=None, backend: str = "auto"):
@@ -49,6 +50,7 @@ def delta_rule_step(q, k, v, beta, decay=None, state=None, scale=None):
     overwritten and returned.  Raises ValueError when shapes disagree.
     """
     _check(q, k, v, beta, decay, state, time=False)
+    note("delta_rule", STEP, step=True)
     with no_autocast(q):
         return _step(q, k, v, beta, decay, state, scale)
 
@@ -103,7 +105,9 @@ def _choose(backend: str, v, double: bool):
         backend, _ = automatic(v.device.type)
         if double or (backend == "fla" and v.dtype not in HALF):
             backend = "eager"
-    return backends.load_implementation("delta_rule", backend, v.device.type, double)
+    implementation = backends.load_implementation("delta_rule", backend, v.device.type, double)
+    note("delta_rule", backend)
+    return implementation
 
 
 def _check(q, k, v, beta, decay, state, time: bool) -> None:

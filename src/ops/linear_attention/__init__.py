@@ -21,6 +21,7 @@ import torch
 
 from src.ops import backends
 from src.ops.precision import HALF, accumulation_dtype, no_autocast
+from src.ops.ran import STEP, note
 
 
 def linear_attention(q, k, v, decay=None, state=None, scale=None, backend: str = "auto"):
@@ -54,6 +55,7 @@ def linear_attention_step(q, k, v, decay=None, state=None, scale=None):
     overwritten and returned.  Raises ValueError when shapes disagree.
     """
     _check(q, k, v, decay, state, time=False)
+    note("linear_attention", STEP, step=True)
     with no_autocast(q):
         return _step(q, k, v, decay, state, scale)
 
@@ -62,7 +64,7 @@ def automatic(device_type: str, args=None, decay: str | None = None) -> tuple[st
     """(backend, reason) of "auto" on a type of device, for the record of a run.
 
     args: the flags of the run; `decay` and `precision` count.  decay: "none", "fixed", "scalar" or "vector" in place of
-    `args.decay`.
+    `args.decay`. " float32" after it: the values are float32 under autocast too (see `Mixer.kinds`).
     """
     # Time of eager / time of numba. Forward and backward pass, T 1024, 4 heads, fp32, CPU time of one thread of a CPU
     # with AVX-512, medians of alternating runs:
@@ -73,8 +75,8 @@ def automatic(device_type: str, args=None, decay: str | None = None) -> tuple[st
     #   vector        3.50     3.81    2.70    1.90
     present = backends.usable("linear_attention", device_type)
     if "fla" in present:
-        return _cuda(args)
-    decay = decay or getattr(args, "decay", None)
+        return _cuda(args, (decay or "").endswith(" float32"))
+    decay = decay.split()[0] if decay else getattr(args, "decay", None)
     if decay == "vector" and "numba" in present:
         return (
             "numba",
@@ -85,7 +87,9 @@ def automatic(device_type: str, args=None, decay: str | None = None) -> tuple[st
     return "eager", f"chunks as matrix products in torch{exception}"
 
 
-def _cuda(args) -> tuple[str, str]:
+def _cuda(args, float32: bool) -> tuple[str, str]:
+    if float32:
+        return "eager", "this layer keeps its values float32, which flash-linear-attention would multiply in TF32"
     if getattr(args, "precision", "bf16") == "fp32":
         return "eager", "flash-linear-attention multiplies float32 in TF32, which keeps 10 bits"
     return "fla", "flash-linear-attention is installed: fused kernels for half precision"
@@ -124,7 +128,9 @@ def _choose(backend: str, v, decay, double: bool):
         backend, _ = automatic(v.device.type, None, "vector" if decay is not None and decay.dim() == 4 else "other")
         if double or (backend == "fla" and v.dtype not in HALF):
             backend = "eager"
-    return backends.load_implementation("linear_attention", backend, v.device.type, double)
+    implementation = backends.load_implementation("linear_attention", backend, v.device.type, double)
+    note("linear_attention", backend)
+    return implementation
 
 
 def _check(q, k, v, decay, state, time: bool) -> None:

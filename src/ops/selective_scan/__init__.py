@@ -23,6 +23,7 @@ from torch.autograd.function import once_differentiable
 
 from src.ops.backends import load_implementation, not_installed, usable
 from src.ops.precision import accumulation_dtype, autocast_dtype, no_autocast
+from src.ops.ran import STEP, note
 
 
 def selective_scan(u, delta, A, B, C, D=None, state=None, neg_eigen: bool = False, backend: str = "auto"):
@@ -78,6 +79,7 @@ def selective_scan_step(u, delta, A, B, C, D=None, state=None, neg_eigen: bool =
     if u.dim() != 2:
         raise ValueError(f"u: got {tuple(u.shape)}, allowed: (B, E), one token")
     _check(*(t[:, None] for t in (u, delta)), A, B[:, None], C[:, None], D, state)
+    note("selective_scan", STEP, step=True)
     dtype = u.dtype
     with no_autocast(u):
         u, delta, A, B, C = (t.to(accumulation_dtype(u)) for t in (u, delta, A, B, C))
@@ -186,7 +188,9 @@ def _choose(backend: str, u, state, neg_eigen: bool):
         present = usable("selective_scan", u.device.type)
         fits = {"mamba_ssm": not double and state is None and not neg_eigen, "numba": not double}
         backend = next((name for name in fits if name in present and fits[name]), "eager")
-    return load_implementation("selective_scan", backend, u.device.type, double)
+    implementation = load_implementation("selective_scan", backend, u.device.type, double)
+    note("selective_scan", backend)
+    return implementation
 
 
 def _check(u, delta, A, B, C, D, state) -> None:
