@@ -87,7 +87,7 @@ def read_stdin() -> str:
 
 
 def load(out_dir: str, config: GenerateConfig):
-    """The model with its trained weights, its tokenizer, task, device and precision; sizes come from the run's files."""
+    """The trained model, its tokenizer, task, device and precision; sizes come from the run's own files."""
     from dataset.tokenizer import CharTokenizer
     from src.setup.plan import build_model, set_threads
     from src.setup.stored import load_checkpoint, open_run

@@ -12,6 +12,8 @@ import statistics
 import time
 from pathlib import Path
 
+import torch
+
 from dataset.loaders import length_loader
 from dataset.task import Task
 from src.flags import registry
@@ -138,7 +140,7 @@ def length_curve(model: ARModel, session: Session, final_test: dict | None) -> l
 
 
 def decode_state(model: ARModel, task: Task, device: torch.device | str, precision: str) -> dict:
-    """Bytes of the live decoding state of one row after the longest sequence of the task, decoded in this precision."""
+    """Bytes of the live decoding state of one row after the longest sequence of the task, in this precision."""
     tokens = min(task.max_tokens(), model.max_len or task.max_tokens())
     with autocast(device, precision), ran.phase("decoding"):
         size = state_bytes(state_after(model, tokens))
