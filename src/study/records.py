@@ -46,8 +46,10 @@ DIGITS = 6
 PROJECT = Path(__file__).resolve().parents[2]
 DERIVED = ("bpc", "ppl")  # follow from the loss
 MACHINE_FACTS = ("platform", "cpu", "device", "versions")
+YOUNGER = ("layer_parameters",)  # columns that older records do not have
 RUN_START = (
     *("run", "task", "model", "preset", "flags", "seed", "status", "parameters", "embedding_parameters"),
+    *YOUNGER,
     *("metric", "value", "low", "high", "scaled", "ceiling"),
 )
 RUN_END = (
@@ -162,6 +164,7 @@ def _run_row(name: str, metrics: dict, config: dict, env: dict, machines: dict) 
         "status": metrics["status"],
         "parameters": metrics["parameters"]["total"],
         "embedding_parameters": metrics["parameters"]["embedding"],
+        "layer_parameters": metrics["parameters"].get("layers"),
         "metric": primary,
         "value": result.get(primary),
         "low": low,
@@ -236,7 +239,8 @@ def _read_runs(folder: Path) -> dict[str, dict]:
     """{run: the part of metrics.json that figures need}, from results.csv and curves.json."""
     table, curves = folder / "results.csv", read_json(folder / "curves.json")
     documents = {}
-    for n, row in _read_csv(table, (*RUN_START, *RUN_END)):
+    needed = [column for column in (*RUN_START, *RUN_END) if column not in YOUNGER]
+    for n, row in _read_csv(table, needed):
         if not isinstance(curves, dict) or row["run"] not in curves:
             raise UserError(
                 f"'{table}' line {n}: run '{row['run']}' is not in curves.json; restore it, or collect the record again"
@@ -265,7 +269,11 @@ def _document(row: dict, curves: dict) -> dict:
         "args": curves["args"],
         "data": {"digest": curves["digest"]},
         "ceiling": float(row["ceiling"]),
-        "parameters": {"total": int(row["parameters"]), "embedding": int(row["embedding_parameters"])},
+        "parameters": {
+            "total": int(row["parameters"]),
+            "embedding": int(row["embedding_parameters"]),
+            "layers": _whole(row.get("layer_parameters", "")),
+        },
         "best_step": _whole(row["best_step"]),
         "diverged_at": _whole(row["diverged_at"]),
         "loss_curve": loss,
