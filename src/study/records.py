@@ -52,8 +52,10 @@ DIGITS = 6
 PROJECT = Path(__file__).resolve().parents[2]
 DERIVED = ("bpc", "ppl")  # follow from the loss
 MACHINE_FACTS = ("platform", "cpu", "device", "versions")
+YOUNGER = ("layer_parameters",)  # columns that older records do not have
 RUN_START = (
     *("run", "task", "model", "preset", "flags", "seed", "status", "parameters", "embedding_parameters"),
+    *YOUNGER,
     *("metric", "value", "low", "high", "scaled", "ceiling"),
 )
 # 95 % interval of `value` over independent sequences (low, high) and, for comparison, Wilson's as if all its items were
@@ -176,6 +178,7 @@ def _run_row(name: str, metrics: dict, config: dict, env: dict, machines: dict) 
         "status": metrics["status"],
         "parameters": metrics["parameters"]["total"],
         "embedding_parameters": metrics["parameters"]["embedding"],
+        "layer_parameters": metrics["parameters"].get("layers"),
         "metric": primary,
         "value": result.get(primary),
         "low": low,
@@ -274,7 +277,8 @@ def read_runs(folder) -> list[tuple[int, dict, dict]]:
     """
     folder = Path(folder)
     table, curves = folder / "results.csv", read_json(folder / "curves.json")
-    rows = _read_csv(table, (*RUN_START, *RUN_END))
+    needed = [column for column in (*RUN_START, *RUN_END) if column not in YOUNGER]
+    rows = _read_csv(table, needed)
     for n, row in rows:
         if not isinstance(curves, dict) or not isinstance(curves.get(row["run"]), dict):
             raise UserError(
@@ -312,7 +316,11 @@ def _document(row: dict, curves: dict) -> dict:
         "args": curves["args"],
         "data": {"digest": curves["digest"]},
         "ceiling": float(row["ceiling"]),
-        "parameters": {"total": int(row["parameters"]), "embedding": int(row["embedding_parameters"])},
+        "parameters": {
+            "total": int(row["parameters"]),
+            "embedding": int(row["embedding_parameters"]),
+            "layers": _whole(row.get("layer_parameters", "")),
+        },
         "best_step": _whole(row["best_step"]),
         "diverged_at": _whole(row["diverged_at"]),
         "loss_curve": loss,

@@ -10,6 +10,7 @@ import torch
 from small_models import NoTask, tokens
 from torch import nn
 
+from src.flags.fields import UserError
 from src.flags.run_flags import resolve
 from src.models import MODELS
 from src.models.backbone import build, ops_of, resolve_auto
@@ -17,6 +18,9 @@ from src.models.contract import ARModel, Mixer
 from src.models.fair import fair_differences
 from src.models.hybrid import Hybrid
 from src.models.short_conv import ShortConv
+from src.setup.stored import open_run
+from src.storage.files import seal
+from src.storage.rundir import write_json
 
 LAYERS = [name for name in MODELS if name != "hybrid"]
 C, TABLE, RATE = 11, 40, 0.25
@@ -149,6 +153,16 @@ def test_a_run_stores_and_prints_the_differences(main, tmp_path):
     assert stored["fair_differences"] == ["RetNet: it rotates queries and keys by their position"]
     assert "--fair leaves these differences: RetNet: it rotates queries and keys by their position" in out
     assert "notice: --fair leaves" in err
+
+    # A run older than --mlp had GELU. Under the --fair of its time the convolution was inside the layer.
+    config = json.loads((tmp_path / "a/config.json").read_text(encoding="utf-8"))
+    del config["args"]["mlp"]
+    write_json(tmp_path / "a/config.json", seal(config))
+    with pytest.raises(UserError, match="this run is older than --mlp"):
+        open_run("a")
+    config["args"]["fair"] = False
+    write_json(tmp_path / "a/config.json", seal(config))
+    assert open_run("a").args.mlp == "gelu"
 
 
 def test_check_has_a_row_for_the_differences_under_fair_only():

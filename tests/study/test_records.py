@@ -100,6 +100,7 @@ def test_each_run_is_one_row_with_its_numbers(runs, record):
         }
         assert {name: float(row[name]) for name in expected} == pytest.approx(expected, rel=1e-5)  # six digits are kept
         assert int(row["parameters"]) == metrics["parameters"]["total"]
+        assert int(row["layer_parameters"]) == metrics["parameters"]["layers"]
         assert int(row["steps"]) == metrics["steps"]
         assert (row["metric"], row["seed"]) == (primary, row["run"][-1])
         assert row["commit"] == (env["commit"] or "")

@@ -500,7 +500,7 @@ def test_all_models_have_as_many_parameters_as_the_baseline(whole):
             for m in ("transformer", "linear_attention")
         )
         assert b["args"]["match_params"] == "transformer"
-        assert b["parameters"]["total"] == pytest.approx(a["parameters"]["total"], rel=0.02)
+        assert b["parameters"]["layers"] == pytest.approx(a["parameters"]["layers"], rel=0.02)
 
 
 def test_verdicts_are_in_the_output_the_rows_the_history_and_the_table(whole):
