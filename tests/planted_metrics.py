@@ -51,6 +51,7 @@ def good_metrics(
             },
             "parameters": {"total": 84_600, "embedding": 5_440},
             "decode_state": {"cache": "own", "tokens": 80, "bytes": 1_024},
+            "output_ratios": {"mixer": [0.21, 0.18], "mlp": [0.3, None]},
             "steps": steps,
             "best_step": best_step,
             "diverged_at": diverged_at,

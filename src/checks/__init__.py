@@ -45,7 +45,7 @@ CHECKS: dict[str, tuple[Callable, ...]] = {
         repeatability.save_and_load,
         repeatability.initialisation,
     ),
-    "cost": (cost.parameters, cost.decoding, cost.exponents),
+    "cost": (cost.parameters, cost.output_ratios, cost.decoding, cost.exponents),
 }
 QUICK_GROUPS = ("causality", "decoding")
 

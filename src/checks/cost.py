@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 import torch
 
-from src.checks.base import Result, Subject, measured, mixers, skipped
+from src.checks.base import NO_MIXER, Result, Subject, measured, mixers, skipped
 from src.models.contract import state_bytes
 from src.utils.memory import kept_bytes
 
@@ -41,6 +41,20 @@ def parameters(subject: Subject) -> Result:
     layers = mixers(model)
     own = sum(p.numel() for layer in layers for p in layer.parameters())
     return measured("parameters", total, f"{own:,} of them are in {len(layers)} layers" if layers else "")
+
+
+def output_ratios(subject: Subject) -> Result:
+    """How much the mixer of each block adds to the residual stream at the start: RMS of its output over the residual's.
+
+    Far below 1 the layer is hardly heard at first. Far above 1 it drowns the embeddings.
+    """
+    name = "mixer output / residual, first block"
+    model = subject.model(awake=False)
+    found = model.output_ratios(subject.tokens(subject.batch, min(129, subject.longest)))
+    if found is None:
+        return skipped(name, NO_MIXER)
+    blocks = ", ".join(f"{ratio:.2g}" for ratio in found["mixer"])
+    return measured(name, found["mixer"][0], f"RMS, at --embed_std {subject.args.embed_std:g}; all blocks: {blocks}")
 
 
 def decoding(subject: Subject, clock: Clock = time.perf_counter):

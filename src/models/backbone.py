@@ -105,6 +105,33 @@ class Backbone(ARModel):
         h = self.hidden(x).flatten(0, 1)
         return self._logits(h if index is None else h[index])
 
+    @torch.no_grad()
+    def output_ratios(self, x, real=None) -> dict[str, list]:
+        """{"mixer": [one per block], "mlp": [...]}: RMS of an output over that of the residual that it is added to.
+
+        x: ids (B, T).  real: (B, T) bool, the positions that count; None means all.  "mlp" has None where a block has
+        no MLP. Dropout is off. A ratio over a residual of zero is infinite or NaN.
+        """
+        training = self.training
+        self.eval()
+        found = {"mixer": [], "mlp": []}
+        h = self._embed(x, 0)
+        for block in self.blocks:
+            seen = {}
+            watched = {name: getattr(block, name) for name in ("mixer", "norm2", "mlp") if getattr(block, name)}
+            handles = [m.register_forward_hook(_keeps(seen, name)) for name, m in watched.items()]
+            try:
+                after = block(h)
+            finally:
+                for handle in handles:
+                    handle.remove()
+            found["mixer"].append(_rms(seen["mixer"][1], real) / _rms(h, real))
+            found["mlp"].append(_rms(seen["mlp"][1], real) / _rms(seen["norm2"][0], real) if "mlp" in seen else None)
+            h = after
+        self.train(training)
+        ratios = torch.stack([r for r in (*found["mixer"], *found["mlp"]) if r is not None]).tolist()  # one transfer
+        return {name: [None if r is None else ratios.pop(0) for r in values] for name, values in found.items()}
+
     def init_state(self, batch_size: int, max_len: int) -> State:
         return (0, tuple(block.init_state(batch_size, max_len) for block in self.blocks))
 
@@ -258,6 +285,20 @@ class MLP(nn.Module):
 def make_norm(args: RunArgs) -> nn.Module:
     """LayerNorm (Ba et al. 2016) or RMSNorm (Zhang & Sennrich 2019) over d_model channels."""
     return nn.RMSNorm(args.d_model, eps=1e-5) if args.norm == "rms" else nn.LayerNorm(args.d_model, bias=args.bias)
+
+
+def _keeps(seen: dict, name: str):
+    """A forward hook that keeps (first input, output) of a module in `seen`."""
+
+    def hook(module, inputs, output):
+        seen[name] = inputs[0], output
+
+    return hook
+
+
+def _rms(x, real):
+    """Root mean square of x (B, T, D) at the positions `real` (B, T), or at all: a float32 scalar."""
+    return (x if real is None else x[real]).float().square().mean().sqrt()
 
 
 def is_right_padded(mask) -> bool:

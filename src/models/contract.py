@@ -185,6 +185,10 @@ class ARModel(nn.Module):
         prefix = x if prefix is None else torch.cat([prefix, x], dim=1)
         return self.forward(prefix)[:, -x.shape[1] :], (prefix, max_len)
 
+    def output_ratios(self, x, real=None) -> dict[str, list] | None:
+        """How much each block adds to the residual stream, see the backbone. None: a whole model has no blocks."""
+        return None
+
     @torch.inference_mode()
     def generate(
         self,

@@ -20,10 +20,14 @@ from dataset.task import Task
 from src.flags.fields import UserError
 from src.flags.parser import Request
 from src.flags.run_flags import RunArgs, resolve, resolved
+from src.models.contract import ARModel
 from src.setup.classes import file_digest, find_model, find_task
 from src.setup.plan import Setup
 from src.storage import checkpoint
 from src.storage.rundir import RunDir, open_sealed, read_json
+
+# Flags that came later, and what a run did that was started before them.
+OLDER_RUNS = {"init": "published"}
 
 
 @dataclass
@@ -68,6 +72,13 @@ def open_run(out_dir: str) -> StoredRun:
                 "restore it, or train anew"
             )
     task_class, model_class = find_task(stored["task"]), find_model(stored["model"], stored.get("layers", ()))
+    older = "init" not in stored
+    if older and stored["tie_weights"] and stored["embed_std"] != 1 and not issubclass(model_class, ARModel):
+        raise UserError(
+            f"{run_dir.path}: got a run of an older version, which scaled a tied head by d_model^-0.5 also at "
+            f"--embed_std {stored['embed_std']:g}; use that version, or train anew"
+        )
+    config["args"] = stored = {**OLDER_RUNS, **stored}
     args = resolved(resolve(task_class, model_class, preset={}, **stored))
     return StoredRun(run_dir, args, task_class, model_class, config)
 
@@ -75,8 +86,8 @@ def open_run(out_dir: str) -> StoredRun:
 def load_checkpoint(run: StoredRun, path: Path, device: torch.device | str) -> dict:
     """The payload of one of a run's checkpoints. UserError where it is missing, damaged, or belongs to another run."""
     payload = checkpoint.load(path, device)
-    if payload["args"] != run.config["args"]:
-        here, there = run.config["args"], payload["args"]
+    here, there = run.config["args"], {**OLDER_RUNS, **payload["args"]}
+    if there != here:
         name = next((k for k in here if there.get(k) != here[k]), "args")
         raise UserError(
             f"'{path}' belongs to another run (--{name} was {there.get(name)!r} there, here {here.get(name)!r}); "

@@ -142,6 +142,9 @@ SPEC = {
         "tokens": "count",
         "bytes": "count",
     },  # measured after that many tokens
+    # Per block, before the first step: RMS of the output of its mixer (MLP) over that of the residual stream that it is
+    # added to. null: a whole model of a user's own; a block without an MLP; a value that is not finite.
+    "output_ratios": MayLack(Maybe({"mixer": ["number?"], "mlp": ["number?"]})),
     "steps": "count",
     "best_step": "count?",  # of the lowest val loss
     "diverged_at": "count?",

@@ -62,6 +62,7 @@ def final_metrics(fit: Fit, began: float) -> tuple[dict, str]:
         "data": dataclasses.asdict(data.facts),
         "parameters": parameters(fit.model),
         "decode_state": decode_state(fit.model, task),
+        "output_ratios": progress.output_ratios,
         "steps": progress.step,
         "best_step": progress.best_step,
         "diverged_at": progress.diverged_at,

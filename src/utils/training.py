@@ -53,6 +53,7 @@ __all__ = [
 ]
 
 CHECKPOINT_SECONDS = 30.0
+RATIO_TOKENS = 512  # enough for two digits, and some milliseconds
 
 
 class Diverged(Exception):
@@ -215,6 +216,7 @@ class Progress:
     seconds: float = 0.0  # training time, that of earlier processes included; no result depends on it
     diverged_at: int | None = None
     stopped_at: int | None = None  # the step at which a validation reached --stop_at
+    output_ratios: dict[str, list] | None = None  # per block, before the first step; None for a whole model
 
 
 @dataclass
@@ -309,6 +311,8 @@ class Fit:
     def _epoch(self) -> None:
         set_epoch(self.loaders["train"], self.progress.epoch, self.progress.batch)
         for batch in self.loaders["train"]:
+            if self.progress.step == 0:
+                self.progress.output_ratios = output_ratios(self.model, batch, self.device, self.args)
             row = train_step(
                 self.model, batch, self.optimizer, self.scheduler, self.scaler, self.device, self.args, self.world
             )
@@ -367,6 +371,18 @@ def fit(model: ARModel, session: Session, run_dir: RunDir, reporter: Reporter, r
         compile_model(model)
     job.run()
     return job
+
+
+def output_ratios(model: ARModel, batch: Batch, device: torch.device, args: RunFlags) -> dict[str, list] | None:
+    """How much each block adds to the residual stream, by the first rows of a batch (see `Backbone.output_ratios`).
+
+    The rows have RATIO_TOKENS tokens at most, or there is one row. No random number of the training is drawn.
+    """
+    part = batch.take(slice(0, max(1, RATIO_TOKENS // batch.x.shape[1]))).to(device)
+    real = torch.arange(part.x.shape[1], device=device) < part.lengths[:, None]
+    with torch.random.fork_rng([device] if device.type == "cuda" else []), autocast(device, args.precision):
+        found = model.output_ratios(part.x, real)
+    return found and {name: [None if r is None else finite(r) for r in ratios] for name, ratios in found.items()}
 
 
 def compile_model(model: ARModel) -> None:

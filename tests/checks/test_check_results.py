@@ -5,6 +5,7 @@ python -m pytest tests/checks/test_check_results.py
 
 import copy
 import math
+import re
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from subjects import rows, subject_of
 from torch import nn
 
 from src import checks
-from src.checks import CHECKS, causality, repeatability
+from src.checks import CHECKS, causality, cost, repeatability
 from src.checks.base import LONGEST, difference, judged, measured, skipped, wake
 from src.models import backbone
 from src.models.backbone import build
@@ -47,6 +48,14 @@ def test_what_a_layer_raises_is_a_failed_check_of_one_line():
         assert "\n" not in result.note
         assert "(line " in result.note
         assert "in mix)" in result.note
+
+
+def test_the_start_of_each_block_is_measured_and_never_judged():
+    found = rows(cost.output_ratios, GatedConv, embed_std=0.02)["mixer output / residual, first block"]
+    assert found.status == "measured"
+    assert found.value == pytest.approx(50 * rows(cost.output_ratios, GatedConv)[found.name].value, rel=0.1)
+    assert re.search(r"RMS, at --embed_std 0.02; all blocks: \S+, \S+$", found.note)
+    assert rows(cost.output_ratios, _WholeModel)[found.name].status == "skipped"
 
 
 def test_the_groups_and_names_of_checks_are_told_before_they_run():

@@ -50,7 +50,7 @@ def maps(model):
 
 
 def is_drawn_with(weight, std, errors=5):
-    """Whether a sample standard deviation is within five standard errors; 0.7 is that of a normal draw, times sqrt n."""
+    """Whether the standard deviation is within five standard errors, each 0.71 / sqrt(n) for n normal numbers."""
     return abs(weight.std().item() / std - 1) < errors * 0.71 / math.sqrt(weight.numel())
 
 
@@ -276,3 +276,39 @@ def test_resolved_flags_of_a_hybrid_reach_each_of_its_layers():
     torch.manual_seed(0)
     qkvg = build(hybrid, C, dataclasses.replace(args, init="xavier"), 80).blocks[0].mixer.qkvg
     assert is_drawn_with(qkvg.weight[:32], math.sqrt(2 / (64 + 32)))
+
+
+# --- what a block adds at the start ----------------------------------------------------------------------------------
+
+
+def rms(x):
+    return x.square().mean().sqrt().item()
+
+
+@pytest.mark.parametrize("name", ["transformer", "gla", "lstm", "template"])
+def test_output_ratios_are_those_of_the_residual_sum_written_out(name):
+    model, x = make(name, embed_std=0.3, pos="none", dropout=0.4).train(), tokens(2, 20)
+    got = model.output_ratios(x)
+    assert model.training
+    model.eval()
+    with torch.no_grad():
+        h = model.embed(x)
+        for i, block in enumerate(model.blocks):
+            y = block.mixer(block.norm1(h))
+            assert got["mixer"][i] == pytest.approx(rms(y) / rms(h), rel=1e-5)
+            h = h + y
+            y = block.mlp(block.norm2(h))
+            assert got["mlp"][i] == pytest.approx(rms(y) / rms(h), rel=1e-5)
+            h = h + y
+
+
+def test_a_block_without_an_mlp_has_no_ratio_of_one():
+    got = make("hybrid").output_ratios(tokens(2, 20))
+    assert [r is None for r in got["mlp"]] == [True, False]
+    assert all(r > 0 for r in got["mixer"])
+    assert make(_Whole).output_ratios(tokens(2, 20)) is None
+
+
+def test_small_embeddings_make_the_first_mixer_louder():
+    loud, quiet = (make("gru", embed_std=std).output_ratios(tokens(2, 20))["mixer"][0] for std in (0.02, 1.0))
+    assert loud == pytest.approx(50 * quiet, rel=0.1)

@@ -25,6 +25,7 @@ from conftest import ROOT, TINY_NEEDLE, bench
 
 from src.figures import runs as run_figures
 from src.storage import checkpoint
+from src.storage.files import seal
 from src.storage.record import Record
 from src.storage.rows import check_row
 
@@ -413,6 +414,34 @@ def test_resume_accepts_the_flags_of_the_run(main, tmp_path, references, copy):
     code, _, err = main("--resume", "--out_dir", "run", *BASE, *DATA["fresh"], *flags)
     assert code == 0, err
     assert_same(copy, references("fresh"))
+
+
+def as_if_older(run: Path, **flags) -> None:
+    """The run as a version without --init left it, with these flags."""
+    config = json.loads((run / "config.json").read_text())
+    config["args"] = {**{k: v for k, v in config["args"].items() if k != "init"}, **flags}
+    (run / "config.json").write_text(json.dumps(seal(config)))
+    payload = checkpoint.load(run / "ckpt.pt")
+    checkpoint.save(run / "ckpt.pt", {**payload, "args": config["args"]})
+
+
+def test_a_run_that_is_older_than_init_is_continued_as_what_it_was(main, references, copy):
+    as_if_older(copy)
+    code, _, err = main("--resume", "--out_dir", copy, "--init", "torch")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "was started with published" in err
+    code, _, err = main("--resume", "--out_dir", copy, "--init", "published")
+    assert code == 0, err
+    assert (copy / "metrics.jsonl").exists()
+    assert content(copy)["metrics"]["final_test"] == content(references("fresh"))["metrics"]["final_test"]
+    assert main("--resume", "--out_dir", copy)[0] == 0  # its new checkpoints name the flag, its config.json does not
+
+
+def test_an_older_run_whose_tied_head_had_another_scale_is_refused(main, copy):
+    as_if_older(copy, tie_weights=True, embed_std=0.3)
+    code, out, err = main("--resume", "--out_dir", copy)
+    assert (code, out, err.count("\n")) == (2, "", 1), err
+    assert "scaled a tied head by d_model^-0.5 also at --embed_std 0.3" in err
 
 
 def flip(path: Path, at: float = 0.5) -> None:

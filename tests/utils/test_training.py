@@ -4,6 +4,7 @@ python -m pytest tests/utils/test_training.py
 python -m pytest tests/utils/test_training.py -m slow -s        --compile, and the overhead of the loop over a bare step
 """
 
+import dataclasses
 import hashlib
 import importlib.util
 import math
@@ -17,6 +18,7 @@ import time
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import ROOT, TINY, bench
 from small_tasks import make, mixed
 
@@ -34,6 +36,7 @@ from src.models.transformer import Attention
 from src.storage import checkpoint
 from src.storage.env import resolve_precision
 from src.storage.rundir import RunDir
+from src.utils import training
 from src.utils.distributed import World
 from src.utils.evaluation import teacher_forced
 from src.utils.precision import autocast
@@ -426,6 +429,43 @@ def test_a_runs_loss_falls(tmp_path):
     losses = [row["loss"] for row in run_dir.read_log() if "loss" in row]
     assert len(losses) == 120
     assert statistics.mean(losses[-10:]) < 0.6 * statistics.mean(losses[:10])
+
+
+def test_output_ratios_are_measured_before_the_first_step_and_change_no_byte(tmp_path, monkeypatch):
+    """With dropout and a layer that draws random numbers in eval mode too: both use the global random state."""
+    sizes = {"name": "reverse", "context_len": 4, "max_steps": 3, "dropout": 0.1, "val_size": 10, "d_model": 16}
+    measure, drawn = training.output_ratios, []
+
+    def drawing(*args):
+        before = torch.get_rng_state()
+        hook = args[0].blocks[0].mixer.register_forward_hook(lambda *_: drawn.append(torch.randn(1)))
+        found = measure(*args)
+        hook.remove()
+        assert torch.equal(before, torch.get_rng_state())
+        return found
+
+    monkeypatch.setattr(training, "output_ratios", drawing)
+    measured, *_ = run_fit(tmp_path / "measured", **sizes)
+    monkeypatch.setattr(training, "output_ratios", lambda *_: None)
+    plain, *_ = run_fit(tmp_path / "plain", **sizes)
+    assert len(drawn) == 1
+    assert all(torch.equal(p, q) for p, q in zip(measured.model.parameters(), plain.model.parameters(), strict=True))
+    found = measured.progress.output_ratios
+    assert {name: len(ratios) for name, ratios in found.items()} == dict.fromkeys(
+        ("mixer", "mlp"), len(plain.model.blocks)
+    )
+    again = Fit(plain.model, plain.session, plain.run_dir, Reporter(quiet=True))
+    again.restore(measured.payload())
+    assert again.progress.output_ratios == found  # a run that is continued keeps them
+
+
+def test_output_ratios_leave_out_the_padding():
+    _, args, _, loaders, _, model = parts(name="reverse", context_len=4)
+    batch = next(iter(loaders["train"]))
+    wider = dataclasses.replace(batch, **{k: F.pad(getattr(batch, k), (0, 9)) for k in ("x", "y", "score", "gaps")})
+    want, got = (training.output_ratios(model, b, CPU, args) for b in (batch, wider))
+    assert got["mixer"] == pytest.approx(want["mixer"], rel=1e-5)
+    assert got["mlp"] == pytest.approx(want["mlp"], rel=1e-5)
 
 
 def test_best_pt_holds_the_weights_of_the_lowest_val_loss(tmp_path):
