@@ -9,6 +9,7 @@ First what both kinds of task share, then the loaders of examples, then those of
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ from src.flags.fields import UserError
 from src.flags.run_flags import RunFlags
 
 EVAL_FACTOR = 4  # evaluation keeps no activations, so its batches hold this many times the rows of a training batch
+LONGEST = 1 << 20  # of --eval_lengths
 
 
 @dataclass(frozen=True)
@@ -80,33 +82,47 @@ def length_loader(task: Task, tokenizer: CharTokenizer, args: RunFlags, length: 
     """
     if task.reads_text:
         return _windows_of_length(task, tokenizer, args, length)
-    examples, _ = draw_heldout(task, "test", args.test_size, length, stream(task, f"eval length {length}", args.seed))
+    size = args.eval_size or args.test_size
+    examples, _ = draw_heldout(task, "test", size, length, stream(task, f"eval length {length}", args.seed))
     return heldout_loader(task, tokenizer, args, examples, length)
 
 
 def parse_lengths(task: Task, words: tuple[str, ...]) -> list[int]:
-    """The lengths that --eval_lengths names, without the longest training length, which is that of the test set.
+    """The lengths that --eval_lengths names, without the longest training length, which is that of the test set."""
+    return [length for length in named_lengths(task, words) if length != task.longest_length()]
 
-    `2x` is twice the longest training length, `256` is 256. UserError for a task without a length.
+
+def named_lengths(task: Task, words: tuple[str, ...]) -> list[int]:
+    """All lengths that --eval_lengths names, in order. UserError for a task without a length.
+
+    `2x` is twice the longest training length, `256` is 256, `41-500` is every length from 41 to 500, and `41-500:20`
+    is 41, 61, ..., up to at most 500.
     """
     if not words:
         return []
     longest = task.longest_length()
     if longest is None:
         raise UserError(f"--eval_lengths: got {','.join(words)}, but {type(task).__name__} has no length; leave it out")
-    return sorted({_parse_length(word, longest) for word in words} - {longest})
+    return sorted({length for word in words for length in _parse_word(word, longest)})
 
 
-def _parse_length(word: str, longest: int) -> int:
+def _parse_word(word: str, longest: int) -> range:
+    """The lengths of one word of --eval_lengths."""
+    found = re.fullmatch(r"(\d+)-(\d+)(?::(\d+))?", word)
     try:
-        value = float(word[:-1]) * longest if word.endswith("x") else int(word)
+        if found:
+            first, last, step = (int(part or 1) for part in found.groups())
+        else:
+            first = last = float(word[:-1]) * longest if word.endswith("x") else int(word)
+            step = 1
     except ValueError:
         raise UserError(
-            f"--eval_lengths: got '{word}', allowed: multiples such as 2x, or whole numbers such as 256"
+            f"--eval_lengths: got '{word}', allowed: multiples such as 2x, whole numbers such as 256, or ranges such "
+            "as 41-500 and 41-500:20"
         ) from None
-    if not 1 <= value <= 1_000_000:
-        raise UserError(f"--eval_lengths: got '{word}', allowed: lengths from 1 to 1,000,000")
-    return round(value)
+    if not 1 <= first <= last <= LONGEST or step < 1:
+        raise UserError(f"--eval_lengths: got '{word}', allowed: lengths from 1 to {LONGEST:,}, in increasing order")
+    return range(round(first), round(last) + 1, step)
 
 
 def _loader(dataset: Dataset, batches: Sampler | list[list[int]], collate: Callable[..., Batch]) -> DataLoader:
@@ -119,10 +135,14 @@ def _fixed_loader(dataset: Dataset, rows: int, order: np.ndarray, collate: Calla
     return _loader(dataset, [order[i : i + rows].tolist() for i in range(0, len(order), rows)], collate)
 
 
-def _eval_rows(args: RunFlags, tokens: int) -> int:
-    """Rows of an evaluation batch of sequences of this many tokens."""
-    rows = args.batch_chars // tokens if args.batch_chars else args.batch_size
-    return max(1, EVAL_FACTOR * rows)
+def _eval_rows(args: RunFlags, tokens: int, trained: int) -> int:
+    """Rows of an evaluation batch of sequences of this many tokens.  trained: tokens of the longest training sequence.
+
+    Longer sequences get fewer rows, so that a batch never holds more tokens than one of training length.
+    """
+    if args.batch_chars:
+        return max(1, EVAL_FACTOR * (args.batch_chars // tokens))
+    return max(1, EVAL_FACTOR * args.batch_size * trained // max(tokens, trained))
 
 
 # Loaders of examples.
@@ -156,7 +176,8 @@ def heldout_loader(
     """A loader over fixed examples, in the order of their token count, so that little is padded."""
     data = ExampleDataset(examples, [length] * len(examples), task, tokenizer, args.loss_on)
     order = np.argsort(data.tokens, kind="stable")
-    return _fixed_loader(data, _eval_rows(args, int(data.tokens.max())), order, collate_fn)
+    rows = _eval_rows(args, int(data.tokens.max()), task.max_tokens())
+    return _fixed_loader(data, rows, order, collate_fn)
 
 
 def _train_loader(task: Task, tokenizer: CharTokenizer, args: RunFlags) -> DataLoader:
@@ -199,7 +220,8 @@ def _window_loaders(task: LanguageTask, args: RunFlags) -> tuple[CharTokenizer, 
 
 
 def _windows_of_length(task: LanguageTask, tokenizer: CharTokenizer, args: RunFlags, length: int) -> DataLoader:
-    ids, n_chars = task.ids("test", tokenizer), task.test_chars()
+    ids = task.ids("test", tokenizer)
+    n_chars = task.test_chars(args.eval_size or args.test_size)
     if length >= n_chars:
         more = "give a longer text with --data_path" if n_chars == len(ids) else "raise --test_size"
         raise UserError(
@@ -210,4 +232,4 @@ def _windows_of_length(task: LanguageTask, tokenizer: CharTokenizer, args: RunFl
 
 
 def _window_loader(data: WindowDataset, args: RunFlags, length: int) -> DataLoader:
-    return _fixed_loader(data, _eval_rows(args, length), np.arange(len(data)), collate_windows)
+    return _fixed_loader(data, _eval_rows(args, length, args.context_len), np.arange(len(data)), collate_windows)

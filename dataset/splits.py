@@ -12,6 +12,7 @@ from dataset.task import Example, Task
 from src.flags.fields import UserError
 
 SPLITS = ("train", "val", "test")
+DRAWN_CHARS = 1 << 26  # characters that are drawn at once for a held-out split, to limit the memory of long examples
 
 
 def split_of(key: str) -> str:
@@ -52,7 +53,8 @@ def draw_heldout(
     rounds_without_success = 0
     while len(kept) < n:
         before = len(kept)
-        for e in task.examples(rng, max(64, min(4_096, 8 * (n - len(kept)))), length):
+        at_once = max(64, min(4_096, 8 * (n - len(kept))))
+        for e in task.examples(rng, max(1, min(at_once, DRAWN_CHARS // (length or 1))), length):
             key = task.key(e)
             if split_of(key) != split:
                 continue

@@ -113,14 +113,14 @@ class LanguageTask(Task):
         """How often each token of the vocabulary occurs in a split: (len(tokenizer),)."""
         return np.bincount(self.ids(split, tokenizer), minlength=len(tokenizer))
 
-    def test_chars(self) -> int:
-        """Characters of the test split that its windows read or predict. --test_size may leave some out."""
+    def test_chars(self, windows: int) -> int:
+        """Characters of the test split that its first windows of context_len read or predict. windows: 0 is all."""
         start, end = self._span("test")
-        return min(end - start, self.args.test_size * self.args.context_len + 1) if self.args.test_size else end - start
+        return min(end - start, windows * self.args.context_len + 1) if windows else end - start
 
     def scored_counts(self, tokenizer: CharTokenizer) -> np.ndarray:
         """How often each token is predicted by the windows of the test set: (len(tokenizer),)."""
-        ids, end = self.ids("test", tokenizer), self.test_chars()
+        ids, end = self.ids("test", tokenizer), self.test_chars(self.args.test_size)
         parts = (ids[at : min(at + BLOCK, end)] for at in range(1, end, BLOCK))
         return sum(np.bincount(part, minlength=len(tokenizer)) for part in parts)
 

@@ -109,8 +109,9 @@ def read(parser: Parser, argv: list[str], parts) -> tuple[CheckConfig, dict]:
     for name in ONLY_TRAIN:
         if name in values:
             raise UserError(f"--{name}: only goes with `train`; `check` builds a small model")
-    if values.get("dropout"):
-        raise UserError(f"--dropout: got {values['dropout']}, allowed: 0; passes that are compared must not be random")
+    for name in ("dropout", "embed_dropout", "attn_dropout"):
+        if values.get(name, 0) > 0:
+            raise UserError(f"--{name}: got {values[name]}, allowed: 0; passes that are compared must not be random")
     own = {f.name for f in dataclasses.fields(CheckConfig)}
     return CheckConfig(**{k: v for k, v in values.items() if k in own}), {
         k: v for k, v in values.items() if k not in own

@@ -12,7 +12,7 @@ import time
 from src.flags.fields import UserError
 from src.flags.parser import first_look, read_request
 
-CHANGEABLE = ("eval_lengths", "test_size", "batch_size", "device", "precision", "threads")
+CHANGEABLE = ("eval_lengths", "eval_size", "test_size", "batch_size", "device", "precision", "threads")
 
 
 def main(argv: list[str]) -> int:
@@ -22,7 +22,7 @@ def main(argv: list[str]) -> int:
     from src.setup.stored import load_checkpoint, one_out_dir, open_run, override
     from src.storage import env
     from src.storage.rundir import seal, write_json
-    from src.utils.results import evaluate_splits, length_curve, public_args
+    from src.utils.results import chance_of, evaluate_splits, length_curve, length_mean, public_args
 
     run = open_run(one_out_dir(first_look(argv)))
     request = read_request(argv, run.task_class, run.model_class)
@@ -46,7 +46,8 @@ def main(argv: list[str]) -> int:
         with ran.recording() as seen:
             result = evaluate_splits(model, session)
             curve = length_curve(model, session, result["test"])
-        found[name] = {"step": payload["step"], **result, "length_curve": curve}
+        mean = length_mean(session.task, run.args, curve, *chance_of(session))
+        found[name] = {"step": payload["step"], **result, "length_curve": curve, "length_mean": mean}
     if not found:
         raise UserError(f"{run.run_dir.path}: no checkpoint yet; train it further with --resume")
     changed = {k: list(v) if isinstance(v, tuple) else v for k, v in changes.items()}

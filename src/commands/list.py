@@ -62,7 +62,7 @@ def needs(entry: registry.Entry) -> str:
 
 
 def show_presets(whole: bool) -> None:
-    """One line per preset.  whole: also the flags that it sets, the published numbers, and what was made smaller."""
+    """One line per preset.  whole: also its flags, the published numbers, and what differs from the source."""
     print("presets:")
     for name, preset in PRESETS.items():
         print(f"  {name:<22}{preset.summary}  ({preset.source})")
@@ -71,9 +71,19 @@ def show_presets(whole: bool) -> None:
         if preset.reduced:
             print(f"    reduced:    {preset.reduced}")
         print(f"    published:  {preset.published}")
-        shown = {k: ",".join(v) if isinstance(v, tuple) else v for k, v in preset.values.items()}
-        print(f"    sets:       --task {preset.task} " + " ".join(f"--{k} {v}" for k, v in shown.items()) + "\n")
+        print(f"    compare:    {preset.compare}")
+        for difference in preset.differences or ("in nothing that is known",):
+            print(f"    differs:    {difference}")
+        print(f"    sets:       --task {preset.task} {as_typed(preset.values)}")
+        for model, values in preset.per_model.items():
+            print(f"    {model + ':':<12}{as_typed(values)}")
+        print()
     print()
+
+
+def as_typed(values: dict) -> str:
+    """Flags as they are typed."""
+    return " ".join(f"--{k} {','.join(v) if isinstance(v, tuple) else v}" for k, v in values.items())
 
 
 def show_backends() -> None:

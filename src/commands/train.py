@@ -28,7 +28,8 @@ def print_help(seen) -> int:
     model_class = find_model(seen.model, seen.layers) if seen.model else None
     defaults, note = None, ""
     if task_class is not None:
-        name, defaults = settings(seen.preset or "small", task_class, "cpu")
+        models = (seen.model or "", *seen.layers)
+        name, defaults = settings(seen.preset or "small", task_class, "cpu", models)
         note = f"Defaults in brackets are those of --preset {name} for this task."
     parser_for(task_class, model_class, defaults, note).print_help()
     return 0
@@ -43,7 +44,9 @@ def train(argv: list[str], world) -> int:
     from src.setup.run import carry_out, create_run_dir, make_reporter, on_main
     from src.setup.session import check_backends, check_batches, check_lengths, environment, open_session, with_args
     from src.storage import env
+    from src.storage.notes import no_score
     from src.storage.rundir import RunDir, seal, write_json
+    from src.utils.results import why_undefined
 
     setup, request = plan(argv, world.local_rank)
     if len(request.out_dirs) > 1:
@@ -54,7 +57,7 @@ def train(argv: list[str], world) -> int:
     on_main(world, lambda: RunDir.check(request.control.out_dir, request.control.overwrite))
     session = open_session(setup, device, world)
     check_batches(session)
-    check_lengths(session)
+    tokens = check_lengths(session)
     setup, matched = resolve_model(setup, session.tokenizer, session.task)
     backends = check_backends(setup, device)
     model = build_model(setup, session.tokenizer, session.task, device)
@@ -69,7 +72,8 @@ def train(argv: list[str], world) -> int:
             session.tokenizer.save(run_dir.vocab)
         reporter = make_reporter(request.control, world, run_dir)
         announce(reporter, setup, backends, session.data.facts, run_dir)
-        for line in (*matched, *fair_lines(model, setup.args), *warnings):
+        unscored = [f"notice: {note}" for note in no_score({n: why_undefined(model, t) for n, t in tokens.items()})]
+        for line in (*matched, *fair_lines(model, setup.args), *warnings, *unscored):
             reporter.say(line)
         return carry_out(session, model, run_dir, reporter, began)
     finally:

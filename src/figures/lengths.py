@@ -6,6 +6,7 @@ from src.figures.axes import explain_intervals, named_floors, plain_log_ticks, r
 from src.figures.points import draw_points
 from src.figures.style import finish, look_of, new_figure, styled
 from src.storage.metric_names import metric_name
+from src.storage.notes import listed
 
 MOST_TICKS = 10
 
@@ -20,7 +21,9 @@ def figure_length_curve(
     unit: str = "length (in the task's own unit)",
     with_loss: bool = False,
 ):
-    """The primary metric against length; returns a Figure. Training lengths are shaded, undefined lengths have a cross.
+    """The primary metric against length; returns a Figure. Training lengths are shaded.
+
+    Lengths without a score are named above the axes.
 
     curve: `length_curve` of metrics.json.  label: the metric's name.  floor: chance, a number or {name: number}.
     unit: the label of the length axis.  with_loss: with the loss in a panel on the left, as for language.
@@ -93,22 +96,11 @@ def _draw_lengths(ax, curve, i: int, label: str, alone: bool) -> None:
     known = [row for row in curve if row["value"] is not None]
     if known:
         draw_points(ax, [row["length"] for row in known], known, look, label, joined=True, alone=alone)
-    undefined = [row["length"] for row in curve if row["value"] is None]
-    if undefined:
-        # Each run has its own row of crosses just above the axis, so that runs do not hide each other.
-        ax.plot(
-            undefined,
-            [0.03 + 0.035 * i] * len(undefined),
-            linestyle="none",
-            marker="x",
-            markersize=8,
-            markeredgewidth=2,
-            color=look[0],
-            label="undefined (position table too short)",
-            clip_on=False,
-            zorder=4,
-            transform=ax.get_xaxis_transform(),
-        )
+    missing = [row["length"] for row in curve if row["value"] is None]
+    if missing:  # in words above the axes: a mark inside them would be read as a score
+        words = ("" if alone else f"{label}: ") + f"no score at {listed(missing)}"
+        height = 1.02 + 0.06 * i  # each run has its own line
+        ax.text(1, height, words, ha="right", color=look[0], fontsize="small", transform=ax.transAxes)
 
 
 def _shade_training(ax, rows) -> None:

@@ -31,8 +31,11 @@ class DataConfig:
         choices=("uniform", "fixed"),
     )
     eval_lengths: tuple[str, ...] = option(
-        (), "further test lengths: multiples of the training maximum or numbers, such as 2x,4x,256"
+        (),
+        "further test lengths: multiples of the training maximum (2x), numbers (256), or ranges (41-500, 41-500:20 in "
+        "steps of 20)",
     )
+    eval_size: int = option(0, "test examples at each of --eval_lengths; 0 = --test_size", least=0)
     loss_on: str = option(
         "answer", "answer: train what is scored; all: train every written character", choices=("answer", "all")
     )
@@ -48,6 +51,8 @@ class ModelConfig:
     n_layer: int = option(6, "number of blocks", least=1)
     n_head: int = option(6, "heads of a mixer that has them", least=1)
     dropout: float = option(0.1, "dropout probability", least=0.0, most=0.95)
+    embed_dropout: float = option(-1.0, "dropout of the embeddings; -1 = --dropout", least=-1.0, most=0.95)
+    attn_dropout: float = option(-1.0, "dropout of the attention probabilities; -1 = --dropout", least=-1.0, most=0.95)
     dim_ffn: int = option(
         -1,
         "hidden width of the block's MLP; 0 = no MLP, -1 = as the layer was published (the size of a GELU MLP of "
@@ -103,7 +108,15 @@ class TrainConfig:
     """optimisation"""
 
     lr: float = option(3e-4, "peak learning rate", above=0.0, most=100.0)
+    lr_tried: tuple[float, ...] = option(
+        (), "the learning rates that --lr was chosen from, itself included; recorded, without effect on the training"
+    )
     min_lr: float = option(0.0, "learning rate at the end of the cosine", least=0.0, most=100.0)
+    cosine: str = option(
+        "step",
+        "step: the rate falls after each step; epoch: it falls --epochs times per run; off: it stays at --lr",
+        choices=("step", "epoch", "off"),
+    )
     warmup_steps: int = option(200, "steps of linear warm-up", least=0)
     epochs: int = option(5, "passes over the training set", least=1)
     max_steps: int = option(0, "optimiser steps; when given, replaces --epochs, in both directions", least=0)
@@ -138,7 +151,12 @@ class MachineConfig:
     allow_noncausal: bool = option(
         False, "train a layer that the causality check caught seeing the future; every figure then says so"
     )
-    eval_every: int = option(0, "steps between validations; 0 = a tenth of the run", least=0)
+    eval_every: int = option(
+        0, "steps between validations; 0 = a tenth of the run, -1 = an --epochs-th of the run", least=-1
+    )
+    stop_at: float = option(
+        0.0, "stop training at the first validation whose primary metric is at least this; 0 = off", least=0.0, most=1.0
+    )
 
 
 def machine_flags(*names: str, **changed) -> type:

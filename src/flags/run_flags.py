@@ -113,6 +113,12 @@ def resolve(task_class, model_class=None, *, preset: dict | None = None, **given
     return _flags_class(RunFlags, tuple(specs))(**values)
 
 
+def drop_rate(args: RunFlags, place: str) -> float:
+    """The dropout of a place that has a flag of its own, "embed" or "attn": --dropout where that flag is -1."""
+    rate = getattr(args, f"{place}_dropout")
+    return args.dropout if rate < 0 else rate
+
+
 def to_dict(args: RunFlags) -> dict:
     """JSON-able values of a run configuration, in the order of the flags."""
     return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(args).items()}

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from src.flags.fields import UserError
-from src.flags.run_flags import RunArgs, RunFlags, resolved
+from src.flags.run_flags import RunArgs, RunFlags, drop_rate, resolved
 from src.models.contract import ARModel, BlockDefaults, Mixer, State
 from src.models.initial import initialise
 from src.models.short_conv import make_conv
@@ -63,7 +63,7 @@ class Backbone(ARModel):
             self.max_len = max_len
             self.pos_embed = nn.Embedding(max_len, args.d_model)
             nn.init.normal_(self.pos_embed.weight, std=args.embed_std)
-        self.dropout = nn.Dropout(args.dropout)
+        self.dropout = nn.Dropout(drop_rate(args, "embed"))
         self.blocks = nn.ModuleList(Block(mixer_class, layer_args) for mixer_class, layer_args in layers)
         self.norm = make_norm(layers[-1][1])
         self.head = nn.Linear(args.d_model, vocab_size, bias=False)

@@ -216,7 +216,7 @@ class ARModel(nn.Module):
         check_sampling(temperature, top_k, top_p)
         if prompt_ids.dim() != 2 or 0 in prompt_ids.shape:
             raise ValueError(
-                f"prompt_ids: got shape {tuple(prompt_ids.shape)}, allowed: (B, T) with at least one token, <bos>"
+                f"prompt_ids: got shape {tuple(prompt_ids.shape)}, allowed: (B, T) with at least one token"
             )
         total = prompt_ids.shape[1] + max_new_tokens
         if self.max_len is not None and total - 1 > self.max_len:

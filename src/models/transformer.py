@@ -51,6 +51,7 @@ import torch
 from torch import nn
 
 from src.flags.fields import option
+from src.flags.run_flags import drop_rate
 from src.models.backbone import Backbone, build, max_len_of
 from src.models.contract import Mixer, State
 from src.models.parts import apply_rotary, check_heads
@@ -84,7 +85,7 @@ class Attention(Mixer):
         check_heads(args.d_model, args.n_head, args.pos)
         self.n_head = args.n_head
         self.head_size = args.d_model // args.n_head
-        self.dropout = args.dropout
+        self.dropout = drop_rate(args, "attn")
         self.window = args.window
         self.backend = parse_backend(args.backend, "attention")
         self.pos = args.pos

@@ -80,7 +80,7 @@ def plan(argv: list[str], local_rank: int = 0) -> tuple[Setup, Request]:
     device = env.resolve_device(given.get("device", "auto"))
     if device.type == "cuda" and local_rank:
         device = env.resolve_device(f"cuda:{local_rank}")
-    preset, layer = presets.settings(request.control.preset, task_class, device.type)
+    preset, layer = presets.settings(request.control.preset, task_class, device.type, (model_name, *seen.layers))
     args = fit_to_keys(resolve(task_class, model_class, preset=layer, **given), given, task_class)
     return make_setup(args, given, task_class, model_class, preset, device), request
 
@@ -142,6 +142,12 @@ def check_together(args: RunFlags, explicit: dict, task_class: type[Task]) -> No
         raise UserError(
             f"--micro_batch_size: got {args.micro_batch_size}, allowed: at most --batch_size {args.batch_size}"
         )
+    for name in ("embed_dropout", "attn_dropout"):
+        if -1 < getattr(args, name) < 0:
+            raise UserError(f"--{name}: got {getattr(args, name)}, allowed: -1 (as --dropout), or 0 .. 0.95")
+    if args.lr_tried and args.lr not in args.lr_tried:
+        tried = ", ".join(f"{rate:g}" for rate in args.lr_tried)
+        raise UserError(f"--lr: got {args.lr:g}, allowed: one of --lr_tried ({tried}); add it there, or correct it")
     if args.data_path and not task_class.reads_text:
         raise UserError(
             f"--data_path: got '{args.data_path}', but task {task_class.__name__} makes its own data; leave it out"

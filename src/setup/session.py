@@ -23,6 +23,7 @@ from src.setup.classes import blaming
 from src.setup.plan import Setup
 from src.storage import env
 from src.utils.distributed import World
+from src.utils.evaluation import teacher_forced_metric
 from src.utils.session import Session
 from src.utils.training import total_steps
 
@@ -39,7 +40,7 @@ def open_session(setup: Setup, device: torch.device, world: World | None = None)
         task = setup.task_class(setup.args)
         eval_lengths = parse_lengths(task, setup.args.eval_lengths)
         _, loaders, data = build_loaders(task, setup.args)
-    return Session(setup.args, data, loaders, device, world or World(), tuple(eval_lengths))
+    return Session(setup.args, data, loaders, device, world or World(), tuple(eval_lengths), setup.preset)
 
 
 def with_args(session: Session, setup: Setup) -> Session:
@@ -55,17 +56,26 @@ def check_batches(session: Session) -> None:
             f"--batch_chars: got {args.batch_chars}, allowed: at least the longest sequence, {longest} characters"
         )
     total_steps(args, session.loaders["train"])
+    if args.stop_at and teacher_forced_metric(session.task) is None:
+        raise UserError(
+            f"--stop_at: got {args.stop_at:g}, allowed: 0 for this task, whose primary metric {session.task.primary} "
+            "needs decoded answers, which a validation does not make"
+        )
 
 
-def check_lengths(session: Session) -> None:
-    """UserError for a training length or an evaluation length at which the task has too few distinct examples."""
-    task, args = session.task, session.args
+def check_lengths(session: Session) -> dict[int, int]:
+    """UserError for a training length or an evaluation length at which the task has too few distinct examples.
+
+    Returns the longest sequence, in tokens, of each of --eval_lengths.
+    """
+    task, args, tokens = session.task, session.args, {}
     with blaming("task", args.task):
         for length in session.eval_lengths:
-            length_loader(task, session.tokenizer, args, length)
+            tokens[length] = int(length_loader(task, session.tokenizer, args, length).dataset.tokens.max())
         low, high = task.lengths or (1, 0)
         for length in range(low, min(high, low + SHORT_LENGTHS) + 1):
             draw_train(task, 1, length, stream(task, "lengths", args.seed))
+    return tokens
 
 
 def check_backends(setup: Setup, device: torch.device) -> dict[str, dict]:

@@ -20,6 +20,8 @@ import json
 import math
 from collections.abc import Iterable
 
+from src.storage.notes import listed
+
 ROW_SCHEMA = 1
 KINDS = ("train-run", "speed", "kernel", "profile")
 # failed: raised something else.  gate failed: the op differs from its reference, so it is not timed.
@@ -292,6 +294,7 @@ def _scores(metrics: dict):
                 "x_name": "length",
                 "x": point["length"],
             }
+    yield from _length_mean(metrics)
     for name, part in result["slices"].items():
         for item in part["bins"]:
             low, high = item["ci"] or (None, None)
@@ -308,6 +311,23 @@ def _scores(metrics: dict):
                 "x": item.get("lo"),
                 "note": note,
             }
+
+
+def _length_mean(metrics: dict):
+    """The fields of the row of the mean over --eval_lengths, where it has a value."""
+    mean = metrics.get("length_mean")
+    if mean is not None and mean["value"] is not None:
+        low, high = mean["ci"] or (None, None)
+        yield {
+            "panel": "length mean",
+            "metric": metrics["primary"],
+            "value": mean["value"],
+            "unit": "share",
+            "low": low,
+            "high": high,
+            "n": len(mean["lengths"]),
+            "note": f"mean over {listed(mean['lengths'])}; scaled {mean['scaled']:.6g}",
+        }
 
 
 def _training(metrics: dict):

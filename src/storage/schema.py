@@ -165,6 +165,7 @@ SPEC = {
     "steps": "count",
     "best_step": "count?",  # of the lowest val loss
     "diverged_at": "count?",
+    "stopped_at": MayLack("count?"),  # step at which a validation reached --stop_at
     "chars_seen": "count",
     "examples_seen": "count",
     "loss_curve": CURVES,  # nats per scored character
@@ -202,6 +203,27 @@ SPEC = {
             "undefined": "text?",  # why there is no value at this length
         }
     ],
+    "length_mean": MayLack(  # null without --eval_lengths
+        Maybe(
+            {
+                "lengths": ["count"],  # those that --eval_lengths names
+                "value": "number?",  # mean of the primary metric over them; null where one of them has no value
+                "scaled": "number?",
+                "ci": "range?",  # half-widths of the lengths' intervals in quadrature; null for language
+            }
+        )
+    ),
+    "preset": MayLack(
+        {
+            "name": "text",
+            "source": "text",
+            "published": "text",  # the numbers of the paper
+            "compare": "text",  # which number of this document they compare with
+            "differences": ["text"],  # between the preset and its source
+            "changed": {"*": "anything"},  # flags of the preset that this run has other values of
+        }
+    ),
+    "notes": MayLack(["text"]),  # what limits the result, in sentences; see src/storage/notes.py
     "machine": {
         "sha256": "sha256",
         "*": "anything",

@@ -48,6 +48,7 @@ from src.storage.rundir import RunDir
 from src.storage.schema import validate
 
 POINTS = 100
+MOST_LENGTHS = 20  # that have columns of their own; of more there is only the mean
 DIGITS = 6
 PROJECT = Path(__file__).resolve().parents[2]
 DERIVED = ("bpc", "ppl")  # follow from the loss
@@ -164,7 +165,10 @@ def _open_run(run: RunDir) -> tuple[dict, dict, dict]:
 
 
 def _run_row(name: str, metrics: dict, config: dict, env: dict, machines: dict) -> dict:
-    """One row of results.csv. Further columns begin with chance_, test_, at_ (the metric at a length) or baseline_."""
+    """One row of results.csv. Further columns begin with chance_, test_, at_ (the metric at a length) or baseline_.
+
+    at_mean is the mean over --eval_lengths. notes is what limits the result, in words (src/storage/notes.py).
+    """
     result, primary, machine = metrics["final_test"] or {}, metrics["primary"], metrics["machine"]
     low, high = result.get("intervals", {}).get(primary, (None, None))
     args, typed = metrics["args"], {k: v for k, v in config["explicit"].items() if k not in ("task", "model", "seed")}
@@ -193,7 +197,7 @@ def _run_row(name: str, metrics: dict, config: dict, env: dict, machines: dict) 
         for k, v in result.items()
         if _is_number(v) and k not in (primary, "n_examples", "n_scored", *DERIVED)
     }
-    for point in metrics["length_curve"] if len(metrics["length_curve"]) > 1 else ():
+    for point in metrics["length_curve"] if 1 < len(metrics["length_curve"]) <= MOST_LENGTHS else ():
         column, ends = f"at_{point['length']}", point["ci"] or (None, None)
         row |= {
             column: "undefined" if point["value"] is None else point["value"],
@@ -201,7 +205,9 @@ def _run_row(name: str, metrics: dict, config: dict, env: dict, machines: dict) 
             f"{column}_high": ends[1],
             **_if_independent(f"{column}_", point["value"], point["count"]),
         }
+    row |= _mean_columns(metrics.get("length_mean"))
     row |= {f"baseline_{k}": v for k, v in metrics["baselines"].items()}
+    row |= {"notes": "; ".join(metrics["notes"])} if metrics.get("notes") else {}
     return row | {
         "n_examples": result.get("n_examples"),
         "n_scored": result.get("n_scored"),
@@ -237,6 +243,15 @@ def _if_independent(prefix: str, value: float | None, count: int) -> dict:
     """Columns with the interval of a share over `count` items, if they were independent of each other."""
     low, high = (None, None) if value is None else wilson(value * count, count)
     return {f"{prefix}low_if_independent": low, f"{prefix}high_if_independent": high}
+
+
+def _mean_columns(mean: dict | None) -> dict:
+    """The columns of the mean over --eval_lengths, where there are several."""
+    if mean is None or len(mean["lengths"]) < 2:
+        return {}
+    low, high = mean["ci"] or (None, None)
+    value = "undefined" if mean["value"] is None else mean["value"]
+    return {"at_mean": value, "at_mean_low": low, "at_mean_high": high, "at_mean_scaled": mean["scaled"]}
 
 
 def _run_curves(metrics: dict) -> dict:
@@ -476,7 +491,7 @@ def _read_reference(path: Path) -> dict[str, dict]:
 def _ordered(rows: list[dict]) -> list[str]:
     """The extra columns of all rows, grouped by what they hold."""
     extra = list(dict.fromkeys(key for row in rows for key in row if key not in (*RUN_START, *RUN_INTERVAL, *RUN_END)))
-    groups = ("chance_", "test_", "at_", "baseline_")
+    groups = ("chance_", "test_", "at_", "baseline_", "notes")
     return sorted(extra, key=lambda key: next(i for i, start in enumerate(groups) if key.startswith(start)))
 
 

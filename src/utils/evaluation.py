@@ -30,6 +30,9 @@ from src.utils.precision import autocast
 from src.utils.samples import write_samples
 
 TEXT_BLOCKS = 30
+# A sequence of more than MOST_TOKENS tokens is read in pieces of PIECE, with the decoding state in between, so that the
+# memory of evaluation does not grow with the length.
+PIECE, MOST_TOKENS = 2**14, 2**15
 
 
 def evaluate(
@@ -88,11 +91,26 @@ def teacher_forced(
         if i % world.size != world.rank:
             continue
         moved = batch.to(device)
+        is_long = batch.x.shape[1] > MOST_TOKENS and model.cache_kind() == "own"
         with autocast(device, args.precision), ran.phase("evaluation"):
-            _, aux = model.loss_fn(moved)
+            aux = _in_pieces(model, moved) if is_long else model.loss_fn(moved)[1]
         parts.append(_scored(moved, aux, batch.meta["row"], among))
     model.train(training)
     return Scored.join([p for shard in world.gather(parts) for p in shard])
+
+
+def validation_score(task: Task, scored: Scored) -> float:
+    """The primary metric of a task, from the teacher-forced pass alone. See `teacher_forced_metric`."""
+    if teacher_forced_metric(task) == "token_acc":
+        return float(scored.correct.mean())
+    exact = rows_all_correct(scored.correct, scored.row)
+    return sum(exact.values()) / len(exact)
+
+
+def teacher_forced_metric(task: Task) -> str | None:
+    """token_acc or exact_match where the primary metric is one of these, None where it needs decoded answers."""
+    name = task.aliases.get(task.primary, task.primary)
+    return name if name in ("token_acc", "exact_match") else None
 
 
 def allowed_ids(data: TaskData | None, device: torch.device | str) -> torch.Tensor | None:
@@ -141,6 +159,23 @@ def clusters_of(dataset: ExampleDataset | WindowDataset, rows: np.ndarray) -> np
 def unit_of(dataset: ExampleDataset | WindowDataset) -> str:
     """What the clusters of `clusters_of` are: sequence, or block of text."""
     return "block of text" if isinstance(dataset, WindowDataset) else "sequence"
+
+
+def _in_pieces(model: ARModel, batch: Batch) -> dict:
+    """What `loss_fn` returns beside the loss: the logits, targets and flat index of the trained positions.
+
+    The model reads the batch in pieces of PIECE tokens and keeps only its decoding state between them.
+    """
+    B, T = batch.x.shape
+    index = torch.arange(B * T, device=batch.x.device) if batch.index is None else batch.index
+    state, logits, places = model.init_state(B, T), [], []
+    for start in range(0, T, PIECE):
+        out, state = model.prefill(batch.x[:, start : start + PIECE], state)  # (B, S, C)
+        here = index[(index % T >= start) & (index % T < start + PIECE)]
+        logits.append(out[here // T, here % T - start])
+        places.append(here)
+    index = torch.cat(places)
+    return {"logits": torch.cat(logits), "target": batch.y.flatten()[index], "index": index}
 
 
 def _scored(batch: Batch, aux: dict, rows: np.ndarray, among: torch.Tensor | None) -> Scored:

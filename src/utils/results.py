@@ -14,20 +14,23 @@ from pathlib import Path
 
 import torch
 
-from dataset.loaders import length_loader
+from dataset.loaders import length_loader, named_lengths
 from dataset.task import Task
-from src.flags import registry
+from src.flags import presets, registry
 from src.flags.run_flags import RunFlags, to_dict
 from src.models.contract import ARModel, state_after, state_bytes
 from src.models.fair import fair_differences
 from src.models.match import count_parameters
 from src.ops import ran
+from src.stats.means import mean_of
 from src.storage import checkpoint
 from src.storage.env import peak_memory_mib
+from src.storage.notes import notes_of
 from src.storage.rundir import RunDir
 from src.storage.schema import SCHEMA_VERSION
 from src.utils.chance import chance_levels, scaled
-from src.utils.evaluation import evaluate, teacher_forced
+from src.utils.evaluation import MOST_TOKENS, evaluate, teacher_forced
+from src.utils.memory import is_out_of_memory
 from src.utils.metrics import bpc, finite, perplexity
 from src.utils.precision import autocast
 from src.utils.samples import language_samples, samples_text
@@ -47,7 +50,7 @@ def final_metrics(fit: Fit, began: float) -> tuple[dict, str]:
     val, test = evaluate_both(fit.model, fit.run_dir, progress, session)
     diverged = progress.diverged_at is not None
     examples = getattr(session.loaders["test"].dataset, "examples", [])
-    levels, ceiling = chance_levels(data, examples), task.ceiling(examples)
+    levels, ceiling = chance_of(session)
     shown = public_args(args)
     final = None if diverged else test["best"]
     log = fit.run_dir.read_log()
@@ -68,6 +71,7 @@ def final_metrics(fit: Fit, began: float) -> tuple[dict, str]:
         "steps": progress.step,
         "best_step": progress.best_step,
         "diverged_at": progress.diverged_at,
+        "stopped_at": progress.stopped_at,
         "chars_seen": progress.chars_seen,
         "examples_seen": progress.examples_seen,
         **curves(log, progress.step, fit.eval_every),
@@ -81,12 +85,21 @@ def final_metrics(fit: Fit, began: float) -> tuple[dict, str]:
         "scaled": 0.0 if final is None else scaled(final[task.primary], levels, ceiling),
         "length_curve": length_curve(fit.model, session, final),
     }
+    document["length_mean"] = length_mean(task, args, document["length_curve"], levels, ceiling)
+    document["preset"] = presets.described(session.preset, args)
+    document["notes"] = notes_of(document)
     if task.reads_text:
         samples = language_samples(fit.model, data, session.device, args.seed, precision=args.precision)
     else:
         samples = samples_text(fit.model, examples[:8], data, session.device, args.precision)
     document["machine"] = _machine(fit, log, began)
     return document, samples
+
+
+def chance_of(session: Session) -> tuple[dict, float]:
+    """The chance levels and the ceiling of the test set."""
+    examples = getattr(session.loaders["test"].dataset, "examples", [])
+    return chance_levels(session.data, examples), session.task.ceiling(examples)
 
 
 def evaluate_both(model: ARModel, run_dir: RunDir, progress: Progress, session: Session) -> tuple[dict, dict]:
@@ -120,8 +133,9 @@ def evaluate_splits(model: ARModel, session: Session) -> dict[str, dict]:
 def length_curve(model: ARModel, session: Session, final_test: dict | None) -> list[dict]:
     """The primary metric and the loss at the training maximum and at each of --eval_lengths, in the order of length.
 
-    A length that does not fit into a learned position table is "undefined". The length of a language task is that of
-    its windows. Every length scores the same text. What differs is how many characters come before each scored one.
+    A length that does not fit into a learned position table, or into memory, is "undefined". The length of a language
+    task is that of its windows. Every length scores the same text. What differs is how many characters come before each
+    scored one.
     """
     task, s = session.task, session
     longest, shortest = task.longest_length(), task.shortest_length()
@@ -129,14 +143,58 @@ def length_curve(model: ARModel, session: Session, final_test: dict | None) -> l
         return []
     rows = [_length_row(task, longest, True, final_test)]
     for length in s.eval_lengths:
-        loader = length_loader(task, s.tokenizer, s.args, length)
-        tokens = int(loader.dataset.tokens.max())
-        if model.max_len is not None and tokens > model.max_len:
-            rows.append(_undefined_row(length, len(loader.dataset), tokens, model.max_len))
-        else:
+        try:
+            loader = length_loader(task, s.tokenizer, s.args, length)
+            why = why_undefined(model, int(loader.dataset.tokens.max()))
+            if why:
+                rows.append(_undefined_row(length, len(loader.dataset), why))
+                continue
             result = evaluate(model, loader, s.device, s.args, s.data, world=s.world)
-            rows.append(_length_row(task, length, shortest <= length <= longest, result))
+        except (MemoryError, RuntimeError) as error:
+            if s.world.size > 1 or not is_out_of_memory(error):  # ranks that wait for this one would wait for ever
+                raise
+            rows.append(_undefined_row(length, s.args.eval_size or s.args.test_size, f"out of memory on {s.device}"))
+            continue
+        rows.append(_length_row(task, length, shortest <= length <= longest, result))
     return sorted(rows, key=lambda r: r["length"])
+
+
+def why_undefined(model: ARModel, tokens: int) -> str:
+    """Why a model has no score on sequences of this many tokens; "" where it has one."""
+    if model.max_len is not None and tokens > model.max_len:
+        return f"beyond the learned position table of {model.max_len} tokens"
+    if tokens > MOST_TOKENS and _state_grows(model):
+        return f"more than {MOST_TOKENS:,} tokens, and the decoding state grows with the length"
+    return ""
+
+
+def _state_grows(model: ARModel) -> bool:
+    """Whether the decoding state grows with the length. One that replays its prefix keeps the prefix."""
+    if model.cache_kind() != "own":
+        return True
+    return state_bytes(model.init_state(1, 2_048)) > state_bytes(model.init_state(1, 1_024))
+
+
+def length_mean(task: Task, args: RunFlags, curve: list[dict], levels: dict, ceiling: float) -> dict | None:
+    """The mean of the primary metric over the lengths that --eval_lengths names, and its interval. None without any.
+
+    curve: `length_curve`. Every length has its own test sequences, so the intervals are combined as independent ones
+    (src/stats/means.py). The lengths of a language task share one text, and their mean has no interval.
+    """
+    named = set(named_lengths(task, args.eval_lengths)) if curve else set()
+    rows = [row for row in curve if row["length"] in named]
+    if not rows:
+        return None
+    lengths = [row["length"] for row in rows]
+    if any(row["value"] is None for row in rows):
+        return {"lengths": lengths, "value": None, "scaled": None, "ci": None}
+    value, ci = mean_of([row["value"] for row in rows], [row["ci"] for row in rows])
+    return {
+        "lengths": lengths,
+        "value": value,
+        "scaled": scaled(value, levels, ceiling),
+        "ci": None if task.reads_text else list(ci),
+    }
 
 
 def decode_state(model: ARModel, task: Task, device: torch.device | str, precision: str) -> dict:
@@ -206,10 +264,9 @@ def _length_row(task: Task, length: int, inside: bool, result: dict) -> dict:
     }
 
 
-def _undefined_row(length: int, count: int, tokens: int, max_len: int) -> dict:
-    """The row of a length that a learned position table has no room for."""
+def _undefined_row(length: int, count: int, why: str) -> dict:
+    """The row of a length without a value."""
     empty = dict.fromkeys(("n_effective", "value", "ci", "token_acc", "loss", "loss_ci"))
-    why = f"{tokens} tokens, beyond the learned position table of {max_len}"
     return {"length": length, "in_distribution": False, "count": count, **empty, "undefined": why}
 
 

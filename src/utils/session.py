@@ -23,6 +23,7 @@ class Session:
 
     args: the flags, `auto` decided.  loaders: "train", "val" and "test", and "heldout" for a task on real text.
     eval_lengths: the further test lengths of --eval_lengths, as numbers.
+    preset: its name.
     """
 
     args: RunArgs
@@ -31,6 +32,7 @@ class Session:
     device: torch.device
     world: World = field(default_factory=World)
     eval_lengths: tuple[int, ...] = ()
+    preset: str = ""
 
     @property
     def task(self) -> Task:

@@ -8,13 +8,17 @@ It reads the document of metrics.json only, so it can describe a stored run too.
 
 from __future__ import annotations
 
+from src.storage.notes import listed
+
+MOST_LENGTHS = 10  # lines of lengths in a summary
 SMALLEST = 1e-3  # a smaller chance level is not worth its digits
 NOT_SHOWN = {"bpc", "ppl", "exact_match", "n_examples", "n_scored", "intervals", "slices"}
 
 
 def summary(document: dict) -> str:
     """The summary of a run. document: the content of metrics.json."""
-    lines = [_score_line(document), _scaled_line(document), *_length_lines(document)]
+    lines = [_score_line(document), _scaled_line(document), *_length_lines(document), *_preset_lines(document)]
+    lines += [f"note: {note}" for note in document.get("notes", [])]
     for split, names in document["data"]["left_out"].items():
         if names:
             lines.append(f"left out of {split}, too few distinct examples: {', '.join(names)}")
@@ -57,15 +61,55 @@ def _small(value: float) -> str:
 def _length_lines(document: dict) -> list[str]:
     """One line per length beyond those of training; for a language task, per window size other than in training."""
     is_language, lines = document["kind"] == "language", []
-    for row in document["length_curve"]:
-        if row["length"] == document["args"]["context_len"] if is_language else row["in_distribution"]:
-            continue
+    shown = [
+        row
+        for row in document["length_curve"]
+        if not (row["length"] == document["args"]["context_len"] if is_language else row["in_distribution"])
+    ]
+    for row in _some(shown):
         if row["value"] is None:
             lines.append(f"length {row['length']}: undefined ({row['undefined']})")
             continue
         loss = f"   loss {row['loss']:.4g}" if is_language and row["loss"] is not None else ""
         lines.append(f"length {row['length']}: {row['value']:.4f}{loss}")
+    return [*lines, *_mean_lines(document)]
+
+
+def _some(rows: list[dict]) -> list[dict]:
+    """At most MOST_LENGTHS of the rows, evenly chosen with both ends."""
+    if len(rows) <= MOST_LENGTHS:
+        return rows
+    return [rows[round(i * (len(rows) - 1) / (MOST_LENGTHS - 1))] for i in range(MOST_LENGTHS)]
+
+
+def _mean_lines(document: dict) -> list[str]:
+    """The mean over --eval_lengths, where there are several."""
+    mean = document.get("length_mean")
+    if mean is None or len(mean["lengths"]) < 2:
+        return []
+    where = f"mean over {listed(mean['lengths'])}"
+    if mean["value"] is None:
+        return [f"{where}: undefined, because not every length has a value"]
+    low, high = mean["ci"] or (None, None)
+    interval = "" if low is None else f" [{low:.4f}, {high:.4f}]"
+    return [f"{where}: {mean['value']:.4f}{interval}   scaled {mean['scaled']:.4f}"]
+
+
+def _preset_lines(document: dict) -> list[str]:
+    """Of a preset with the name of a paper: the published numbers, what to compare them with, and what differs."""
+    preset = document.get("preset") or {"published": ""}
+    if not preset["published"]:
+        return []
+    lines = [f"published ({preset['source']}): {preset['published']}", f"  compare: {preset['compare']}"]
+    lines += [f"  differs: {difference}" for difference in preset["differences"]]
+    if preset["changed"]:
+        typed = " ".join(f"--{name} {_typed(value)}" for name, value in preset["changed"].items())
+        lines.append(f"  changed from --preset {preset['name']}: {typed}")
     return lines
+
+
+def _typed(value) -> str:
+    return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
 def _cost_line(document: dict) -> str:

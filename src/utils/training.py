@@ -32,7 +32,7 @@ from src.ops import ran
 from src.storage import checkpoint
 from src.storage.rundir import RunDir
 from src.utils.distributed import World
-from src.utils.evaluation import evaluate, teacher_forced
+from src.utils.evaluation import allowed_ids, evaluate, teacher_forced, validation_score
 from src.utils.metrics import bpc, finite, perplexity
 from src.utils.precision import autocast
 from src.utils.reporter import Reporter
@@ -81,12 +81,20 @@ def make_optimizer(model: torch.nn.Module, args: RunFlags, device: torch.device 
 
 
 def make_scheduler(optimizer: torch.optim.Optimizer, args: RunFlags, steps: int) -> torch.optim.lr_scheduler.LambdaLR:
-    """Linear warm-up over warmup_steps, then a cosine from lr to min_lr. It reaches min_lr after `steps` steps."""
+    """Linear warm-up over warmup_steps, then a cosine from lr to min_lr. It reaches min_lr after `steps` steps.
+
+    Under --cosine epoch the rate stays during each --epochs-th part of the run, and falls at its end. Under --cosine
+    off it stays at lr after the warm-up.
+    """
+    hold = max(1, steps // args.epochs) if args.cosine == "epoch" else 1
 
     def factor(step: int) -> float:
         if step < args.warmup_steps:
             return (step + 1) / args.warmup_steps
-        share = min(1.0, (step - args.warmup_steps) / max(1, steps - args.warmup_steps))
+        if args.cosine == "off":
+            return 1.0
+        done = max(0, step - step % hold - args.warmup_steps)
+        share = min(1.0, done / max(1, steps - args.warmup_steps))
         low = args.min_lr / args.lr
         return low + (1 - low) * 0.5 * (1 + math.cos(math.pi * share))
 
@@ -107,6 +115,13 @@ def total_steps(args: RunFlags, loader: DataLoader) -> int:
             "--max_steps: got 0, but fresh data (--train_size 0) has no epochs; give --max_steps, or a --train_size"
         )
     return args.epochs * len(loader)
+
+
+def validation_interval(args: RunFlags, steps: int) -> int:
+    """Steps between validations: --eval_every, a tenth of the run (0), or an --epochs-th part of it (-1)."""
+    if args.eval_every > 0:
+        return args.eval_every
+    return max(1, steps // (10 if args.eval_every == 0 else args.epochs))
 
 
 def train_step(
@@ -201,6 +216,7 @@ class Progress:
     examples_seen: int = 0
     seconds: float = 0.0  # training time, that of earlier processes included; no result depends on it
     diverged_at: int | None = None
+    stopped_at: int | None = None  # the step at which a validation reached --stop_at
     output_ratios: dict[str, list] | None = None  # per block, before the first step; None for a whole model
 
 
@@ -237,7 +253,7 @@ class Fit:
         self.loaders, self.args, self.device, self.world = session.loaders, session.args, session.device, session.world
         args, loaders, device = self.args, self.loaders, self.device
         self.steps = total_steps(args, loaders["train"])
-        self.eval_every = args.eval_every or max(1, self.steps // 10)
+        self.eval_every = validation_interval(args, self.steps)
         self.optimizer = make_optimizer(model, args, device)
         self.scheduler = make_scheduler(self.optimizer, args, self.steps)
         self.scaler = make_scaler(args, device)
@@ -287,11 +303,16 @@ class Fit:
         self.model.train()
         with Stopper() as self.stopper:
             try:
-                while self.progress.step < self.steps and self.progress.diverged_at is None:
+                while not self.finished and self.progress.diverged_at is None:
                     self._epoch()
             except Diverged:
                 self.progress.diverged_at = self.progress.step + 1
                 self.save()
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last step is done, or --stop_at was reached."""
+        return self.progress.step == self.steps or self.progress.stopped_at is not None
 
     def _epoch(self) -> None:
         set_epoch(self.loaders["train"], self.progress.epoch, self.progress.batch)
@@ -302,7 +323,7 @@ class Fit:
                 self.model, batch, self.optimizer, self.scheduler, self.scaler, self.device, self.args, self.world
             )
             self._after_step(row, batch)
-            if self.progress.step == self.steps:
+            if self.finished:
                 return
         self.progress.epoch, self.progress.batch = self.progress.epoch + 1, 0
 
@@ -321,13 +342,14 @@ class Fit:
         elif now - self._saved_at > CHECKPOINT_SECONDS:
             self.save()
         if self.world.sum([float(self.stopper.asked)], self.device)[0]:
-            if self.progress.step < self.steps:
+            if not self.finished:
                 self.save()
             raise Interrupted
         self._clock = time.perf_counter()  # training time does not include validation and saving
 
     def _validate(self) -> None:
-        scored = teacher_forced(self.model, self.loaders["val"], self.device, self.args, world=self.world)
+        among = allowed_ids(self.session.data, self.device)
+        scored = teacher_forced(self.model, self.loaders["val"], self.device, self.args, among, self.world)
         loss, p = scored.loss, self.progress
         if not math.isfinite(loss):
             raise Diverged("the validation loss is not finite")
@@ -335,6 +357,8 @@ class Fit:
         better = p.best_val is None or loss < p.best_val
         if better:
             p.best_val, p.best_step = loss, p.step
+        if self.args.stop_at and validation_score(self.session.task, scored) >= self.args.stop_at:
+            p.stopped_at = p.step
         if self.world.is_main:
             self.run_dir.append(row)
             if better:  # before ckpt.pt: after a kill in between, the continued run writes the same best.pt again

@@ -515,9 +515,7 @@ def test_accuracy_beyond_a_learned_table_is_undefined(main, figures):
     loud = [word for word in TINY_NEEDLE if word != "--quiet"]
     code, out, _ = main(*loud, "--eval_lengths", "2x", "--out_dir", "learned")
     assert code == 0
-    assert re.search(
-        r"^length 48: undefined \(\d+ tokens, beyond the learned position table of \d+\)$", out, re.MULTILINE
-    )
+    assert re.search(r"^length 48: undefined \(beyond the learned position table of \d+ tokens\)$", out, re.MULTILINE)
     rows = document("learned")["length_curve"]
     assert [(r["length"], r["in_distribution"], r["value"] is None) for r in rows] == [
         (24, True, False),

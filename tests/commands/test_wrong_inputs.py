@@ -46,6 +46,25 @@ USER_FILES = {
 
 CASES = {
     # sizes
+    "dropout between -1 and 0": (
+        "--attn_dropout -0.5",
+        r"--attn_dropout: got -0.5, allowed: -1 \(as --dropout\), or 0",
+    ),
+    "a rate that was not tried": (
+        "--lr 0.01 --lr_tried 0.1,0.2",
+        r"--lr: got 0.01, allowed: one of --lr_tried \(0.1, 0.2",
+    ),
+    "a range that falls": (
+        "--eval_lengths 50-40",
+        r"--eval_lengths: got '50-40', allowed: lengths from 1 to 1,048,576",
+    ),
+    "a range without steps": ("--eval_lengths 40-50:0", r"--eval_lengths: got '40-50:0', allowed: lengths"),
+    "stop above one": ("--stop_at 1.5", r"--stop_at: got 1.5, allowed: <= 1"),
+    "validations minus two": ("--eval_every -2", r"--eval_every: got -2, allowed: >= -1"),
+    "a stop that needs answers": (
+        "--task fourier_mix --stop_at 0.9",
+        r"--stop_at: got 0.9, allowed: 0 for this task, whose primary metric \w+ needs decoded answers",
+    ),
     "width zero": ("--d_model 0", r"--d_model: got 0, allowed: >= 1"),
     "layers negative": ("--n_layer -2", r"--n_layer: got -2, allowed: >= 1"),
     "heads that do not divide": ("--n_head 3", r"n_head.*3.*16"),
@@ -132,7 +151,7 @@ CASES = {
     "too many needles": ("--n_distractors 26", r"--n_distractors: got 26, allowed: <= 25"),
     "test length as a word": (
         "--eval_lengths long",
-        r"--eval_lengths: got 'long', allowed: multiples such as 2x, or whole numbers",
+        r"--eval_lengths: got 'long', allowed: multiples such as 2x, whole numbers",
     ),
     "test length nan": ("--eval_lengths nanx", r"--eval_lengths: got 'nanx', allowed: lengths from 1"),
     "test length zero": ("--eval_lengths 2x,0", r"--eval_lengths: got '0', allowed: lengths from 1"),

@@ -20,7 +20,7 @@ from task_checks import executed_lines
 from torch.nn.functional import cross_entropy
 
 from dataset.common import IGNORE, Batch, ExampleDataset, WindowDataset, collate_fn, collate_windows
-from dataset.loaders import build_loaders, draw_train_set, length_loader, parse_lengths
+from dataset.loaders import build_loaders, draw_train_set, length_loader, named_lengths, parse_lengths
 from dataset.plans import FreshBatches, LengthBatches, WindowBatches, set_epoch
 from dataset.seeds import stream
 from dataset.splits import draw_heldout, draw_train, split_of
@@ -376,6 +376,40 @@ def test_eval_lengths_are_multiples_or_numbers():
             parse_lengths(task, (word,))
     with pytest.raises(UserError, match="has no length"):
         parse_lengths(make("trigo")[0], ("2x",))
+
+
+def test_a_range_of_lengths_names_every_length_or_one_in_so_many():
+    task, _ = make("reverse")  # trained up to 32
+    assert named_lengths(task, ("30-34", "2x")) == [30, 31, 32, 33, 34, 64]
+    assert parse_lengths(task, ("30-34",)) == [30, 31, 33, 34]
+    assert named_lengths(task, ("41-500:20",)) == list(range(41, 501, 20))
+    assert named_lengths(task, ("1048576",)) == [2**20]
+
+
+def test_eval_size_is_the_size_of_the_test_set_at_other_lengths_only():
+    task, args = make("reverse", test_size=20, eval_size=7)
+    tokenizer, loaders, _ = build_loaders(task, args)
+    assert len(loaders["test"].dataset) == 20
+    assert len(length_loader(task, tokenizer, args, 48).dataset) == 7
+
+
+def test_a_batch_of_long_sequences_holds_no_more_tokens_than_one_of_training_length():
+    task, args = make("reverse", test_size=40, batch_size=8, batch_chars=0)
+    tokenizer, loaders, _ = build_loaders(task, args)
+    most = max(batch.x.numel() for batch in loaders["test"])
+    assert max(len(batch) for batch in loaders["test"]) == 32
+    assert max(batch.x.numel() for batch in length_loader(task, tokenizer, args, 256)) <= most
+    assert {len(batch) for batch in length_loader(task, tokenizer, args, 4096)} == {1}
+
+
+def test_long_examples_are_drawn_a_few_at_a_time(monkeypatch):
+    task, _ = make("reverse")
+    drawn, examples = [], task.examples
+    monkeypatch.setattr(task, "examples", lambda rng, n, length: drawn.append(n * length) or examples(rng, n, length))
+    monkeypatch.setattr("dataset.splits.DRAWN_CHARS", 10_000)
+    draw_heldout(task, "test", 4, 1_000, stream(task, "test", 0))
+    assert drawn
+    assert max(drawn) <= 10_000
 
 
 def test_a_test_set_at_another_length_has_that_length_and_its_own_stream():

@@ -253,17 +253,19 @@ def test_a_plain_mapping_is_a_distance_curve(tmp_path):
     assert "chance 0.03" in legend(figure)
 
 
-def test_the_length_curve_shades_training_and_marks_the_undefined():
+def test_the_length_curve_shades_training_and_names_the_undefined():
     curve = good_metrics()["length_curve"]
     figure = lengths.figure_length_curve(curve, label="hit_rate")
     (ax,) = figure.axes
     assert list(line(ax, "hit rate").get_xdata()) == [64, 128]
-    assert list(line(ax, "undefined (position table too short)").get_xdata()) == [256]
+    assert [text.get_text() for text in ax.texts] == ["no score at length 256"]
+    assert ax.texts[0].get_position()[1] > 1  # above the axes, not among the scores
+    assert all(256 not in drawn.get_xdata() for drawn in ax.lines)
     shade = next(patch for patch in ax.patches if "training" in patch.get_label())
     assert shade.get_extents().transformed(ax.transData.inverted()).x1 == pytest.approx(
         64
     )  # a rectangle or a polygon, by matplotlib's version
-    assert not any("undefined" in label for label in legend(lengths.figure_length_curve(curve[:2])))
+    assert not lengths.figure_length_curve(curve[:2]).axes[0].texts
 
 
 def test_the_length_curve_of_language_has_a_panel_of_losses():
@@ -274,7 +276,7 @@ def test_the_length_curve_of_language_has_a_panel_of_losses():
     losses, shares = lengths.figure_length_curve(rows, label="token_acc", floor={"unigram": 0.15}, with_loss=True).axes
     assert list(line(losses, "loss (nats per scored character)").get_ydata()) == [1.5, 2.5]
     assert losses.get_ylim()[1] > 2.6  # not the axis of a share, and room for the interval
-    assert list(line(losses, "undefined (position table too short)").get_xdata()) == [256]
+    assert [text.get_text() for text in losses.texts] == ["no score at length 256"]
     assert shares.get_ylim() == (0, 1)
     assert [label for label in shares.get_legend_handles_labels()[1] if "chance" in label]
     assert not [label for label in losses.get_legend_handles_labels()[1] if "chance" in label]

@@ -9,7 +9,7 @@ import pytest
 
 from dataset import TASKS
 from src.flags.fields import UserError
-from src.flags.presets import PRESETS, settings, task_of
+from src.flags.presets import PRESETS, described, settings, task_of
 from src.flags.run_flags import resolve
 from src.models import MODELS
 from src.models.backbone import build, resolve_auto
@@ -137,3 +137,133 @@ def test_a_run_takes_its_task_from_the_preset_and_explicit_flags_win(main, tmp_p
     code, _, err = main("--preset", "grazzi-parity", "--task", "dyck")
     assert code == 2
     assert len(err.splitlines()) == 1
+
+
+ZOOLOGY = {
+    "vocab": 8192,
+    "power_a": 0.01,
+    "filler": "zero",
+    "train_size": 100_000,
+    "test_size": 3_000,
+    "n_layer": 2,
+    "n_head": 1,
+    "dim_ffn": 0,
+    "norm": "layer",
+    "tie_weights": True,
+    "dropout": 0.0,
+    "embed_dropout": 0.1,
+    "attn_dropout": 0.1,
+    "grad_clip": 0.0,
+    "lr": 0.0021544346900318843,  # 10^(-8/3), the third of logspace(-4, -2, 4)
+    "min_lr": 0.0,
+    "cosine": "epoch",
+    "warmup_steps": 0,
+    "weight_decay": 0.1,
+    "epochs": 64,
+    "eval_every": -1,
+    "stop_at": 0.99,
+    "pos": "auto",  # learned for attention only
+}
+GRAZZI = {
+    "min_len": 3,
+    "d_model": 128,
+    "n_head": 4,
+    "batch_size": 1024,
+    "max_steps": 100_000,
+    "weight_decay": 0.1,
+    "min_lr": 1e-6,
+    "warmup_steps": 10_000,
+    "cosine": "step",
+    "eval_lengths": ("40-256",),
+}
+DELETANG = {
+    "min_len": 1,
+    "d_model": 64,
+    "n_layer": 5,
+    "n_head": 8,
+    "batch_size": 128,
+    "max_steps": 1_000_000,
+    "weight_decay": 0.0,
+    "grad_clip": 1.0,
+    "cosine": "off",
+    "warmup_steps": 0,
+    "eval_lengths": ("41-500",),
+    "eval_size": 512,
+}
+MAMBA = {"train_size": 0, "train_lengths": "fixed", "n_layer": 2, "cosine": "off", "weight_decay": 0.0}
+NANOGPT = {"lr": 1e-3, "min_lr": 1e-4, "warmup_steps": 100, "weight_decay": 0.1, "grad_clip": 1.0}
+PUBLISHED = [  # (preset, model, what the source says)
+    ("zoology-64-4", "transformer", {**ZOOLOGY, "context_len": 64, "n_pairs": 4, "batch_size": 512}),
+    ("zoology-128-8", "mamba", {**ZOOLOGY, "context_len": 128, "n_pairs": 8, "batch_size": 512}),
+    ("zoology-256-16", "gru", {**ZOOLOGY, "context_len": 256, "n_pairs": 16, "batch_size": 256}),
+    ("zoology-512-64", "transformer", {**ZOOLOGY, "context_len": 512, "n_pairs": 64, "batch_size": 128}),
+    ("grazzi-parity", "deltanet", {**GRAZZI, "n_layer": 2, "max_len": 40}),
+    ("grazzi-modarith", "deltanet", {**GRAZZI, "n_layer": 3, "modulus": 5, "brackets": False}),
+    ("deletang-parity", "transformer", {**DELETANG, "max_len": 40}),
+    ("deletang-modarith", "transformer", {**DELETANG, "modulus": 5, "brackets": False}),
+    ("deletang-parity", "lstm", {"d_model": 256, "batch_size": 128}),
+    (
+        "mamba-selective",
+        "mamba",
+        {**MAMBA, "context_len": 4096, "n_data": 16, "d_model": 64, "max_steps": 400_000, "batch_size": 64, "lr": 1e-4},
+    ),
+    (
+        "mamba-induction",
+        "mamba",
+        {
+            **MAMBA,
+            "context_len": 256,
+            "vocab": 16,
+            "d_model": 64,
+            "batch_size": 8,
+            "max_steps": 25 * 8192,
+            "eval_lengths": tuple(str(2**n) for n in range(6, 21)),
+        },
+    ),
+    (
+        "mamba-induction",
+        "transformer",
+        {"d_model": 128, "max_steps": 50 * 8192, "eval_lengths": tuple(str(2**n) for n in range(6, 15))},
+    ),
+    ("mamba-induction", "deltanet", {"d_model": 128}),
+    ("nanogpt-cpu", "transformer", {**NANOGPT, "n_layer": 4, "n_head": 4, "d_model": 128, "context_len": 64}),
+    ("nanogpt-gpu", "transformer", {**NANOGPT, "n_layer": 6, "n_head": 6, "d_model": 384, "dropout": 0.2}),
+]
+
+
+@pytest.mark.parametrize(("name", "model", "facts"), PUBLISHED, ids=[f"{name}-{model}" for name, model, _ in PUBLISHED])
+def test_a_preset_is_what_its_source_says(name, model, facts):
+    task_class = TASKS[PRESETS[name].task].load()
+    args = resolve(task_class, MODELS[model].load(), preset=settings(name, task_class, "cpu", (model,))[1])
+    assert {flag: getattr(args, flag) for flag in facts} == facts
+
+
+def test_the_table_of_facts_covers_every_preset_that_is_not_reduced():
+    assert {name for name, _, _ in PUBLISHED} == set(NAMED) - set(MINIS)
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_a_preset_says_what_differs_and_which_number_compares(name, main):
+    preset = PRESETS[name]
+    assert preset.compare
+    out = main("list", "--presets")[1].split(f"  {name} ")[1].split("\n\n")[0]
+    assert f"compare:    {preset.compare}" in out
+    assert out.count("differs: ") == max(1, len(preset.differences))
+
+
+def test_every_model_that_a_preset_sets_apart_exists():
+    assert {model for preset in PRESETS.values() for model in preset.per_model} <= set(MODELS)
+
+
+def test_a_hybrid_takes_the_values_of_its_layers():
+    task_class = TASKS["induction"].load()
+    _, values = settings("mamba-induction", task_class, "cpu", ("hybrid", "mamba", "transformer"))
+    assert (values["d_model"], values["eval_lengths"][-1]) == (64, str(2**14))
+
+
+def test_the_result_names_the_flags_of_a_preset_that_a_run_changed():
+    task_class = TASKS["parity"].load()
+    values = settings("deletang-parity", task_class, "cpu", ("lstm",))[1]
+    args = resolve(task_class, MODELS["lstm"].load(), preset=values, model="lstm", lr=1e-4, eval_lengths=("41-500:9",))
+    assert described("deletang-parity", args)["changed"] == {"lr": 1e-4, "eval_lengths": ["41-500:9"]}
+    assert described("small", args)["published"] == ""

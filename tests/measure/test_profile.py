@@ -595,7 +595,7 @@ def test_a_window_longer_than_the_text_is_refused(command, tmp_path):
     flags = [f if f != "needle" else "tiny_shakespeare" for f in FLAGS]
     code, _, err = command(*flags, "--data_path", text, "--lengths", "1000000", "--out_dir", tmp_path / "run")
     assert code == 2
-    assert "--lengths: got 1000000, allowed: at most the training text's" in err
+    assert "--lengths: got 1000000, allowed: less than the training text's" in err
     code, _, err = command(*flags, "--data_path", text, "--lengths", "16", "--out_dir", tmp_path / "run")
     assert code == 0, err
     assert {r["batch"] for r in rows_in(tmp_path / "run") if r["panel"] == "length"} == {512 // 16}

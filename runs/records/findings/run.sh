@@ -40,13 +40,13 @@ PY
 
 layer() {  # PRESET LABEL FLAGS...: tune the learning rate, then train three seeds at the best
   local preset="$1" label="$2"; shift 2
-  local rate best seed
-  for rate in 1e-3 3e-3 1e-2; do
+  local rates=(1e-3 3e-3 1e-2) rate best seed
+  for rate in "${rates[@]}"; do
     train "$home/tuning/$label-$rate" --preset "$preset" "$@" --lr "$rate" --seed 1
   done
   best="$(choose "$label")"
   for seed in 11 12 13; do
-    train "$home/$finding-$label-$seed" --preset "$preset" "$@" --lr "$best" --seed "$seed"
+    train "$home/$finding-$label-$seed" --preset "$preset" "$@" --lr "$best" --lr_tried "${rates[@]}" --seed "$seed"
     runs+=("$home/$finding-$label-$seed")
   done
 }

@@ -14,6 +14,7 @@ import math
 import torch
 import torch.nn.functional as F
 
+from src.flags.run_flags import drop_rate
 from src.ops.attention import explicit, sdpa
 from src.ops.attention.flash_attn import run as _flash_attn
 from src.ops.attention.masks import window_mask
@@ -52,7 +53,7 @@ def attention(
 
 def automatic(device_type: str, args) -> tuple[str, str]:
     """(backend, reason) of "auto" for a run with these flags, for its record."""
-    return choose_backend(device_type, args.context_len, dropout_p=args.dropout)
+    return choose_backend(device_type, args.context_len, dropout_p=drop_rate(args, "attn"))
 
 
 def choose_backend(device_type: str, T: int, *, dropout_p: float = 0.0) -> tuple[str, str]:
