@@ -137,6 +137,7 @@ def test_progress_on_a_terminal_is_one_bar_that_is_removed(monkeypatch):
         ([], "no --model given"),
         (["--model", "trnsformer"], "did you mean 'transformer'"),
         (["--model", "template", "--dropout", "0.1"], "--dropout: got 0.1, allowed: 0"),
+        (["--model", "transformer", "--attn_dropout", "0.1"], "--attn_dropout: got 0.1, allowed: 0"),
         (["--model", "template", "--match_params", "10k"], "only goes with `train`"),
         (["--model", "template", "--kernel_sise", "3"], "did you mean '--kernel_size'"),
         (["--model", "transformer", "--n_head", "3"], "--n_head: got 3"),

@@ -80,6 +80,13 @@ def test_a_row_that_is_not_of_the_schema_is_refused(change, words):
         check_row({**make_row("speed", **GOOD), **change})
 
 
+def test_the_mean_over_lengths_is_a_row():
+    mean = {"lengths": [128, 256], "value": 0.5, "scaled": 0.4, "ci": [0.4, 0.6]}
+    (row,) = (r for r in rows_of(good_metrics() | {"length_mean": mean}) if r["panel"] == "length mean")
+    assert (row["value"], row["low"], row["high"], row["n"]) == (0.5, 0.4, 0.6, 2)
+    assert row["note"] == "mean over lengths 128, 256; scaled 0.4"
+
+
 def test_rows_are_the_same_after_writing_and_reading():
     sample = Sample({"": (0.001, 0.003, 0.002)}, {"": 0.5}, 2, "budget")
     row = make_row(

@@ -31,6 +31,22 @@ def test_a_diverged_run_passes_with_or_without_a_validation_before(step):
     validate(metrics)
 
 
+LIMITS = {
+    "stopped_at": 300,
+    "length_mean": {"lengths": [128, 256], "value": 0.5, "scaled": 0.4, "ci": [0.4, 0.6]},
+    "preset": dict.fromkeys(("name", "source", "published", "compare"), "") | {"differences": [], "changed": {"lr": 1}},
+    "notes": ["the loss was still falling"],
+}
+
+
+@pytest.mark.parametrize("key", LIMITS)
+def test_what_limits_a_result_is_in_the_schema_and_may_be_absent(key):
+    validate(good_metrics() | LIMITS)
+    validate(good_metrics() | {k: v for k, v in LIMITS.items() if k != key})
+    with pytest.raises(ValueError, match=f"{key}"):
+        validate(good_metrics() | {key: {"odd": 3}})
+
+
 def put(*keys_and_value):
     """A change of metrics: put("a", "b", 3) sets metrics["a"]["b"] = 3."""
     *keys, last, value = keys_and_value

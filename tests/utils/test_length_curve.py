@@ -3,6 +3,7 @@
 python -m pytest tests/utils/test_length_curve.py
 """
 
+import csv
 import json
 
 import pytest
@@ -16,6 +17,7 @@ from src.flags.run_flags import resolve
 from src.models import MODELS
 from src.models.backbone import build
 from src.storage.schema import validate
+from src.study import records
 from src.utils import evaluation, results
 from src.utils.evaluation import teacher_forced
 
@@ -145,6 +147,26 @@ def test_the_result_of_a_paper_preset_holds_what_differs_and_what_was_changed(be
     assert preset["changed"]["eval_lengths"] == ["20-60:20"]
     assert "max_len" not in preset["changed"]
     assert all(words in text for words in (preset["published"], preset["compare"], *preset["differences"]))
+
+
+def test_a_record_has_the_notes_of_its_runs_and_the_mean_over_lengths(beyond, tmp_path):
+    folder, _ = beyond
+    records.collect([folder], tmp_path)
+    (row,) = csv.DictReader((tmp_path / "results.csv").read_text().splitlines())
+    assert "0.01 is the largest of those tried" in row["notes"]
+    assert "no score at length 60" in row["notes"]
+    assert (row["at_20"] != "undefined", row["at_60"], row["at_mean"]) == (True, "undefined", "undefined")
+
+
+def test_eval_only_gives_the_mean_over_other_lengths(beyond, main):
+    folder, _ = beyond
+    code, out, err = main("--eval_only", "--out_dir", folder, "--eval_lengths", "30-34:2", "--eval_size", "10")
+    assert code == 0, err
+    best = json.loads(out)["best"]
+    assert best["length_mean"]["lengths"] == [30, 32, 34]
+    rows = [row for row in best["length_curve"] if row["length"] != 40]
+    assert [row["count"] for row in rows] == [10, 10, 10]
+    assert best["length_mean"]["value"] == pytest.approx(sum(row["value"] for row in rows) / 3)
 
 
 def test_the_mean_over_lengths_is_that_of_the_lengths_that_were_named():

@@ -86,6 +86,41 @@ def test_a_summary_of_a_language_task_shows_other_windows_with_their_loss():
     assert all(re.fullmatch(r"length (128|32): 0\.\d{4}   loss 0\.3", line) for line in lengths)
 
 
+MEAN = {"lengths": list(range(41, 501)), "value": 0.75, "scaled": 0.5, "ci": [0.74, 0.7625]}
+
+
+def test_a_summary_of_many_lengths_shows_ten_and_their_mean():
+    document = good_metrics(lengths=(40,))
+    row = {**document["length_curve"][0], "in_distribution": False}
+    curve = [{**row, "length": n} for n in MEAN["lengths"]]
+    lines = [line for line in lines_of(document, length_curve=curve, length_mean=MEAN) if "length" in line]
+    assert len(lines) == 11
+    assert lines[0].startswith("length 41: ")
+    assert lines[-2].startswith("length 500: ")
+    assert lines[-1] == "mean over 41 to 500 (460 lengths): 0.7500 [0.7400, 0.7625]   scaled 0.5000"
+    without = lines_of(document, length_curve=curve, length_mean={**MEAN, "value": None, "scaled": None, "ci": None})
+    assert "mean over 41 to 500 (460 lengths): undefined, because not every length has a value" in without
+
+
+def test_a_summary_shows_notes_and_what_a_published_number_compares_with():
+    preset = {
+        "name": "grazzi-parity",
+        "source": "Grazzi et al. 2024",
+        "published": "DeltaNet .02",
+        "compare": "length_mean.scaled",
+        "differences": ["one seed"],
+        "changed": {"lr": 0.01, "eval_lengths": ["2x", "4x"]},
+    }
+    lines = lines_of(good_metrics(), preset=preset, notes=["the loss was still falling"])
+    assert "note: the loss was still falling" in lines
+    at = lines.index("published (Grazzi et al. 2024): DeltaNet .02")
+    assert lines[at + 1 : at + 4] == [
+        "  compare: length_mean.scaled",
+        "  differs: one seed",
+        "  changed from --preset grazzi-parity: --lr 0.01 --eval_lengths 2x,4x",
+    ]
+
+
 class Silent(ARModel):
     """A model that always predicts <eos>."""
 
