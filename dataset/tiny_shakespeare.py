@@ -10,8 +10,8 @@ Splits: 1,003,854 characters train, 55,770 are val, and 55,770 are test. `heldou
     characters.
 Alphabet: the characters of the text.
 Length: a window of --context_len characters, which begins with <bos>.
-Scored: all characters. Primary: token_acc. The loss (nats per character) is what published figures are compared with,
-    and only when the source is `canonical`.
+Scored: all characters. Primary: token_acc. The loss (nats per scored character) is what published figures are
+    compared with, and only when the source is `canonical`.
 Chance: uniform and unigram.
 Baselines: interpolated Witten-Bell n-grams (dataset/corpus/ngram.py). For orders 1 to 6 they reach 3.347 2.486 2.049
     1.774 1.669 1.698 nats per character on the canonical heldout text.
