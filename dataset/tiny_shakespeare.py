@@ -10,7 +10,7 @@ Splits: 1,003,854 characters train, 55,770 are val, and 55,770 are test. `heldou
     characters.
 Alphabet: the characters of the text.
 Length: a window reads --context_len characters and predicts the one after each of them.
-Scored: all characters of a split but its first one, 111,539 of `heldout`. Primary: token_acc. The loss (nats per
+Scored: all characters of a split but its first one, 111,539 of `heldout`. Primary: token_acc. The loss (nats per scored
     character) is what published figures are compared with, and only when the source is `canonical`.
 Chance: uniform and unigram.
 Baselines: interpolated Witten-Bell n-grams (dataset/corpus/ngram.py). For orders 1 to 6 they reach 3.347 2.486 2.049

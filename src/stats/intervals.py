@@ -69,11 +69,14 @@ def clustered(values, clusters=None, interval: str = "wilson", level: float = 0.
     values: (N,), at least one.  clusters: (N,) integers, the cluster of each item; None if every item is its own.
     interval: "wilson" for a share of scores in [0, 1], "mean" for any finite numbers, such as losses.
 
-    "wilson" is Wilson's interval on the effective sample size, with Student's quantile on k - 1 degrees where the
-    variance is estimated from k clusters, and the normal one where every item is its own cluster. D is at least 1, and
-    it is moved towards N / k, its value if the items of a cluster all agree, with weight 2^-m. m counts the clusters
-    that hold a hit, or those that hold a miss, whichever are fewer. With few of these the estimate of D means little:
-    at a share of 0 or 1 it is 0 / 0, and then the effective sample size is k, the number of clusters.
+    "wilson" is Wilson's interval on the effective sample size. Its quantile is Student's on k - 1 degrees where the
+    variance is estimated from k clusters (in simulations of 10 clusters at a share of .5 it covers 94 to 98 %, and the
+    normal one 91 to 96 %). Where every item is its own cluster it is the normal one.
+    D is at least 1, and it is moved towards N / k, its value if the items of a cluster all agree, with weight 2^-m.
+    m counts the clusters that hold a hit, or those that hold a miss, whichever are fewer. With few of these the
+    estimate of D means little (100 clusters, share .995, correlation .5: 80 % coverage with it alone, 96 % as here).
+    At a share of 0 or 1 the estimate is 0 / 0. The effective sample size is then k, the number of clusters. That is
+    conservative: the same data with independent items would be worth N.
     "mean" is Student's interval on k - 1 degrees.
 
     Returns {"value", "ci", "count", "units", "n_effective", "design_effect"}: units is k, and ci is [lo, hi], or None
@@ -200,7 +203,8 @@ def _estimates(values, index, size: int, clusters, interval: str, level: float) 
         quantile = np.where(estimated, t_quantile(level, freedom), NormalDist().inv_cdf((1 + level) / 2))
         ends = np.stack(_wilson(np.minimum(mean * size_of, size_of), size_of, quantile), axis=1).tolist()
     else:
-        size_of = count / np.where(effect > 0, effect, 1.0)
+        effect = np.where(effect > 0, effect, 1.0)
+        size_of = count / effect
         half = t_quantile(level, freedom) * np.sqrt(variance)
         ends = np.stack((mean - half, mean + half), axis=1).tolist()
         ends = [pair if k > 1 else None for pair, k in zip(ends, units.tolist(), strict=True)]

@@ -193,6 +193,11 @@ def test_bands_are_the_intervals_of_the_bins():
         assert [at.min(), at.max()] == pytest.approx(b["ci"])
 
 
+@pytest.mark.parametrize("xs", [[1, 2, 1, 2], ["tan", "cos", "tan", "cos"]])
+def test_the_legend_says_what_an_interval_is_of(xs):
+    assert "95 % interval, test sampling" in legend(slices.figure_slice(slice_of([1, 0, 1, 1], xs)))
+
+
 def test_chance_levels_are_drawn_and_the_highest_is_named():
     figure = slices.figure_slice(slice_of([1, 0], [1, 2]), floor={"uniform": 0.03, "unigram": 0.125})
     assert sorted(horizontals(figure.axes[0])) == [0.03, 0.125]

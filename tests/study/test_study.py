@@ -335,6 +335,7 @@ def test_every_claim_has_rows_a_line_and_a_cell_of_the_table():
     table = markdown(
         claims, [{"task": t, "model": m, **vars(o)} for (t, m), o in trainings.items()], ["a table"], "title"
     )
+    assert "| metric | value | 95 % interval, test sampling |" in table
     for claim in claims:
         assert any(claim["words"] in line and claim["verdict"] in line for line in verdicts(claims))
         assert f"| {claim['model']} | {claim['verdict']} | {claim['words']} |" in table

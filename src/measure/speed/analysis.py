@@ -197,7 +197,7 @@ def exponents(findings, panel, batch) -> list[str]:
                 + (f"; {len(f['below'])} left out, overhead dominates)" if f["below"] else ")")
             )
         lines.append(f"  {f['what']:<36}{f['model']:<18}{said}")
-    return [f"{place(panel, batch)}: growth", *lines, ""] if lines else []
+    return [f"{place(panel, batch)}: growth, with 95 % intervals of the repeats", *lines, ""] if lines else []
 
 
 def crossings(findings, panel, batch) -> list[str]:
