@@ -1,4 +1,4 @@
-"""GLA, DeltaNet, Gated DeltaNet and linear attention against the layers of flash-linear-attention with the same weights.
+"""GLA, DeltaNet, Gated DeltaNet and linear attention against flash-linear-attention's layers with the same weights.
 
     python -m pytest -m oracle tests/oracle/test_against_fla_layers.py
 
@@ -228,7 +228,10 @@ def their_state(ours, cached):
 
 WRONG = {
     "gla": ("src.models.gla.log_gate", lambda x: F.logsigmoid(x) / 15),
-    "deltanet": ("src.models.deltanet.l2_normalize", lambda x: x * torch.rsqrt(x.square().sum(-1, keepdim=True) + 1e-2)),
+    "deltanet": (
+        "src.models.deltanet.l2_normalize",
+        lambda x: x * torch.rsqrt(x.square().sum(-1, keepdim=True) + 1e-2),
+    ),
     "gated_deltanet": ("src.models.deltanet.gated", lambda o, g: o.flatten(-2) * g.sigmoid()),
     "linear_attention, elu": ("src.models.linear_attention.EPS", -0.1),
 }

@@ -186,9 +186,7 @@ def naive_delta(q, k, v, beta, state):
 def naive_gated(name):
     def run(q, k, v, beta, state, decay):
         function = getattr(package("fla.ops.gated_delta_rule.naive"), name)
-        return function(
-            q=q, k=k, v=v, beta=beta, g=decay, scale=SCALE, initial_state=state, output_final_state=True
-        )
+        return function(q=q, k=k, v=v, beta=beta, g=decay, scale=SCALE, initial_state=state, output_final_state=True)
 
     return run
 

@@ -111,7 +111,9 @@ def test_scan_s_reference_is_the_package_s(skip, T):
 def test_the_package_notices_a_scan_with_a_wrong_sign(simple, monkeypatch):
     """Without this, equal numbers could mean that both sides run the same code."""
     right = selective_scan.projected_scan
-    monkeypatch.setattr("src.models.mamba.projected_scan", lambda u, x, w, b, A, D, *rest: right(u, x, w, b, A, -D, *rest))
+    monkeypatch.setattr(
+        "src.models.mamba.projected_scan", lambda u, x, w, b, A, D, *rest: right(u, x, w, b, A, -D, *rest)
+    )
     ours, theirs = pair(simple, {})
     x = draw(2, 7, D)
     with InFloat64():

@@ -86,7 +86,6 @@ def test_mamba2_keeps_the_package_s_state_and_decodes_as_it_does(case, T):
                 want = theirs(x[:, begin:end], cache=cache)
             got, state = ours.prefill(x[:, :T], state) if end == T else ours.step(x[:, begin], state)
             memory, window = state
-            layer = cache.layers[0]
             assert_agree(
                 {"output": got.view_as(want), "memory": memory, "window": window},
                 {
@@ -96,7 +95,6 @@ def test_mamba2_keeps_the_package_s_state_and_decodes_as_it_does(case, T):
                 },
                 EXACT,
             )
-            assert layer is cache.layers[0]
 
 
 def test_the_package_notices_a_mamba2_whose_gate_comes_after_the_norm(monkeypatch):
@@ -194,7 +192,7 @@ def test_transformer_is_gpt2_in_output_and_all_gradients(backend, T):
     got = translated(outputs_and_gradients(ours, x))
     if T == 1:  # one key: the weights are 1, and queries and keys have no gradient but rounding
         got, want = ({n: t for n, t in r.items() if "c_attn" not in n} for r in (got, want))
-    assert_agree(got, want, 1e-7 if backend == "sdpa" else EXACT)  # the fused kernel sums in another order
+    assert_agree(got, want, EXACT)
 
 
 def test_transformer_keeps_gpt2_s_keys_and_values_and_decodes_as_it_does():
