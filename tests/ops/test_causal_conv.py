@@ -154,7 +154,10 @@ def test_results_do_not_depend_on_the_number_of_threads():
 
 
 def stand_in(x, weight, bias=None, activation=None):
-    """A stand-in for causal_conv1d_fn, written from its documentation: x (B, D, T), weight (D, K), a zero start."""
+    """What the adapter takes causal_conv1d_fn to be: x (B, D, T), weight (D, K), a zero start.
+
+    tests/oracle/test_adapters.py calls the real one.
+    """
     assert x.is_contiguous()
     assert weight.is_contiguous()
     assert activation in (None, "silu", "swish")
@@ -164,7 +167,7 @@ def stand_in(x, weight, bias=None, activation=None):
 
 
 @pytest.mark.parametrize("start", ["empty", "given"])
-def test_cuda_adapter_keeps_the_package_s_layout(monkeypatch, start):
+def test_cuda_adapter_puts_time_last_and_the_state_in_front(monkeypatch, start):
     module = types.ModuleType("causal_conv1d")
     module.causal_conv1d_fn = stand_in
     monkeypatch.setitem(sys.modules, "causal_conv1d", module)

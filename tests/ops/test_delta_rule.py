@@ -191,7 +191,7 @@ def test_numba_gives_the_same_bytes_on_any_number_of_threads():
 
 
 def stand_in(log, name, gated, recurrent):
-    """A stand-in for a function of flash-linear-attention, written from its documentation.
+    """What the adapter takes a function of the package to be; tests/oracle/test_adapters.py calls the real one.
 
     (B, T, H, .) tensors; g is the log decay; the scale is positive, and K^-1/2 unless given; the final state only on
     request, in float32. chunk_delta_rule takes no float32, and the gated step has no gradient.
@@ -228,7 +228,9 @@ def stand_in(log, name, gated, recurrent):
     ],
     ids=lambda x: str(x).removeprefix("torch."),
 )
-def test_fla_adapter_passes_what_the_packages_functions_document(decay, T, dtype, recorded, used, monkeypatch):
+def test_fla_adapter_chooses_by_length_decay_and_precision_and_returns_what_the_function_gives(
+    decay, T, dtype, recorded, used, monkeypatch
+):
     log = []
     package = types.ModuleType("fla.ops")
     for name, gated in (("delta_rule", False), ("gated_delta_rule", True)):

@@ -207,7 +207,7 @@ def test_numba_gives_the_same_bytes_on_any_number_of_threads():
 
 
 def stand_in(log, name, wants):
-    """A stand-in for a function of flash-linear-attention, written from its documentation.
+    """What the adapter takes a function of the package to be; tests/oracle/test_adapters.py calls the real one.
 
     (B, T, H, .) tensors; `wants` names the log decay, of which g_gamma is (H,); scale K^-1/2 unless given; the final
     state only on request, in float32.
@@ -239,7 +239,7 @@ def stand_in(log, name, wants):
     ],
     ids=str,
 )
-def test_fla_adapter_passes_what_the_packages_functions_document(kind, T, used, monkeypatch):
+def test_fla_adapter_chooses_by_length_and_decay_and_returns_what_the_function_gives(kind, T, used, monkeypatch):
     log = []
     simple, vector = types.ModuleType("simple_gla"), types.ModuleType("gla")
     for form in ("chunk", "fused_recurrent"):

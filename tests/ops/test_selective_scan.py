@@ -272,7 +272,7 @@ def test_bf16_autocast_rounds_the_projections_and_nothing_after_them(backend):
 
 
 def stand_in(u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_softplus=False, return_last_state=False):
-    """A stand-in for mamba_ssm's selective_scan_fn, written from its documentation.
+    """What the adapter takes mamba_ssm's selective_scan_fn to be; tests/oracle/test_adapters.py calls the real one.
 
     u, delta: (B, E, T).  B, C: (B, N, T). The start is zero.
     """
@@ -288,7 +288,7 @@ def stand_in(u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_softplus=
 
 
 @pytest.mark.parametrize("skip", [True, False], ids=["D", "no D"])
-def test_cuda_adapter_keeps_the_package_s_layout(monkeypatch, skip):
+def test_cuda_adapter_puts_time_last_and_back(monkeypatch, skip):
     module = types.ModuleType("mamba_ssm.ops.selective_scan_interface")
     module.selective_scan_fn = stand_in
     for name in ("mamba_ssm", "mamba_ssm.ops"):
