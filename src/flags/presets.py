@@ -74,6 +74,7 @@ def _zoology(length: int, pairs: int, batch: int, published: str) -> Preset:
         "embed_dropout": 0.1,
         "attn_dropout": 0.1,
         "tie_weights": True,
+        "init": "normal",
         "embed_std": 0.02,
         "lr": 10 ** (-8 / 3),
         "min_lr": 0.0,
@@ -95,7 +96,6 @@ def _zoology(length: int, pairs: int, batch: int, published: str) -> Preset:
             "the best weights by validation loss are tested on 3,000 other examples; the source validates, stops and "
             "reports on one set of 3,000, with the last weights",
             "norms and biases have no weight decay; in the source they have",
-            "linear maps start as the layer was published; in the source with standard deviation .02",
             "the filler is a symbol of its own, and <bos> comes first; in the source the filler takes the place of one "
             "key",
             "the order of the training examples is drawn anew in each epoch; in the source it is fixed",

@@ -251,7 +251,7 @@ class _Whole(ARModel):
     def __init__(self, vocab_size, args):
         super().__init__()
         self.embed = nn.Embedding(vocab_size, args.d_model)
-        self.mlp = MLP(args.d_model, args.d_model, 0.0, True)
+        self.mlp = MLP(dataclasses.replace(args, dim_ffn=args.d_model, mlp="gelu"))
         self.head = nn.Linear(args.d_model, vocab_size)
         self.head.weight = self.embed.weight
 
