@@ -702,7 +702,7 @@ def test_a_training_of_another_version_is_refused_before_anything_runs(whole, tm
     path = folder / "out" / "copy-transformer" / "metrics.json"
     document = json.loads(path.read_text())
     path.write_text(json.dumps(seal({**document, "schema": 1})))
-    with pytest.raises(UserError, match=r"schema: got 1, allowed: 2; .*; repeat with --overwrite"):
+    with pytest.raises(UserError, match=r"schema: got 1, allowed: 2; .*; make the run again with --overwrite"):
         run(monkeypatch, folder)
 
 
