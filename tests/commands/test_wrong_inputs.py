@@ -128,7 +128,8 @@ CASES = {
     "command misspelt": ("genrate --out_dir x", r"unknown command 'genrate', allowed: .*did you mean 'generate'\?"),
     "command unknown": (
         "xyzzy",
-        r"unknown command 'xyzzy', allowed: train, list, generate, check, speed, profile, kernels, study, reproduce; .*--help",
+        r"unknown command 'xyzzy', allowed: train, list, generate, check, speed, profile, kernels, study, reproduce; "
+        ".*--help",
     ),
     # splits and lengths
     "no validation examples": ("--val_size 0", r"--val_size: got 0, allowed: at least 1"),
