@@ -289,7 +289,7 @@ def test_list_shows_a_user_s_task(main, tmp_path):
     [
         (TASK.replace('word = "', 'word = {}["w"] + "'), r"', line \d+, in example: KeyError: 'w'"),
         (TASK.replace("return Example(", "return tuple("), r"TypeError: "),
-        (TASK.replace('small = {"context_len": 12, "lr": 0.002}', "small = 5"), r"AttributeError: "),
+        (TASK.replace('small = {"context_len": 12, "lr": 0.002}', "small = 5"), r"TypeError: "),
         (
             TASK + "\n    def __init__(self, args):\n        raise RuntimeError('no\\nway')\n",
             r"in __init__: RuntimeError: no$",

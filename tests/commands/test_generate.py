@@ -70,7 +70,7 @@ def test_greedy_text_is_that_of_samples_txt(main, runs, name):
         ["--temperature", "1e-320"],
         ["--top_k", "1"],
         ["--top_p", "1e-9"],
-        ["--top_p", "1e-320"],
+        ["--top_p", "1e-45"],
         ["--temperature", "0", "--top_k", "5"],
         ["--temperature", "1e-12", "--top_k", "5", "--top_p", "1e-45"],
     ],
