@@ -19,11 +19,15 @@ import sys
 # steps of a small model over ten times slower on a busy machine. Sleeping at once makes them twice as slow on an idle
 # one.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+# PYTHONSAFEPATH=1 and `python -P` leave the folder of the script out.
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 from dataset import TASKS
 from src.flags.fields import UserError, suggest
 from src.flags.parser import first_look, report_error
 from src.models import MODELS
+from src.utils import console
+from src.utils.launch import Place, alone, launched
 from src.utils.memory import is_out_of_memory
 
 HOW_TO = """Train, evaluate and measure small sequence models. Five commands to start with:
@@ -39,18 +43,20 @@ HOW_TO = """Train, evaluate and measure small sequence models. Five commands to 
 REQUIRED = ("torch", "numpy", "scipy", "tqdm", "matplotlib", "numba", "platformdirs")
 INSTALL = "enter the environment that has it (such as `. .venv/bin/activate`), or run `pip install -r requirements.txt`"
 COMMANDS = ("train", "list", "generate", "check", "speed", "profile", "kernels", "study", "reproduce")
+SHARED = ("train", "resume", "evaluate")  # torchrun's processes share their work; of the others rank 0 does all
 
 
 def main(argv: list[str]) -> int:
     """Run one command and return its exit code."""
-    if not argv:
-        print(HOW_TO, file=sys.stderr)
-        return 2
+    console.prepare()
+    place = Place()
     try:
-        command, rest = command_of(argv)
-        return importlib.import_module(f"src.commands.{command}").main(rest)
+        place = launched()
+        code = run(argv, place)
+        console.finish()
+        return code
     except UserError as error:
-        if int(os.environ.get("RANK", "0")) == 0:
+        if place.rank == 0:
             report_error(error)
         return 2
     except ModuleNotFoundError as error:
@@ -59,7 +65,7 @@ def main(argv: list[str]) -> int:
         report_error(RuntimeError(f"{error.name} is not installed for {sys.executable}; {INSTALL}"))
         return 1
     except BrokenPipeError:  # `benchmark.py list | head`: the reader has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        console.drop()
         return 1
     except OSError as error:
         if error.errno is None:
@@ -83,6 +89,19 @@ def main(argv: list[str]) -> int:
             )
         )
         return 1
+
+
+def run(argv: list[str], place: Place) -> int:
+    """The exit code of a command. One that does not share its work among processes runs on rank 0 alone."""
+    command, rest = command_of(argv) if argv else ("", [])
+    if place.size > 1 and (command not in SHARED or {"-h", "--help"} & set(rest)):
+        if place.rank:
+            return 0
+        alone()
+    if not command:
+        print(HOW_TO, file=sys.stderr)
+        return 2
+    return importlib.import_module(f"src.commands.{command}").main(rest)
 
 
 def command_of(argv: list[str]) -> tuple[str, list[str]]:

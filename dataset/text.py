@@ -4,8 +4,10 @@
     --data_path notes.jsonl   {"text": "a document"}, one JSON object per line
     --data_path folder        every .txt and .jsonl file in it and in its subfolders, in the order of their paths
 
-Text is UTF-8, and line ends are kept. A single .txt file is taken as it is. In a folder, every file that does not end
-in a line break gets one. So does every document of a .jsonl file. A line that is no JSON object with a string `text`,
+Text is UTF-8, and line ends are kept. A byte order mark at its beginning is no part of it. Apart from that, a single
+.txt file is taken as it is. In a folder, every file that does not end in a line break gets one. So does every document
+of a .jsonl file. Hidden files and folders are left out, links are followed, and files with equal content get a warning
+(dataset/corpus/folder.py). A line that is no JSON object with a string `text`,
 and bytes that are not UTF-8, are errors that name the file and the line. The text is read in blocks
 (dataset/corpus/stored_text.py), so memory does not grow with it. Only a line of a .jsonl file must fit into memory.
 
@@ -25,17 +27,20 @@ First used by: Karpathy, char-rnn, 2015, in this form (any text file, characters
 from __future__ import annotations
 
 import codecs
+import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, ClassVar
 
+from dataset.corpus.folder import Found, copies_line, count, find_texts
 from dataset.corpus.language import StreamedTask
 from dataset.corpus.stored_text import BLOCK
 from dataset.entry import loaders_of
 from src.flags.fields import UserError
 
 ENDINGS = (".txt", ".jsonl")
+MARK = "\ufeff"  # the byte order mark, which some editors write before UTF-8
 ALLOWED = 'allowed: a .txt file, a .jsonl file with one JSON object {"text": ...} per line, or a folder of them'
 
 
@@ -57,48 +62,58 @@ class Text(StreamedTask):
         path = self.args.data_path
         if not path:
             raise UserError(f"--data_path: missing, {ALLOWED}")
-        return [read_documents(Path(path))]
+        found = text_files(Path(path))
+        return [read_file(found)] if isinstance(found, Path) else [self._read_folder(found)]
+
+    def _read_folder(self, found: Found) -> Iterator[str]:
+        """The text of a folder in blocks. At its end `about` says what was read, left out and equal."""
+        digests, empty = {}, []
+        for path in found.files:
+            sha, last = hashlib.sha256(), ""
+            for block in read_file(path):
+                sha.update(block.encode())
+                last = block[-1]
+                yield block
+            if not last:
+                empty.append(path)
+                continue
+            digests[path] = sha.hexdigest()
+            if last != "\n":
+                yield "\n"
+        without = f"; {count(len(empty), 'file')} without a character ({found.named(empty)})" if empty else ""
+        self.about = tuple(filter(None, (found.summary() + without, copies_line(found, digests))))
 
 
-def read_documents(path: Path) -> Iterator[str]:
-    """The text of a file or a folder in blocks. UserError for other paths, and for malformed lines."""
-    for file in text_files(path):
-        last = ""
-        for block in (read_json_lines if file.suffix.lower() == ".jsonl" else read_plain)(file):
-            yield block
-            last = block[-1]
-        if path.is_dir() and last not in ("", "\n"):
-            yield "\n"
-
-
-def text_files(path: Path) -> list[Path]:
-    """The file itself, or the text files of a folder and its subfolders in the order of their paths.
-
-    UserError if there is none.
-    """
+def text_files(path: Path) -> Path | Found:
+    """The file itself, or the text files of a folder and its subfolders. UserError if there is none."""
     try:
         if not path.exists():
             raise UserError(f"--data_path: got {str(path)!r}, no such file or folder, {ALLOWED}")
         if not path.is_dir():
             if path.suffix.lower() not in ENDINGS:
                 raise UserError(f"--data_path: got '{path}', {ALLOWED}; if it is one of these, rename it")
-            return [path]
-        found = sorted(
-            (p for p in path.rglob("*") if p.suffix.lower() in ENDINGS and p.is_file()),
-            key=lambda p: p.relative_to(path).parts,
-        )
+            return path
+        found = find_texts(path, ENDINGS)
     except OSError as error:
         raise UserError(
-            f"--data_path: got '{path}', which cannot be read ({error.strerror or error}), {ALLOWED}"
+            f"--data_path: got '{error.filename or path}', which cannot be read ({error.strerror or error}), {ALLOWED}"
         ) from None
-    if not found:
-        raise UserError(f"--data_path: got '{path}', a folder with no {' or '.join(ENDINGS)} file in it, {ALLOWED}")
+    if not found.files:
+        raise UserError(
+            f"--data_path: got '{path}', a folder with no {' or '.join(ENDINGS)} file in it ({found.summary()}), "
+            f"{ALLOWED}"
+        )
     return found
+
+
+def read_file(path: Path) -> Iterator[str]:
+    """The text of a .txt or .jsonl file in blocks. UserError for malformed lines."""
+    return (read_json_lines if path.suffix.lower() == ".jsonl" else read_plain)(path)
 
 
 def read_plain(path: Path) -> Iterator[str]:
     """A UTF-8 file in blocks of characters. No block is empty."""
-    decoder, line, at = codecs.getincrementaldecoder("utf-8")(), 1, 0
+    decoder, line, at, begun = codecs.getincrementaldecoder("utf-8")(), 1, 0, False
     with _opened(path) as file:
         while True:
             data = file.read(BLOCK)
@@ -108,9 +123,11 @@ def read_plain(path: Path) -> Iterator[str]:
             except UnicodeDecodeError as error:
                 line += (b"\0" * held + data)[: error.start].count(b"\n")
                 raise UserError(
-                    f"--data_path: '{path}' line {line}: not UTF-8 (byte {at - held + error.start} of the file), "
-                    "allowed: text in UTF-8; convert the file"
+                    f"--data_path: '{path}' line {line}: not UTF-8 (byte {at - held + error.start} of the file"
+                    f"{_utf16(data, at)}), allowed: text in UTF-8; convert the file"
                 ) from None
+            if text and not begun:
+                text, begun = text.removeprefix(MARK), True
             if "\0" in text:
                 line += text[: text.index("\0")].count("\n")
                 raise UserError(f"--data_path: '{path}' line {line}: a NUL, so this is not a text file, {ALLOWED}")
@@ -140,7 +157,7 @@ def _document(path: Path, number: int, line: bytes) -> str:
     """The text of one line of a .jsonl file. UserError with the line's number if it has none."""
     why = ""
     try:
-        found = json.loads(line.decode())
+        found = json.loads(line.decode().removeprefix(MARK))
         if not isinstance(found, dict):
             why = f"JSON, but a {type(found).__name__}, not an object"
         elif "text" not in found:
@@ -153,7 +170,7 @@ def _document(path: Path, number: int, line: bytes) -> str:
             found["text"].encode()  # half a surrogate pair is a string in Python and JSON, but it is not text
             return found["text"]
     except UnicodeDecodeError as error:
-        why = f"not UTF-8 (byte {error.start} of the line)"
+        why = f"not UTF-8 (byte {error.start} of the line{_utf16(line, number - 1)})"
     except UnicodeEncodeError as error:
         why = f'"text" holds half a surrogate pair (character {error.start})'
     except (ValueError, RecursionError) as error:
@@ -162,6 +179,11 @@ def _document(path: Path, number: int, line: bytes) -> str:
         f"--data_path: '{path}' line {number}: {why}, allowed: one JSON object {{\"text\": ...}} per line; "
         "correct the line or remove it"
     )
+
+
+def _utf16(data: bytes, at: int) -> str:
+    """For an error: whether a file begins as UTF-16 does.  at: 0 if `data` is the beginning of the file."""
+    return ", which begins as UTF-16" * (at == 0 and data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)))
 
 
 def _opened(path: Path) -> BinaryIO:

@@ -63,6 +63,7 @@ class LanguageTask(Task):
     lengths = None
     own_text = False  # True if a text needs --data_path or a large download: then `list` shows no windows
     unknown_rate: float | None = None  # the share of <unk> in the held-out text. None if the vocabulary has no <unk>
+    about: tuple[str, ...] = ()  # lines that a run says about where its text came from
     slices: ClassVar[tuple] = (
         Slice("position", "position in the window (characters)", level="char", bins="log2", metric="loss"),
         Slice("position", "position in the window (characters)", level="char", bins="log2"),

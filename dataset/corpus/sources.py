@@ -93,7 +93,7 @@ def tiny_shakespeare(data_path: str = "") -> Corpus:
 
 
 def read_text(path: str | Path, what: str) -> str:
-    """The text of a UTF-8 file, with its line ends. UserError when it cannot be read as text.
+    """The text of a UTF-8 file, with its line ends and without a byte order mark. UserError if it is no text.
 
     what: the flag or variable that named the file, for the error.
     """
@@ -112,7 +112,7 @@ def read_text(path: str | Path, what: str) -> str:
     if b"\0" in data:
         raise UserError(f"{what}: got '{path}', a binary file (NUL at byte {data.index(0)}), {allowed}")
     try:
-        return data.decode()
+        return data.decode().removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         raise UserError(f"{what}: got '{path}', which is not UTF-8 (byte {error.start}), {allowed}") from None
 

@@ -1,6 +1,7 @@
 """`--eval_only --out_dir R`: evaluate a run's best and last checkpoints on val and test.
 
-The result is JSON, on stdout and in R/eval-<timestamp>.json.
+The result is JSON, on stdout and in R/eval-<timestamp>.json. Under torchrun the processes share the batches, and rank 0
+prints and writes.
 """
 
 from __future__ import annotations
@@ -16,6 +17,14 @@ CHANGEABLE = ("eval_lengths", "eval_size", "test_size", "batch_size", "device", 
 
 
 def main(argv: list[str]) -> int:
+    from src.utils import distributed
+
+    with distributed.joined() as world:
+        return evaluate(argv, world)
+
+
+def evaluate(argv: list[str], world) -> int:
+    """Evaluate both checkpoints. Only rank 0 prints and writes."""
     from src.ops import ran
     from src.setup.plan import build_model, make_setup
     from src.setup.session import check_backends, open_session
@@ -30,7 +39,7 @@ def main(argv: list[str]) -> int:
     run = override(run, changes)
     device = env.resolve_device(run.args.device)
     setup = make_setup(run.args, {}, run.task_class, run.model_class, run.config["preset"], device)
-    session = open_session(setup, device)
+    session = open_session(setup, device, world)
     model = build_model(setup, session.tokenizer, session.task, device)
     found = {}
     for name, path in (("best", run.run_dir.best), ("last", run.run_dir.ckpt)):
@@ -50,6 +59,8 @@ def main(argv: list[str]) -> int:
         found[name] = {"step": payload["step"], **result, "length_curve": curve, "length_mean": mean}
     if not found:
         raise UserError(f"{run.run_dir.path}: no checkpoint yet; train it further with --resume")
+    if not world.is_main:
+        return 0
     changed = {k: list(v) if isinstance(v, tuple) else v for k, v in changes.items()}
     shown = public_args(run.args)
     document = {

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import sys
+from pathlib import Path
 
 from dataset import TASKS
 from dataset.task import Task
@@ -20,6 +21,7 @@ from src.flags.parser import Parser, add_flags
 from src.flags.presets import PRESETS
 from src.flags.run_flags import resolve
 from src.models import MODELS
+from src.setup.classes import blaming
 
 
 def main(argv: list[str]) -> int:
@@ -95,10 +97,16 @@ def show_backends() -> None:
 
 
 def show_task(name: str) -> None:
-    """The docstring, flags, chance levels and three instances of a task."""
+    """The docstring, flags, chance levels and three instances of a task. UserError where a user's file raises."""
     task_class = registry.find("task", TASKS, name, (Task,))
     print(inspect.getdoc(sys.modules[task_class.__module__]) or inspect.getdoc(task_class) or name)
     show_own_flags("task", task_class, name)
+    with blaming("task", str(Path(name).resolve()) if registry.is_path(name) else name):
+        show_data(task_class)
+
+
+def show_data(task_class: type[Task]) -> None:
+    """The chance levels of a task, and three instances or windows."""
     args = resolve(task_class)
     print("\ndefault run on a CPU (--preset small): " + " ".join(f"--{k} {v}" for k, v in task_class.small.items()))
     if getattr(task_class, "own_text", False):
@@ -117,6 +125,7 @@ def show_task(name: str) -> None:
     from dataset.splits import draw_heldout
 
     length = None if task.lengths is None else task.lengths[1]
+    examples = draw_heldout(task, "test", 3, length, stream(task, "instances", 0))[0]
     print(
         f"\nchance: uniform = 1/{len(task.alphabet)} per character, unigram (the most common training character at "
         "that answer position)"
@@ -125,7 +134,7 @@ def show_task(name: str) -> None:
         f"primary metric: {task.primary}\n\nthree instances{'' if length is None else f' of length {length}'}, "
         "prompt | answer:"
     )
-    for e in draw_heldout(task, "test", 3, length, stream(task, "instances", 0))[0]:
+    for e in examples:
         answer = e.answer or " ".join(f"{at}:{c}" for at, c in e.labels or ())
         print(f"  {e.prompt}|{answer}")
 

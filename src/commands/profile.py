@@ -127,6 +127,8 @@ def measure(argv: list[str], config: ProfileConfig, control: MeasureControl, res
 
     setup, _ = plan(rest)
     device = env.resolve_device(setup.args.device)
+    if setup.args.compile:
+        env.check_compiler(device)
     session = open_session(setup, device)
     total_steps(setup.args, session.loaders["train"])
     setup, lines = resolve_model(setup, session.tokenizer, session.task)

@@ -31,6 +31,8 @@ def resume(argv: list[str], world) -> int:
         return report_finished(run, make_reporter(request.control, world), world)
     set_threads(run.args.threads)
     device = env.resolve_device(run.args.device)
+    if run.args.compile:
+        env.check_compiler(device)
     setup = run.setup()
     on_main(world, run.run_dir.acquire)
     try:

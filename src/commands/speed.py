@@ -130,6 +130,8 @@ def measure(argv, classes: dict[str, type], given: dict) -> int:
     config, control = checked(config_of(SpeedConfig, given)), config_of(MeasureControl, given)
     machine = config_of(SpeedMachine, given)
     device = env.resolve_device(machine.device)
+    if machine.compile:
+        env.check_compiler(device)
     precision = env.resolve_precision(machine.precision, device)
     threads = resolve_threads(machine.threads)
     not_of_models = {f.name for part in (SpeedConfig, MeasureControl) for f in dataclasses.fields(part)}

@@ -54,6 +54,8 @@ def train(argv: list[str], world) -> int:
     if request.control.figures:
         raise UserError("--figures: only goes with --vis_only")
     device = env.resolve_device(setup.args.device)
+    if setup.args.compile:
+        env.check_compiler(device)
     on_main(world, lambda: RunDir.check(request.control.out_dir, request.control.overwrite))
     session = open_session(setup, device, world)
     check_batches(session)
@@ -71,7 +73,7 @@ def train(argv: list[str], world) -> int:
             write_json(run_dir.env, environment(setup, session, backends))
             session.tokenizer.save(run_dir.vocab)
         reporter = make_reporter(request.control, world, run_dir)
-        announce(reporter, setup, backends, session.data.facts, run_dir)
+        announce(reporter, setup, backends, session.data, run_dir)
         unscored = [f"notice: {note}" for note in no_score({n: why_undefined(model, t) for n, t in tokens.items()})]
         for line in (*matched, *fair_lines(model, setup.args), *warnings, *unscored):
             reporter.say(line)
@@ -88,14 +90,16 @@ def fair_lines(model, args) -> list[str]:
     return [f"notice: --fair leaves these differences: {'; '.join(found)}"] if found else []
 
 
-def announce(reporter, setup, backends: dict[str, dict], facts, run_dir) -> None:
+def announce(reporter, setup, backends: dict[str, dict], data, run_dir) -> None:
     """What this run is, in a few lines: the preset and what was typed, the precision and the backends, the text."""
     typed = " ".join(f"--{k} {shown(v)}" for k, v in setup.explicit.items())
     reporter.say(f"preset {setup.preset}, with {typed}; all flags: {run_dir.config}")
     kernels = "".join(f"; {op}: {c['backend']} ({c['reason']})" for op, c in backends.items())
     reporter.say(f"precision {setup.args.precision}: {setup.precision_reason}{kernels}")
-    if facts.source:
-        reporter.say(f"text: {facts.source}, SHA-256 {facts.digest}")
+    if data.facts.source:
+        reporter.say(f"text: {data.facts.source}, SHA-256 {data.facts.digest}")
+        for line in data.task.about:
+            reporter.say(line)
         reporter.say(
             "evaluation: consecutive windows of the text, each starting without memory; all characters but the first "
             "are scored"

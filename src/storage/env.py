@@ -74,6 +74,24 @@ def resolve_precision(text: str, device) -> tuple[str, str]:
     return text, "asked for" + (f", though slow here: {why}" if text == "bf16" and not fast else "")
 
 
+def check_compiler(device) -> None:
+    """UserError where torch.compile does not work for this device. Found by compiling one line.
+
+    The line holds a new number each time, so that a kernel in torch's cache cannot hide that the compiler is missing.
+    """
+    import torch
+
+    number = int.from_bytes(os.urandom(4), "little")
+    try:
+        torch.compile(lambda x: x.sin() * number)(torch.ones(2, device=device))
+    except Exception as error:  # no C++ compiler, no Python headers, no triton: each has errors of its own
+        reason = (str(error).splitlines() or [""])[0]
+        raise UserError(
+            f"--compile: torch.compile does not work here for {device} ({type(error).__name__}: {reason}); install a "
+            "C++ compiler, or name one in the variable CXX, or leave --compile out"
+        ) from error
+
+
 def _fast_bf16(device) -> tuple[bool, str]:
     """Whether the device computes faster in bf16 than in fp32, and how that is known."""
     import torch

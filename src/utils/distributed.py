@@ -20,6 +20,9 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 
+from src.flags.fields import UserError
+from src.utils.launch import ADDRESS, HOW, launched
+
 T = TypeVar("T")
 
 
@@ -93,16 +96,24 @@ def joined() -> Iterator[World]:
 
 
 def _join() -> World:
-    size = int(os.environ.get("WORLD_SIZE", "1"))
-    if size == 1:
+    place = launched()
+    if place.size == 1:
         return World()
-    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     if torch.cuda.is_available():
-        torch.cuda.set_device(local_rank)  # nccl uses the current device
+        if place.local_rank >= torch.cuda.device_count():
+            raise UserError(
+                f"LOCAL_RANK: got {place.local_rank}, allowed: 0 to {torch.cuda.device_count() - 1}, one process per "
+                "GPU of this machine; lower --nproc_per_node, or hide the GPUs with CUDA_VISIBLE_DEVICES="
+            )
+        torch.cuda.set_device(place.local_rank)  # nccl uses the current device
     if not dist.is_initialized():
         # Objects, and tensors under --device cpu, need gloo beside nccl. The other ranks wait while rank 0 draws the
         # figures. On a slow machine that can take longer than the default timeout of half an hour.
-        dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=datetime.timedelta(hours=4)
-        )
-    return World(dist.get_rank(), size, local_rank)
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        try:
+            dist.init_process_group(backend, timeout=datetime.timedelta(hours=4))
+        except (RuntimeError, ValueError) as error:  # a taken port, a host that is not there
+            where = ":".join(os.environ[name] for name in ADDRESS)
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise UserError(f"the {place.size} processes cannot meet at {where} ({reason}); {HOW}") from error
+    return World(dist.get_rank(), place.size, place.local_rank)

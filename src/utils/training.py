@@ -259,11 +259,14 @@ class Fit:
         self.scaler = make_scaler(args, device)
         self.progress = Progress()
         self.vocab = session.tokenizer.tokens
+        if not self.world.is_main:  # after the weights, which are equal: each rank drops out other numbers
+            checkpoint.seed_rank(args.seed, self.world.rank)
 
     def payload(self) -> dict:
         """What a checkpoint holds: the weights, the flags, the vocabulary, and all state that continuing needs.
 
-        "ran" is part of it, so that a run that is continued records what ran in its earlier processes.
+        Every rank must call it: "random" has the random state of each rank, in the order of the ranks. "ran" is part of
+        it, so that a run that is continued records what ran in its earlier processes.
         """
         return {
             "model": self.model.state_dict(),
@@ -274,7 +277,7 @@ class Fit:
             "scaler": self.scaler.state_dict(),
             "step": self.progress.step,
             "progress": dict(vars(self.progress)),
-            "random": checkpoint.random_state(),
+            "random": self.world.gather(checkpoint.random_state()),
             "ran": ran.noted(),
         }
 
@@ -285,13 +288,28 @@ class Fit:
         self.scheduler.load_state_dict(payload["scheduler"])
         self.scaler.load_state_dict(payload["scaler"])
         self.progress = Progress(**payload["progress"])
-        checkpoint.set_random_state(payload["random"])
+        self._restore_random(payload["random"])
         ran.restore(payload.get("ran", {}))  # checkpoints of older versions have none
 
+    def _restore_random(self, saved: list[dict] | dict) -> None:
+        """Give this rank its random state. Ranks that the saved run did not have begin a stream of their own."""
+        states = [saved] if isinstance(saved, dict) else saved  # older checkpoints have the state of rank 0 alone
+        rank, size = self.world.rank, self.world.size
+        if rank < len(states):
+            checkpoint.set_random_state(states[rank])
+        else:
+            checkpoint.seed_rank(self.args.seed, rank, self.progress.step)
+        if size != len(states):
+            self.reporter.say(
+                f"notice: the checkpoint is of {_processes(len(states))} and continues in {_processes(size)}; random "
+                "numbers, such as those of dropout, are others than in an uninterrupted run"
+            )
+
     def save(self) -> None:
-        """Write ckpt.pt. Only rank 0 writes."""
+        """Write ckpt.pt. Every rank must call it, and rank 0 writes."""
+        payload = self.payload()
         if self.world.is_main:
-            checkpoint.save(self.run_dir.ckpt, self.payload())
+            checkpoint.save(self.run_dir.ckpt, payload)
         self._saved_at = time.perf_counter()
 
     def run(self) -> None:
@@ -339,13 +357,17 @@ class Fit:
         if p.step % self.eval_every == 0 or p.step == self.steps:
             self._validate()
             self.save()
-        elif now - self._saved_at > CHECKPOINT_SECONDS:
+        elif self._any_rank(now - self._saved_at > CHECKPOINT_SECONDS):  # saving needs all ranks, and clocks differ
             self.save()
-        if self.world.sum([float(self.stopper.asked)], self.device)[0]:
+        if self._any_rank(self.stopper.asked):
             if not self.finished:
                 self.save()
             raise Interrupted
         self._clock = time.perf_counter()  # training time does not include validation and saving
+
+    def _any_rank(self, here: bool) -> bool:
+        """Whether something holds on at least one rank. The answer is the same on all."""
+        return self.world.sum([float(here)], self.device)[0] > 0
 
     def _validate(self) -> None:
         among = allowed_ids(self.session.data, self.device)
@@ -395,6 +417,10 @@ def compile_model(model: ARModel) -> None:
     """Compile the pass that training and evaluation share, in place. So names in checkpoints stay the same."""
     name = "hidden" if hasattr(model, "hidden") else "forward"
     setattr(model, name, torch.compile(getattr(model, name)))
+
+
+def _processes(n: int) -> str:
+    return f"{n} process" + ("es" if n > 1 else "")
 
 
 def _micro_batches(batch: Batch, world: World, size: int) -> Iterator[Batch]:

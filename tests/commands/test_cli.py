@@ -284,6 +284,67 @@ def test_list_shows_a_user_s_task(main, tmp_path):
     assert "--copies N" in out
 
 
+@pytest.mark.parametrize(
+    ("task", "where"),
+    [
+        (TASK.replace('word = "', 'word = {}["w"] + "'), r"', line \d+, in example: KeyError: 'w'"),
+        (TASK.replace("return Example(", "return tuple("), r"TypeError: "),
+        (TASK.replace('small = {"context_len": 12, "lr": 0.002}', "small = 5"), r"TypeError: "),
+        (
+            TASK + "\n    def __init__(self, args):\n        raise RuntimeError('no\\nway')\n",
+            r"in __init__: RuntimeError: no$",
+        ),
+    ],
+    ids=["example", "kind of example", "small", "init"],
+)
+def test_list_of_a_task_that_raises_is_one_line(main, tmp_path, task, where):
+    (tmp_path / "first.py").write_text(task)
+    code, _, err = main("list", "--task", "./first.py")
+    assert (code, err.count("\n")) == (2, 1)
+    assert err.startswith(f"error: --task: '{tmp_path / 'first.py'}'")
+    assert re.search(where, err.strip())
+
+
+class CannotCompile(Exception):
+    """Like torch's, with a text of many lines."""
+
+
+@pytest.mark.parametrize("command", [TINY_NEEDLE, ["profile", *TINY_NEEDLE[:4]], ["speed", "--model", "gru"]])
+def test_compile_without_a_compiler_is_one_line_and_nothing_is_written(main, monkeypatch, tmp_path, command):
+    def compiled(function):
+        def run(*arguments):
+            raise CannotCompile("no C++ compiler\n\nSet TORCHDYNAMO_VERBOSE=1")
+
+        return run
+
+    monkeypatch.setattr("torch.compile", compiled)
+    code, out, err = main(*command, "--device", "cpu", "--compile")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "--compile: torch.compile does not work here for cpu (CannotCompile: no C++ compiler); install" in err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_missing_compiler_is_found_before_the_run_begins(tmp_path):
+    arguments = [*TINY_NEEDLE, "--device", "cpu", "--compile"]
+    assert bench(*arguments, cwd=tmp_path).returncode == 0  # so that torch's cache has kernels
+    done = bench(*arguments, "--out_dir", "r", cwd=tmp_path, env={"PATH": "", "CXX": "/nonexistent/g++"})
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert "C++ compiler" in done.stderr
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_text_folder_says_what_was_read(main, figures, tmp_path):
+    for name in ("a.txt", "b.txt", ".hidden/a.txt"):
+        (tmp_path / "texts" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "texts" / name).write_text("to be or not to be, that is the question\n" * 20)
+    words = [word for word in TINY_NEEDLE if word != "--quiet"]
+    code, _, err = main(*words, "--task", "text", "--data_path", "texts", "--max_steps", 2, "--out_dir", "r")
+    assert code == 0
+    assert f"\nread 2 files of '{tmp_path / 'texts'}'; left out: 1 hidden (.hidden)\n" in err
+    assert "\nwarning: 1 file of " in err
+
+
 def test_a_reader_that_has_seen_enough_is_no_error():
     done = subprocess.run(
         f'"{sys.executable}" benchmark.py --help | head -n 1',

@@ -64,7 +64,16 @@ def test_greedy_text_is_that_of_samples_txt(main, runs, name):
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--temperature", "0"], ["--top_k", "1"], ["--top_p", "1e-9"], ["--temperature", "0", "--top_k", "5"]],
+    [
+        ["--temperature", "0"],
+        ["--temperature", "1e-38"],
+        ["--temperature", "1e-320"],
+        ["--top_k", "1"],
+        ["--top_p", "1e-9"],
+        ["--top_p", "1e-45"],
+        ["--temperature", "0", "--top_k", "5"],
+        ["--temperature", "1e-12", "--top_k", "5", "--top_p", "1e-45"],
+    ],
     ids=" ".join,
 )
 def test_narrowest_sampling_is_greedy(main, runs, arguments):

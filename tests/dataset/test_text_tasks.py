@@ -11,8 +11,10 @@ import io
 import json
 import math
 import os
+import re
 import subprocess
 import sys
+import time
 import urllib.error
 from collections import Counter
 from pathlib import Path
@@ -24,7 +26,7 @@ from conftest import TINY
 from dataset import wikitext
 from dataset.corpus import language, stored_text
 from dataset.corpus.language import StreamedTask
-from dataset.corpus.sources import sha256
+from dataset.corpus.sources import read_text, sha256
 from dataset.corpus.stored_text import StoredIds, number_characters
 from dataset.loaders import TaskData, build_loaders
 from dataset.text import Text
@@ -136,6 +138,146 @@ def test_a_folder_is_read_in_the_order_of_its_paths(tmp_path):
     assert (
         text_task(folder).digest == text_task(write(tmp_path / "one.txt", "before it\nfirst, no end\n" + TEXT)).digest
     )
+
+
+def about(folder) -> str:
+    """What a run says about a folder, after its text was read."""
+    return "\n".join(text_task(folder).about)
+
+
+def test_hidden_files_and_folders_are_left_out_and_named(tmp_path):
+    """An editor's copy of the last file would put held-out text into train."""
+    folder = tmp_path / ".texts"  # the folder itself may be hidden
+    write(folder / "a.txt", TEXT)
+    for name in (".ipynb_checkpoints/a-checkpoint.txt", ".git/x.txt", "deep/.cache/y.jsonl", "._a.txt", ".z.txt"):
+        write(folder / name, TEXT)
+    task = text_task(folder)
+    assert whole(task) == TEXT
+    assert task.about == (f"read 1 file of '{folder}'; left out: 5 hidden (._a.txt, .git, .ipynb_checkpoints, ...)",)
+
+
+def test_files_of_other_endings_and_empty_files_are_counted(tmp_path):
+    folder = tmp_path / "texts"
+    write(folder / "a.txt")
+    write(folder / "b" / "c.txt", "")
+    write(folder / "d.jsonl", "")
+    for name in ("notes.md", "b/book.pdf", "c.txt.gz", "no_ending"):
+        write(folder / name)
+    assert about(folder) == (
+        f"read 3 files of '{folder}'; left out: 4 not .txt or .jsonl (b/book.pdf, c.txt.gz, no_ending, ...); "
+        "2 files without a character (b/c.txt, d.jsonl)"
+    )
+    assert whole(text_task(folder)) == TEXT
+
+
+def test_a_single_file_needs_no_words(tmp_path):
+    assert text_task(write(tmp_path / "own.txt")).about == ()
+
+
+@pytest.mark.parametrize(("copies", "words"), [(1, "1 file of .* is a copy"), (2, "2 files of .* are copies")])
+def test_equal_files_get_a_warning(tmp_path, copies, words):
+    """Of all kinds of copies: another name, another folder, documents in another form."""
+    folder = tmp_path / "texts"
+    write(folder / "a.txt", TEXT)
+    write(folder / "b.txt", TEXT + "more\n")
+    write(folder / "z" / "a copy.txt", TEXT)
+    if copies > 1:
+        write_json_lines(folder / "c.jsonl", [TEXT])
+    _, warning = text_task(folder).about
+    assert re.search(f"^warning: {words} of another one \\(a.txt, ", warning)
+    assert "z/a copy.txt" in warning
+
+
+def test_different_files_get_no_warning(tmp_path):
+    write(tmp_path / "texts" / "a.txt", TEXT)
+    write(tmp_path / "texts" / "b.txt", TEXT[:-1])
+    assert len(text_task(tmp_path / "texts").about) == 1
+
+
+def link(path, target):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.symlink_to(target)
+    except OSError:
+        pytest.skip("this system has no links")
+
+
+def test_linked_folders_and_files_are_followed_and_nothing_is_read_twice(tmp_path):
+    folder, other = tmp_path / "texts", tmp_path / "elsewhere"
+    write(folder / "a.txt", "one\n")
+    write(folder / "m" / "b.txt", TEXT)
+    write(other / "c.txt", "three\n")
+    write(tmp_path / "d.txt", "four\n")
+    link(folder / "0 elsewhere", other)
+    link(folder / "d.txt", tmp_path / "d.txt")
+    link(folder / "again.txt", folder / "a.txt")
+    link(folder / "m0", folder / "m")
+    link(folder / "m" / "up", folder)
+    link(folder / "out", tmp_path)
+    link(other / "back", folder)
+    link(folder / "broken.txt", tmp_path / "nowhere.txt")
+    link(folder / "self.txt", folder / "self.txt")
+    task = text_task(folder)
+    assert whole(task) == "three\none\nfour\n" + TEXT
+    assert task.about == (
+        f"read 4 files of '{folder}'; left out: 2 no file, or a broken link (broken.txt, self.txt), "
+        "4 linked and read already, or around this folder (0 elsewhere/back, m/up, m0, ...), "
+        "1 linked and read already (again.txt)",
+    )
+
+
+def test_a_folder_that_is_itself_a_link_is_read(tmp_path):
+    write(tmp_path / "texts" / "a.txt")
+    link(tmp_path / "link", tmp_path / "texts")
+    assert whole(text_task(tmp_path / "link")) == TEXT
+
+
+def test_a_subfolder_that_cannot_be_read_is_a_user_error(tmp_path, monkeypatch):
+    write(tmp_path / "texts" / "a.txt")
+    write(tmp_path / "texts" / "shut" / "b.txt")
+    listed = Path.iterdir
+
+    def refuse(path):
+        if path.name == "shut":
+            raise PermissionError(13, "Permission denied", str(path))
+        return listed(path)
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(UserError, match=r"texts/shut', which cannot be read \(Permission denied\)"):
+        text_task(tmp_path / "texts")
+
+
+@pytest.mark.parametrize("block", [1 << 20, 2])
+def test_a_byte_order_mark_is_no_part_of_a_text(tmp_path, monkeypatch, block):
+    monkeypatch.setattr("dataset.text.BLOCK", block)
+    mark = b"\xef\xbb\xbf"
+    text = "to be or first\n" * 40
+    assert whole(text_task(write(tmp_path / "own.txt", mark + text.encode()))) == text
+    lines = mark + json.dumps({"text": "first"}).encode() + b"\n" + json.dumps({"text": text}).encode()
+    assert whole(text_task(write(tmp_path / "own.jsonl", lines))) == "first\n" + text
+    write(tmp_path / "texts" / "a.txt", mark + b"first\n")
+    write(tmp_path / "texts" / "b.txt", mark + text.encode())
+    assert whole(text_task(tmp_path / "texts")) == "first\n" + text
+    assert read_text(write(tmp_path / "own.txt", mark + b"first"), "--data_path") == "first"
+    assert whole(text_task(write(tmp_path / "inner.txt", f"a\ufeff{text}"))) == f"a\ufeff{text}"
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be"])
+@pytest.mark.parametrize("name", ["own.txt", "own.jsonl"])
+def test_utf16_is_named(tmp_path, encoding, name):
+    data = ("\ufeff" * (encoding == "utf-16-be") + json.dumps({"text": TEXT})).encode(encoding)
+    with pytest.raises(UserError, match=r"own\.\w+' line 1: not UTF-8 \(byte 0 of the \w+, which begins as UTF-16\)"):
+        text_task(write(tmp_path / name, data))
+
+
+@pytest.mark.slow
+def test_a_folder_of_ten_thousand_files_is_read_in_seconds(tmp_path):
+    for i in range(10_000):
+        write(tmp_path / "texts" / f"{i % 100:02}" / f"{i:05}.txt", f"file {i}\n")
+    began = time.perf_counter()
+    task = text_task(tmp_path / "texts")
+    assert time.perf_counter() - began < 30
+    assert task.about == (f"read 10,000 files of '{tmp_path / 'texts'}'; left out: nothing",)
 
 
 def test_blocks_cut_nothing(tmp_path, monkeypatch):

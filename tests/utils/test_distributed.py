@@ -3,9 +3,11 @@
 python -m pytest tests/utils/test_distributed.py
 """
 
+import contextlib
 import json
 import math
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -18,7 +20,10 @@ from dataset.loaders import build_loaders
 from dataset.rle import RunLength
 from src.flags.run_flags import resolve
 from src.storage import checkpoint
+from src.utils import distributed
 from src.utils.distributed import World, joined
+from src.utils.session import Session
+from src.utils.training import Fit
 
 # A batch of three rows gives the ranks two rows and one. What is left over of a length gives batches of one row, and
 # then one rank has no row at all.
@@ -30,9 +35,9 @@ RUN = (
 LAUNCH = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 
 
-def start(arguments, cwd, launch=(), **env):
+def start(arguments, cwd, launch=(), script=ROOT / "benchmark.py", **env):
     return subprocess.Popen(
-        [sys.executable, *launch, str(ROOT / "benchmark.py"), *map(str, arguments)],
+        [sys.executable, *launch, str(script), *map(str, arguments)],
         cwd=cwd,
         text=True,
         stdout=subprocess.PIPE,
@@ -122,13 +127,13 @@ def test_checkpoints_of_two_processes_hold_the_weights_of_one(runs):
     assert max(float((one[k] - two[k]).abs().max()) for k in one) <= 1e-5
 
 
-def ranks(arguments, cwd, count=2):
+def ranks(arguments, cwd, count=2, **options):
     """The command as torchrun would start it, with the exit code of each rank: [(code, stdout, stderr), ...]."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     env = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    processes = [start(arguments, cwd, RANK=str(rank), LOCAL_RANK=str(rank), **env) for rank in range(count)]
+    processes = [start(arguments, cwd, RANK=str(rank), LOCAL_RANK=str(rank), **env, **options) for rank in range(count)]
     return [finish(p) for p in processes]
 
 
@@ -151,6 +156,167 @@ def test_a_taken_run_directory_is_one_line_and_exit_code_2_from_every_rank(runs)
     before = sorted((p.name, p.stat().st_mtime_ns) for p in runs[0].iterdir())
     check_one_line(ranks([*RUN, "--out_dir", "one"], runs[0].parent), "--overwrite")
     assert sorted((p.name, p.stat().st_mtime_ns) for p in runs[0].iterdir()) == before
+
+
+STOPS = """
+# benchmark.py, which is asked to stop after a number of steps, as by Ctrl-C. 0: never.
+import sys
+steps = int(sys.argv.pop(1))
+import benchmark
+from src.utils import training
+
+class Stopped(training.Fit):
+    def _after_step(self, row, batch):
+        self.stopper.asked |= row is not None and self.progress.step + 1 == steps
+        super()._after_step(row, batch)
+
+training.Fit = Stopped
+sys.exit(benchmark.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+def test_dropout_of_two_processes_continues_as_if_nothing_had_stopped_it(tmp_path):
+    """Each rank continues with its own random numbers, so that losses and weights are equal to the last bit."""
+    (tmp_path / "stops.py").write_text(STOPS)
+    run = [*RUN, "--dropout", "0.3", "--max_steps", "12"]
+
+    def both(steps, *arguments):
+        results = ranks([steps, *arguments], tmp_path, script=tmp_path / "stops.py", PYTHONPATH=str(ROOT))
+        return [code for code, *_ in results]
+
+    assert both(0, *run, "--out_dir", "whole") == [0, 0]
+    assert both(7, *run, "--out_dir", "parts") == [130, 130]
+    assert both(0, "--resume", "--out_dir", "parts") == [0, 0]
+    whole, parts = (log(tmp_path / name) for name in ("whole", "parts"))
+    assert [row.get("loss") for row in whole] == [row.get("loss") for row in parts]
+    a, b = (checkpoint.load(tmp_path / name / "ckpt.pt")["model"] for name in ("whole", "parts"))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+class Rank(World):
+    """A rank that exchanges nothing. `others` are the states that the other ranks would send."""
+
+    others = ()
+
+    def gather(self, value):
+        return [value, *self.others] if self.is_main else [*self.others, value]
+
+    def sum(self, values, device):
+        return values
+
+    def sum_gradients(self, parameters):
+        pass
+
+
+class Said:
+    """A reporter that keeps what it is told."""
+
+    def __init__(self):
+        self.lines = []
+
+    def say(self, line):
+        self.lines.append(line)
+
+
+def fit_of(world):
+    """A Fit of a small model on this rank, with weights of seed 0, and what its reporter was told."""
+    args = resolve(RunLength, preset={}, **SMALL)
+    _, loaders, data = build_loaders(RunLength(args), args)
+    torch.manual_seed(0)
+    session = Session(args, data, loaders, torch.device("cpu"), world, (), "small")
+    said = Said()
+    return Fit(torch.nn.Linear(2, 2), session, None, said), said.lines
+
+
+SMALL = {"context_len": 8, "train_size": 8, "val_size": 4, "test_size": 4, "max_steps": 5, "batch_size": 4}
+
+
+def test_each_rank_draws_random_numbers_of_its_own():
+    """The weights are drawn before. Rank 0 draws what a single process draws."""
+    drawn = []
+    for rank in range(3):
+        fit_of(Rank(rank, 3) if rank else World())
+        drawn.append(torch.rand(4))
+    torch.manual_seed(0)
+    torch.nn.Linear(2, 2)
+    assert torch.equal(drawn[0], torch.rand(4))
+    assert len({tuple(numbers.tolist()) for numbers in drawn}) == 3
+
+
+def test_a_checkpoint_restores_the_random_state_of_each_rank():
+    fit, _ = fit_of(Rank(1, 2))
+    torch.rand(3)
+    second, next_of_second = checkpoint.random_state(), torch.rand(4)
+    fit, _ = fit_of(Rank(0, 2))
+    Rank.others = (second,)
+    try:
+        payload = fit.payload()
+    finally:
+        Rank.others = ()
+    next_of_first = torch.rand(4)
+    for rank, expected in enumerate((next_of_first, next_of_second)):
+        fit, said = fit_of(Rank(rank, 2))
+        fit.restore(payload)
+        assert torch.equal(torch.rand(4), expected)
+        assert said == []
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_another_number_of_processes_is_said_and_new_ranks_get_streams_of_their_own(old):
+    fit, _ = fit_of(World())
+    fit.progress.step = 3
+    payload = fit.payload()
+    expected = torch.rand(4)
+    if old:  # checkpoints had the state of rank 0 alone
+        payload["random"] = payload["random"][0]
+    drawn = []
+    for rank in range(2):
+        fit, said = fit_of(Rank(rank, 2))
+        fit.restore(payload)
+        drawn.append(torch.rand(4))
+        assert len(said) == 1
+        assert said[0].startswith("notice: the checkpoint is of 1 process and continues in 2 processes")
+    assert torch.equal(drawn[0], expected)
+    assert not torch.equal(drawn[1], expected)
+
+
+class NotMain(World):
+    is_main = False
+
+
+def test_eval_only_prints_and_writes_on_rank_0_only(runs, main, monkeypatch):
+    @contextlib.contextmanager
+    def second():
+        yield NotMain()
+
+    monkeypatch.setattr(distributed, "joined", second)
+    before = sorted(p.name for p in runs[0].iterdir())
+    assert main("--eval_only", "--out_dir", runs[0]) == (0, "", "")
+    assert sorted(p.name for p in runs[0].iterdir()) == before
+
+
+@pytest.mark.slow
+def test_two_processes_evaluate_as_one_and_print_one_document(runs, tmp_path):
+    """1e-6: batches are the same, and losses are added in the same order."""
+    shutil.copytree(runs[1], tmp_path / "two")
+    (code, out, _), (other, nothing, _) = ranks(["--eval_only", "--out_dir", "two"], tmp_path)
+    assert (code, other, nothing) == (0, 0, "")
+    assert len(list((tmp_path / "two").glob("eval-*.json"))) == 1
+    found, stored = json.loads(out), json.loads((runs[1] / "metrics.json").read_text())
+    assert numbers(found["last"]["test"]) == pytest.approx(numbers(stored["test"]["last"]), abs=1e-6)
+
+
+def test_processes_that_cannot_meet_are_one_line(main, monkeypatch):
+    def taken(*arguments, **options):
+        raise RuntimeError("The server socket has failed to listen\non any address")
+
+    for name, value in {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.distributed, "init_process_group", taken)
+    code, out, err = main(*RUN)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "the 2 processes cannot meet at 127.0.0.1:29500 (The server socket has failed to listen)" in err
 
 
 def test_rows_of_all_ranks_make_up_a_batch():

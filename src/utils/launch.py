@@ -1,0 +1,61 @@
+"""Which of several processes this one is, as `torchrun` says it in the environment. No torch here.
+
+    place = launched()              # Place(rank=0, size=1, local_rank=0) without torchrun
+    if place.size > 1: ...
+
+`train`, `--resume` and `--eval_only` share their work among the processes (src/utils/distributed.py). Every other
+command does its work in the process of rank 0 alone.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, MutableMapping
+from typing import NamedTuple
+
+from src.flags.fields import UserError
+
+ADDRESS = ("MASTER_ADDR", "MASTER_PORT")  # where the processes meet
+NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+HOW = "start several processes with `torchrun --nproc_per_node N benchmark.py ...`, or unset WORLD_SIZE for one process"
+
+
+class Place(NamedTuple):
+    """The rank of this process among `size` processes, and its rank among those of this machine."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+
+
+def launched(environ: Mapping[str, str] = os.environ) -> Place:
+    """The place of this process. An empty variable counts as unset, and without WORLD_SIZE there is one process.
+
+    UserError for a WORLD_SIZE above 1 that the other variables do not fit.
+    """
+    size = _number("WORLD_SIZE", environ, least=1, default=1)
+    if size == 1:
+        return Place()
+    missing = [name for name in ("RANK", *ADDRESS) if not environ.get(name)]
+    if missing:
+        raise UserError(f"WORLD_SIZE: got {size}, but {' and '.join(missing)} not set; {HOW}")
+    _number("MASTER_PORT", environ, least=0)
+    rank = _number("RANK", environ)
+    if rank >= size:
+        raise UserError(f"RANK: got {rank}, allowed: 0 to {size - 1}, because WORLD_SIZE is {size}; {HOW}")
+    return Place(rank, size, _number("LOCAL_RANK", environ, default=0))
+
+
+def alone(environ: MutableMapping[str, str] = os.environ) -> None:
+    """Make this process a single one, and also every process that it starts."""
+    for name in NAMES:
+        environ.pop(name, None)
+
+
+def _number(name: str, environ: Mapping[str, str], least: int = 0, default: int | None = None) -> int:
+    text = environ.get(name, "").strip()
+    if not text and default is not None:
+        return default
+    if not text.isdecimal() or int(text) < least:
+        raise UserError(f"{name}: got '{text}', allowed: a whole number from {least} on; {HOW}")
+    return int(text)
