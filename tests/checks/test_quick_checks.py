@@ -44,6 +44,15 @@ def test_every_registered_layer_passes_quickly_once_built(name):
     assert checks.without_answer(results) == []
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
+def test_every_registered_layer_passes_at_the_sizes_of_a_run_in_bf16(name):
+    model = subject_of(MODELS[name].load()).model()
+    results = quick(model, checks.LONG, lengths=(200, 300), batch=8, precision="bf16")
+    assert failed(results) == []
+    assert checks.without_answer(results) == []
+
+
 @pytest.mark.parametrize("model_class", [Mean, Replayed, _WholeModel], ids=lambda c: c.__name__)
 def test_a_right_layer_of_the_users_own_passes(model_class):
     assert failed(quick(subject_of(model_class).model(awake=False))) == []
