@@ -110,19 +110,19 @@ def test_infinite_logits_are_no_leak():
 
 class LeakTimesNumpyNoise(Replayed):
     def mix(self, v):
-        return v + 0.1 * F.pad(v[:, 1:], (0, 0, 0, 1)) * (1 + 1e-3 * np.random.rand())
+        return v + 0.1 * F.pad(v[:, 1:], (0, 0, 0, 1)).detach() * (1 + 1e-3 * np.random.rand())
 
 
 class LeakTimesPythonNoise(Replayed):
     def mix(self, v):
-        return v + 0.1 * F.pad(v[:, 1:], (0, 0, 0, 1)) * (1 + 1e-3 * random.random())
+        return v + 0.1 * F.pad(v[:, 1:], (0, 0, 0, 1)).detach() * (1 + 1e-3 * random.random())
 
 
 class LeakTimesSystemNoise(Replayed):
-    """The noise has no seed, but it is the same for all rows of a pass."""
+    """The noise has no seed, but all rows of a pass share it."""
 
     def mix(self, v):
-        return v + 0.1 * F.pad(v[:, 1:], (0, 0, 0, 1)) * (1 + 1e-3 * os.urandom(1)[0] / 255)
+        return v + 0.1 * F.pad(v[:, 1:], (0, 0, 0, 1)).detach() * (1 + 1e-3 * os.urandom(1)[0] / 255)
 
 
 @pytest.mark.parametrize("layer", [LeakTimesNumpyNoise, LeakTimesPythonNoise, LeakTimesSystemNoise])
