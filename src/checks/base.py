@@ -22,6 +22,8 @@ from torch import nn
 from src.flags.run_flags import RunArgs
 from src.models.backbone import build
 from src.models.contract import ARModel, Mixer
+from src.ops.precision import as_real
+from src.storage.randomness import kept_random_state, seed_all
 
 LONGEST = 270  # tokens: more than the chunk lengths 16 ... 256, and more than a cache that doubles at 256
 QUICK = 70  # tokens of the quick form: more than a chunk of 64
@@ -95,15 +97,14 @@ class Subject:
     ) -> ARModel:
         """A new model in eval mode.
 
-        seed: of the initialisation.  max_len: tokens of a learned position table.  awake: call `wake`.  changes: of
-        args.
+        seed: of the initialisation.  max_len: tokens of a learned position table.  dtype: see `cast`.  awake: call
+        `wake`.  changes: of args.
         """
         args = dataclasses.replace(self.args, **changes)
-        with torch.random.fork_rng(devices=_devices(self.device)):
-            torch.manual_seed(self.seed if seed is None else seed)
-            model = (
-                build(self.model_class, self.vocab_size, args, max_len or self.longest).to(self.device, dtype).eval()
-            )
+        with kept_random_state():
+            seed_all(self.seed if seed is None else seed)
+            model = build(self.model_class, self.vocab_size, args, max_len or self.longest).to(self.device).eval()
+        cast(model, dtype)
         if awake:
             wake(model)
         return model
@@ -152,6 +153,15 @@ class BuiltSubject(Subject):
         return model
 
 
+def cast(model, dtype) -> None:
+    """Give the float32 tensors of a model this dtype, and complex64 ones its complex counterpart.
+
+    What the layer chose itself stays: integers, bool, half precision and double precision.
+    """
+    counterpart = {torch.float32: dtype, torch.complex64: dtype.to_complex()}
+    model._apply(lambda t: t.to(counterpart.get(t.dtype, t.dtype)))
+
+
 def wake(model) -> None:
     """Add noise to each parameter whose values are all equal.
 
@@ -160,8 +170,9 @@ def wake(model) -> None:
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
         for p in model.parameters():
-            if p.is_floating_point() and p.numel() and bool((p == p.flatten()[0]).all()):
-                p += NOISE * torch.randn(p.shape, generator=generator).to(p)
+            if (p.is_floating_point() or p.is_complex()) and p.numel() and bool((p == p.flatten()[0]).all()):
+                values = as_real(p)
+                values += NOISE * torch.randn(values.shape, generator=generator).to(values)
 
 
 @contextlib.contextmanager
@@ -170,23 +181,18 @@ def exact_float32(device) -> Iterator[None]:
     before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     try:
-        with torch.random.fork_rng(devices=_devices(device)), torch.enable_grad():
+        with kept_random_state(), torch.enable_grad():
             yield
     finally:
         torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
 
 
-def _devices(device) -> list[int]:
-    """The CUDA devices whose random state fork_rng must keep."""
-    return [] if device.type != "cuda" else [device.index if device.index is not None else torch.cuda.current_device()]
-
-
 def logits_of(model, x, **kwargs):
-    """Logits (B, T, C) in float64, without gradients and with the same seed of torch at every call.
+    """Logits (B, T, C) in float64, without gradients and with the same seed of all generators at every call.
 
     Raises ValueError where the model does not return (B, T, C).
     """
-    torch.manual_seed(0)
+    seed_all(0)
     with torch.no_grad():
         logits = model(x, **kwargs)
     check_logits(logits, x)
