@@ -14,13 +14,31 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable
 
-from src.checks import causality, cost, decoding, gradients, isolation, numerics, repeatability, shapes
+from src.checks import (
+    causality,
+    cost,
+    decoding,
+    gradients,
+    hash_order,
+    isolation,
+    leftovers,
+    numerics,
+    repeatability,
+    shapes,
+)
 from src.checks.base import QUICK, BuiltSubject, Result, Subject, exact_float32
 from src.utils.memory import is_out_of_memory
 
 CHECKS: dict[str, tuple[Callable, ...]] = {
     "causality": (causality.changed_tokens, causality.shorter_sequence, causality.gradient),
-    "decoding": (decoding.cache, decoding.steps_from_empty, decoding.steps_after_prefill, decoding.prefill_into_state),
+    "decoding": (
+        decoding.cache,
+        decoding.steps_from_empty,
+        decoding.steps_after_prefill,
+        decoding.prefill_into_state,
+        decoding.long_steps,
+        decoding.long_prefills,
+    ),
     "isolation": (
         isolation.other_rows,
         isolation.row_alone,
@@ -37,11 +55,16 @@ CHECKS: dict[str, tuple[Callable, ...]] = {
         numerics.extreme_inputs,
         numerics.one_repeated_token,
     ),
-    "gradients": (gradients.differences_float64, gradients.float32, gradients.every_parameter),
+    "gradients": (gradients.differences_float64, gradients.float32, gradients.long_sequence, gradients.every_parameter),
     "repeatability": (
         repeatability.forward_twice,
+        repeatability.decoding_twice,
         repeatability.backward_twice,
+        repeatability.other_modes,
+        repeatability.reseeding,
+        leftovers.growth,
         repeatability.same_seed,
+        hash_order.other_hashes,
         repeatability.save_and_load,
         repeatability.initialisation,
     ),

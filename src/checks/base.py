@@ -13,7 +13,7 @@ import contextlib
 import copy
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -27,6 +27,8 @@ from src.storage.randomness import kept_random_state, seed_all
 
 LONGEST = 270  # tokens: more than the chunk lengths 16 ... 256, and more than a cache that doubles at 256
 QUICK = 70  # tokens of the quick form: more than a chunk of 64
+LONG = 1117  # tokens of the longest pass: a prime far from every power of two, and no multiple of 16 or 128 is near
+ROWS = 33  # rows of a batch: more than a layer might treat as a special case
 NOISE = 0.1  # standard deviation of the noise that `wake` adds
 NO_EMBEDDING = "the model calls no nn.Embedding, so its inputs cannot be reached"
 NO_MIXER = "a whole model has no mixer to test alone"
@@ -39,7 +41,8 @@ class Result:
 
     status: pass, fail, skipped or measured.  value: what was measured, a number or a word.  tolerance: the largest
     allowed number, or the only allowed word. The tolerance of a measured row counts under --strict alone.  note: what
-    was seen, in one sentence.  group: set by `run`.
+    was seen, in one sentence.  group: set by `run`.  cause: why there is no answer; "raised" where the model raised an
+    error, "unjudged" where its passes could not be compared, else empty.
     """
 
     name: str
@@ -48,6 +51,7 @@ class Result:
     tolerance: float | str | None = None
     note: str = ""
     group: str = ""
+    cause: str = ""
 
     @property
     def beyond(self) -> bool:
@@ -71,6 +75,23 @@ def skipped(name: str, why: str) -> Result:
     return Result(name, "skipped", note=why)
 
 
+class Unjudged(Exception):
+    """The passes of a model cannot be compared, so a check has no answer. The text says why."""
+
+
+def unjudged(name: str, why: Unjudged | str) -> Result:
+    """A skipped result that must not count as a passed one."""
+    return Result(name, "skipped", note=f"could not be judged: {why}", cause="unjudged")
+
+
+def answered(name: str, check: Callable[[], Result]) -> Result:
+    """The result of one row, or an unjudged one where the check raises Unjudged."""
+    try:
+        return check()
+    except Unjudged as why:
+        return unjudged(name, why)
+
+
 def measured(name: str, value, note: str = "", limit=None) -> Result:
     """A value that is reported. Beyond `limit` it fails under --strict alone."""
     return Result(name, "measured", value, limit, note)
@@ -81,7 +102,9 @@ class Subject:
     """The model under test. It builds the model at the sizes and seeds that a check wants, and draws tokens for it.
 
     args: the flags of a run without dropout (None for a built model).  longest: tokens of the longest sequence, apart
-    from those of src/checks/cost.py. quick: try fewer lengths and steps.
+    from those of src/checks/cost.py and of the three fields named next. quick: try fewer lengths and steps.
+    long: tokens of the one long pass of some checks; 0 leaves it out.  run_lengths: tokens of the longest sequences of
+    the run.  run_batch: rows of its batch; 0 where there is no run.  precision: of the pass under autocast.
     """
 
     model_class: type
@@ -91,6 +114,10 @@ class Subject:
     longest: int = LONGEST
     quick: bool = False
     seed: int = 0
+    long: int = LONG
+    run_lengths: tuple[int, ...] = ()
+    run_batch: int = 0
+    precision: str = "bf16"
 
     def model(
         self, *, seed: int | None = None, max_len: int | None = None, dtype=torch.float32, awake: bool = True, **changes
@@ -108,6 +135,29 @@ class Subject:
         if awake:
             wake(model)
         return model
+
+    def model_for(self, length: int) -> ARModel:
+        """A new model in eval mode whose tables and masks have room for sequences of this length."""
+        room = {"context_len": length} if getattr(self.args, "context_len", length) < length else {}
+        return self.model(max_len=max(length, self.longest), **room)
+
+    def is_beyond(self, length: int) -> bool:
+        """Whether no sequence of the run is as long as this. Without a run, every length counts."""
+        return self.quick and bool(self.run_lengths) and length > max(self.run_lengths)
+
+    @contextlib.contextmanager
+    def excused(self, length: int, notes: list[str]) -> Iterator[None]:
+        """Pass over an error at a length that the run never has, and add what it was to `notes`.
+
+        A layer may have a longest length of its own. Where the run stays below it, nothing is wrong.
+        """
+        try:
+            yield
+        except Exception as error:
+            if not self.is_beyond(length):
+                raise
+            text = str(error) if isinstance(error, Unjudged) else f"{type(error).__name__}: {first_line(error)}"
+            notes.append(f"; {length:,} tokens, more than the run has, were left out ({text})")
 
     def tokens(self, batch: int, length: int, seed: int = 1):
         """Random ids (B, T)."""
@@ -187,12 +237,12 @@ def exact_float32(device) -> Iterator[None]:
         torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
 
 
-def logits_of(model, x, **kwargs):
+def logits_of(model, x, *, seed: int = 0, **kwargs):
     """Logits (B, T, C) in float64, without gradients and with the same seed of all generators at every call.
 
     Raises ValueError where the model does not return (B, T, C).
     """
-    seed_all(0)
+    seed_all(seed)
     with torch.no_grad():
         logits = model(x, **kwargs)
     check_logits(logits, x)
@@ -221,6 +271,16 @@ def ratio(part: float, whole: float) -> float:
     if part == 0 and math.isfinite(whole):
         return 0.0
     return part / whole if math.isfinite(part) and math.isfinite(whole) and whole > 0 else math.inf
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says; empty where it says nothing."""
+    return (str(error).splitlines() or [""])[0]
+
+
+def not_finite(tensors) -> int:
+    """How many values of these tensors are NaN or infinite. None is ignored."""
+    return sum(int((~torch.isfinite(v)).sum()) for v in tensors if v is not None)
 
 
 def names(found) -> str:

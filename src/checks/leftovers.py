@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import collections
 import inspect
+import itertools
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -31,8 +32,7 @@ def growth(subject: Subject) -> Result:
         if i >= WARM - 1:
             counts.append(held(model, subject.classes))
     steps = [
-        {place: after[place] - before.get(place, 0) for place in after}
-        for before, after in zip(counts, counts[1:], strict=False)
+        {place: after[place] - before.get(place, 0) for place in after} for before, after in itertools.pairwise(counts)
     ]
     grown = [place for place in counts[-1] if all(step.get(place, 0) > 0 for step in steps)]
     return judged(
@@ -48,7 +48,8 @@ def _call(model, x) -> None:
     with torch.no_grad():
         model.eval()(x)
         state = model.init_state(len(x), x.shape[1])
-        _, state = model.prefill(x[:, :-1], state)
+        if x.shape[1] > 1:
+            _, state = model.prefill(x[:, :-1], state)
         model.step(x[:, -1], state)
     model.train()(x).float().logsumexp(-1).mean().backward()
     model.zero_grad(set_to_none=True)
@@ -61,18 +62,11 @@ def held(model, classes: Iterable[type]) -> dict[str, int]:
         for name, value in vars(module).items():
             if name not in ("_parameters", "_modules"):
                 found[f"{module_name or 'the model'}.{name}"] = size_of(value)
-    for cls in {
-        c for m in model.modules() for c in type(m).__mro__ if not c.__module__.startswith(("torch", "builtins"))
-    }:
+    own = {c for m in model.modules() for c in type(m).__mro__ if not c.__module__.startswith(("torch", "builtins"))}
+    for cls in own:
         found |= {f"{cls.__name__}.{name}": size_of(value) for name, value in vars(cls).items() if _may_grow(value)}
-    for cls in classes:
-        top = (
-            vars(
-                sys.modules.get(cls.__module__, object()),
-            )
-            if cls.__module__ in sys.modules
-            else {}
-        )
+    for module in {cls.__module__ for cls in classes} & set(sys.modules):
+        top = vars(sys.modules[module])
         found |= {f"{name} of the file": size_of(value) for name, value in top.items() if _may_grow(value)}
     return found
 
@@ -109,7 +103,7 @@ def _own_size(value) -> int:
     return ITEM * len(value) if isinstance(value, CONTAINERS) and not _bounded(value) else 0
 
 
-def _parts(value) -> Iterator:
+def _parts(value) -> list:
     """What a value refers to, apart from classes, functions, modules of Python, and numbers."""
     if isinstance(value, dict):
         return [*value.keys(), *value.values()]

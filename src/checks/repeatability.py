@@ -135,7 +135,7 @@ def other_modes(subject: Subject) -> Result:
 
 
 def reseeding(subject: Subject):
-    """After two different seeds, all generators differ also after building the layer, and after a pass in train mode."""
+    """Generators with different seeds still differ after building the model, and after a pass in train mode."""
     if subject.args is not None:
         yield _reseeded("generators reset by __init__", lambda: build_again(subject))
     model, x = subject.model().train(), subject.tokens(2, min(33, subject.longest))

@@ -79,6 +79,8 @@ class Mixer(nn.Module):
     ops: tuple[str, ...] = ()  # the ops of src/ops that it calls; a run records which backend computed them
     own_conv = False  # True where the mixer reads args.short_conv itself; else the block convolves the mixer's input
     output_maps: tuple[str, ...] = ("out", "out_proj", "o_proj")  # members that write into the residual stream
+    # True where the backward pass is not the derivative on purpose, as in a straight-through gate. `check` says so.
+    surrogate_gradient = False
     keeps: tuple[str, ...] = ()  # what --fair cannot take away: order or a convolution that is the layer itself
     published: BlockDefaults = BlockDefaults()
 
@@ -139,6 +141,7 @@ class ARModel(nn.Module):
     positions: tuple[str, ...] = ()
     default_pos = "none"
     has_heads = False
+    surrogate_gradient = False
     ops: tuple[str, ...] = ()
     max_len: int | None = None  # tokens of a position table; None where the length has no bound
 

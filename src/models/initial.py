@@ -58,8 +58,8 @@ def materialise(model: nn.Module) -> None:
     with torch.no_grad():
         model.eval()(torch.zeros(1, 2, dtype=torch.long))
     model.train(training)
-    if _lazy(model):
-        raise UserError(f"--model: forward does not use the lazy parameter '{_lazy(model)[0]}', so its shape is unknown")
+    for name in _lazy(model):
+        raise UserError(f"--model: forward does not use the lazy parameter '{name}', so its shape is unknown")
 
 
 def _lazy(model: nn.Module) -> list[str]:
