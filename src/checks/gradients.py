@@ -314,7 +314,7 @@ def every_parameter(subject: Subject):
 
 
 def _shake(model, seed: int) -> None:
-    """Add noise to every trained parameter, up to three times as large as its values. So a router chooses other experts."""
+    """Add noise to every trained parameter, up to 3 times as large as its values, so that a router chooses others."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for p in model.parameters():

@@ -79,7 +79,10 @@ def _repeated(name: str, run: Callable, allowed: float) -> Result:
     drawn = _changed(before, random_state())
     worst = max(difference(got, want) for got in others)
     if drawn:
-        why = f"random in eval mode: draws from {' and '.join(drawn)}, as F.dropout without training=self.training does"
+        why = (
+            f"random in eval mode: it draws from {' and '.join(drawn)}, or seeds it; dropout must be off there "
+            "(F.dropout needs training=self.training)"
+        )
         return Result(name, "fail", worst, allowed, why)
     return judged(
         name,
