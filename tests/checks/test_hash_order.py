@@ -44,12 +44,14 @@ def layer_file(tmp_path):
     return write
 
 
-def test_a_layer_that_is_built_in_the_order_of_a_set_fails(layer_file):
+def test_a_layer_that_is_built_in_the_order_of_a_set_fails(layer_file, monkeypatch):
+    monkeypatch.setattr(hash_order, "HASH_SEEDS", (1,))
     (row,) = compared(layer_file(f"set({NAMES})"))
     assert row.status == "fail"
     assert "depends on the order of a set" in row.note
 
 
+@pytest.mark.slow
 def test_a_layer_that_is_built_in_the_order_of_a_list_passes(layer_file):
     (row,) = compared(layer_file(f"{NAMES}"))
     assert row.status == "pass", row
