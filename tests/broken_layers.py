@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from src.checks import causality, decoding, gradients, isolation, leftovers, numerics, repeatability, shapes
+from src.checks.base import LONG
 from src.models.contract import Mixer
 from src.models.template import _WholeModel
 
@@ -85,6 +86,30 @@ class LeakInsideAChunk(Replayed):
         return torch.cat(
             [(chunks + chunks.mean(2, keepdim=True)).flatten(1, 2) if full else chunks, v[:, full:]], dim=1
         )
+
+
+class LeakFarAway(Replayed):
+    """From token 512 on each output contains the next token."""
+
+    start = 512
+
+    def mix(self, v):
+        return torch.cat([v[:, : self.start], F.pad(v, (0, 0, 0, 1))[:, self.start + 1 :]], dim=1)
+
+
+class LeakAtOneToken(Replayed):
+    """The output at token 77 contains the next token."""
+
+    def mix(self, v):
+        at = (torch.arange(v.shape[1]) == 77)[:, None]
+        return v + at * v.roll(-1, dims=1)
+
+
+class LeakUnderAutocast(Replayed):
+    """In bf16 each output contains the next token."""
+
+    def mix(self, v):
+        return v + v.roll(-1, dims=1) if v.dtype is torch.bfloat16 else v
 
 
 class FutureNormalisation(Replayed):
@@ -174,6 +199,20 @@ class MixedRows(Replayed):
 
     def mix(self, v):
         return v + v.mean(dim=0, keepdim=True)
+
+
+class RowsAboveFour(Replayed):
+    """In a batch of more than 4 rows each row contains a tenth of the row before it."""
+
+    def mix(self, v):
+        return v if len(v) <= 4 else v + 0.1 * v.roll(1, 0)
+
+
+class RowsAboveFourInStep(Mean):
+    """`step` of more than 4 rows adds a tenth of the row before."""
+
+    def step(self, x, state):
+        return super().step(x if len(x) <= 4 else x + 0.1 * x.roll(1, 0), state)
 
 
 class CountsRows(Replayed):
@@ -638,6 +677,7 @@ class Broken:
     layer: type
     check: Callable
     row: str
+    long: int = 0  # tokens of the one long pass; 0 leaves it out
 
     @property
     def wrong(self) -> str:
@@ -649,6 +689,12 @@ BROKEN = (
     Broken(LeakyConvolution, causality.changed_tokens, "changed tokens"),
     Broken(LeakBehindAGate, causality.changed_tokens, "changed tokens"),
     Broken(LeakInsideAChunk, causality.changed_tokens, "changed tokens"),
+    Broken(LeakFarAway, causality.changed_tokens, "changed tokens", LONG),
+    Broken(LeakFarAway, causality.changed_tokens, "changed tokens in train mode", LONG),
+    Broken(LeakFarAway, causality.gradient, "gradient of later inputs", LONG),
+    Broken(LeakAtOneToken, causality.changed_tokens, "changed tokens"),
+    Broken(LeakAtOneToken, causality.gradient, "gradient of later inputs"),
+    Broken(LeakUnderAutocast, causality.under_autocast, "changed tokens under autocast"),
     Broken(FutureNormalisation, causality.changed_tokens, "changed tokens"),
     Broken(BatchNormalisation, causality.changed_tokens, "changed tokens in train mode"),
     Broken(KnowsTheLength, causality.shorter_sequence, "shortened sequence"),
@@ -663,27 +709,30 @@ BROKEN = (
     Broken(StalePrefill, decoding.steps_after_prefill, "steps after a prefill"),
     Broken(StaleCache, decoding.steps_after_prefill, "steps after a prefill"),
     Broken(PrefillFromNothing, decoding.prefill_into_state, "prefill into a used state"),
-    Broken(DriftsLate, decoding.long_steps, "steps from an empty state, long"),
-    Broken(RingOf512, decoding.long_steps, "steps from an empty state, long"),
-    Broken(LongPrompt, decoding.long_prefills, "prefill into a used state, long"),
+    Broken(DriftsLate, decoding.long_steps, "steps from an empty state, long", LONG),
+    Broken(RingOf512, decoding.long_steps, "steps from an empty state, long", LONG),
+    Broken(LongPrompt, decoding.long_prefills, "prefill into a used state, long", LONG),
     Broken(MixedRows, isolation.other_rows, "other rows changed"),
     Broken(BatchNormalisation, isolation.other_rows, "other rows changed in train mode"),
+    Broken(RowsAboveFour, isolation.other_rows, "other rows changed"),
+    Broken(RowsAboveFour, isolation.row_alone, "row alone, or in a batch"),
+    Broken(RowsAboveFourInStep, isolation.other_rows_decoded, "other rows changed in decoding"),
     Broken(CountsRows, isolation.row_alone, "row alone, or in a batch"),
     Broken(MaskLeak, isolation.padding, "padding"),
     Broken(KnowsTheLength, isolation.padding, "padding"),
     Broken(StateInABuffer, isolation.earlier_calls, "earlier calls"),
     Broken(StateInABufferWhenTraining, isolation.earlier_calls, "earlier calls in train mode"),
     Broken(StateInTheModule, isolation.two_decodings, "two decodings by turns"),
-    Broken(EvenOnly, shapes.odd_lengths, "odd lengths"),
+    Broken(EvenOnly, shapes.odd_lengths, "one token, odd lengths"),
     Broken(NotANumberAtOne, shapes.odd_lengths, "one token, odd lengths"),
     Broken(GroupsOf16, shapes.width_8, "width 8"),
     Broken(TwoHeadsAtLeast, shapes.one_head, "one head"),
-    Broken(SqueezesRows, shapes.batch_1, "batch 1"),
+    Broken(SqueezesRows, shapes.batch_1, "batch of one"),
     Broken(GrowsWithTime, shapes.longer_than_trained, "longer than trained"),
     Broken(RoundedState, numerics.bf16_forward, "bf16 forward"),
-    Broken(RoundedPositions, numerics.bf16_forward, "bf16 forward"),
-    Broken(OverflowsAt900, numerics.bf16_forward, "bf16 forward"),
-    Broken(RoundedPositionsInStep, numerics.bf16_decoding, "bf16 decoding"),
+    Broken(RoundedPositions, numerics.bf16_forward, "bf16 forward", LONG),
+    Broken(OverflowsAt900, numerics.bf16_forward, "bf16 forward", LONG),
+    Broken(RoundedPositionsInStep, numerics.bf16_decoding, "bf16 decoding", LONG),
     Broken(RoundedStateInStep, numerics.bf16_decoding, "bf16 decoding"),
     Broken(RootOfRounded, numerics.bf16_gradients, "bf16 gradients, not finite"),
     Broken(ExponentialModel, numerics.extreme_embeddings, "embeddings x 100, not finite"),
@@ -693,7 +742,7 @@ BROKEN = (
     Broken(RunningVariance, numerics.one_repeated_token, "one repeated token, not finite"),
     Broken(WrongBackward, gradients.differences_float64, "gradients, float64"),
     Broken(WrongKernel, gradients.float32, "gradients, float32"),
-    Broken(DetachedChunks, gradients.long_sequence, "gradients, long sequence"),
+    Broken(DetachedChunks, gradients.long_sequence, "gradients, long sequence", LONG),
     Broken(DeadParameter, gradients.every_parameter, "parameters without a gradient"),
     Broken(UnusedParameter, gradients.every_parameter, "parameters without a gradient"),
     Broken(InfiniteGradient, gradients.every_parameter, "parameters with a gradient not finite"),

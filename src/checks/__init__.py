@@ -1,10 +1,11 @@
 """The checks of a sequence layer, which need seconds and no training.
 
     results = run(Subject(model_class, args))        every check, for the command `check`
-    results = quick(model, vocab_size, device)       causality and decoding of a built model, for `train`
+    results = quick(model, vocab_size, device)       causality, rows and decoding of a built model, for `train`
 
 A check is a function from a `Subject` to one `Result` or to several (src/checks/base.py). To add a check, write it in
-the file of its group, name it in CHECKS, and add a layer that it catches to tests/broken_layers.py.
+the file of its group, name it in CHECKS and its rows in src/checks/rows.py, and add a layer that it catches to
+tests/broken_layers.py.
 """
 
 from __future__ import annotations
@@ -26,11 +27,17 @@ from src.checks import (
     repeatability,
     shapes,
 )
-from src.checks.base import QUICK, BuiltSubject, Result, Subject, exact_float32
+from src.checks.base import LONG, QUICK, BuiltSubject, Result, Subject, exact_float32, first_line
+from src.checks.rows import ROWS
 from src.utils.memory import is_out_of_memory
 
 CHECKS: dict[str, tuple[Callable, ...]] = {
-    "causality": (causality.changed_tokens, causality.shorter_sequence, causality.gradient),
+    "causality": (
+        causality.changed_tokens,
+        causality.under_autocast,
+        causality.shorter_sequence,
+        causality.gradient,
+    ),
     "decoding": (
         decoding.cache,
         decoding.steps_from_empty,
@@ -41,6 +48,7 @@ CHECKS: dict[str, tuple[Callable, ...]] = {
     ),
     "isolation": (
         isolation.other_rows,
+        isolation.other_rows_decoded,
         isolation.row_alone,
         isolation.padding,
         isolation.earlier_calls,
@@ -70,7 +78,13 @@ CHECKS: dict[str, tuple[Callable, ...]] = {
     ),
     "cost": (cost.parameters, cost.output_ratios, cost.fair, cost.decoding, cost.exponents),
 }
-QUICK_GROUPS = ("causality", "decoding")
+# The order is that of the reasons to refuse a layer: one that is random or mixes rows cannot be judged on causality.
+QUICK_CHECKS = {
+    "repeatability": (repeatability.forward_twice, repeatability.reseeding, leftovers.growth),
+    "isolation": (isolation.other_rows,),
+    "causality": CHECKS["causality"],
+    "decoding": CHECKS["decoding"],
+}
 
 
 def run(
@@ -92,7 +106,7 @@ def run(
 
 
 def run_check(check: Callable, subject: Subject, group: str = "") -> list[Result]:
-    """The results of one check. An error becomes a failed result, with its reason in one line."""
+    """The results of one check. An error fails each of its rows that has no result yet, with its reason in one line."""
     results: list[Result] = []
     try:
         found = check(subject)
@@ -101,7 +115,10 @@ def run_check(check: Callable, subject: Subject, group: str = "") -> list[Result
     except Exception as error:
         if is_out_of_memory(error):
             raise
-        results.append(Result(name_of(check), "fail", note=reason(error, subject.classes), group=group))
+        note = f"could not be run: {reason(error, subject.classes)}"
+        given = {result.name for result in results}
+        missing = [name for name in ROWS.get(check.__name__, (name_of(check),)) if name not in given]
+        results += [Result(name, "fail", note=note, group=group, cause="raised") for name in missing]
     return results
 
 
@@ -115,7 +132,7 @@ def reason(error: Exception, classes: Iterable[type]) -> str:
     files = {getattr(sys.modules.get(cls.__module__), "__file__", None) for cls in classes}
     frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename in files]
     where = f" (line {frames[-1].lineno}, in {frames[-1].name})" if frames else ""
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}{where}"
+    return f"{type(error).__name__}: {first_line(error)}{where}"
 
 
 def strict(results: Iterable[Result]) -> list[Result]:
@@ -127,17 +144,58 @@ def strict(results: Iterable[Result]) -> list[Result]:
     return judged
 
 
-def quick(model, vocab_size: int, device) -> list[Result]:
-    """Causality and decoding of a built model, in about a second.
+def quick(
+    model,
+    vocab_size: int,
+    device,
+    *,
+    lengths: tuple[int, ...] = (),
+    batch: int = 0,
+    precision: str = "fp32",
+    long: int = LONG,
+) -> list[Result]:
+    """Causality, independent rows and decoding of a built model, in about a second.
 
-    The model, its mode and all random state stay as they are. vocab_size: ids 0 .. vocab_size - 1 are drawn.  Sequences
-    have 70 tokens, or fewer where a position table ends earlier.
+    The model, its mode and all random state stay as they are. vocab_size: ids 0 .. vocab_size - 1 are drawn.
+    lengths: tokens of the longest sequences of the run, that of training first.  batch: rows of a training batch.
+    precision: of the run. long: tokens of one pass that is longer than the run may be. It is left out where the model
+    does not take it.
     """
-    longest = min(QUICK, model.max_len or QUICK)
-    subject = BuiltSubject(type(model), None, device, vocab_size, longest, quick=True, built=model)
-    return run(subject, QUICK_GROUPS)
+    bound = model.max_len or max(QUICK, long, *lengths)
+    lengths = tuple(dict.fromkeys(min(n, bound) for n in lengths))
+    subject = BuiltSubject(
+        type(model),
+        None,
+        device,
+        vocab_size,
+        min(QUICK, bound),
+        quick=True,
+        built=model,
+        long=min(long, bound),
+        run_lengths=lengths,
+        run_batch=batch,
+        precision=precision,
+    )
+    with exact_float32(device):
+        return [r for group, found in QUICK_CHECKS.items() for check in found for r in run_check(check, subject, group)]
 
 
 def sees_the_future(results: Iterable[Result]) -> list[Result]:
-    """The failed results of the causality group."""
-    return [result for result in results if result.group == "causality" and result.status == "fail"]
+    """The results that show a leak: failed ones of the causality group, unless the model raised an error."""
+    return [r for r in results if r.group == "causality" and r.status == "fail" and not r.cause]
+
+
+def mixes_rows(results: Iterable[Result]) -> list[Result]:
+    """The results that show that a row of a batch depends on other rows."""
+    return [r for r in results if r.group == "isolation" and r.status == "fail" and not r.cause]
+
+
+def varies(results: Iterable[Result]) -> list[Result]:
+    """The results that show that one input gives several outputs in eval mode."""
+    names = ROWS["forward_twice"]
+    return [r for r in results if r.name in names and r.status == "fail" and not r.cause]
+
+
+def without_answer(results: Iterable[Result]) -> list[Result]:
+    """The results on causality and rows that could not be run, or could not be judged."""
+    return [r for r in results if r.group in ("causality", "isolation") and r.cause]

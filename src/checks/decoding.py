@@ -138,7 +138,7 @@ def long_prefills(subject: Subject):
 
 def _long(subject: Subject):
     """(model, tokens of a long decoding), or (model, None) under replay and where the model takes no more tokens."""
-    model = subject.model_for(subject.long)
+    model = subject.model_for(max(subject.long, subject.longest))
     length = min(subject.long, model.max_len or subject.long)
     return model, length if length > subject.longest and model.cache_kind() == "own" else None
 

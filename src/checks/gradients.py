@@ -222,7 +222,7 @@ def differences_float64(subject: Subject) -> Result:
 
 def long_sequence(subject: Subject) -> Result:
     """Gradients of a long sequence against central differences: nothing is detached between chunks."""
-    sizes = {"rows": 1, "length": subject.long}
+    sizes = {"rows": 1, "length": max(subject.long, subject.longest)}
     f, _ = _in_float64(subject, **sizes)
     if f is not None:
         return _against_differences("gradients, long sequence", subject, f, torch.float64, _worst_of_all)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from src.checks.base import Result, Subject, difference, judged, logits_of
+from src.checks.base import ROWS, Result, Subject, difference, judged, logits_of
+from src.storage.randomness import seed_all
 
 # Relative to the standard deviation of the logits. Two passes of one shape differ by exactly 0 where no other row
 # matters.
@@ -15,34 +16,72 @@ def _length(subject: Subject) -> int:
     return min(65, subject.longest)
 
 
+def _batches(subject: Subject) -> list[int]:
+    """Rows of the batches that are tried: few, many, and those of the run."""
+    return [max(ROWS, subject.run_batch)] if subject.quick else sorted({4, ROWS, subject.run_batch} - {0, 1})
+
+
 def other_rows(subject: Subject):
-    """Other rows of a batch change nothing in the first row. In train mode batch statistics would mix the rows."""
-    x = subject.tokens(4, _length(subject))
-    changed = torch.cat([x[:1], subject.tokens(3, _length(subject), seed=2)])
+    """Other rows of a batch change nothing in the rows that stay. In train mode batch statistics would mix them."""
     for mode in ("eval", "train"):
         model = subject.model().train(mode == "train")
-        want = logits_of(model, x)[:1]
         name = "other rows changed" + (" in train mode" if mode == "train" else "")
-        yield judged(
-            name,
-            difference(logits_of(model, changed)[:1], want),
-            SAME,
-            "row 1 did not change when the other 3 rows did",
-            "the logits of row 1 changed when the other 3 rows changed",
-        )
+        yield _other_rows(subject, name, _length(subject), lambda x, model=model: logits_of(model, x))
+
+
+def other_rows_decoded(subject: Subject) -> Result:
+    """Other rows of a batch change nothing in the rows that stay, while a prompt is read and tokens are decoded."""
+    from src.checks.decoding import decode
+
+    model, length = subject.model(), min(9, subject.longest)
+    plan = [("prefill", length // 2), ("step", length - length // 2)] if length > 1 else [("step", 1)]
+
+    def decoded(x):
+        seed_all(0)
+        return decode(model, x, plan)
+
+    return _other_rows(subject, "other rows changed in decoding", length, decoded)
+
+
+def _other_rows(subject: Subject, name: str, length: int, logits) -> Result:
+    """Compare the rows that stay.  logits: ids (B, T) -> (B, T, C).
+
+    Which rows stay is random, so that a layer that reads a neighbour at any distance is caught.
+    """
+    worst, at = 0.0, 0
+    for batch in _batches(subject):
+        x, other = subject.tokens(batch, length), subject.tokens(batch, length, seed=2)
+        stays = torch.randperm(batch, generator=torch.Generator().manual_seed(batch)) < max(1, batch // 3)
+        stays = stays.to(x.device)
+        want, got = logits(x)[stays], logits(torch.where(stays[:, None], x, other))[stays]
+        found = difference(got, want)
+        if found > worst:
+            worst, at = found, batch
+    return judged(
+        name,
+        worst,
+        SAME,
+        f"no change by other rows, batches of {', '.join(map(str, _batches(subject)))}",
+        f"rows changed when other rows of a batch of {at} changed",
+    )
 
 
 def row_alone(subject: Subject) -> Result:
     """A row gives the same logits alone as in a batch."""
-    model, x = subject.model(), subject.tokens(4, _length(subject))
-    want = logits_of(model, x)
-    worst = max(difference(logits_of(model, x[i : i + 1]), want[i : i + 1]) for i in range(len(x)))
+    model, worst, at = subject.model(), 0.0, 0
+    for batch in _batches(subject):
+        x = subject.tokens(batch, _length(subject))
+        want = logits_of(model, x)
+        rows = sorted({0, 1, batch // 2, batch - 1})
+        found = max(difference(logits_of(model, x[i : i + 1]), want[i : i + 1]) for i in rows)
+        if found > worst:
+            worst, at = found, batch
     return judged(
         "row alone, or in a batch",
         worst,
         subject.tolerance,
-        "4 rows gave the same logits alone as in the batch",
-        "a row gave other logits alone than in a batch of 4",
+        f"the same alone as in batches of {', '.join(map(str, _batches(subject)))}",
+        f"a row gave other logits alone than in a batch of {at}",
     )
 
 

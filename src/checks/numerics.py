@@ -41,8 +41,9 @@ def _drift(got, want) -> float:
 
 def bf16_forward(subject: Subject) -> Result:
     """Logits under bf16 autocast against float32, for more than the 256 positions that bf16 counts exactly."""
-    model = subject.model_for(subject.long)
-    x = subject.tokens(1, min(subject.long, model.max_len or subject.long))
+    length = max(subject.long, subject.longest)
+    model = subject.model_for(length)
+    x = subject.tokens(1, min(length, model.max_len or length))
     want = logits_of(model, x)
     with _bf16(subject):
         got = logits_of(model, x)
@@ -59,7 +60,7 @@ def bf16_decoding(subject: Subject) -> Result:
     """Prefill and steps under bf16 autocast against a float32 forward."""
     from src.checks.decoding import decode
 
-    length = min(BF16_DECODED, subject.long)
+    length = min(BF16_DECODED, max(subject.long, subject.longest))
     model = subject.model_for(length)
     if model.cache_kind() == "replay":
         length = min(60, length)  # each token costs a pass

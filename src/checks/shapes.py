@@ -9,7 +9,7 @@ import torch
 from src.checks.base import Result, Subject, check_logits, difference, judged, logits_of, skipped
 from src.flags.fields import UserError
 
-LENGTHS = (1, 2, 3, 7, 15, 17, 31, 33, 63, 65, 127)
+LENGTHS = (1, 2, 3, 7, 15, 17, 31, 33, 53, 63, 65, 105, 127, 213)
 NOT_FINITE = "logits or gradients are NaN or infinite"
 
 
@@ -25,10 +25,15 @@ def _broken(model, x) -> int:
 
 
 def odd_lengths(subject: Subject) -> Result:
-    """One token, and lengths that are no multiple of a chunk: shapes are right, logits and gradients finite."""
+    """One token, lengths that are no multiple of a chunk, and a long one: logits and gradients are finite."""
     model = subject.model()
     lengths = [n for n in LENGTHS if n <= subject.longest]
     counts = {n: _broken(model, subject.tokens(2, n)) for n in lengths}
+    for n in sorted({subject.long, *subject.run_lengths} - {0}):
+        model = subject.model_for(n)
+        n = min(n, model.max_len or n)
+        counts[n] = _broken(model, subject.tokens(2, n))
+    lengths = sorted(counts)
     bad = [n for n in lengths if counts[n]]
     return judged(
         "one token, odd lengths",

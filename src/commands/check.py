@@ -40,6 +40,7 @@ DEFAULTS = {"d_model": 32, "n_layer": 2, "n_head": 2, "dropout": 0.0}
 ONLY_TRAIN = ("match_params", "match_count", "match_state")
 WIDTHS = {"check": 38, "result": 9, "measured": 12, "allowed": 9}
 WIDTH = 120
+FIRST = 21  # tokens of the first pass, which finds wrong shapes and dtypes
 GUESS = 0.5  # seconds per check, for the time left before a check of the same group has run
 
 
@@ -50,6 +51,8 @@ SEED = option(0, "seed of weights and tokens", least=0, most=2**31 - 1)
 class CheckConfig(machine_flags("threads", "device", "backend", seed=SEED)):
     """check"""
 
+    length: int = option(0, "tokens of the longest sequence of a run, tried as well; 0 = none", least=0, most=1 << 16)
+    batch_size: int = option(0, "rows of the batch of a run, tried as well; 0 = none", least=0, most=1 << 16)
     strict: bool = option(False, "a skipped check, replay, steep growth and slower late steps fail too")
     json: bool = option(False, "print the results as JSON and nothing else")
     quiet: bool = option(False, "no progress, only the results")
@@ -119,11 +122,15 @@ def read(parser: Parser, argv: list[str], parts) -> tuple[CheckConfig, dict]:
 
 
 def judge(model_class, config: CheckConfig, given: dict) -> list:
-    """The results of all checks. UserError where the model cannot be built."""
+    """The results of all checks. UserError where the model cannot be built, or returns no logits at all.
+
+    The first pass comes before the checks, because a fault in it would fill the table with one and the same error.
+    """
     from src import checks
-    from src.checks.base import Subject
+    from src.checks.base import LONGEST, Subject
     from src.models.backbone import resolve_auto
     from src.setup.classes import blaming
+    from src.setup.forms import check_forms
     from src.setup.plan import set_threads
     from src.storage import env
 
@@ -137,10 +144,20 @@ def judge(model_class, config: CheckConfig, given: dict) -> list:
         "precision": "fp32",
     }
     args = resolve_auto(model_class, resolve(_NoTask, model_class, preset=DEFAULTS, **shared, **given))
-    subject = Subject(model_class, args, device, seed=config.seed)
+    lengths = (config.length,) if config.length else ()
+    subject = Subject(
+        model_class,
+        args,
+        device,
+        longest=max(LONGEST, config.length),
+        seed=config.seed,
+        run_lengths=lengths,
+        run_batch=config.batch_size,
+    )
     name = given["model"]
-    with blaming("model", str(Path(name).resolve()) if is_path(name) else name):  # the whole path, as in a traceback
-        subject.model()
+    path = str(Path(name).resolve()) if is_path(name) else name  # the whole path, as in a traceback
+    with blaming("model", path), checks.exact_float32(device):
+        check_forms(name, subject.model(), subject.tokens(2, FIRST), subject.vocab_size)
     kinds = [group for group, functions in checks.CHECKS.items() for _ in functions]
     with progress_of(kinds, quiet=config.quiet or config.json) as before:
         results = checks.run(subject, before=before)

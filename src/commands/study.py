@@ -144,6 +144,7 @@ def absolute(models) -> tuple[str, ...]:
 
 def check_parts(parts, panels: SpeedConfig, classes, given: dict, device) -> None:
     """UserError if one of the parts could not train, match or measure a model. Writes nothing."""
+    from dataset.loaders import parse_lengths
     from dataset.tokenizer import CharTokenizer
     from src.checks.admission import check_user_model
     from src.flags.registry import is_path
@@ -164,7 +165,9 @@ def check_parts(parts, panels: SpeedConfig, classes, given: dict, device) -> Non
         with blaming("model", setup.args.model):
             parameters(setup.model_class, setup.args, len(tokenizer), task.table_tokens())
         if is_path(setup.args.model):
-            check_user_model(setup, build_model(setup, tokenizer, task, device), tokenizer, device)
+            tokens = [task.max_tokens(length) for length in parse_lengths(task, setup.args.eval_lengths)]
+            model = build_model(setup, tokenizer, task, device)
+            check_user_model(setup, model, tokenizer, device, task, tokens)
 
 
 def redraw_study(control: MeasureControl, given: dict) -> int:

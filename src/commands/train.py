@@ -62,7 +62,7 @@ def train(argv: list[str], world) -> int:
     backends = check_backends(setup, device)
     model = build_model(setup, session.tokenizer, session.task, device)
     try_own_model(setup.args.model, model, session.tokenizer, session.loaders["val"], device)
-    setup, warnings = check_user_model(setup, model, session.tokenizer, device)
+    setup, warnings = check_user_model(setup, model, session.tokenizer, device, session.task, tokens.values())
     session = with_args(session, setup)
     run_dir = create_run_dir(request, world)
     try:

@@ -20,7 +20,7 @@ from src.figures.lengths import figure_length_curve, figure_lengths, length_word
 from src.figures.slices import figure_slices, slice_groups
 from src.flags.fields import UserError
 
-NOT_CAUSAL = "NOT CAUSAL, sees the future (--allow_noncausal)"
+NOT_CAUSAL = "NOT CAUSAL, or not judged (--allow_noncausal)"
 NEEDED = (
     *("task", "model", "kind", "data", "parameters", "loss_curve", "ppl_curve"),
     *("test", "floors", "ceiling", "length_curve", "primary"),
@@ -120,7 +120,7 @@ def overlay_title(runs) -> str:
 
 
 def sees_the_future(metrics: dict) -> bool:
-    """Whether the run trained a layer that failed the causality check, under --allow_noncausal."""
+    """Whether the run trained a layer, under --allow_noncausal, that failed the causality check or got no answer."""
     return bool(_args(metrics).get("allow_noncausal"))
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,28 +63,13 @@ def blaming(kind: str, name: str) -> Iterator[None]:
 def try_own_model(
     name: str, model: ARModel, tokenizer: CharTokenizer, loader: DataLoader, device: torch.device
 ) -> None:
-    """Run a model of a user's file on one batch. UserError where it fails, or returns a tensor of the wrong shape."""
-    import torch
+    """Run a model of a user's file on one batch. UserError where it fails, or returns a wrong shape or dtype."""
+    from src.setup.forms import check_forms
 
     if not registry.is_path(name):
         return
-    x = next(iter(loader)).x[:2].to(device)
-    with blaming("model", name), torch.no_grad():
-        model.eval()
-        if hasattr(model, "blocks"):
-            h = torch.zeros(*x.shape, model.embed.embedding_dim, device=device)
-            check_shape(name, "mixer", model.blocks[0].mixer(h), h.shape)
-        check_shape(name, "model", model(x), (*x.shape, len(tokenizer)))
-
-
-def check_shape(name: str, what: str, got: torch.Tensor, wanted: Sequence[int]) -> None:
-    """UserError where a forward pass returned another shape than it must. what: "mixer" or "model"."""
-    shape = tuple(got.shape) if hasattr(got, "shape") else type(got).__name__
-    if shape != tuple(wanted):
-        raise UserError(
-            f"--model: the forward of the {what} in '{name}' returns {shape}, "
-            f"allowed: a tensor of shape {tuple(wanted)}"
-        )
+    with blaming("model", name):
+        check_forms(name, model, next(iter(loader)).x[:2].to(device), len(tokenizer))
 
 
 def file_digest(path: str | Path) -> str:

@@ -18,14 +18,15 @@ class NoTask:
     Config = None
 
 
-def subject_of(model_class, longest=SHORT, **given) -> Subject:
+def subject_of(model_class, longest=SHORT, long=0, **given) -> Subject:
+    """A layer at small sizes.  long: tokens of the one long pass; 0 leaves it out, because it takes a second."""
     args = resolve_auto(model_class, resolve(NoTask, model_class, preset=SIZES, **given))
-    return Subject(model_class, args, longest=longest)
+    return Subject(model_class, args, longest=longest, long=long)
 
 
-def rows(check_function, model_class, **given) -> dict[str, Result]:
+def rows(check_function, model_class, long=0, **given) -> dict[str, Result]:
     """{name: result} of one check of a layer."""
-    subject = subject_of(model_class, **given)
+    subject = subject_of(model_class, long=long, **given)
     with checks.exact_float32(subject.device):
         return {r.name: r for r in checks.run_check(check_function, subject)}
 

@@ -14,7 +14,7 @@ from src.checks import CHECKS
 
 @pytest.mark.parametrize("broken", BROKEN, ids=lambda b: f"{b.row}-{b.layer.__name__}")
 def test_a_broken_layer_is_caught(broken):
-    found = rows(broken.check, broken.layer)
+    found = rows(broken.check, broken.layer, broken.long)
     assert broken.row in found, f"no row of that name: {found}"
     assert found[broken.row].status == "fail", f"{broken.wrong} {found[broken.row]}"
 

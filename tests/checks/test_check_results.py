@@ -4,6 +4,7 @@ python -m pytest tests/checks/test_check_results.py
 """
 
 import copy
+import itertools
 import math
 import re
 
@@ -16,6 +17,7 @@ from torch import nn
 from src import checks
 from src.checks import CHECKS, causality, cost, repeatability
 from src.checks.base import LONGEST, difference, judged, measured, skipped, wake
+from src.checks.rows import ROWS
 from src.models import backbone
 from src.models.backbone import build
 from src.models.template import GatedConv, _WholeModel
@@ -40,11 +42,17 @@ class _Raises(Replayed):
 
 
 def test_what_a_layer_raises_is_a_failed_check_of_one_line():
-    """Five checks run no forward pass: kind of cache, seed, initialisation, parameters, differences under --fair."""
+    """Some checks run no forward pass, or have no row for a layer that replays and is in no file."""
     wrong = [r for r in checks.run(subject_of(_Raises)) if r.status == "fail"]
-    assert len(wrong) == sum(len(functions) for functions in CHECKS.values()) - 5
+    without_forward = {"cache", "same_seed", "initialisation", "parameters", "fair"}
+    without_forward |= {"long_steps", "long_prefills", "other_hashes"}
+    judging = [f.__name__ for functions in CHECKS.values() for f in functions if f.__name__ not in without_forward]
+    assert sorted(r.name for r in wrong) == sorted(
+        name for f in judging for name in ROWS[f] if name != "generators reset by __init__"
+    )
     for result in wrong:
-        assert result.note.startswith("KeyError: ")
+        assert result.note.startswith("could not be run: KeyError: ")
+        assert result.cause == "raised"
         assert "\n" not in result.note
         assert "(line " in result.note
         assert "in mix)" in result.note
@@ -149,6 +157,11 @@ def test_waking_moves_constant_parameters_alone():
 
 
 def test_sequences_are_cut_on_both_sides_of_every_chunk_border():
-    assert {63, 64, 65, 127, 128, 129, 255, 256, 257, 1, LONGEST - 1} <= set(causality.cuts(LONGEST, quick=False))
-    assert causality.cuts(1, quick=False) == []
-    assert all(0 < t < 70 for t in causality.cuts(70, quick=True))
+    """Short ones are cut at every t. A long one is cut at times spread over it, and each turn adds others."""
+    assert causality.cuts(LONGEST, LONGEST) == list(range(1, LONGEST))
+    assert causality.cuts(1, 4) == []
+    turns = [causality.cuts(1117, 16, turn) for turn in range(4)]
+    found = {t for turn in turns for t in turn}
+    assert len(found) == 4 * 16
+    assert {64, 65, 128, 129, 256, 257, 512, 513, 1024, 1025, 1116} <= found
+    assert max(b - a for a, b in itertools.pairwise(sorted({0, 1117, *found}))) < 100

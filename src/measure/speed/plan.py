@@ -110,13 +110,13 @@ def tried(subject, device):
     from src.flags.registry import is_path
     from src.measure.speed.observe import as_it_runs
     from src.measure.speed.subjects import VOCABULARY
-    from src.setup.classes import blaming, check_shape
+    from src.setup.classes import blaming
+    from src.setup.forms import check_forms
 
     with blaming("model", subject.model):
         if is_path(subject.model):
-            with torch.no_grad():
-                x = torch.zeros(2, SHORTEST, dtype=torch.long, device=device)
-                check_shape(subject.model, "model", subject.build(device).eval()(x), (*x.shape, VOCABULARY))
+            x = torch.zeros(2, SHORTEST, dtype=torch.long, device=device)
+            check_forms(subject.model, subject.build(device), x, VOCABULARY)
         return as_it_runs(subject, device)
 
 
