@@ -32,6 +32,7 @@ ROWS = 33  # rows of a batch: more than a layer might treat as a special case
 NOISE = 0.1  # standard deviation of the noise that `wake` adds
 NO_EMBEDDING = "the model calls no nn.Embedding, so its inputs cannot be reached"
 NO_MIXER = "a whole model has no mixer to test alone"
+RANDOM = "the model is random, the same tokens twice differ by {by:.2g}"
 NOT_FINITE = "; a value was NaN or infinite, or all logits were equal"
 
 

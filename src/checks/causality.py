@@ -15,6 +15,7 @@ import torch
 
 from src.checks.base import (
     NO_EMBEDDING,
+    RANDOM,
     Result,
     Subject,
     Unjudged,
@@ -33,7 +34,6 @@ from src.utils.precision import autocast
 ONE_TOKEN = "the model takes one token only"
 OTHER_ROWS = "a row changes with the other rows of the batch"
 NOT_FINITE = "logits or gradients are NaN or infinite at {length:,} tokens"
-RANDOM = "the model is random, the same tokens twice differ by {by:.2g}"
 BORDERS = (1024, 512, 256, 128, 64, 960, 1008, 1000, 32, 16)  # multiples of most chunk lengths of parallel forms
 GOLDEN = 0.6180339887498949  # its multiples, modulo 1, fill an interval evenly
 # Relative to the standard deviation of the logits. Both passes have one shape, so most layers differ by exactly 0.
@@ -135,12 +135,13 @@ def _leaks(subject: Subject, training: bool, length: int, tolerance: float):
     model = subject.model_for(length).train(training)
     length = _fitting(model, length)
     rows = rows_for(subject, model, length)
-    if training and subject.run_batch > 1 and length == (*subject.run_lengths, subject.longest)[0]:
-        rows = subject.run_batch
+    whole = training and subject.run_batch > 1 and length == (*subject.run_lengths, subject.longest)[0]
+    rows = subject.run_batch if whole else rows
     pieces = 1 if subject.quick or rows >= length else PIECES
     for turn in range(pieces):
         times = cuts(length, rows - 1, turn + PIECES * training)
-        yield (*_leak(subject, model, length, times, tolerance), len(times))
+        filled = (times * rows)[: rows - 1] if whole else times  # the batch of the run has all its rows
+        yield (*_leak(subject, model, length, filled, tolerance), len(times))
 
 
 def _leak(subject: Subject, model, length: int, times: list[int], tolerance: float) -> tuple[float, int]:

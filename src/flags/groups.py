@@ -149,7 +149,7 @@ class MachineConfig:
     backend: str = option("auto", "kernels: auto, NAME for all ops that have it, or op=NAME,...")
     seed: int = option(1337, "seed of initialisation, data and order", least=0, most=2**31 - 1)
     allow_noncausal: bool = option(
-        False, "train a layer that the causality check caught seeing the future; every figure then says so"
+        False, "train a layer that sees the future, or could not be judged; every figure then says so"
     )
     eval_every: int = option(
         0, "steps between validations; 0 = a tenth of the run, -1 = an --epochs-th of the run", least=-1

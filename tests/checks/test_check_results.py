@@ -91,7 +91,7 @@ class _OtherShape(_WholeModel):
 
 def test_logits_of_another_shape_are_named():
     assert (
-        "the model returns (2, 16) for tokens (2, "
+        "the model returns (17, 16) for tokens (17, "
         in rows(causality.changed_tokens, _OtherShape)["changed tokens"].note
     )
 
