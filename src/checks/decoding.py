@@ -105,7 +105,7 @@ def prefill_into_state(subject: Subject) -> Result:
 def long_steps(subject: Subject, clock: Callable[[], float] = time.process_time):
     """Own steps from an empty state, for more tokens than a ring buffer of 512 or 1,024 holds.
 
-    The quick form ends after QUICK_SECONDS of CPU time. Under replay there is no row, because every token would cost a pass.
+    The quick form ends after QUICK_SECONDS of CPU time. Under replay there is no row: every token would cost a pass.
     """
     name, notes = "steps from an empty state, long", []
     model, length = _long(subject)
