@@ -7,14 +7,16 @@ v: (B, T, D), the values that a layer mixes over time.
 """
 
 import os
+import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from src.checks import causality, decoding, gradients, isolation, numerics, repeatability, shapes
+from src.checks import causality, decoding, gradients, isolation, leftovers, numerics, repeatability, shapes
 from src.checks.base import LONG
 from src.models.contract import Mixer
 from src.models.template import _WholeModel
@@ -353,7 +355,7 @@ class Exponential(Replayed):
     """The exponential of the values overflows."""
 
     def mix(self, v):
-        return super().mix(v.exp())
+        return super().mix((10 * v).exp())
 
 
 class UnitLength(Replayed):
@@ -468,6 +470,203 @@ class CountedInitialisation(Replayed):
         nn.init.constant_(self.value.weight, 1 / type(self).built)
 
 
+# --- long effects -----------------------------------------------------------------------------------------------------
+
+
+class DriftsLate(Mean):
+    """From 300 tokens on `step` counts one token too many."""
+
+    def step(self, x, state):
+        return super().step(x, (state[0], state[1] + (state[1] == 300)))
+
+
+class RingOf512(Mean):
+    """`step` keeps the last 512 tokens only."""
+
+    def init_state(self, batch_size, max_len):
+        return self.value.weight.new_zeros(batch_size, 512, self.value.in_features), 0
+
+    def step(self, x, state):
+        ring, n = state[0].clone(), state[1] + 1
+        ring[:, n % 512] = x
+        return self.value(ring.sum(1) / n), (ring, n)
+
+
+class LongPrompt(Mean):
+    """A prefill of more than 300 tokens reads the first 300 only into its state."""
+
+    def prefill(self, x, state):
+        total, n = state
+        counts = torch.arange(n + 1, n + x.shape[1] + 1)[:, None]
+        y = self.value((total[:, None] + x.cumsum(1)) / counts)
+        return y, (total + x[:, :300].sum(1), n + x.shape[1])
+
+
+class DetachedChunks(Replayed):
+    """Between chunks of 256 tokens the sum of the past is detached."""
+
+    def mix(self, v):
+        total, parts = torch.zeros_like(v[:, :1]), []
+        for chunk in v.split(256, dim=1):
+            parts.append(total.detach() + chunk.cumsum(1))
+            total = parts[-1][:, -1:]
+        return torch.cat(parts, dim=1) / torch.arange(1, v.shape[1] + 1)[:, None]
+
+
+class OverflowsAt900(Replayed):
+    """The weights 0.9^-t of a decay overflow float32 at about t = 850."""
+
+    def mix(self, v):
+        t = torch.arange(v.shape[1])[:, None].float()
+        return (v * 0.9**-t).cumsum(1) * 0.9**t
+
+
+class RoundedPositions(Replayed):
+    """Positions have the dtype of the values, and bf16 counts exactly up to 256 only."""
+
+    def mix(self, v):
+        angle = torch.arange(v.shape[1])[:, None].to(v.dtype).float()
+        return v * angle.cos()
+
+
+class RoundedPositionsInStep(Mean):
+    """Under autocast `step` rounds the count of tokens to bf16."""
+
+    def forward(self, x):
+        return super().forward(x) * torch.arange(1, x.shape[1] + 1)[:, None].float().cos()
+
+    def step(self, x, state):
+        y, (total, n) = super().step(x, state)
+        count = torch.tensor(float(n))
+        return y * (count.bfloat16().float() if torch.is_autocast_enabled("cpu") else count).cos(), (total, n)
+
+
+# --- random numbers and hidden state ----------------------------------------------------------------------------------
+
+
+class DropoutLeftOn(Replayed):
+    """Dropout of the rate of the run stays on in eval mode."""
+
+    def __init__(self, args):
+        super().__init__(args)
+        self.rate = args.dropout
+
+    def mix(self, v):
+        return super().mix(F.dropout(v, self.rate))
+
+
+class DropoutLeftOnInStep(Mean):
+    """Dropout of the rate of the run stays on in `step`."""
+
+    def __init__(self, args):
+        super().__init__(args)
+        self.rate = args.dropout
+
+    def step(self, x, state):
+        y, state = super().step(x, state)
+        return F.dropout(y, self.rate), state
+
+
+class WastesRandomNumbers(Replayed):
+    """It draws numbers in eval mode that it does not use, so that a validation changes the training after it."""
+
+    def mix(self, v):
+        torch.rand(1)
+        return super().mix(v)
+
+
+class DrawsFromPython(Replayed):
+    """A branch is left out in eval mode too, by Python's generator."""
+
+    def mix(self, v):
+        return super().mix(v) * (random.random() > 0.1)
+
+
+class SeedsItself(Replayed):
+    """Every pass in train mode seeds torch."""
+
+    def mix(self, v):
+        if self.training:
+            torch.manual_seed(0)
+        return super().mix(F.dropout(v, 0.1, self.training))
+
+
+class SeedsNumpy(Replayed):
+    """Every pass in train mode seeds NumPy."""
+
+    def mix(self, v):
+        if self.training:
+            np.random.seed(0)
+        return super().mix(v)
+
+
+class SeedsAtStart(Replayed):
+    """`__init__` seeds torch."""
+
+    def __init__(self, args):
+        torch.manual_seed(1234)
+        super().__init__(args)
+
+
+class OtherInInferenceMode(Replayed):
+    """Inference mode adds a tenth of the last token."""
+
+    def mix(self, v):
+        return super().mix(v) + (0.1 * v if torch.is_inference_mode_enabled() else 0)
+
+
+class OtherWithoutGradients(Replayed):
+    """A pass without gradients rounds its values."""
+
+    def mix(self, v):
+        return super().mix(v if torch.is_grad_enabled() else v.round(decimals=1))
+
+
+class GrowingList(Replayed):
+    """A list grows by one tensor with every call."""
+
+    def __init__(self, args):
+        super().__init__(args)
+        self.seen = []
+
+    def mix(self, v):
+        self.seen.append(v.detach().mean())
+        return super().mix(v)
+
+
+class GrowingClass(Replayed):
+    """A list of the class grows by one number with every call."""
+
+    seen = []  # noqa: RUF012
+
+    def mix(self, v):
+        self.seen.append(float(v.detach().mean()))
+        return super().mix(v)
+
+
+CALLS: dict = {}
+
+
+class GrowingFile(Replayed):
+    """A dict at the top of the file grows with every call."""
+
+    def mix(self, v):
+        CALLS[len(CALLS)] = v.shape
+        return super().mix(v)
+
+
+class GrowingBuffer(Replayed):
+    """A buffer grows by one value with every call."""
+
+    def __init__(self, args):
+        super().__init__(args)
+        self.register_buffer("seen", torch.zeros(1), persistent=False)
+
+    def mix(self, v):
+        self.seen = torch.cat([self.seen, torch.ones(1)])
+        return super().mix(v)
+
+
 # --- the table --------------------------------------------------------------------------------------------------------
 
 
@@ -510,6 +709,9 @@ BROKEN = (
     Broken(StalePrefill, decoding.steps_after_prefill, "steps after a prefill"),
     Broken(StaleCache, decoding.steps_after_prefill, "steps after a prefill"),
     Broken(PrefillFromNothing, decoding.prefill_into_state, "prefill into a used state"),
+    Broken(DriftsLate, decoding.long_steps, "steps from an empty state, long", LONG),
+    Broken(RingOf512, decoding.long_steps, "steps from an empty state, long", LONG),
+    Broken(LongPrompt, decoding.long_prefills, "prefill into a used state, long", LONG),
     Broken(MixedRows, isolation.other_rows, "other rows changed"),
     Broken(BatchNormalisation, isolation.other_rows, "other rows changed in train mode"),
     Broken(RowsAboveFour, isolation.other_rows, "other rows changed"),
@@ -528,19 +730,36 @@ BROKEN = (
     Broken(SqueezesRows, shapes.batch_1, "batch of one"),
     Broken(GrowsWithTime, shapes.longer_than_trained, "longer than trained"),
     Broken(RoundedState, numerics.bf16_forward, "bf16 forward"),
+    Broken(RoundedPositions, numerics.bf16_forward, "bf16 forward", LONG),
+    Broken(OverflowsAt900, numerics.bf16_forward, "bf16 forward", LONG),
+    Broken(RoundedPositionsInStep, numerics.bf16_decoding, "bf16 decoding", LONG),
     Broken(RoundedStateInStep, numerics.bf16_decoding, "bf16 decoding"),
     Broken(RootOfRounded, numerics.bf16_gradients, "bf16 gradients, not finite"),
     Broken(ExponentialModel, numerics.extreme_embeddings, "embeddings x 100, not finite"),
     Broken(UnitLengthModel, numerics.extreme_embeddings, "embeddings zero, not finite"),
-    Broken(Exponential, numerics.extreme_inputs, "layer inputs x 100, not finite"),
+    Broken(Exponential, numerics.extreme_inputs, "layer inputs x 10, not finite"),
     Broken(UnitLength, numerics.extreme_inputs, "layer inputs zero, not finite"),
     Broken(RunningVariance, numerics.one_repeated_token, "one repeated token, not finite"),
     Broken(WrongBackward, gradients.differences_float64, "gradients, float64"),
     Broken(WrongKernel, gradients.float32, "gradients, float32"),
+    Broken(DetachedChunks, gradients.long_sequence, "gradients, long sequence", LONG),
     Broken(DeadParameter, gradients.every_parameter, "parameters without a gradient"),
     Broken(UnusedParameter, gradients.every_parameter, "parameters without a gradient"),
     Broken(InfiniteGradient, gradients.every_parameter, "parameters with a gradient not finite"),
     Broken(NoiseInEval, repeatability.forward_twice, "forward repeated"),
+    Broken(WastesRandomNumbers, repeatability.forward_twice, "forward repeated"),
+    Broken(DrawsFromPython, repeatability.forward_twice, "forward repeated"),
+    Broken(DropoutLeftOn, repeatability.forward_twice, "forward repeated at dropout 0.5"),
+    Broken(DropoutLeftOnInStep, repeatability.decoding_twice, "decoding repeated at dropout 0.5"),
+    Broken(SeedsItself, repeatability.reseeding, "generators reset by forward"),
+    Broken(SeedsNumpy, repeatability.reseeding, "generators reset by forward"),
+    Broken(SeedsAtStart, repeatability.reseeding, "generators reset by __init__"),
+    Broken(OtherInInferenceMode, repeatability.other_modes, "inference_mode, no_grad, gradients"),
+    Broken(OtherWithoutGradients, repeatability.other_modes, "inference_mode, no_grad, gradients"),
+    Broken(GrowingList, leftovers.growth, "bytes that each call adds"),
+    Broken(GrowingClass, leftovers.growth, "bytes that each call adds"),
+    Broken(GrowingFile, leftovers.growth, "bytes that each call adds"),
+    Broken(GrowingBuffer, leftovers.growth, "bytes that each call adds"),
     Broken(NoiseInTraining, repeatability.backward_twice, "backward repeated"),
     Broken(InitialisedByTheSystem, repeatability.same_seed, "tensors that a seed leaves open"),
     Broken(LostBuffer, repeatability.save_and_load, "saved and loaded"),

@@ -400,6 +400,7 @@ def test_example_files_train_and_pass_the_check(folder, monkeypatch):
     monkeypatch.chdir(folder)
     code, _, err = call(shlex.split(f"--task difference.py --model running_mean.py --out_dir runs/own {TINY}"))
     assert code == 0, err
+    monkeypatch.setattr("src.checks.hash_order.HASH_SEEDS", ())  # see tests/checks/test_hash_order.py
     code, out, err = call(["check", "--model", "running_mean.py"])
     assert code == 0, err
     assert re.search(r"^pass: running_mean.py", out, flags=re.M)

@@ -15,7 +15,18 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable
 
-from src.checks import causality, cost, decoding, gradients, isolation, numerics, repeatability, shapes
+from src.checks import (
+    causality,
+    cost,
+    decoding,
+    gradients,
+    hash_order,
+    isolation,
+    leftovers,
+    numerics,
+    repeatability,
+    shapes,
+)
 from src.checks.base import LONG, QUICK, BuiltSubject, Result, Subject, exact_float32, first_line
 from src.checks.rows import ROWS
 from src.utils.memory import is_out_of_memory
@@ -27,7 +38,14 @@ CHECKS: dict[str, tuple[Callable, ...]] = {
         causality.shorter_sequence,
         causality.gradient,
     ),
-    "decoding": (decoding.cache, decoding.steps_from_empty, decoding.steps_after_prefill, decoding.prefill_into_state),
+    "decoding": (
+        decoding.cache,
+        decoding.steps_from_empty,
+        decoding.steps_after_prefill,
+        decoding.prefill_into_state,
+        decoding.long_steps,
+        decoding.long_prefills,
+    ),
     "isolation": (
         isolation.other_rows,
         isolation.other_rows_decoded,
@@ -45,18 +63,24 @@ CHECKS: dict[str, tuple[Callable, ...]] = {
         numerics.extreme_inputs,
         numerics.one_repeated_token,
     ),
-    "gradients": (gradients.differences_float64, gradients.float32, gradients.every_parameter),
+    "gradients": (gradients.differences_float64, gradients.float32, gradients.long_sequence, gradients.every_parameter),
     "repeatability": (
         repeatability.forward_twice,
+        repeatability.decoding_twice,
         repeatability.backward_twice,
+        repeatability.other_modes,
+        repeatability.reseeding,
+        leftovers.growth,
         repeatability.same_seed,
+        hash_order.other_hashes,
         repeatability.save_and_load,
         repeatability.initialisation,
     ),
     "cost": (cost.parameters, cost.output_ratios, cost.fair, cost.decoding, cost.exponents),
 }
-# The order is that of the reasons to refuse a layer: a layer that mixes rows cannot be judged on causality.
+# The order is that of the reasons to refuse a layer: one that is random or mixes rows cannot be judged on causality.
 QUICK_CHECKS = {
+    "repeatability": (repeatability.forward_twice, repeatability.reseeding, leftovers.growth),
     "isolation": (isolation.other_rows,),
     "causality": CHECKS["causality"],
     "decoding": CHECKS["decoding"],
@@ -164,6 +188,12 @@ def sees_the_future(results: Iterable[Result]) -> list[Result]:
 def mixes_rows(results: Iterable[Result]) -> list[Result]:
     """The results that show that a row of a batch depends on other rows."""
     return [r for r in results if r.group == "isolation" and r.status == "fail" and not r.cause]
+
+
+def varies(results: Iterable[Result]) -> list[Result]:
+    """The results that show that one input gives several outputs in eval mode."""
+    names = ROWS["forward_twice"]
+    return [r for r in results if r.name in names and r.status == "fail" and not r.cause]
 
 
 def without_answer(results: Iterable[Result]) -> list[Result]:

@@ -51,7 +51,8 @@ def check_user_model(
     if found:
         return setup, [f"warning: {name} {found[0]}; its scores may not measure prediction"]
     return causal, [
-        f"warning: {name} fails check '{r.name}' ({r.note}); decoded answers and samples will be wrong; run "
+        f"warning: {name} fails check '{r.name}' ({r.note})"
+        f"{'; decoded answers and samples will be wrong' * (r.group == 'decoding')}; run "
         f"`python benchmark.py check --model {name}` to see all checks"
         for r in results
         if r.status == "fail"
@@ -60,8 +61,13 @@ def check_user_model(
 
 def objection(results) -> tuple[str, str] | None:
     """(why a layer is not trained, what is allowed), or None where nothing is wrong."""
-    from src.checks import mixes_rows, sees_the_future, without_answer
+    from src.checks import mixes_rows, sees_the_future, varies, without_answer
 
+    if random := varies(results):
+        return (
+            f"gives several outputs for one input: check '{random[0].name}' failed, {random[0].note}",
+            "Allowed: a layer that draws no random numbers in eval mode and keeps nothing from call to call.",
+        )
     if rows := mixes_rows(results):
         return (
             f"mixes the rows of a batch: check '{rows[0].name}' failed, {rows[0].note}",

@@ -13,17 +13,17 @@ import contextlib
 import copy
 import dataclasses
 import math
-import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import nn
 
 from src.flags.run_flags import RunArgs
 from src.models.backbone import build
 from src.models.contract import ARModel, Mixer
+from src.ops.precision import as_real
+from src.storage.randomness import kept_random_state, seed_all
 
 LONGEST = 270  # tokens: more than the chunk lengths 16 ... 256, and more than a cache that doubles at 256
 QUICK = 70  # tokens of the quick form: more than a chunk of 64
@@ -125,15 +125,14 @@ class Subject:
     ) -> ARModel:
         """A new model in eval mode.
 
-        seed: of the initialisation.  max_len: tokens of a learned position table.  awake: call `wake`.  changes: of
-        args.
+        seed: of the initialisation.  max_len: tokens of a learned position table.  dtype: see `cast`.  awake: call
+        `wake`.  changes: of args.
         """
         args = dataclasses.replace(self.args, **changes)
-        with torch.random.fork_rng(devices=_devices(self.device)):
-            torch.manual_seed(self.seed if seed is None else seed)
-            model = (
-                build(self.model_class, self.vocab_size, args, max_len or self.longest).to(self.device, dtype).eval()
-            )
+        with kept_random_state():
+            seed_all(self.seed if seed is None else seed)
+            model = build(self.model_class, self.vocab_size, args, max_len or self.longest).to(self.device).eval()
+        cast(model, dtype)
         if awake:
             wake(model)
         return model
@@ -205,6 +204,15 @@ class BuiltSubject(Subject):
         return model
 
 
+def cast(model, dtype) -> None:
+    """Give the float32 tensors of a model this dtype, and complex64 ones its complex counterpart.
+
+    What the layer chose itself stays: integers, bool, half precision and double precision.
+    """
+    counterpart = {torch.float32: dtype, torch.complex64: dtype.to_complex()}
+    model._apply(lambda t: t.to(counterpart.get(t.dtype, t.dtype)))
+
+
 def wake(model) -> None:
     """Add noise to each parameter whose values are all equal.
 
@@ -213,35 +221,21 @@ def wake(model) -> None:
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
         for p in model.parameters():
-            if p.is_floating_point() and p.numel() and bool((p == p.flatten()[0]).all()):
-                p += NOISE * torch.randn(p.shape, generator=generator).to(p)
+            if (p.is_floating_point() or p.is_complex()) and p.numel() and bool((p == p.flatten()[0]).all()):
+                values = as_real(p)
+                values += NOISE * torch.randn(values.shape, generator=generator).to(values)
 
 
 @contextlib.contextmanager
 def exact_float32(device) -> Iterator[None]:
     """Multiply float32 in float32, not TF32. Random state and settings are restored afterwards."""
     before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-    states = random.getstate(), np.random.get_state()
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     try:
-        with torch.random.fork_rng(devices=_devices(device)), torch.enable_grad():
+        with kept_random_state(), torch.enable_grad():
             yield
     finally:
         torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-
-
-def seed_all(seed: int) -> None:
-    """Seed the global generators of torch, NumPy and Python, so that a layer that draws from them repeats itself."""
-    torch.manual_seed(seed)
-    np.random.seed(seed)
-    random.seed(seed)
-
-
-def _devices(device) -> list[int]:
-    """The CUDA devices whose random state fork_rng must keep."""
-    return [] if device.type != "cuda" else [device.index if device.index is not None else torch.cuda.current_device()]
 
 
 def logits_of(model, x, *, seed: int = 0, **kwargs):
@@ -283,6 +277,11 @@ def ratio(part: float, whole: float) -> float:
 def first_line(error: BaseException) -> str:
     """The first line of what an error says; empty where it says nothing."""
     return (str(error).splitlines() or [""])[0]
+
+
+def not_finite(tensors) -> int:
+    """How many values of these tensors are NaN or infinite. None is ignored."""
+    return sum(int((~torch.isfinite(v)).sum()) for v in tensors if v is not None)
 
 
 def names(found) -> str:

@@ -26,9 +26,9 @@ from src.checks.base import (
     judged,
     logits_of,
     ratio,
-    seed_all,
     skipped,
 )
+from src.storage.randomness import seed_all
 from src.utils.precision import autocast
 
 ONE_TOKEN = "the model takes one token only"

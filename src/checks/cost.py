@@ -1,8 +1,9 @@
 """Cost: parameters, bytes of state, the time of late and early steps, and growth of time and memory with T.
 
-These values are measured. Only --strict judges them. An exponent is the log-log slope over three lengths, each twice
-the one before: 1 is linear, 2 is quadratic. The model has no MLP here, and the lengths double until the longest takes
-SLOW seconds, so that fixed overhead does not hide the growth of the layer.
+These values are measured. Only --strict judges them. What long passes compute must be finite, which is judged. An
+exponent is the log-log slope over three lengths, each twice the one before: 1 is linear, 2 is quadratic. The model has
+no MLP here, and the lengths double until the longest takes SLOW seconds, so that fixed overhead does not hide the
+growth of the layer.
 
 Each check that measures time takes a `clock`, a function that returns seconds.
 """
@@ -17,7 +18,7 @@ from collections.abc import Callable
 
 import torch
 
-from src.checks.base import NO_MIXER, Result, Subject, measured, mixers, skipped
+from src.checks.base import NO_MIXER, Result, Subject, judged, measured, mixers, not_finite, skipped
 from src.models.contract import state_bytes
 from src.models.fair import fair_differences
 from src.utils.memory import kept_bytes
@@ -96,6 +97,19 @@ def decoding(subject: Subject, clock: Clock = time.perf_counter):
         f"{1e3 * near:.2f} ms at {NEAR}, {1e3 * late:.2f} ms at {runs[1].position:,}, batch {ROWS}",
         limit=GROWTH,
     )
+    yield _all_finite("long decoding, not finite", {run.at: run.broken() for run in runs}, "logits")
+
+
+def _all_finite(name: str, counts: dict[int, int], what: str) -> Result:
+    """Pass where no value was NaN or infinite.  counts: {tokens: how many were}."""
+    bad = [n for n, count in counts.items() if count]
+    return judged(
+        name,
+        sum(counts.values()),
+        0,
+        f"all {what} are finite up to T = {max(counts):,}",
+        f"{what} are NaN or infinite from T = {min(bad, default=0):,} on",
+    )
 
 
 def _why(model, replay: bool, far: int) -> str:
@@ -117,13 +131,17 @@ class _Decoding:
         self.at, began = 0, clock()
         while self.at < position - TIMED and clock() - began < PATIENCE:
             end = min(self.at + PIECE, position - TIMED)
-            _, self.state = model.prefill(self.x[:, self.at : end], self.state)
+            self.logits, self.state = model.prefill(self.x[:, self.at : end], self.state)
             self.at = end
         self.position = self.at + TIMED
 
     def step(self) -> None:
-        _, self.state = self.model.step(self.x[:, self.at], self.state)
+        self.logits, self.state = self.model.step(self.x[:, self.at], self.state)
         self.at += 1
+
+    def broken(self) -> int:
+        """How many of the last logits are NaN or infinite."""
+        return not_finite([self.logits])
 
 
 def exponents(subject: Subject, clock: Clock | None = None):
@@ -140,9 +158,20 @@ def exponents(subject: Subject, clock: Clock | None = None):
     on_cpu = subject.device.type == "cpu"
     clock = clock or (time.process_time if on_cpu else time.perf_counter)
 
+    broken: dict[int, int] = {}
+
     def seconds(length: int) -> float:
-        x = subject.tokens(ROWS, length)
-        return _timed(subject.device, lambda: model(x).float().logsumexp(-1).mean().backward(), clock)
+        x, logits = subject.tokens(ROWS, length), []
+        model.zero_grad(set_to_none=True)
+
+        def train() -> None:
+            logits.append(model(x))
+            logits[0].float().logsumexp(-1).mean().backward()
+
+        taken = _timed(subject.device, train, clock)
+        if length not in broken:
+            broken[length] = not_finite([*logits, *(p.grad for p in model.parameters())])
+        return taken
 
     best = _best_seconds(seconds, most)
     lengths = list(best)
@@ -160,6 +189,7 @@ def exponents(subject: Subject, clock: Clock | None = None):
         f"{at}; the longest keeps {kept[lengths[-1]] / 2**20:.3g} MiB for backward",
         limit=GROWTH,
     )
+    yield _all_finite("long passes, not finite", broken, "logits and gradients")
 
 
 def _best_seconds(seconds: Callable[[int], float], most: int) -> dict[int, float]:

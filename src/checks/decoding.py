@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+
 import torch
 
-from src.checks.base import Result, Subject, difference, judged, logits_of, measured, skipped
+from src.checks.base import Result, Subject, difference, judged, logits_of, measured, mixers, skipped
+from src.models.contract import Mixer
 
 STEPS = 12  # tokens after a prefill
 REPLAYED = 40  # tokens decoded one by one under replay, where each token costs a forward pass
+# A prompt of more than 256 tokens, then pieces that end beyond 512 and beyond 1,024, with a few steps after each.
+PIECES = (("prefill", 300), ("step", 3), ("prefill", 230), ("step", 3), ("prefill", 500), ("step", 5))
+QUICK_SECONDS = 0.5  # of CPU time that the steps from an empty state may take in the quick form
 
 
 def cache(subject: Subject) -> Result:
@@ -93,3 +100,81 @@ def prefill_into_state(subject: Subject) -> Result:
             [("prefill", 64), ("prefill", 64), ("step", 2)],
         ]
     return _judge(subject, subject.model(), "prefill into a used state", plans, room=9)
+
+
+def long_steps(subject: Subject, clock: Callable[[], float] = time.process_time):
+    """Own steps from an empty state, for more tokens than a ring buffer of 512 or 1,024 holds.
+
+    The quick form ends after QUICK_SECONDS of CPU time. Under replay there is no row: every token would cost a pass.
+    """
+    name, notes = "steps from an empty state, long", []
+    model, length = _long(subject)
+    if length is None:
+        return
+    result = None
+    with subject.excused(length, notes):
+        x = subject.tokens(1, length)
+        got = _steps(model, x, clock, QUICK_SECONDS if subject.quick else float("inf"))
+        result = _long_result(name, subject, model, x[:, : got.shape[1]], got)
+    yield result or skipped(name, notes[0].removeprefix("; "))
+
+
+def long_prefills(subject: Subject):
+    """Prompts of hundreds of tokens, each read into the state that the one before left, with steps between them.
+
+    A layer without a `prefill` of its own has no row, because its prefill is a loop over the steps of `long_steps`.
+    """
+    name, notes = "prefill into a used state, long", []
+    model, length = _long(subject)
+    if length is None or any(type(layer).prefill is Mixer.prefill for layer in mixers(model)):
+        return
+    plan = _cut(PIECES, length)
+    result = None
+    with subject.excused(length, notes):
+        x = subject.tokens(1, sum(n for _, n in plan))
+        result = _long_result(name, subject, model, x, decode(model, x, plan))
+    yield result or skipped(name, notes[0].removeprefix("; "))
+
+
+def _long(subject: Subject):
+    """(model, tokens of a long decoding), or (model, None) under replay and where the model takes no more tokens."""
+    model = subject.model_for(max(subject.long, subject.longest))
+    length = min(subject.long, model.max_len or subject.long)
+    return model, length if length > subject.longest and model.cache_kind() == "own" else None
+
+
+def _cut(plan, length: int):
+    """The plan, without what exceeds this many tokens."""
+    kept, left = [], length
+    for kind, n in plan:
+        if left:
+            kept.append((kind, min(n, left)))
+        left -= min(n, left)
+    return kept
+
+
+def _steps(model, x, clock: Callable[[], float], seconds: float):
+    """Logits (B, n, C) of the first n ids x (B, T), one step each, as many as this time allows."""
+    began, parts = clock(), []
+    with torch.no_grad():
+        state = model.init_state(len(x), x.shape[1])
+        for t in range(x.shape[1]):
+            logits, state = model.step(x[:, t], state)
+            parts.append(logits.double())
+            if clock() - began > seconds:
+                break
+    return torch.stack(parts, dim=1)
+
+
+def _long_result(name: str, subject: Subject, model, x, got) -> Result:
+    """The difference of decoded logits from those of one forward pass."""
+    want = logits_of(model, x)
+    off = (got - want).abs().amax(dim=(0, 2)) > subject.tolerance * want.std(correction=0)
+    first = int(off.int().argmax()) if bool(off.any()) else 0
+    return judged(
+        name,
+        difference(got, want),
+        subject.tolerance,
+        f"equal to forward for {x.shape[1]:,} tokens",
+        f"decoding gave other logits than forward, first at position {first:,} of {x.shape[1]:,}",
+    )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from src.checks.base import RANDOM, ROWS, Result, Subject, difference, judged, logits_of, seed_all, unjudged
+from src.checks.base import RANDOM, ROWS, Result, Subject, difference, judged, logits_of, unjudged
+from src.storage.randomness import seed_all
 
 # Relative to the standard deviation of the logits. Two passes of one shape differ by exactly 0 where no other row
 # matters.

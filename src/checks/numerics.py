@@ -13,7 +13,9 @@ from src.checks.base import (
     check_logits,
     judged,
     logits_of,
+    measured,
     mixers,
+    not_finite,
     ratio,
     skipped,
 )
@@ -22,6 +24,8 @@ from src.checks.base import (
 # sequence. bf16 rounds at 2^-9 = 0.002. About twelve roundings in two blocks leave 0.003 to 0.004 in attention, LSTM,
 # GRU and convolution. More than ten times that means that a state loses what it stores.
 DRIFT = 0.05
+BF16_DECODED = 620  # tokens: beyond 512, bf16 counts positions in steps of 4
+JUDGED_SCALE, MEASURED_SCALE = 10, 100  # of the inputs of a layer alone; behind the norm of a block they are near 1
 
 
 def _bf16(subject: Subject):
@@ -36,8 +40,10 @@ def _drift(got, want) -> float:
 
 
 def bf16_forward(subject: Subject) -> Result:
-    """Logits under bf16 autocast against float32."""
-    model, x = subject.model(), subject.tokens(2, min(256, subject.longest))
+    """Logits under bf16 autocast against float32, for more than the 256 positions that bf16 counts exactly."""
+    length = max(subject.long, subject.longest)
+    model = subject.model_for(length)
+    x = subject.tokens(1, min(length, model.max_len or length))
     want = logits_of(model, x)
     with _bf16(subject):
         got = logits_of(model, x)
@@ -54,11 +60,16 @@ def bf16_decoding(subject: Subject) -> Result:
     """Prefill and steps under bf16 autocast against a float32 forward."""
     from src.checks.decoding import decode
 
-    model, x = subject.model(), subject.tokens(2, min(60, subject.longest))
+    length = min(BF16_DECODED, max(subject.long, subject.longest))
+    model = subject.model_for(length)
+    if model.cache_kind() == "replay":
+        length = min(60, length)  # each token costs a pass
+    x = subject.tokens(1, min(length, model.max_len or length))
     want = logits_of(model, x)
     with _bf16(subject):
-        got = decode(model, x, [("prefill", x.shape[1] - 20), ("step", 20)])
-    how = f"in a prefill of {x.shape[1] - 20} and 20 steps"
+        steps = min(20, x.shape[1] - 1)
+        got = decode(model, x, [("prefill", x.shape[1] - steps), ("step", steps)])
+    how = f"in a prefill of {x.shape[1] - steps} and {steps} steps"
     return judged(
         "bf16 decoding",
         _drift(got, want),
@@ -75,13 +86,8 @@ def bf16_gradients(subject: Subject) -> Result:
         logits = model(x)
         check_logits(logits, x)
     logits.float().logsumexp(-1).mean().backward()
-    count = _not_finite(p.grad for p in model.parameters())
+    count = not_finite(p.grad for p in model.parameters())
     return _finite("bf16 gradients", count, "gradients of a step in bf16")
-
-
-def _not_finite(tensors) -> int:
-    """How many values of these tensors are NaN or infinite. None is ignored."""
-    return sum(int((~torch.isfinite(v)).sum()) for v in tensors if v is not None)
 
 
 def _finite(name: str, count: int, what: str) -> Result:
@@ -96,7 +102,7 @@ def _push(subject: Subject, change):
         logits = model(x)
     check_logits(logits, x)
     logits.float().logsumexp(-1).mean().backward()
-    return _not_finite((logits, *(p.grad for p in model.parameters()))), len(changed)
+    return not_finite((logits, *(p.grad for p in model.parameters()))), len(changed)
 
 
 def extreme_embeddings(subject: Subject):
@@ -107,23 +113,30 @@ def extreme_embeddings(subject: Subject):
 
 
 def extreme_inputs(subject: Subject):
-    """Each layer alone, without the norm before it, on normal inputs x 100 and on zeros."""
+    """Each layer alone, without the norm before it: normal inputs x 10 and zeros are judged, inputs x 100 are measured.
+
+    Behind the norm of its block no layer sees inputs x 100, and exponential gates may overflow there.
+    """
     model = subject.model().train()
     layers = mixers(model)
     shape = (2, min(129, subject.longest), subject.args.d_model)
     normal = torch.randn(shape, generator=torch.Generator().manual_seed(2)).to(subject.device)
-    for name, h in (("layer inputs x 100", 100 * normal), ("layer inputs zero", 0 * normal)):
+    for scale in (JUDGED_SCALE, 0, MEASURED_SCALE):
+        name = f"layer inputs x {scale}" if scale else "layer inputs zero"
         if not layers:
             yield skipped(name, NO_MIXER)
             continue
         count = 0
         for layer in layers:
-            leaf = h.clone().requires_grad_()
+            leaf = (scale * normal).requires_grad_()
             y = layer(leaf)
             layer.zero_grad(set_to_none=True)
             (y.float() * normal).mean().backward()
-            count += _not_finite((y, leaf.grad, *(p.grad for p in layer.parameters())))
-        yield _finite(name, count, "outputs and gradients")
+            count += not_finite((y, leaf.grad, *(p.grad for p in layer.parameters())))
+        result = _finite(name, count, "outputs and gradients")
+        if scale == MEASURED_SCALE:
+            result = measured(result.name, count, f"{result.note}; no block gives its layer such inputs")
+        yield result
 
 
 def one_repeated_token(subject: Subject) -> Result:
@@ -133,5 +146,5 @@ def one_repeated_token(subject: Subject) -> Result:
     logits = model(x)
     check_logits(logits, x)
     logits.float().logsumexp(-1).mean().backward()
-    count = _not_finite((logits, *(p.grad for p in model.parameters())))
+    count = not_finite((logits, *(p.grad for p in model.parameters())))
     return _finite("one repeated token", count, f"values for {subject.longest} equal tokens")

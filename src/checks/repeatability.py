@@ -1,14 +1,37 @@
-"""Repeatability: a pass repeats, saved weights load, and a layer has the same initial weights in the model as alone."""
+"""Repeatability: a pass repeats, a seed decides everything, saved weights load, a layer starts as it does alone."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
+from collections.abc import Callable
 from unittest import mock
 
 import torch
+from torch import nn
 
-from src.checks.base import NO_MIXER, Result, Subject, difference, judged, logits_of, mixers, names, skipped
+from src.checks.base import (
+    NO_MIXER,
+    Result,
+    Subject,
+    check_logits,
+    difference,
+    judged,
+    logits_of,
+    mixers,
+    names,
+    skipped,
+)
+from src.checks.decoding import decode
+from src.models.backbone import build
+from src.ops.precision import as_real
+from src.storage.checkpoint import random_state, set_random_state
+from src.storage.randomness import kept_random_state, seed_all
+
+DROPOUT = 0.5
+DECODED = 9  # tokens of a decoding that is repeated
+GENERATORS = {"torch": "torch", "cuda": "torch on CUDA", "python": "Python's random", "numpy": "NumPy"}
 
 
 def _exact(subject: Subject) -> float:
@@ -16,19 +39,132 @@ def _exact(subject: Subject) -> float:
     return 0.0 if subject.device.type == "cpu" else 1e-5
 
 
-def forward_twice(subject: Subject) -> Result:
+# --- passes in eval mode ---------------------------------------------------------------------------------------------
+
+
+def forward_twice(subject: Subject):
     """The same tokens several times, in eval mode, without setting the seed again."""
-    model, x = subject.model(), subject.tokens(2, min(129, subject.longest))
+    x = subject.tokens(2, min(129, subject.longest))
+    for name, model in _with_and_without_dropout(subject, "forward repeated"):
+        yield _repeated(name, functools.partial(_forward, model, x), _exact(subject))
+
+
+def decoding_twice(subject: Subject):
+    """The same prompt and steps several times, in eval mode, without setting the seed again."""
+    x = subject.tokens(2, min(DECODED, subject.longest))
+    plan = [("prefill", (x.shape[1] + 1) // 2), ("step", x.shape[1] // 2)]
+    for name, model in _with_and_without_dropout(subject, "decoding repeated"):
+        yield _repeated(name, functools.partial(decode, model, x, plan), _exact(subject))
+
+
+def _with_and_without_dropout(subject: Subject, name: str):
+    """(name of the row, model in eval mode). A built model has the dropout of its run already."""
+    yield name, subject.model()
+    if subject.args is not None:
+        changes = {"dropout": DROPOUT, "embed_dropout": DROPOUT, "attn_dropout": DROPOUT}
+        yield f"{name} at dropout {DROPOUT}", subject.model(**changes)
+
+
+def _forward(model, x):
     with torch.no_grad():
-        want, worst = model(x), 0.0
-        for _ in range(3):
-            worst = max(worst, difference(model(x), want))
+        logits = model(x)
+    check_logits(logits, x)
+    return logits
+
+
+def _repeated(name: str, run: Callable, allowed: float) -> Result:
+    """Four calls of `run` give the same logits, and draw no random numbers."""
+    before = random_state()
+    want, *others = (run() for _ in range(4))
+    drawn = _changed(before, random_state())
+    worst = max(difference(got, want) for got in others)
+    if drawn:
+        why = (
+            f"random in eval mode: it draws from {' and '.join(drawn)}, or seeds it; dropout must be off there "
+            "(F.dropout needs training=self.training)"
+        )
+        return Result(name, "fail", worst, allowed, why)
     return judged(
-        "forward repeated",
+        name,
         worst,
-        _exact(subject),
-        "4 passes in eval mode gave the same logits",
-        "4 passes in eval mode over the same tokens gave different logits",
+        allowed,
+        "4 times the same logits in eval mode, and no random number drawn",
+        "the same tokens gave different logits in eval mode: something is kept from call to call, or is random",
+    )
+
+
+def _changed(before: dict, after: dict) -> list[str]:
+    """The generators whose state differs between two results of `random_state`."""
+    return [words for name, words in GENERATORS.items() if not _equal(before[name], after[name])]
+
+
+def _equal(one, two) -> bool:
+    """Whether two states are equal. torch's are tensors."""
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, two)
+    if isinstance(one, list) and len(one) == len(two):
+        return all(map(_equal, one, two))
+    return one == two
+
+
+def other_modes(subject: Subject) -> Result:
+    """inference_mode, no_grad and a pass that keeps gradients give the same logits, in eval and in train mode."""
+    worst, where = 0.0, ""
+    x = subject.tokens(2, min(129, subject.longest))
+    contexts = {"inference_mode": torch.inference_mode, "no_grad": torch.no_grad, "enable_grad": torch.enable_grad}
+    for mode in ("eval", "train"):
+        found = {}
+        for name, context in contexts.items():
+            model = subject.model().train(mode == "train")
+            seed_all(0)
+            with context():
+                logits = model(x)
+                check_logits(logits, x)
+                found[name] = logits.detach().double()
+        for name, got in found.items():
+            off = difference(got.clone(), found["enable_grad"])
+            if off > worst:
+                worst, where = off, f"{name} gave other logits than enable_grad, in {mode} mode"
+    return judged(
+        "inference_mode, no_grad, gradients",
+        worst,
+        subject.tolerance,
+        "the same logits in all three, in eval and in train mode",
+        where,
+    )
+
+
+# --- seeds -----------------------------------------------------------------------------------------------------------
+
+
+def reseeding(subject: Subject):
+    """Generators with different seeds still differ after building the model, and after a pass in train mode."""
+    if subject.args is not None:
+        yield _reseeded("generators reset by __init__", lambda: build_again(subject))
+    model, x = subject.model().train(), subject.tokens(2, min(33, subject.longest))
+    yield _reseeded("generators reset by forward", lambda: model(x))
+
+
+def build_again(subject: Subject):
+    """A new model from the present random state."""
+    return build(subject.model_class, subject.vocab_size, subject.args, subject.longest)
+
+
+def _reseeded(name: str, action: Callable) -> Result:
+    """No generator has one state after `action` for two different states before it."""
+    after = []
+    with kept_random_state():
+        for seed in (1, 2):
+            seed_all(seed)
+            action()
+            after.append(random_state())
+    alike = [words for key, words in GENERATORS.items() if len(after[0][key]) and _equal(after[0][key], after[1][key])]
+    return judged(
+        name,
+        len(alike),
+        0,
+        "what is drawn afterwards still depends on the seed",
+        f"{' and '.join(alike)} gives the same numbers afterwards whatever the seed is: use a generator of your own",
     )
 
 
@@ -38,9 +174,9 @@ def backward_twice(subject: Subject) -> Result:
     runs = []
     for _ in range(3):
         model.zero_grad(set_to_none=True)
-        torch.manual_seed(0)
+        seed_all(0)
         model(x).float().logsumexp(-1).square().mean().backward()
-        runs.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+        runs.append(torch.cat([as_real(p.grad).flatten() for p in model.parameters() if p.grad is not None]))
     worst = max(difference(run, runs[0]) for run in runs[1:])
     return judged(
         "backward repeated",
@@ -91,11 +227,13 @@ def initialisation(subject: Subject) -> Result:
         built = mixers(subject.model(awake=False, init="published"))  # another --init replaces them on purpose
     changed, n = [], 0
     for i, layer in enumerate(built):
-        random_state, given, own = born[id(layer)]
-        with torch.random.fork_rng(devices=[]):
-            torch.set_rng_state(random_state)
+        state, given, own = born[id(layer)]
+        with kept_random_state():
+            set_random_state(state)
             alone = type(layer)(*given[0], **given[1])
         for key, p in layer.named_parameters():
+            if key not in own:
+                continue
             n += 1
             if not (torch.equal(p.cpu(), own[key]) and torch.equal(p.cpu(), alone.get_parameter(key).detach())):
                 changed.append(f"{key} of layer {i}")
@@ -112,7 +250,8 @@ def initialisation(subject: Subject) -> Result:
 def _watched(classes):
     """Record each object of these classes that is built.
 
-    Yields {id: (random state before its __init__, arguments, copies of its parameters after)}.
+    Yields {id: (random state before its __init__, arguments, copies of its parameters after)}. A lazy parameter has no
+    values then, so it is left out.
     """
     born: dict = {}
 
@@ -120,14 +259,11 @@ def _watched(classes):
         init = cls.__init__
 
         def watching(self, *args, **kwargs):
-            random_state = torch.get_rng_state()
+            state = random_state()
             init(self, *args, **kwargs)
             if type(self) is cls:
-                born[id(self)] = (
-                    random_state,
-                    (args, kwargs),
-                    {key: p.detach().clone() for key, p in self.named_parameters()},
-                )
+                made = {k: p.detach().clone() for k, p in self.named_parameters() if not nn.parameter.is_lazy(p)}
+                born[id(self)] = (state, (args, kwargs), made)
 
         return mock.patch.object(cls, "__init__", watching)
 

@@ -67,6 +67,9 @@ class Mixer(nn.Module):
     unless `--init` or `--fair` asks for another start of the linear maps (src/models/initial.py): a parameter `p` that
     must keep its values is marked `p._no_reinit = True`. Bare parameters, convolutions and norms keep theirs anyway.
 
+    `surrogate_gradient = True` says that the backward pass is not the derivative on purpose, as in a straight-through
+    gate (Bengio et al. 2013). `check` then measures the gradients, does not judge them, and names the layer.
+
     Without `init_state` and `step`, decoding replays the prefix through `forward`: correct, O(T) per token, reported as
     `cache=replay`. A mixer that defines `step` must define `init_state` too. It may define `prefill` where its parallel
     form can give the state.
@@ -79,6 +82,7 @@ class Mixer(nn.Module):
     ops: tuple[str, ...] = ()  # the ops of src/ops that it calls; a run records which backend computed them
     own_conv = False  # True where the mixer reads args.short_conv itself; else the block convolves the mixer's input
     output_maps: tuple[str, ...] = ("out", "out_proj", "o_proj")  # members that write into the residual stream
+    surrogate_gradient = False
     keeps: tuple[str, ...] = ()  # what --fair cannot take away: order or a convolution that is the layer itself
     published: BlockDefaults = BlockDefaults()
 
@@ -139,6 +143,7 @@ class ARModel(nn.Module):
     positions: tuple[str, ...] = ()
     default_pos = "none"
     has_heads = False
+    surrogate_gradient = False
     ops: tuple[str, ...] = ()
     max_len: int | None = None  # tokens of a position table; None where the length has no bound
 

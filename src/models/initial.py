@@ -24,12 +24,15 @@ all optional:
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from torch import nn
+
+from src.flags.fields import UserError
 
 NORMAL_STD = 0.02
 RELEASE_GAIN = 2**-2.5  # of RetNet in torchscale, and of GLA in the first releases of flash-linear-attention
@@ -43,8 +46,34 @@ class Map(NamedTuple):
     parts: list[int]
 
 
+def materialise(model: nn.Module) -> None:
+    """Give lazy parameters (nn.LazyLinear) their shapes and first values, by one pass over two tokens.
+
+    An optimiser and `initialise` need all parameters, so it runs before them. Without lazy parameters nothing runs.
+    Raises UserError where a lazy parameter takes no part in that pass.
+    """
+    if not _lazy(model):
+        return
+    training = model.training
+    with torch.no_grad():
+        model.eval()(torch.zeros(1, 2, dtype=torch.long))
+    model.train(training)
+    for name in _lazy(model):
+        raise UserError(f"--model: forward does not use the lazy parameter '{name}', so its shape is unknown")
+
+
+def _lazy(model: nn.Module) -> list[str]:
+    """The names of the parameters and buffers that have no shape yet."""
+    named = itertools.chain(model.named_parameters(), model.named_buffers())
+    return [name for name, t in named if nn.parameter.is_lazy(t)]
+
+
 def initialise(model: nn.Module, init: str, n_layer: int) -> None:
-    """Set the linear maps of a built model as `--init` says.  init: not "auto".  n_layer: the number of blocks."""
+    """Set the linear maps of a built model as `--init` says, after lazy ones got their shapes.
+
+    init: not "auto".  n_layer: the number of blocks.
+    """
+    materialise(model)
     if init == "published":
         return
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}  # a tied head is one of them

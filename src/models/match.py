@@ -31,6 +31,7 @@ from torch import nn
 from src.flags.fields import UserError
 from src.models.backbone import Backbone, build, resolve_auto
 from src.models.contract import ARModel, state_after, state_bytes
+from src.storage.randomness import kept_random_state
 
 AIM, LIMIT = 0.01, 0.02  # the aim, and the largest error that is accepted, as shares of the target
 ROUND = 8  # d_model is a multiple of this where an MLP closes the rest; vector units need it to be fast
@@ -97,7 +98,7 @@ def parameters(model_class, args, vocab_size: int, max_len: int) -> int:
 
 def decode_state(model_class, args, vocab_size: int, max_len: int, tokens: int) -> int:
     """Bytes of a live decoding state of one sequence after `tokens` tokens."""
-    with torch.random.fork_rng(devices=[]):
+    with kept_random_state():
         return state_bytes(state_after(build(model_class, vocab_size, args, max_len), tokens))
 
 

@@ -21,6 +21,11 @@ def accumulation_dtype(*tensors):
     return torch.float64 if any(t is not None and t.dtype == torch.float64 for t in tensors) else torch.float32
 
 
+def as_real(x):
+    """x, or for complex x (...) a real view (..., 2) of its memory: real and imaginary parts."""
+    return torch.view_as_real(x.resolve_conj()) if x.is_complex() else x
+
+
 def autocast_dtype(like):
     """The dtype that autocast gives to products on the device of `like`, None where autocast is off."""
     device_type = like.device.type

@@ -203,12 +203,11 @@ def resolve_model(setup: Setup, tokenizer: CharTokenizer, task: Task) -> tuple[S
 
 def build_model(run: HasModel, tokenizer: CharTokenizer, task: Task, device: torch.device) -> ARModel:
     """The model of a run on its device, with fresh weights that its seed decides."""
-    import torch
-
     from src.models.backbone import build
+    from src.storage.randomness import seed_all
 
     args = run.args
-    torch.manual_seed(args.seed)
+    seed_all(args.seed)
     with blaming("model", args.model):
         return build(run.model_class, len(tokenizer), args, task.table_tokens()).to(device)
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import random
 import re
 import warnings
 from pathlib import Path
@@ -167,7 +168,7 @@ def _plain_tensor(tensor, memo, device):
 
 
 def random_state(generators: dict | None = None) -> dict:
-    """States of torch's CPU generator, of the CUDA generators if CUDA is in use, and of `generators`.
+    """States of the global generators of torch, Python and NumPy, of CUDA's if CUDA is in use, and of `generators`.
 
     generators: name -> np.random.Generator or torch.Generator.  The result is plain, so it can go into a checkpoint.
     """
@@ -176,15 +177,24 @@ def random_state(generators: dict | None = None) -> dict:
         name: g.get_state() if isinstance(g, torch.Generator) else _lists(g.bit_generator.state)
         for name, g in (generators or {}).items()
     }
-    return {"torch": torch.get_rng_state(), "cuda": list(cuda), "generators": own}
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": list(cuda),
+        "python": random.getstate(),
+        "numpy": _lists(np.random.get_state(legacy=False)),
+        "generators": own,
+    }
 
 
 def set_random_state(state: dict, generators: dict | None = None) -> None:
     """Restore what `random_state` returned; ValueError if a generator has no saved state.
 
-    CUDA states beyond the devices of this machine are dropped.
+    CUDA states beyond the devices of this machine are dropped. Checkpoints of older versions lack "python" and "numpy".
     """
     torch.set_rng_state(state["torch"].cpu())
+    if "python" in state:
+        random.setstate(state["python"])
+        np.random.set_state(state["numpy"])
     if torch.cuda.is_available():
         for index, saved in enumerate(state["cuda"][: torch.cuda.device_count()]):
             torch.cuda.set_rng_state(saved.cpu(), index)
@@ -199,8 +209,8 @@ def set_random_state(state: dict, generators: dict | None = None) -> None:
 
 
 def seed_rank(seed: int, rank: int, step: int = 0) -> None:
-    """Begin torch's random stream of one of several processes. Other ranks and other steps have other streams."""
-    torch.manual_seed(int(np.random.SeedSequence((seed, rank, step)).generate_state(1)[0]))
+    """Begin the random streams of one of several processes. Other ranks and other steps have other streams."""
+    seed_all(int(np.random.SeedSequence((seed, rank, step)).generate_state(1)[0]))
 
 
 def _lists(value):

@@ -21,6 +21,7 @@ import torch
 import torch.distributed as dist
 
 from src.flags.fields import UserError
+from src.ops.precision import accumulation_dtype, as_real
 from src.utils.launch import ADDRESS, HOW, launched
 
 T = TypeVar("T")
@@ -43,18 +44,28 @@ class World:
         return slice(self.rank, None, self.size)
 
     def sum_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
-        """Replace each gradient by its sum over ranks. A missing gradient counts as zero."""
+        """Replace each gradient by its sum over ranks. A missing gradient counts as zero.
+
+        A parameter that has no gradient on any rank keeps none, as in one process. Sums are taken in float32, or in
+        float64 where a parameter is that.
+        """
         if self.size == 1:
             return
-        parameters = list(parameters)
-        flat = torch.cat(
-            [(p.grad if p.grad is not None else torch.zeros_like(p)).flatten().float() for p in parameters]
-        )
+        trained = [p for p in parameters if p.requires_grad]  # an integer parameter cannot have a gradient
+        if not trained:
+            return
+        dtype = accumulation_dtype(*(as_real(p.detach()) for p in trained))
+        parts = [as_real(torch.zeros_like(p) if p.grad is None else p.grad).detach().flatten() for p in trained]
+        counts = torch.tensor([p.grad is not None for p in trained], device=parts[0].device)
+        flat = torch.cat([part.to(dtype) for part in (*parts, counts)])
         dist.all_reduce(flat)
-        at = 0
-        for p in parameters:
-            p.grad = flat[at : at + p.numel()].view_as(p).to(p.dtype)
-            at += p.numel()
+        *sums, counts = flat.split([*map(len, parts), len(counts)])
+        for p, total, count in zip(trained, sums, counts.tolist(), strict=True):
+            p.grad = None
+            if count:
+                p.grad = torch.empty_like(p)
+                view = as_real(p.grad)
+                view.copy_(total.view(view.shape))
 
     def sum(self, values: list[float], device: torch.device) -> list[float]:
         """The sums of a few numbers over ranks."""

@@ -30,6 +30,7 @@ from src.flags.run_flags import RunFlags, to_dict
 from src.models.contract import ARModel
 from src.ops import ran
 from src.storage import checkpoint
+from src.storage.randomness import kept_random_state
 from src.storage.rundir import RunDir
 from src.utils.distributed import World
 from src.utils.evaluation import allowed_ids, evaluate, teacher_forced, validation_score
@@ -66,17 +67,24 @@ class Interrupted(Exception):
 
 
 def make_optimizer(model: torch.nn.Module, args: RunFlags, device: torch.device | str) -> torch.optim.AdamW:
-    """AdamW, fused where torch has it. Norms, biases and parameters marked `_no_weight_decay` get no weight decay."""
+    """AdamW, fused where torch has it. Norms, biases and parameters marked `_no_weight_decay` get no weight decay.
+
+    The fused form takes real floating-point parameters only. A complex parameter counts as two real ones.
+    Raises UserError for complex parameters under fp16, whose scaled gradients torch cannot check.
+    """
     decay, plain = [], []
     for p in model.parameters():
         if p.requires_grad:
             (plain if p.ndim < 2 or getattr(p, "_no_weight_decay", False) else decay).append(p)
+    real = all(p.is_floating_point() for p in (*decay, *plain))
+    if args.precision == "fp16" and not real:
+        raise UserError("--precision: got fp16, but the model has complex parameters, allowed: bf16 or fp32")
     groups = [{"params": decay, "weight_decay": args.weight_decay}, {"params": plain, "weight_decay": 0.0}]
     return torch.optim.AdamW(
         [g for g in groups if g["params"]],
         lr=args.lr,
         betas=(args.beta1, args.beta2),
-        fused=torch.device(device).type in ("cpu", "cuda"),
+        fused=real and torch.device(device).type in ("cpu", "cuda"),
     )
 
 
@@ -408,7 +416,7 @@ def output_ratios(model: ARModel, batch: Batch, device: torch.device, args: RunF
     """
     part = batch.take(slice(0, max(1, RATIO_TOKENS // batch.x.shape[1]))).to(device)
     real = torch.arange(part.x.shape[1], device=device) < part.lengths[:, None]
-    with torch.random.fork_rng([device] if device.type == "cuda" else []), autocast(device, args.precision):
+    with kept_random_state(), autocast(device, args.precision):
         found = model.output_ratios(part.x, real)
     return found and {name: [None if r is None else finite(r) for r in ratios] for name, ratios in found.items()}
 

@@ -22,4 +22,5 @@ def test_a_broken_layer_is_caught(broken):
 def test_every_judging_check_has_a_broken_layer():
     proved = {broken.check for broken in BROKEN}
     unproved = [f.__name__ for group in JUDGING for f in CHECKS[group] if f not in proved]
-    assert unproved == ["cache"]  # measured, see test_right_layers.py
+    # "cache" is measured, see test_right_layers.py. Other hashes need a layer in a file, see test_hash_order.py.
+    assert unproved == ["cache", "other_hashes"]

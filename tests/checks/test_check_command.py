@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-from src.checks import CHECKS, causality, cost
+from src.checks import CHECKS, causality, cost, hash_order
 from src.checks.base import Result
 from src.commands import check
 from src.flags.fields import UserError
@@ -36,6 +36,7 @@ def run(capsys, tmp_path, monkeypatch):
     """Call the command: (exit code, stdout, stderr). A text that ends in a line break becomes a user's file."""
     monkeypatch.setattr(cost, "FAR", 512)  # the slow part of a check is its cost, which test_check_cost.py tests
     monkeypatch.setattr(cost, "SLOW", 0.0)
+    monkeypatch.setattr(hash_order, "HASH_SEEDS", ())  # test_hash_order.py starts the other processes
     monkeypatch.setattr(causality, "WORK", 1)  # few rows per pass
 
     def call(model, *flags):

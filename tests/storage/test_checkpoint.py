@@ -21,6 +21,7 @@ import torch
 
 from src.flags.fields import UserError
 from src.storage import checkpoint
+from src.storage.randomness import kept_random_state, seed_all
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -382,6 +383,45 @@ def test_torch_generators_continue_from_their_state(tmp_path):
         torch.set_rng_state(before)
 
 
+def test_the_global_generators_of_python_and_numpy_continue_from_their_state(tmp_path):
+    with kept_random_state():
+        seed_all(3)
+        random.gauss(0, 1)  # keeps a second value for the next call, which is state too
+        np.random.standard_normal()
+        payload = {"model": {}, "args": {}, "vocab": [], "random": checkpoint.random_state()}
+        checkpoint.save(tmp_path / "x.pt", payload)
+        expected = random.gauss(0, 1), random.random(), np.random.standard_normal(3).tolist()
+        seed_all(4)
+        checkpoint.set_random_state(checkpoint.load(tmp_path / "x.pt")["random"])
+        assert (random.gauss(0, 1), random.random(), np.random.standard_normal(3).tolist()) == expected
+
+
+def test_a_state_of_an_older_version_leaves_python_and_numpy_alone():
+    with kept_random_state():
+        state = checkpoint.random_state()
+        expected = random.random(), np.random.rand()
+        seed_all(4)
+        checkpoint.set_random_state(state)
+        old = {name: value for name, value in state.items() if name not in ("python", "numpy")}
+        checkpoint.set_random_state(old)
+        assert (random.random(), np.random.rand()) == expected
+
+
+def test_one_seed_decides_all_global_generators_and_they_can_be_kept():
+    def draw():
+        return torch.rand(1).item(), np.random.rand(), random.random()
+
+    with kept_random_state():
+        found = []
+        for seed in (5, 5, 6, 2**40 + 6):
+            seed_all(seed)
+            with kept_random_state():
+                draw()
+            found.append(draw())
+    assert found[0] == found[1]
+    assert all(a != b for a, b in zip(found[0], found[2], strict=True))
+
+
 def test_a_generator_without_a_saved_state_is_named():
     with pytest.raises(ValueError, match="'order'"):
         checkpoint.set_random_state(checkpoint.random_state(), {"order": np.random.default_rng(0)})
@@ -408,6 +448,7 @@ def test_checkpoints_travel_between_cuda_and_cpu(tmp_path):
 TOO_BIG = """
 import resource, sys, torch
 from src.storage import checkpoint
+from src.storage.randomness import kept_random_state, seed_all
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 try: checkpoint.save(sys.argv[1], {"model": {"w": torch.zeros(100_000)}, "args": {}, "vocab": []})
 except OSError as error: print("OSError")

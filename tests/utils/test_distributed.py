@@ -336,3 +336,19 @@ def test_a_world_of_one_exchanges_nothing(monkeypatch):
     assert world.sum([1.5, math.inf], torch.device("cpu")) == [1.5, math.inf]
     assert world.share({"a": 1}) == {"a": 1}
     assert world.gather("x") == ["x"]
+
+
+def test_gradients_of_every_kind_are_summed_and_missing_ones_stay_missing(monkeypatch):
+    """Integer parameters have none. Two equal ranks give twice the gradient, with both parts of a complex one."""
+    monkeypatch.setattr("src.utils.distributed.dist.all_reduce", lambda flat: flat.mul_(2))
+    kinds = (torch.float32, torch.complex64, torch.bfloat16, torch.float64)
+    trained = [torch.nn.Parameter(torch.randn(2, 3).to(kind)) for kind in kinds]
+    frozen = torch.nn.Parameter(torch.arange(3), requires_grad=False)
+    unused = torch.nn.Parameter(torch.randn(4))
+    for p in trained:
+        p.grad = torch.randn(2, 3).to(p.dtype) * (1 + 2j if p.is_complex() else 1)
+    wanted = [2 * p.grad for p in trained]
+    World(0, 2).sum_gradients([frozen, *trained, unused])
+    assert all(torch.equal(p.grad, w) and p.grad.dtype is p.dtype for p, w in zip(trained, wanted, strict=True))
+    assert frozen.grad is None
+    assert unused.grad is None

@@ -48,6 +48,7 @@ from src.measure import timing
 from src.measure.profile import trace as reading
 from src.models.backbone import build
 from src.stats import medians
+from src.storage.randomness import seed_all
 from src.storage.rows import make_row, timed
 from src.storage.rundir import write_atomic, write_json
 from src.utils import memory
@@ -97,7 +98,7 @@ class Training:
 
     def __init__(self, job: Job, batches, max_tokens: int):
         args, device = job.args, job.device
-        torch.manual_seed(args.seed)
+        seed_all(args.seed)
         self.model = build(job.model_class, len(job.session.tokenizer), args, max_tokens).to(device).train()
         if args.compile:
             compile_model(self.model)

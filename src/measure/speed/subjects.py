@@ -58,11 +58,10 @@ class Subject:
 
     def build(self, device):
         """The model, freshly initialised from its seed, in training mode."""
-        import torch
-
         from src.models.backbone import build
+        from src.storage.randomness import seed_all
 
-        torch.manual_seed(self.args.seed)
+        seed_all(self.args.seed)
         return build(self.model_class, VOCABULARY, self.args, self.max_len).to(device)
 
     def settings(self) -> dict:
