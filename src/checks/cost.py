@@ -18,8 +18,8 @@ from collections.abc import Callable
 import torch
 
 from src.checks.base import NO_MIXER, Result, Subject, measured, mixers, skipped
-from src.models.contract import state_bytes
 from src.models.fair import fair_differences
+from src.models.state import state_bytes
 from src.utils.memory import kept_bytes
 
 NEAR, FAR, REPLAY_FAR = 128, 4096, 512

@@ -18,9 +18,10 @@ from dataset.loaders import length_loader, named_lengths
 from dataset.task import Task
 from src.flags import presets, registry
 from src.flags.run_flags import RunFlags, to_dict
-from src.models.contract import ARModel, state_after, state_bytes
+from src.models.contract import ARModel
 from src.models.fair import fair_differences
 from src.models.match import count_parameters
+from src.models.state import state_after, state_bytes
 from src.ops import ran
 from src.stats.means import mean_of
 from src.storage import checkpoint
@@ -162,7 +163,7 @@ def length_curve(model: ARModel, session: Session, final_test: dict | None) -> l
 def why_undefined(model: ARModel, tokens: int) -> str:
     """Why a model has no score on sequences of this many tokens; "" where it has one."""
     if model.max_len is not None and tokens > model.max_len:
-        return f"beyond the learned position table of {model.max_len} tokens"
+        return f"beyond {model.limit()}"
     if tokens > MOST_TOKENS and _state_grows(model):
         return f"more than {MOST_TOKENS:,} tokens, and the decoding state grows with the length"
     return ""

@@ -53,7 +53,7 @@ def write_samples(
     write_atomic(path, samples_text(model, examples, data, device, precision).encode())
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def language_samples(
     model: ARModel,
     data: TaskData,
@@ -84,7 +84,7 @@ def language_samples(
     return ("\n" + "=" * 80 + "\n").join(blocks) + "\n"
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def _label_samples(
     model: ARModel,
     examples: Sequence[Example],

@@ -64,7 +64,7 @@ class Decoder:
 
     def read(self) -> tuple[dict[str, float], int]:
         """({"prefill": seconds}, bytes of a state that is made for the prompt alone, after the prompt)."""
-        from src.models.contract import state_bytes
+        from src.models.state import state_bytes
 
         with self.inference():
             state = self.model.init_state(*self.prompt.shape)
@@ -81,7 +81,7 @@ class Decoder:
 
         from src.utils.precision import autocast
 
-        with torch.inference_mode(), autocast(self.device, self.args.precision):
+        with torch.no_grad(), autocast(self.device, self.args.precision):
             yield
 
 
