@@ -1,7 +1,7 @@
 """The checks of a sequence layer, which need seconds and no training.
 
     results = run(Subject(model_class, args))        every check, for the command `check`
-    results = quick(model, vocab_size, device)       causality and decoding of a built model, for `train`
+    results = quick(model, vocab_size, device)       causality, decoding and training of a built model, for `train`
 
 A check is a function from a `Subject` to one `Result` or to several (src/checks/base.py). To add a check, write it in
 the file of its group, name it in CHECKS, and add a layer that it catches to tests/broken_layers.py.
@@ -14,7 +14,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable
 
-from src.checks import causality, cost, decoding, gradients, isolation, numerics, repeatability, shapes
+from src.checks import caching, causality, cost, decoding, gradients, isolation, numerics, repeatability, shapes
 from src.checks.base import QUICK, BuiltSubject, Result, Subject, exact_float32
 from src.utils.memory import is_out_of_memory
 
@@ -45,9 +45,10 @@ CHECKS: dict[str, tuple[Callable, ...]] = {
         repeatability.save_and_load,
         repeatability.initialisation,
     ),
+    "training": (caching.training_after_inference,),
     "cost": (cost.parameters, cost.output_ratios, cost.fair, cost.decoding, cost.exponents),
 }
-QUICK_GROUPS = ("causality", "decoding")
+QUICK_GROUPS = ("causality", "decoding", "training")
 
 
 def run(
@@ -105,7 +106,7 @@ def strict(results: Iterable[Result]) -> list[Result]:
 
 
 def quick(model, vocab_size: int, device) -> list[Result]:
-    """Causality and decoding of a built model, in about a second.
+    """Causality, decoding and training of a built model, in about a second.
 
     The model, its mode and all random state stay as they are. vocab_size: ids 0 .. vocab_size - 1 are drawn.  Sequences
     have 70 tokens, or fewer where a position table ends earlier.

@@ -8,6 +8,11 @@ from src.flags import registry
 from src.flags.fields import UserError
 from src.setup.plan import Setup
 
+CONSEQUENCES = {
+    "decoding": "decoded answers and samples will be wrong",
+    "training": "training will go wrong after a validation",
+}
+
 
 def check_user_model(setup: Setup, model, tokenizer, device) -> tuple[Setup, list[str]]:
     """Check whether a layer of the user's own file is causal, and whether its `step` equals its `forward`.
@@ -35,7 +40,7 @@ def check_user_model(setup: Setup, model, tokenizer, device) -> tuple[Setup, lis
             "its scores do not measure prediction"
         ]
     return causal, [
-        f"warning: {name} fails check '{r.name}' ({r.note}); decoded answers and samples will be wrong; run "
+        f"warning: {name} fails check '{r.name}' ({r.note}); {CONSEQUENCES[r.group]}; run "
         f"`python benchmark.py check --model {name}` to see all checks"
         for r in results
         if r.status == "fail"

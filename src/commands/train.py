@@ -39,6 +39,7 @@ def train(argv: list[str], world) -> int:
     """A new run: everything that can be wrong is found before the first file is written."""
     began = time.perf_counter()
     from src.checks.admission import check_user_model
+    from src.models.state import refuse_opaque
     from src.setup.classes import try_own_model
     from src.setup.plan import build_model, plan, resolve_model
     from src.setup.run import carry_out, create_run_dir, make_reporter, on_main
@@ -61,7 +62,9 @@ def train(argv: list[str], world) -> int:
     setup, matched = resolve_model(setup, session.tokenizer, session.task)
     backends = check_backends(setup, device)
     model = build_model(setup, session.tokenizer, session.task, device)
+    check_longest(model, session.task, setup.args)
     try_own_model(setup.args.model, model, session.tokenizer, session.loaders["val"], device)
+    refuse_opaque(model)
     setup, warnings = check_user_model(setup, model, session.tokenizer, device)
     session = with_args(session, setup)
     run_dir = create_run_dir(request, world)
@@ -78,6 +81,16 @@ def train(argv: list[str], world) -> int:
         return carry_out(session, model, run_dir, reporter, began)
     finally:
         run_dir.release()
+
+
+def check_longest(model, task, args) -> None:
+    """UserError for a model that can take fewer tokens than the task feeds."""
+    fed = task.max_tokens() if task.reads_text else task.max_tokens() - 1  # the <eos> of an example is never fed
+    if model.max_len is not None and model.max_len < fed:
+        raise UserError(
+            f"--model: {model.limit()} are too few for --task {args.task}, which feeds {fed}; lower --context_len or "
+            "--max_len, or raise max_len in the layer"
+        )
 
 
 def fair_lines(model, args) -> list[str]:

@@ -276,8 +276,9 @@ def _check_growth(model_class, args, measure, target: int, multiple: int) -> Non
     small, large = (measure(dataclasses.replace(args, d_model=n * width)) for n in (1, FAR))
     if large <= small:
         raise UserError(
-            f"--match_state: the decoding state of {model_class.__name__} does not grow with --d_model ({small:,} bytes "
-            f"at {width}, {large:,} at {FAR * width}), so no width is found for {target:,}; leave the flag out"
+            f"--match_state: the decoding state of {model_class.__name__} does not grow with --d_model "
+            f"({small:,} bytes at {width}, {large:,} at {FAR * width}), so no width is found for {target:,}; leave the "
+            "flag out"
         )
 
 

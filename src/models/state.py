@@ -23,6 +23,8 @@ import numpy as np
 import torch
 from torch._subclasses.fake_tensor import FakeTensor
 
+from src.flags.fields import UserError
+
 CONTAINERS = (dict, list, tuple, set, frozenset, deque)
 NUMBERS = (bool, int, float, complex, np.generic)
 NUMBER_BYTES = 8
@@ -56,6 +58,16 @@ def state_bytes(state) -> int:
         found.update(size)
         waiting += inner
     return sum(found.values())
+
+
+def refuse_opaque(model) -> None:
+    """UserError for a model whose decoding state cannot be counted. What else is wrong with decoding is not judged."""
+    try:
+        state_bytes(state_after(model, 2))
+    except OpaqueState as error:
+        raise UserError(f"--model: {error}") from error
+    except Exception:  # the checks report it, and a run that cannot decode still has scores
+        return
 
 
 def state_after(model, tokens: int):

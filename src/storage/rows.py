@@ -347,16 +347,17 @@ def _training(metrics: dict):
 def _machine(metrics: dict, machine: dict):
     """The fields of the rows of speed and memory."""
     state = metrics["decode_state"]
-    yield {
-        "panel": "cost",
-        "metric": "state_bytes",
-        "value": state["bytes"],
-        "unit": "bytes",
-        "x_name": "position",
-        "x": state["tokens"],
-        "batch": 1,
-        "note": f"cache={state['cache']}",
-    }
+    if state["bytes"] is not None:
+        yield {
+            "panel": "cost",
+            "metric": "state_bytes",
+            "value": state["bytes"],
+            "unit": "bytes",
+            "x_name": "position",
+            "x": state["tokens"],
+            "batch": 1,
+            "note": f"cache={state['cache']}",
+        }
     peak = machine.get("peak_memory_mib")
     numbers = (
         ("chars_per_s", machine.get("chars_per_second"), "characters/s"),

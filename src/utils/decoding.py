@@ -37,13 +37,14 @@ def decode(
     """The model's greedy answer to each example's prompt, decoded in this precision (see `autocast`).
 
     An answer ends at <eos>, or DECODE_SLACK characters after the length of the gold answer. It ends earlier where the
-    model can take no more tokens. Prompts of one length are decoded together, because then none needs padding.
+    model can take no more tokens, or raises on them (see `_continued`). Prompts of one length are decoded together,
+    because then none needs padding.
     """
     by_length = defaultdict(list)
     for i, e in enumerate(examples):
         by_length[len(e.prompt)].append(i)
     answers = [""] * len(examples)
-    for length, members in sorted(by_length.items()):
+    for _, members in sorted(by_length.items()):
         for at in range(0, len(members), DECODE_ROWS):
             rows = members[at : at + DECODE_ROWS]
             x = torch.from_numpy(np.concatenate([tokenizer.encode_prompt(examples[i].prompt) for i in rows])).to(device)
@@ -51,10 +52,18 @@ def decode(
             if model.max_len is not None:
                 limit = min(limit, model.max_len + 1 - x.shape[1])  # the last character is written but not read
             with autocast(device, precision), ran.phase("decoding"):
-                ids = model.generate(x, limit, temperature=0.0, stop_id=EOS).cpu().numpy()
+                ids = _continued(model, x, limit, limit - DECODE_SLACK + 1).cpu().numpy()
             for i, row in zip(rows, ids, strict=True):
                 answers[i] = tokenizer.decode(row, special=NO_CHARACTER)[: len(examples[i].answer) + DECODE_SLACK]
     return answers
+
+
+def _continued(model: ARModel, x: torch.Tensor, limit: int, needed: int) -> torch.Tensor:
+    """At most `limit` new ids of each row; at most `needed` where the model cannot take so many tokens."""
+    try:
+        return model.generate(x, limit, temperature=0.0, stop_id=EOS)
+    except Exception:  # a layer may be made for the task's own lengths alone, without a max_len that says so
+        return model.generate(x, min(limit, needed), temperature=0.0, stop_id=EOS)
 
 
 def generation_scores(

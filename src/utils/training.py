@@ -13,6 +13,7 @@ A run uses `fit`, which also writes the run directory and can continue from any 
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import signal
@@ -31,6 +32,7 @@ from src.models.contract import ARModel
 from src.ops import ran
 from src.storage import checkpoint
 from src.storage.rundir import RunDir
+from src.utils.attempt import attempt
 from src.utils.distributed import World
 from src.utils.evaluation import allowed_ids, evaluate, teacher_forced, validation_score
 from src.utils.metrics import bpc, finite, perplexity
@@ -218,6 +220,7 @@ class Progress:
     diverged_at: int | None = None
     stopped_at: int | None = None  # the step at which a validation reached --stop_at
     output_ratios: dict[str, list] | None = None  # per block, before the first step; None for a whole model
+    failed: dict[str, str] = field(default_factory=dict)  # what was measured beside the scores: "failed: reason"
 
 
 @dataclass
@@ -318,7 +321,11 @@ class Fit:
         set_epoch(self.loaders["train"], self.progress.epoch, self.progress.batch)
         for batch in self.loaders["train"]:
             if self.progress.step == 0:
-                self.progress.output_ratios = output_ratios(self.model, batch, self.device, self.args)
+                self.progress.output_ratios = attempt(
+                    self.progress.failed,
+                    "output_ratios",
+                    functools.partial(output_ratios, self.model, batch, self.device, self.args),
+                )
             row = train_step(
                 self.model, batch, self.optimizer, self.scheduler, self.scaler, self.device, self.args, self.world
             )
