@@ -39,6 +39,7 @@ def train(argv: list[str], world) -> int:
     """A new run: everything that can be wrong is found before the first file is written."""
     began = time.perf_counter()
     from src.checks.admission import check_user_model
+    from src.models.fair import block_words
     from src.models.state import refuse_opaque
     from src.setup.classes import try_own_model
     from src.setup.plan import build_model, plan, resolve_model
@@ -75,8 +76,10 @@ def train(argv: list[str], world) -> int:
             session.tokenizer.save(run_dir.vocab)
         reporter = make_reporter(request.control, world, run_dir)
         announce(reporter, setup, backends, session.data.facts, run_dir)
+        reporter.say(f"block: {block_words(setup.model_class, setup.args)}")
         unscored = [f"notice: {note}" for note in no_score({n: why_undefined(model, t) for n, t in tokens.items()})]
-        for line in (*matched, *fair_lines(model, setup.args), *warnings, *unscored):
+        ignored = ignored_lines(setup, len(session.tokenizer))
+        for line in (*matched, *fair_lines(model, setup.args), *ignored, *warnings, *unscored):
             reporter.say(line)
         return carry_out(session, model, run_dir, reporter, began)
     finally:
@@ -99,6 +102,19 @@ def fair_lines(model, args) -> list[str]:
 
     found = fair_differences(model, args)
     return [f"notice: --fair leaves these differences: {'; '.join(found)}"] if found else []
+
+
+def ignored_lines(setup, vocab_size: int) -> list[str]:
+    """One line about typed flags of the block that a whole model does not read: they change nothing."""
+    from src.models.contract import ARModel
+    from src.models.fair import BLOCK_FLAGS, unread
+
+    typed = [name for name in BLOCK_FLAGS if name in setup.explicit]
+    if not typed or not issubclass(setup.model_class, ARModel):
+        return []
+    found = ", ".join(f"--{name}" for name in unread(setup.model_class, vocab_size, setup.args, typed))
+    whole = f"{setup.model_class.__name__} is a whole model, which has no block of the bench and does not read them"
+    return [f"notice: {found} change{'s' * (',' not in found)} nothing: {whole}"] if found else []
 
 
 def announce(reporter, setup, backends: dict[str, dict], facts, run_dir) -> None:

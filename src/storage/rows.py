@@ -22,6 +22,11 @@ from collections.abc import Iterable
 
 from src.storage.notes import listed
 
+# Remarks that a note of a row of decoding may hold. Tables and figures show them beside the numbers.
+NO_PREFILL = "no prefill written: the prompt is read token by token"
+WRONG_DECODING = "WRONG: decoding differs from forward"
+REMARKS = (NO_PREFILL, WRONG_DECODING)
+
 ROW_SCHEMA = 1
 KINDS = ("train-run", "speed", "kernel", "profile")
 # failed: raised something else.  gate failed: the op differs from its reference, so it is not timed.

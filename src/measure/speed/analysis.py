@@ -14,6 +14,7 @@ import itertools
 
 from src.measure.speed.panels import PANELS, Quantity, Table, load
 from src.stats.exponents import TAIL, crossover, fit
+from src.storage.rows import REMARKS
 
 FLAT = 1.5  # growth over the whole range, below the overhead rule, that counts as no growth
 CONFIDENT = 0.95  # if a smaller share of resamples has the same winner, it is called uncertain
@@ -175,7 +176,13 @@ def table(rows, findings, panel, batch, shown: Table) -> list[str]:
             value = shown.form.format(by_model[m][x]["value"] / shown.unit) if x in by_model[m] else "-"
             line += f"{value:>{width}}{mark}"
         lines.append(line.rstrip())
-    return [*lines, ""]
+    return [*lines, *(f"  {m}: {text}" for m in models for text in remarks(by_model[m].values())), ""]
+
+
+def remarks(rows) -> list[str]:
+    """What the notes of these rows say that must be known beside the numbers, each once."""
+    parts = (part for row in rows for part in (row["note"] or "").split("; "))
+    return list(dict.fromkeys(part for part in parts if part.startswith(REMARKS)))
 
 
 def exponents(findings, panel, batch) -> list[str]:
