@@ -9,7 +9,7 @@ nn.Embedding modules, a learned position table included. The head is the last nn
 character of the vocabulary. Where a whole model has no nn.Embedding or no such head, all its parameters are counted,
 and a line says so. A model that --match_params names is counted by the same rule.
 
-State: the bytes of a live decoding state after the task's longest sequence, batch 1. Candidates are sized without
+State: the bytes of a live decoding state after the task's longest sequence, batch 1. Large candidates are sized without
 memory, on fake tensors. A layer that cannot run on these is built for real, up to REAL_PARAMETERS. A state that does
 not grow with the width is refused. A hybrid and a whole model count as layers without an MLP. What is solved:
 
@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import math
 from collections.abc import Callable, Iterator
@@ -41,6 +42,7 @@ AIM, LIMIT = 0.01, 0.02  # the aim, and the largest error that is accepted, as s
 ROUND = 8  # d_model is a multiple of this where an MLP closes the rest; vector units need it to be fast
 WIDEST = 1 << 16
 MOST = 1e12  # parameters
+SMALL_PARAMETERS = 1 << 22  # of a candidate that is built for real because that is faster: 16 MiB in float32
 REAL_PARAMETERS = 1 << 27  # of a candidate that is built for real to size its state: 0.5 GiB in float32
 USUAL_WIDTH, FAR = 64, 4  # a state that does not grow from this width to so many times it does not grow with the width
 FAKE_LOGGER = "torch._subclasses.fake_tensor"
@@ -112,7 +114,8 @@ def parameters(model_class, args, vocab_size: int, max_len: int) -> int:
 def decode_state(model_class, args, vocab_size: int, max_len: int, tokens: int) -> int:
     """Bytes of a live decoding state of one sequence after `tokens` tokens, or after the most that the model can take.
 
-    Fake tensors size it without memory. Where a layer cannot run on them, a model of up to REAL_PARAMETERS is built.
+    A model of up to SMALL_PARAMETERS is built for real, which is fast. Above that fake tensors size it without memory.
+    Where a layer cannot run on them, a model of up to REAL_PARAMETERS is built.
     Raises UserError above that, and OpaqueState for a state that cannot be counted.
     """
 
@@ -121,6 +124,9 @@ def decode_state(model_class, args, vocab_size: int, max_len: int, tokens: int) 
             model = build(model_class, vocab_size, flags, max_len)
             return state_bytes(state_after(model, min(tokens, model.max_len or tokens)))
 
+    number = counts(model_class, args, vocab_size, max_len).total
+    if number <= SMALL_PARAMETERS:
+        return size(args)
     try:
         # Compiled loops over NumPy arrays cannot run on fake tensors, and no backend changes the size of a state.
         with _quiet(FAKE_LOGGER), FakeTensorMode(allow_non_fake_inputs=True):
@@ -128,7 +134,6 @@ def decode_state(model_class, args, vocab_size: int, max_len: int, tokens: int) 
     except (UserError, OpaqueState):
         raise
     except Exception:  # it reads the values of a tensor, or calls a library that does
-        number = counts(model_class, args, vocab_size, max_len).total
         if number > REAL_PARAMETERS:
             raise UserError(
                 f"--match_state: the state of {model_class.__name__} can be sized only by building the model, and at "
@@ -199,8 +204,8 @@ def match(
         if "d_model" in explicit:
             raise UserError("--d_model and --match_state contradict each other; give one")
         multiple = ROUND if free_mlp else 1
-        _check_growth(model_class, args, measure, target_state, multiple)
-        width = _solve_width("--match_state", model_class, args, measure, target_state, multiple)
+        guess = _guess_width(model_class, args, measure, target_state, multiple)
+        width = _solve_width("--match_state", model_class, args, measure, target_state, multiple, guess)
         args = dataclasses.replace(args, d_model=width)
         lines.append(_verdict("--match_state", "bytes of decoding state", target_state, measure(args)))
     if target:
@@ -238,23 +243,28 @@ def _other_count(got: Counts, rule: str) -> str:
     return "" if got.layers is None else f", {got.layers:,}{OUTSIDE}"
 
 
-def _solve_width(flag: str, model_class, args, measure, target: int, multiple: int) -> int:
+def _solve_width(flag: str, model_class, args, measure, target: int, multiple: int, guess: float = 0) -> int:
     """The allowed width whose measure is nearest to the target, by bisection: the measure grows with the width.
 
     Where a layer derives its heads from the width (Mamba-2), it grows only on the whole. So where bisection ends beyond
-    AIM, the neighbours are tried too.
+    AIM, the neighbours are tried too. guess: the width around which the search begins.
     """
     step = _width_step(model_class, args, multiple)
 
+    @functools.cache
     def at(n: int) -> int:
         return measure(dataclasses.replace(args, d_model=n * step))
 
-    high = 1
-    while at(high) < target:
-        high *= 2
-        if high * step > WIDEST:
-            raise UserError(f"{flag}: no --d_model up to {WIDEST} reaches {target:,}; lower the target")
-    low = high // 2
+    low, high, gap = 0, min(max(1, round(guess / step)), WIDEST // step), 1
+    if at(high) >= target:
+        while high - gap > 0 and at(high - gap) >= target:
+            high, gap = high - gap, 2 * gap
+        low = max(0, high - gap)
+    else:
+        while at(high) < target:
+            low, high, gap = high, high + gap, 2 * gap
+            if high * step > WIDEST:
+                raise UserError(f"{flag}: no --d_model up to {WIDEST} reaches {target:,}; lower the target")
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if at(middle) < target else (low, middle)
@@ -269,8 +279,8 @@ def _width_step(model_class, args, multiple: int) -> int:
     return math.lcm(2 * args.n_head if model_class.has_heads else 1, multiple)
 
 
-def _check_growth(model_class, args, measure, target: int, multiple: int) -> None:
-    """UserError for a decoding state that has the same bytes at every width."""
+def _guess_width(model_class, args, measure, target: int, multiple: int) -> float:
+    """The width whose state has about `target` bytes; UserError for a state that has the same bytes at every width."""
     step = _width_step(model_class, args, multiple)
     width = step * -(-USUAL_WIDTH // step)
     small, large = (measure(dataclasses.replace(args, d_model=n * width)) for n in (1, FAR))
@@ -280,6 +290,8 @@ def _check_growth(model_class, args, measure, target: int, multiple: int) -> Non
             f"({small:,} bytes at {width}, {large:,} at {FAR * width}), so no width is found for {target:,}; leave the "
             "flag out"
         )
+    power = math.log(large / max(1, small)) / math.log(FAR)
+    return width * (target / max(1, small)) ** (1 / power)
 
 
 def _solve_mlp(model_class, args, count, target: int):
