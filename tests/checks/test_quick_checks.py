@@ -39,7 +39,7 @@ def quick(model):
 def test_every_registered_layer_passes_quickly_once_built(name):
     results = quick(subject_of(MODELS[name].load()).model())
     assert failed(results) == []
-    assert {r.group for r in results} == {"causality", "decoding"}
+    assert {r.group for r in results} == {"causality", "decoding", "training"}
 
 
 @pytest.mark.parametrize("model_class", [Mean, Replayed, _WholeModel], ids=lambda c: c.__name__)
