@@ -60,7 +60,7 @@ WORDS = (
 def train(main, tmp_path, monkeypatch):
     """(methods, further flags, what __init__ does) -> (exit code, stderr, metrics.json)."""
     monkeypatch.setattr("src.figures.runs.draw_all", lambda metrics, folder: [])
-    (tmp_path / "text.txt").write_text("the quick brown fox jumps over a lazy dog. " * 30)
+    (tmp_path / "text.txt").write_text("the quick brown fox jumps over a lazy dog. " * 100)
 
     def call(methods, *more, init="pass"):
         (tmp_path / "layer.py").write_text(HEAD.format(more=init) + methods)
