@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from src.checks import causality, decoding, gradients, isolation, leftovers, numerics, repeatability, shapes
+from src.checks import caching, causality, decoding, gradients, isolation, leftovers, numerics, repeatability, shapes
 from src.checks.base import LONG
 from src.models.contract import Mixer
 from src.models.template import _WholeModel
@@ -667,6 +667,22 @@ class GrowingBuffer(Replayed):
         return super().mix(v)
 
 
+class StaleInEvaluation(Replayed):
+    """Evaluation uses a function of a parameter that the first evaluation has kept."""
+
+    kept = None
+
+    def __init__(self, args):
+        super().__init__(args)
+        self.gate = nn.Parameter(torch.zeros(args.d_model))
+
+    def mix(self, v):
+        if self.training:
+            return super().mix(v) * self.gate.sigmoid()
+        self.kept = self.gate.sigmoid() if self.kept is None else self.kept
+        return super().mix(v) * self.kept
+
+
 # --- the table --------------------------------------------------------------------------------------------------------
 
 
@@ -763,5 +779,6 @@ BROKEN = (
     Broken(NoiseInTraining, repeatability.backward_twice, "backward repeated"),
     Broken(InitialisedByTheSystem, repeatability.same_seed, "tensors that a seed leaves open"),
     Broken(LostBuffer, repeatability.save_and_load, "saved and loaded"),
+    Broken(StaleInEvaluation, caching.training_after_inference, "training after inference"),
     Broken(CountedInitialisation, repeatability.initialisation, "initialisation in the backbone"),
 )

@@ -1,7 +1,7 @@
 """The checks of a sequence layer, which need seconds and no training.
 
     results = run(Subject(model_class, args))        every check, for the command `check`
-    results = quick(model, vocab_size, device)       causality, rows and decoding of a built model, for `train`
+    results = quick(model, vocab_size, device)       causality, rows, decoding, training of a built model, for `train`
 
 A check is a function from a `Subject` to one `Result` or to several (src/checks/base.py). To add a check, write it in
 the file of its group, name it in CHECKS and its rows in src/checks/rows.py, and add a layer that it catches to
@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Callable, Iterable
 
 from src.checks import (
+    caching,
     causality,
     cost,
     decoding,
@@ -76,6 +77,7 @@ CHECKS: dict[str, tuple[Callable, ...]] = {
         repeatability.save_and_load,
         repeatability.initialisation,
     ),
+    "training": (caching.training_after_inference,),
     "cost": (cost.parameters, cost.output_ratios, cost.fair, cost.decoding, cost.exponents),
 }
 # The order is that of the reasons to refuse a layer: one that is random or mixes rows cannot be judged on causality.
@@ -84,6 +86,7 @@ QUICK_CHECKS = {
     "isolation": (isolation.other_rows,),
     "causality": CHECKS["causality"],
     "decoding": CHECKS["decoding"],
+    "training": CHECKS["training"],
 }
 
 
@@ -154,7 +157,7 @@ def quick(
     precision: str = "fp32",
     long: int = LONG,
 ) -> list[Result]:
-    """Causality, independent rows and decoding of a built model, in about a second.
+    """Causality, independent rows, decoding and training of a built model, in about a second.
 
     The model, its mode and all random state stay as they are. vocab_size: ids 0 .. vocab_size - 1 are drawn.
     lengths: tokens of the longest sequences of the run, that of training first.  batch: rows of a training batch.

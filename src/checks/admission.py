@@ -13,6 +13,10 @@ from src.setup.plan import Setup
 
 # Tokens up to which the lengths of --eval_lengths are looked at. Attention takes a second for few rows of them.
 FARTHEST = 2048
+CONSEQUENCES = {
+    "decoding": "; decoded answers and samples will be wrong",
+    "training": "; training will go wrong after a validation",
+}
 
 
 def check_user_model(
@@ -51,8 +55,7 @@ def check_user_model(
     if found:
         return setup, [f"warning: {name} {found[0]}; its scores may not measure prediction"]
     return causal, [
-        f"warning: {name} fails check '{r.name}' ({r.note})"
-        f"{'; decoded answers and samples will be wrong' * (r.group == 'decoding')}; run "
+        f"warning: {name} fails check '{r.name}' ({r.note}){CONSEQUENCES.get(r.group, '')}; run "
         f"`python benchmark.py check --model {name}` to see all checks"
         for r in results
         if r.status == "fail"

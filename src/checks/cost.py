@@ -19,8 +19,8 @@ from collections.abc import Callable
 import torch
 
 from src.checks.base import NO_MIXER, Result, Subject, judged, measured, mixers, not_finite, skipped
-from src.models.contract import state_bytes
 from src.models.fair import fair_differences
+from src.models.state import state_bytes
 from src.utils.memory import kept_bytes
 
 NEAR, FAR, REPLAY_FAR = 128, 4096, 512
@@ -77,15 +77,21 @@ def decoding(subject: Subject, clock: Clock = time.perf_counter):
     if far <= NEAR:
         yield skipped("state bytes", f"the model takes {far} tokens at most")
         return
+    sizes = []
     with torch.no_grad():
         for position in (NEAR, far):
             run = _Decoding(subject, model, position, 1, clock)
             for _ in range(TIMED):
                 run.step()
             note = "" if run.position in (NEAR, FAR) else f", measured no later because {_why(model, replay, far)}"
-            yield measured(
-                f"state bytes at T = {run.position:,}", state_bytes(run.state), "live tensors of one row" + note
-            )
+            sizes.append(state_bytes(run.state))
+            yield measured(f"state bytes at T = {run.position:,}", sizes[-1], "live tensors of one row" + note)
+        yield measured(
+            f"state at {run.position:,} / state at {NEAR}",
+            sizes[1] / sizes[0] if sizes[0] else 1.0,
+            "the state has the same size at both" if sizes[0] == sizes[1] else "bytes of the state of one row",
+            limit=GROWTH,
+        )
         runs = [_Decoding(subject, model, position, ROWS, clock) for position in (NEAR, run.position)]
         for _ in range(TIMED):
             for run in runs:

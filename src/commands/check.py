@@ -11,9 +11,9 @@ it repeat, save and initialise itself? At the end its cost is measured.
 Each row shows the measured value, the largest allowed value, and what was seen. Differences of logits are relative to
 their standard deviation. The exit code is 4 when a check fails.
 
---strict fails as well: a skipped check, decoding by replay, an exponent of time or memory in T above 1.3, and a late
-step that is more than 1.3 times slower than an early one. Times on a busy machine are rough, so repeat a run that fails
-on them.
+--strict fails as well: a skipped check, decoding by replay, an exponent of time or memory in T above 1.3, and a state
+that is more than 1.3 times larger, or a step more than 1.3 times slower, at a late position than at an early one.
+Times on a busy machine are rough, so repeat a run that fails on them.
 """
 
 from __future__ import annotations
@@ -157,7 +157,10 @@ def judge(model_class, config: CheckConfig, given: dict) -> list:
     name = given["model"]
     path = str(Path(name).resolve()) if is_path(name) else name  # the whole path, as in a traceback
     with blaming("model", path), checks.exact_float32(device):
-        check_forms(name, subject.model(), subject.tokens(2, FIRST), subject.vocab_size)
+        model = subject.model()
+        longest = model.max_len or subject.longest
+        check_forms(name, model, subject.tokens(2, min(FIRST, longest)), subject.vocab_size)
+    subject = dataclasses.replace(subject, longest=min(subject.longest, longest))
     kinds = [group for group, functions in checks.CHECKS.items() for _ in functions]
     with progress_of(kinds, quiet=config.quiet or config.json) as before:
         results = checks.run(subject, before=before)

@@ -125,8 +125,8 @@ def write(model, tokenizer, task, device, precision: str, config: GenerateConfig
     new_tokens = config.max_new_tokens or min(200, room)
     if new_tokens < 1:
         raise UserError(
-            f"--prompt: got {len(prompt)} characters, allowed: at most {len(prompt) + room - 1}, what the learned "
-            "position table has room for"
+            f"--prompt: got {len(prompt)} characters, allowed: at most {len(prompt) + room - 1}, "
+            f"because of {model.limit()}"
         )
     generator = torch.Generator(device=device).manual_seed(config.seed)
     try:

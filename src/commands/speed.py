@@ -154,7 +154,7 @@ def measure(argv, classes: dict[str, type], given: dict) -> int:
     Record.check_dir(KIND, control.out_dir, settings, control.overwrite)
     subjects = {name: tried(subject, device) for name, subject in subjects.items()}
     sized = {
-        size: {name: s if isinstance(s, str) else tried(s, device) for name, s in models.items()}
+        size: {name: s if isinstance(s, str) else tried(s, device, decodes=False) for name, s in models.items()}
         for size, models in sized.items()
     }
     record = Record.open_for(KIND, control.out_dir, settings, control.overwrite)
@@ -209,13 +209,18 @@ def redraw(argv) -> int:
 
 
 def announced(subjects, precision, record) -> list[str]:
-    """Lines that say what is measured: precision, models, backends."""
+    """Lines that say what is measured: precision, models, backends, blocks, and remarks about decoding."""
+    from src.models.fair import block_words
+    from src.storage.rows import WRONG_DECODING
+
     lines = [f"{record.path}: {len(record.rows)} rows are there already, continuing"] if record.rows else []
     lines.append(f"precision {precision[0]}: {precision[1]}")
     for name, s in subjects.items():
         kernels = "; ".join(f"{op}: {c['backend']} ({c['reason']})" for op, c in s.backends.items())
         sizes = f"{s.parameters:,} parameters, d_model {s.args.d_model}, n_layer {s.args.n_layer}"
         lines.append(f"{name}: {sizes}{'; ' + kernels if kernels else ''}")
+        lines.append(f"{name}: block: {block_words(s.model_class, s.args)}")
+        lines += [f"{'warning' if text.startswith(WRONG_DECODING) else 'notice'}: {name}: {text}" for text in s.remarks]
     return lines
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from src.figures.axes import plain_log_ticks
 from src.figures.style import finish, human, look_of, make_folder, save_both, styled
+from src.storage.rows import WRONG_DECODING
 
 PANEL_INCHES, HEIGHT = 4.4, 4.4
 MOST_TICKS = 8
@@ -98,11 +99,13 @@ def figure_panel(history: dict, panel: str, look: PanelLook, batch=None):
 def legend_of(history: dict, panel: str, look: PanelLook, model: str, batch=None) -> str:
     """'gla: time per sequence ~ T^1.02 [0.98, 1.05]'; the name alone if there is no exponent."""
     metric, words = look.legend
+    notes = (r["note"] or "" for r in history["rows"] if (r["panel"], r["model"]) == (panel, model))
+    wrong = " (WRONG, see the notes)" if any(WRONG_DECODING in note for note in notes) else ""
     for f in history["fits"]:
         is_its = (f["panel"], f["metric"], f["model"], f["batch"]) == (panel, metric, model, batch)
         if is_its and f["exponent"] is not None:
-            return f"{model}: {words} ~ {look.letter}^{f['exponent']:.2f} [{f['low']:.2f}, {f['high']:.2f}]"
-    return model
+            return f"{model}{wrong}: {words} ~ {look.letter}^{f['exponent']:.2f} [{f['low']:.2f}, {f['high']:.2f}]"
+    return f"{model}{wrong}"
 
 
 def title_of(rows, look: PanelLook, batch=None) -> str:

@@ -59,12 +59,14 @@ class Backbone(ARModel):
             )
         self.embed = nn.Embedding(vocab_size, args.d_model)
         nn.init.normal_(self.embed.weight, std=args.embed_std)
+        self.table_len = max_len if self.pos == "learned" else None
         if self.pos == "learned":
-            self.max_len = max_len
             self.pos_embed = nn.Embedding(max_len, args.d_model)
             nn.init.normal_(self.pos_embed.weight, std=args.embed_std)
         self.dropout = nn.Dropout(drop_rate(args, "embed"))
         self.blocks = nn.ModuleList(Block(mixer_class, layer_args) for mixer_class, layer_args in layers)
+        bounds = [self.table_len, *(stated_max_len(block.mixer) for block in self.blocks)]
+        self.max_len = min((n for n in bounds if n is not None), default=None)
         self.norm = make_norm(layers[-1][1])
         self.head = nn.Linear(args.d_model, vocab_size, bias=False)
         self.head_scale = 1.0
@@ -78,6 +80,15 @@ class Backbone(ARModel):
     def cache_kind(self) -> str:
         """How the model decodes: "own" where every mixer has its own step, else "replay"."""
         return "own" if all(m.cache_kind() == "own" for m in self.mixer_classes) else "replay"
+
+    def limits_by_table(self) -> bool:
+        return self.max_len is not None and self.max_len == self.table_len
+
+    def limit(self) -> str:
+        if self.max_len is None or self.limits_by_table():
+            return super().limit()
+        stated = [type(b.mixer).__name__ for b in self.blocks if getattr(b.mixer, "max_len", None) == self.max_len]
+        return f"the {self.max_len} tokens that {stated[0] if stated else 'a layer'} states as its max_len"
 
     def _logits(self, h):
         """Logits (..., C) of final hidden states (..., D). In evaluation and decoding they are float32 at least.
@@ -95,9 +106,9 @@ class Backbone(ARModel):
         """Embeddings (B, T, D) of ids (B, T) at positions start .. start + T - 1."""
         h = self.embed(x)
         end = start + x.shape[1]
+        if self.max_len is not None and end > self.max_len:
+            raise ValueError(f"position {end} is beyond {self.limit()}")
         if self.pos == "learned":
-            if end > self.max_len:
-                raise ValueError(f"position {end} is beyond the learned position table of {self.max_len}")
             h = h + self.pos_embed.weight[start:end]
         elif self.pos == "sinusoidal":
             h = h + sinusoid(start, end, h.shape[-1], h.device).to(h.dtype)
@@ -129,7 +140,16 @@ class Backbone(ARModel):
         no MLP. Dropout is off. A ratio over a residual of zero is infinite or NaN.
         """
         training = self.training
-        self.eval()
+        try:
+            self.eval()
+            found = self._output_ratios(x, real)
+        finally:
+            self.train(training)
+        ratios = torch.stack([r for r in (*found["mixer"], *found["mlp"]) if r is not None]).tolist()  # one transfer
+        return {name: [None if r is None else ratios.pop(0) for r in values] for name, values in found.items()}
+
+    def _output_ratios(self, x, real) -> dict[str, list]:
+        """The ratios of `output_ratios`, as scalars on the device."""
         found = {"mixer": [], "mlp": []}
         h = self._embed(x, 0)
         for block in self.blocks:
@@ -144,9 +164,7 @@ class Backbone(ARModel):
             found["mixer"].append(_rms(seen["mixer"][1], real) / _rms(h, real))
             found["mlp"].append(_rms(seen["mlp"][1], real) / _rms(seen["norm2"][0], real) if "mlp" in seen else None)
             h = after
-        self.train(training)
-        ratios = torch.stack([r for r in (*found["mixer"], *found["mlp"]) if r is not None]).tolist()  # one transfer
-        return {name: [None if r is None else ratios.pop(0) for r in values] for name, values in found.items()}
+        return found
 
     def init_state(self, batch_size: int, max_len: int) -> State:
         return (0, tuple(block.init_state(batch_size, max_len) for block in self.blocks))
@@ -322,6 +340,17 @@ class MLP(nn.Module):
 def make_norm(args: RunArgs) -> nn.Module:
     """LayerNorm (Ba et al. 2016) or RMSNorm (Zhang & Sennrich 2019) over d_model channels."""
     return nn.RMSNorm(args.d_model, eps=1e-5) if args.norm == "rms" else nn.LayerNorm(args.d_model, bias=args.bias)
+
+
+def stated_max_len(mixer: Mixer) -> int | None:
+    """The longest T that a mixer states with `max_len`, None without a bound; UserError for what is no such number."""
+    stated = getattr(mixer, "max_len", None)
+    if stated is not None and (type(stated) is not int or stated < 1):
+        raise UserError(
+            f"{type(mixer).__name__}.max_len: got {stated!r:.40}, allowed: the longest T that the layer can take, a "
+            "whole number >= 1, or None; rename an attribute that means something else"
+        )
+    return stated
 
 
 def _keeps(seen: dict, name: str):

@@ -6,8 +6,9 @@ V, N, C). src/models/backbone.py is the model that is built around it.
 
 from src.flags.fields import UserError, option
 from src.models.backbone import Backbone, build, max_len_of
-from src.models.contract import ARModel, BlockDefaults, Mixer, State, state_bytes
+from src.models.contract import ARModel, BlockDefaults, Mixer, State
 from src.models.parts import at_least_float32
+from src.models.state import state_bytes
 
 Form = BlockDefaults  # older names, which layer files in use still import
 wide = at_least_float32

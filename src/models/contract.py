@@ -24,6 +24,7 @@ model.
 
 Decoding state. A nested tuple of tensors and whole numbers. Each call of `step` or `prefill` gets a state and returns
 the next one. It may write into the tensors that it got, so the caller must not use the old state again.
+src/models/state.py counts its bytes, and says what else a state may hold.
 
 Shapes, the legend of all files in src/models:
 
@@ -36,7 +37,6 @@ Shapes, the legend of all files in src/models:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -47,6 +47,8 @@ from src.flags.run_flags import RunArgs
 from src.models.sampling import check_sampling, sample
 
 State = tuple
+
+TABLE_ADVICE = ", or train with --pos sinusoidal, rope, alibi or none"
 
 
 class BlockDefaults(NamedTuple):
@@ -84,6 +86,7 @@ class Mixer(nn.Module):
     output_maps: tuple[str, ...] = ("out", "out_proj", "o_proj")  # members that write into the residual stream
     surrogate_gradient = False
     keeps: tuple[str, ...] = ()  # what --fair cannot take away: order or a convolution that is the layer itself
+    max_len: int | None = None  # longest T that the layer can take, of the class or set in __init__; None: no bound
     published: BlockDefaults = BlockDefaults()
 
     def __init__(self, args: RunArgs | None = None):
@@ -145,7 +148,7 @@ class ARModel(nn.Module):
     has_heads = False
     surrogate_gradient = False
     ops: tuple[str, ...] = ()
-    max_len: int | None = None  # tokens of a position table; None where the length has no bound
+    max_len: int | None = None  # longest T that the model can take; None where the length has no bound
 
     def forward(self, x, attn_mask=None):
         """Token ids x (B, T) -> logits (B, T, C).
@@ -196,11 +199,21 @@ class ARModel(nn.Module):
         prefix = x if prefix is None else torch.cat([prefix, x], dim=1)
         return self.forward(prefix)[:, -x.shape[1] :], (prefix, max_len)
 
+    def limits_by_table(self) -> bool:
+        """Whether a learned position table of the bench sets `max_len`."""
+        return False
+
+    def limit(self) -> str:
+        """What sets `max_len`, in words."""
+        if self.limits_by_table():
+            return f"the learned position table of {self.max_len} tokens"
+        return f"the {self.max_len} tokens that the model can take (max_len)"
+
     def output_ratios(self, x, real=None) -> dict[str, list] | None:
         """How much each block adds to the residual stream, see the backbone. None: a whole model has no blocks."""
         return None
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def generate(
         self,
         prompt_ids,
@@ -216,7 +229,7 @@ class ARModel(nn.Module):
         temperature: 0 is greedy.  top_k: keep the k likeliest.  top_p: keep the smallest set whose probability reaches
         p. stop_id: a row is filled with it after its first one, and decoding ends when every row has one. Raises
         ValueError for an empty prompt, a temperature below 0, top_k below 1, top_p outside (0, 1], or more tokens than
-        a position table holds.
+        the model can take.
         """
         check_sampling(temperature, top_k, top_p)
         if prompt_ids.dim() != 2 or 0 in prompt_ids.shape:
@@ -226,8 +239,8 @@ class ARModel(nn.Module):
         total = prompt_ids.shape[1] + max_new_tokens
         if self.max_len is not None and total - 1 > self.max_len:
             raise ValueError(
-                f"{prompt_ids.shape[1]} prompt tokens and {max_new_tokens} new ones exceed the learned position table "
-                f"of {self.max_len}; ask for fewer, or train with --pos sinusoidal, rope, alibi or none"
+                f"{prompt_ids.shape[1]} prompt tokens and {max_new_tokens} new ones exceed {self.limit()}; "
+                f"ask for fewer{TABLE_ADVICE * self.limits_by_table()}"
             )
         if max_new_tokens < 1:
             return prompt_ids[:, :0]
@@ -256,28 +269,3 @@ class ARModel(nn.Module):
                 break
             logits, state = self.step(ids, state)
         return torch.stack(new, dim=1)
-
-
-def state_bytes(state: State) -> int:
-    """Bytes held by a live state: measured, never declared. A storage shared by several views counts once."""
-    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in _tensors(state)}
-    return sum(storages.values())
-
-
-@torch.inference_mode()
-def state_after(model: ARModel, tokens: int) -> State:
-    """The live decoding state of one sequence after `tokens` tokens, from `init_state(1, tokens)`."""
-    training = model.training
-    device = next(model.parameters()).device
-    _, state = model.eval().prefill(torch.ones(1, tokens, dtype=torch.long, device=device), model.init_state(1, tokens))
-    model.train(training)
-    return state
-
-
-def _tensors(state) -> Iterable[torch.Tensor]:
-    """All tensors of a nested state."""
-    if isinstance(state, torch.Tensor):
-        yield state
-    elif isinstance(state, (tuple, list)):
-        for part in state:
-            yield from _tensors(part)

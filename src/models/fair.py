@@ -1,6 +1,8 @@
-"""What `--fair` could not make equal. A run stores the list, and `train` and `check` print it.
+"""What is around a layer, and what `--fair` could not make equal. A run stores the second, and prints both.
 
+    block_words(model_class, args)     # "rms, conv 4 on its input, MLP 278"
     fair_differences(model, args)      # None without --fair; [] where every block is as --fair says
+    unread(model_class, vocab, args, names)    # the flags that a whole model does not read
 
 The built model is read, not its flags: the norm, MLP, convolution and dropout of every block, the positions, and what
 the mixers hold themselves. A mixer declares in `keeps` what is part of its definition and no module shows, such as
@@ -9,14 +11,55 @@ RetNet's rotation. Weights, gates and norms inside a mixer are the layer itself,
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+import torch
 from torch import nn
 
-from src.flags.run_flags import RunArgs
-from src.models.backbone import FAIR, FAIR_POS, Backbone, Block, hidden_width
+from src.flags.run_flags import RunArgs, RunFlags
+from src.models.backbone import FAIR, FAIR_POS, Backbone, Block, hidden_width, layers_of
 from src.models.contract import ARModel, Mixer
 from src.models.short_conv import ShortConv
 
 CONVOLUTIONS = (nn.Conv1d, ShortConv)
+# The flags of the block that the bench puts around a layer.
+BLOCK_FLAGS = ("fair", "norm", "mlp", "dim_ffn", "short_conv", "tie_weights", "embed_std", "embed_dropout")
+
+
+def block_words(model_class: type, args: RunArgs) -> str:
+    """The block around each layer in words, equal ones once: norm, convolution and MLP. args: decided flags."""
+    if issubclass(model_class, ARModel):
+        return f"none, because {model_class.__name__} is a whole model"
+    layers = layers_of(model_class, args)
+    found = {_block_of(layer, a): layer.__name__ for layer, a in reversed(layers)}
+    if len(found) == 1:
+        return next(iter(found))
+    return "; ".join(dict.fromkeys(f"{layer.__name__}: {_block_of(layer, a)}" for layer, a in layers))
+
+
+def _block_of(layer: type[Mixer], args: RunArgs) -> str:
+    width, on_input = args.short_conv, args.fair or not layer.own_conv
+    # Below 0 the layer has a flag of its own for the width of its convolution.
+    conv = "no conv" if width == 0 else f"conv {width} on its input" if on_input else "conv of its own"
+    kind = "SwiGLU MLP" if args.mlp == "swiglu" else "MLP"
+    return f"{args.norm}, {conv}, {f'{kind} {args.dim_ffn}' if args.dim_ffn else 'no MLP'}"
+
+
+def unread(model_class: type, vocab_size: int, args: RunFlags, names: Iterable[str]) -> list[str]:
+    """Those of these flags that a whole model does not read while it is built. None where that cannot be told."""
+    seen: set[str] = set()
+
+    class Watched:
+        def __getattr__(self, name):
+            seen.add(name)
+            return getattr(args, name)
+
+    try:
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            model_class(vocab_size, Watched())
+    except Exception:  # it copies the flags as a dataclass, or cannot be built without memory
+        return []
+    return [name for name in names if name not in seen]
 
 
 def fair_differences(model: ARModel, args: RunArgs) -> list[str] | None:

@@ -9,8 +9,9 @@ nn.Embedding modules, a learned position table included. The head is the last nn
 character of the vocabulary. Where a whole model has no nn.Embedding or no such head, all its parameters are counted,
 and a line says so. A model that --match_params names is counted by the same rule.
 
-State: the bytes of a live decoding state after the task's longest sequence, batch 1. A hybrid and a whole model count
-as layers without an MLP. What is solved:
+State: the bytes of a live decoding state after the task's longest sequence, batch 1. Large candidates are sized without
+memory, on fake tensors. A layer that cannot run on these is built for real, up to REAL_PARAMETERS. A state that does
+not grow with the width is refused. A hybrid and a whole model count as layers without an MLP. What is solved:
 
     flags             layer with an MLP                                          layer without an MLP
     --match_params    d_model to a multiple of 8, then dim_ffn for the rest      d_model
@@ -20,23 +21,32 @@ as layers without an MLP. What is solved:
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
+import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from src.flags.fields import UserError
 from src.models.backbone import Backbone, build, resolve_auto
-from src.models.contract import ARModel, state_after, state_bytes
+from src.models.contract import ARModel
+from src.models.state import OpaqueState, state_after, state_bytes
 from src.storage.randomness import kept_random_state
 
 AIM, LIMIT = 0.01, 0.02  # the aim, and the largest error that is accepted, as shares of the target
 ROUND = 8  # d_model is a multiple of this where an MLP closes the rest; vector units need it to be fast
 WIDEST = 1 << 16
 MOST = 1e12  # parameters
+SMALL_PARAMETERS = 1 << 22  # of a candidate that is built for real because that is faster: 16 MiB in float32
+REAL_PARAMETERS = 1 << 27  # of a candidate that is built for real to size its state: 0.5 GiB in float32
+USUAL_WIDTH, FAR = 64, 4  # a state that does not grow from this width to so many times it does not grow with the width
+FAKE_LOGGER = "torch._subclasses.fake_tensor"
 NEIGHBOURS = 8  # widths tried on each side of the one that bisection finds
 OUTSIDE = " outside embeddings and head"
 NOT_FOUND = "no nn.Embedding, or no nn.Linear onto the vocabulary as its last one"
@@ -86,9 +96,15 @@ def _size(parameters) -> int:
 
 
 def counts(model_class, args, vocab_size: int, max_len: int) -> Counts:
-    """The counts of the model of these flags. Nothing is allocated."""
-    with torch.device("meta"):
-        return count_parameters(build(model_class, vocab_size, args, max_len), vocab_size)
+    """The counts of the model of these flags. Nothing is allocated, unless a layer cannot be built without memory."""
+    try:
+        with torch.device("meta"):
+            return count_parameters(build(model_class, vocab_size, args, max_len), vocab_size)
+    except UserError:
+        raise
+    except Exception:  # its __init__ reads the values of a tensor, for example
+        with torch.random.fork_rng(devices=[]):
+            return count_parameters(build(model_class, vocab_size, args, max_len), vocab_size)
 
 
 def parameters(model_class, args, vocab_size: int, max_len: int) -> int:
@@ -97,9 +113,45 @@ def parameters(model_class, args, vocab_size: int, max_len: int) -> int:
 
 
 def decode_state(model_class, args, vocab_size: int, max_len: int, tokens: int) -> int:
-    """Bytes of a live decoding state of one sequence after `tokens` tokens."""
-    with kept_random_state():
-        return state_bytes(state_after(build(model_class, vocab_size, args, max_len), tokens))
+    """Bytes of a live decoding state of one sequence after `tokens` tokens, or after the most that the model can take.
+
+    A model of up to SMALL_PARAMETERS is built for real, which is fast. Above that fake tensors size it without memory.
+    Where a layer cannot run on them, a model of up to REAL_PARAMETERS is built.
+    Raises UserError above that, and OpaqueState for a state that cannot be counted.
+    """
+
+    def size(flags) -> int:
+        with kept_random_state():
+            model = build(model_class, vocab_size, flags, max_len)
+            return state_bytes(state_after(model, min(tokens, model.max_len or tokens)))
+
+    number = counts(model_class, args, vocab_size, max_len).total
+    if number <= SMALL_PARAMETERS:
+        return size(args)
+    try:
+        # Compiled loops over NumPy arrays cannot run on fake tensors, and no backend changes the size of a state.
+        with _quiet(FAKE_LOGGER), FakeTensorMode(allow_non_fake_inputs=True):
+            return size(dataclasses.replace(args, backend="eager"))
+    except (UserError, OpaqueState):
+        raise
+    except Exception:  # it reads the values of a tensor, or calls a library that does
+        if number > REAL_PARAMETERS:
+            raise UserError(
+                f"--match_state: the state of {model_class.__name__} can be sized only by building the model, and at "
+                f"--d_model {args.d_model} it has {number:,} parameters, allowed: {REAL_PARAMETERS:,}; lower the target"
+            ) from None
+        return size(args)
+
+
+@contextlib.contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """Silence a logger. torch logs an error of a fake tensor with its traceback, also where it is caught."""
+    logger = logging.getLogger(name)
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
 
 
 def read_target(text: str, rule: str, mine: Counts, count_named: Callable[[str], Counts]) -> Target:
@@ -152,9 +204,10 @@ def match(
     if target_state:
         if "d_model" in explicit:
             raise UserError("--d_model and --match_state contradict each other; give one")
-        args = dataclasses.replace(
-            args, d_model=_solve_width(model_class, args, measure, target_state, ROUND if free_mlp else 1)
-        )
+        multiple = ROUND if free_mlp else 1
+        guess = _guess_width(model_class, args, measure, target_state, multiple)
+        width = _solve_width("--match_state", model_class, args, measure, target_state, multiple, guess)
+        args = dataclasses.replace(args, d_model=width)
         lines.append(_verdict("--match_state", "bytes of decoding state", target_state, measure(args)))
     if target:
         wanted, rule, note = target
@@ -163,9 +216,8 @@ def match(
             return count(flags).by(rule)
 
         if not target_state and "d_model" not in explicit:
-            args = dataclasses.replace(
-                args, d_model=_solve_width(model_class, args, size, wanted, ROUND if free_mlp else 1)
-            )
+            width = _solve_width("--match_params", model_class, args, size, wanted, ROUND if free_mlp else 1)
+            args = dataclasses.replace(args, d_model=width)
         elif not free_mlp:
             raise UserError(
                 "--match_params: nothing is left to solve, because the width is fixed and the MLP is too or there is "
@@ -192,24 +244,28 @@ def _other_count(got: Counts, rule: str) -> str:
     return "" if got.layers is None else f", {got.layers:,}{OUTSIDE}"
 
 
-def _solve_width(model_class, args, measure, target: int, multiple: int) -> int:
+def _solve_width(flag: str, model_class, args, measure, target: int, multiple: int, guess: float = 0) -> int:
     """The allowed width whose measure is nearest to the target, by bisection: the measure grows with the width.
 
     Where a layer derives its heads from the width (Mamba-2), it grows only on the whole. So where bisection ends beyond
-    AIM, the neighbours are tried too.
+    AIM, the neighbours are tried too. guess: the width around which the search begins.
     """
-    heads = 2 * args.n_head if model_class.has_heads else 1  # keeps head sizes whole and even
-    step = math.lcm(heads, multiple)
+    step = _width_step(model_class, args, multiple)
 
+    @functools.cache
     def at(n: int) -> int:
         return measure(dataclasses.replace(args, d_model=n * step))
 
-    high = 1
-    while at(high) < target:
-        high *= 2
-        if high * step > WIDEST:
-            raise UserError(f"no --d_model up to {WIDEST} reaches {target:,}; lower the target")
-    low = high // 2
+    low, high, gap = 0, min(max(1, round(guess / step)), WIDEST // step), 1
+    if at(high) >= target:
+        while high - gap > 0 and at(high - gap) >= target:
+            high, gap = high - gap, 2 * gap
+        low = max(0, high - gap)
+    else:
+        while at(high) < target:
+            low, high, gap = high, high + gap, 2 * gap
+            if high * step > WIDEST:
+                raise UserError(f"{flag}: no --d_model up to {WIDEST} reaches {target:,}; lower the target")
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if at(middle) < target else (low, middle)
@@ -217,6 +273,26 @@ def _solve_width(model_class, args, measure, target: int, multiple: int) -> int:
     if abs(at(best) / target - 1) > AIM:
         best = min(range(max(1, best - NEIGHBOURS), best + NEIGHBOURS + 1), key=lambda n: abs(at(n) - target))
     return step * best
+
+
+def _width_step(model_class, args, multiple: int) -> int:
+    """The smallest allowed width, of which all others are multiples: head sizes stay whole and even."""
+    return math.lcm(2 * args.n_head if model_class.has_heads else 1, multiple)
+
+
+def _guess_width(model_class, args, measure, target: int, multiple: int) -> float:
+    """The width whose state has about `target` bytes; UserError for a state that has the same bytes at every width."""
+    step = _width_step(model_class, args, multiple)
+    width = step * -(-USUAL_WIDTH // step)
+    small, large = (measure(dataclasses.replace(args, d_model=n * width)) for n in (1, FAR))
+    if large <= small:
+        raise UserError(
+            f"--match_state: the decoding state of {model_class.__name__} does not grow with --d_model "
+            f"({small:,} bytes at {width}, {large:,} at {FAR * width}), so no width is found for {target:,}; leave the "
+            "flag out"
+        )
+    power = math.log(large / max(1, small)) / math.log(FAR)
+    return width * (target / max(1, small)) ** (1 / power)
 
 
 def _solve_mlp(model_class, args, count, target: int):

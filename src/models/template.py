@@ -33,7 +33,8 @@ says what `--pos auto` means. If your layer applies "rope" or "alibi" itself, na
 
 Decoding state. A nested tuple of tensors and whole numbers that `step` gets and returns. `step` may write into the
 tensors that it got. The bytes of the state are measured on the live tensors. A view counts with all the memory that it
-is a view of.
+is a view of. Lists, dicts and objects with attributes count too. What Python cannot look into, such as a generator or a
+function, is refused (src/models/state.py).
 """
 
 from __future__ import annotations
@@ -59,7 +60,14 @@ class GatedConv(Mixer):
     positions = ()  # position encodings that the layer applies itself: of "rope" and "alibi"
     default_pos = "none"  # the kernel knows the order of the last few characters
     has_heads = False  # True if the layer reads args.n_head
-    keeps = ("a convolution of its own, over --kernel_size characters",)  # which --fair cannot take away
+    max_len = None  # the longest T that the layer can take, if there is a bound; __init__ may set it too
+    # Does the layer have a short convolution as an extra, as Mamba has? Then write `own_conv = True`, and build it
+    # args.short_conv wide, 0 = none. `published = BlockDefaults(short_conv=4)` sets the usual width. The block adds no
+    # other one then. Under --fair the block has the only one, and args.short_conv is 0 for the layer.
+    own_conv = False
+    # What is the layer itself, so that --fair cannot take it away. A run prints and stores it. Here the convolution is
+    # the layer. So under --fair there are two, that of the block and this one, and the run says so.
+    keeps = ("a convolution of its own, over --kernel_size characters",)
 
     def __init__(self, args):
         super().__init__()
@@ -124,7 +132,7 @@ class _WholeModel(ARModel):
 
     def __init__(self, vocab_size: int, args):
         super().__init__()
-        self.max_len = None  # tokens of a position table, if there is one; `generate` refuses to go beyond it
+        self.max_len = None  # the longest T that the model can take, if there is a bound; nothing longer is fed
         self.embed = nn.Embedding(vocab_size, args.d_model)
         self.up = nn.Linear(2 * args.d_model, 4 * args.d_model)
         self.head = nn.Linear(4 * args.d_model, vocab_size)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from dataset.tokenizer import CharTokenizer
     from src.models.contract import ARModel
 
+TRAINING_BYTES = 16  # per parameter: the weight, its gradient and AdamW's two moments in float32
 EXAMPLES = {"task": "needle, dyck, recall, tiny_shakespeare", "model": "transformer, mamba, gated_deltanet, gru"}
 
 
@@ -198,7 +199,22 @@ def resolve_model(setup: Setup, tokenizer: CharTokenizer, task: Task) -> tuple[S
                 target,
                 args.match_state,
             )
+            check_memory(args, count(args).total)
     return dataclasses.replace(setup, args=resolve_auto(setup.model_class, args)), lines
+
+
+def check_memory(args: RunFlags, parameters: int) -> None:
+    """UserError for a solved size whose training needs more memory than the machine has."""
+    import torch
+
+    needed, there = TRAINING_BYTES * parameters, env.memory_bytes(torch.device(args.device))
+    if there is not None and needed > there:
+        flag = "match_state" if args.match_state else "match_params"
+        raise UserError(
+            f"--{flag}: the model of that size has --d_model {args.d_model} and {parameters:,} parameters, whose "
+            f"training takes {needed / 2**30:,.0f} GiB, allowed: the {there / 2**30:,.0f} GiB of this machine; lower "
+            "the target"
+        )
 
 
 def build_model(run: HasModel, tokenizer: CharTokenizer, task: Task, device: torch.device) -> ARModel:

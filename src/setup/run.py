@@ -42,6 +42,8 @@ def carry_out(
             reporter.close()
             reporter.say("evaluating the best and the last weights ...")
             document, samples = results.final_metrics(fit, began)
+            for name, why in document["failed"].items():
+                reporter.say(f"warning: {name} {why}; the scores are complete")
         if main:
             record_backends(run_dir, seen)
             document = seal(document)

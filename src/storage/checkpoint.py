@@ -208,11 +208,6 @@ def set_random_state(state: dict, generators: dict | None = None) -> None:
             generator.bit_generator.state = saved  # its setter takes lists for arrays
 
 
-def seed_rank(seed: int, rank: int, step: int = 0) -> None:
-    """Begin the random streams of one of several processes. Other ranks and other steps have other streams."""
-    seed_all(int(np.random.SeedSequence((seed, rank, step)).generate_state(1)[0]))
-
-
 def _lists(value):
     """NumPy's generator state with lists for arrays. Its plain ints keep all 128 bits of a PCG64."""
     if isinstance(value, dict):

@@ -225,6 +225,18 @@ def _describe(device) -> dict:
     }
 
 
+def memory_bytes(device) -> int | None:
+    """All memory of a device, used or not; None if the system does not say."""
+    if device.type == "cuda":
+        import torch
+
+        return torch.cuda.get_device_properties(device).total_memory
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):  # Windows
+        return None
+
+
 def peak_memory_mib(device) -> float | None:
     """Peak memory so far in MiB: on CUDA of torch's allocator on that device, else of the process; None if unknown."""
     if device.type == "cuda":

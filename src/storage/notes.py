@@ -3,7 +3,8 @@
     document["notes"] = notes_of(document)      # a list of sentences, often empty
 
 There is a note where the validation loss was still falling at the end, where a length of --eval_lengths has no score,
-where the learning rate is at the edge of those tried, and where --stop_at ended the training. docs/method.md states the
+where the learning rate is at the edge of those tried, where --stop_at ended the training, and where something that is
+measured beside the scores has failed. docs/method.md states the
 rules. Everything is read from the content of metrics.json.
 """
 
@@ -22,6 +23,7 @@ MOST_LISTED = 6  # lengths that are listed one by one
 def notes_of(document: dict) -> list[str]:
     """The notes of a run. document: the content of metrics.json, without its notes."""
     found = [_stopped(document), _still_falling(document), *_lengths_without_score(document), _edge_of_rates(document)]
+    found += [f"{name} {why}" for name, why in document.get("failed", {}).items()]
     return [note for note in found if note]
 
 

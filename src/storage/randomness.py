@@ -27,6 +27,11 @@ def seed_all(seed: int) -> None:
     random.seed(seed)
 
 
+def seed_rank(seed: int, rank: int, step: int = 0) -> None:
+    """Begin the random streams of one of several processes. Other ranks and other steps have other streams."""
+    seed_all(int(np.random.SeedSequence((seed, rank, step)).generate_state(1)[0]))
+
+
 @contextlib.contextmanager
 def kept_random_state() -> Iterator[None]:
     """Restore all generators afterwards."""

@@ -22,6 +22,11 @@ from collections.abc import Iterable
 
 from src.storage.notes import listed
 
+# Remarks that a note of a row of decoding may hold. Tables and figures show them beside the numbers.
+NO_PREFILL = "no prefill written: the prompt is read token by token"
+WRONG_DECODING = "WRONG: decoding differs from forward"
+REMARKS = (NO_PREFILL, WRONG_DECODING)
+
 ROW_SCHEMA = 1
 KINDS = ("train-run", "speed", "kernel", "profile")
 # failed: raised something else.  gate failed: the op differs from its reference, so it is not timed.
@@ -347,16 +352,17 @@ def _training(metrics: dict):
 def _machine(metrics: dict, machine: dict):
     """The fields of the rows of speed and memory."""
     state = metrics["decode_state"]
-    yield {
-        "panel": "cost",
-        "metric": "state_bytes",
-        "value": state["bytes"],
-        "unit": "bytes",
-        "x_name": "position",
-        "x": state["tokens"],
-        "batch": 1,
-        "note": f"cache={state['cache']}",
-    }
+    if state["bytes"] is not None:
+        yield {
+            "panel": "cost",
+            "metric": "state_bytes",
+            "value": state["bytes"],
+            "unit": "bytes",
+            "x_name": "position",
+            "x": state["tokens"],
+            "batch": 1,
+            "note": f"cache={state['cache']}",
+        }
     peak = machine.get("peak_memory_mib")
     numbers = (
         ("chars_per_s", machine.get("chars_per_second"), "characters/s"),

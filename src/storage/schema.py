@@ -156,7 +156,7 @@ SPEC = {
     "decode_state": {
         "cache": ("own", "replay"),
         "tokens": "count",
-        "bytes": "count",
+        "bytes": "count?",  # null where that failed
     },  # measured after that many tokens
     # Per block, before the first step: RMS of the output of its mixer (MLP) over that of the residual stream that it is
     # added to. null: a whole model of a user's own; a block without an MLP; a value that is not finite.
@@ -223,6 +223,7 @@ SPEC = {
             "changed": {"*": "anything"},  # flags of the preset that this run has other values of
         }
     ),
+    "failed": MayLack({"*": "text"}),  # decode_state, output_ratios, samples: "failed: reason", where one raised
     "notes": MayLack(["text"]),  # what limits the result, in sentences; see src/storage/notes.py
     "machine": {
         "sha256": "sha256",

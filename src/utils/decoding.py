@@ -26,7 +26,7 @@ DECODE_ROWS = 256  # most prompts that are decoded together
 NO_CHARACTER = "\N{REPLACEMENT CHARACTER}"  # replaces <pad> and <bos>, so that an answer with one of them is wrong
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def decode(
     model: ARModel,
     examples: Sequence[Example],
@@ -36,25 +36,34 @@ def decode(
 ) -> list[str]:
     """The model's greedy answer to each example's prompt, decoded in this precision (see `autocast`).
 
-    An answer ends at <eos>, or DECODE_SLACK characters after the length of the gold answer. It ends earlier where a
-    learned position table is full. Prompts of one length are decoded together, because then none needs padding.
+    An answer ends at <eos>, or DECODE_SLACK characters after the length of the gold answer. It ends earlier where the
+    model can take no more tokens, or raises on them (see `_continued`). Prompts of one length are decoded together,
+    because then none needs padding.
     """
     by_length = defaultdict(list)
     for i, e in enumerate(examples):
         by_length[len(e.prompt)].append(i)
     answers = [""] * len(examples)
-    for length, members in sorted(by_length.items()):
+    for _, members in sorted(by_length.items()):
         for at in range(0, len(members), DECODE_ROWS):
             rows = members[at : at + DECODE_ROWS]
             x = torch.from_numpy(np.concatenate([tokenizer.encode_prompt(examples[i].prompt) for i in rows])).to(device)
             limit = max(len(examples[i].answer) for i in rows) + DECODE_SLACK
             if model.max_len is not None:
-                limit = min(limit, model.max_len - length)
+                limit = min(limit, model.max_len + 1 - x.shape[1])  # the last character is written but not read
             with autocast(device, precision), ran.phase("decoding"):
-                ids = model.generate(x, limit, temperature=0.0, stop_id=EOS).cpu().numpy()
+                ids = _continued(model, x, limit, limit - DECODE_SLACK + 1).cpu().numpy()
             for i, row in zip(rows, ids, strict=True):
                 answers[i] = tokenizer.decode(row, special=NO_CHARACTER)[: len(examples[i].answer) + DECODE_SLACK]
     return answers
+
+
+def _continued(model: ARModel, x: torch.Tensor, limit: int, needed: int) -> torch.Tensor:
+    """At most `limit` new ids of each row; at most `needed` where the model cannot take so many tokens."""
+    try:
+        return model.generate(x, limit, temperature=0.0, stop_id=EOS)
+    except Exception:  # a layer may be made for the task's own lengths alone, without a max_len that says so
+        return model.generate(x, min(limit, needed), temperature=0.0, stop_id=EOS)
 
 
 def generation_scores(

@@ -69,7 +69,7 @@ def evaluate(
     return result
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def teacher_forced(
     model: ARModel,
     loader: DataLoader,

@@ -3,6 +3,9 @@
     document, samples = final_metrics(fit, seconds)      # src/storage/schema.py describes the document
 
 `--eval_only` uses the parts: `evaluate_splits` and `length_curve`.
+
+The scores of val and test must succeed. What is measured beside them must not cost a training that is done. Where that
+raises, the document holds "failed: reason" in its place (`attempt`).
 """
 
 from __future__ import annotations
@@ -15,12 +18,13 @@ from pathlib import Path
 import torch
 
 from dataset.loaders import length_loader, named_lengths
-from dataset.task import Task
+from dataset.task import Example, Task
 from src.flags import presets, registry
 from src.flags.run_flags import RunFlags, to_dict
-from src.models.contract import ARModel, state_after, state_bytes
+from src.models.contract import ARModel
 from src.models.fair import fair_differences
 from src.models.match import count_parameters
+from src.models.state import state_after, state_bytes
 from src.ops import ran
 from src.stats.means import mean_of
 from src.storage import checkpoint
@@ -28,6 +32,7 @@ from src.storage.env import peak_memory_mib
 from src.storage.notes import notes_of
 from src.storage.rundir import RunDir
 from src.storage.schema import SCHEMA_VERSION
+from src.utils.attempt import attempt, failure
 from src.utils.chance import chance_levels, scaled
 from src.utils.evaluation import MOST_TOKENS, evaluate, teacher_forced
 from src.utils.memory import is_out_of_memory
@@ -48,6 +53,7 @@ def final_metrics(fit: Fit, began: float) -> tuple[dict, str]:
     session, progress = fit.session, fit.progress
     task, args, data = session.task, session.args, session.data
     val, test = evaluate_both(fit.model, fit.run_dir, progress, session)
+    failed = dict(progress.failed)
     diverged = progress.diverged_at is not None
     examples = getattr(session.loaders["test"].dataset, "examples", [])
     levels, ceiling = chance_of(session)
@@ -65,7 +71,7 @@ def final_metrics(fit: Fit, began: float) -> tuple[dict, str]:
         "data": dataclasses.asdict(data.facts),
         "parameters": count_parameters(fit.model, len(session.tokenizer))._asdict(),
         "fair_differences": fair_differences(fit.model, args),
-        "decode_state": decode_state(fit.model, task, session.device, args.precision),
+        "decode_state": decode_state(fit.model, task, session.device, args.precision, failed),
         "precision": args.precision,
         "output_ratios": progress.output_ratios,
         "steps": progress.step,
@@ -87,13 +93,23 @@ def final_metrics(fit: Fit, began: float) -> tuple[dict, str]:
     }
     document["length_mean"] = length_mean(task, args, document["length_curve"], levels, ceiling)
     document["preset"] = presets.described(session.preset, args)
+    samples = attempt(failed, "samples", lambda: _samples(fit.model, examples, session))
+    document["failed"] = failed
     document["notes"] = notes_of(document)
-    if task.reads_text:
-        samples = language_samples(fit.model, data, session.device, args.seed, precision=args.precision)
-    else:
-        samples = samples_text(fit.model, examples[:8], data, session.device, args.precision)
     document["machine"] = _machine(fit, log, began)
-    return document, samples
+    return document, failed["samples"] + "\n" if samples is None else samples
+
+
+def _samples(model: ARModel, examples: list[Example], session: Session) -> str:
+    """The text of samples.txt."""
+    data, device, args = session.data, session.device, session.args
+    if session.task.reads_text:
+        try:
+            return language_samples(model, data, device, args.seed, precision=args.precision)
+        except Exception:  # the model may take no more tokens than a window has, without a max_len that says so
+            within = session.task.max_tokens()
+            return language_samples(model, data, device, args.seed, precision=args.precision, longest=within)
+    return samples_text(model, examples[:8], data, device, args.precision)
 
 
 def chance_of(session: Session) -> tuple[dict, float]:
@@ -133,9 +149,9 @@ def evaluate_splits(model: ARModel, session: Session) -> dict[str, dict]:
 def length_curve(model: ARModel, session: Session, final_test: dict | None) -> list[dict]:
     """The primary metric and the loss at the training maximum and at each of --eval_lengths, in the order of length.
 
-    A length that does not fit into a learned position table, or into memory, is "undefined". The length of a language
-    task is that of its windows. Every length scores the same text. What differs is how many characters come before each
-    scored one.
+    A length that the model cannot take, or that does not fit into memory, is "undefined", and so is one at which the
+    model raises ("failed: reason"). The length of a language task is that of its windows. Every length scores the same
+    text. What differs is how many characters come before each scored one.
     """
     task, s = session.task, session
     longest, shortest = task.longest_length(), task.shortest_length()
@@ -150,10 +166,11 @@ def length_curve(model: ARModel, session: Session, final_test: dict | None) -> l
                 rows.append(_undefined_row(length, len(loader.dataset), why))
                 continue
             result = evaluate(model, loader, s.device, s.args, s.data, world=s.world)
-        except (MemoryError, RuntimeError) as error:
-            if s.world.size > 1 or not is_out_of_memory(error):  # ranks that wait for this one would wait for ever
+        except (Exception, SystemExit) as error:
+            if s.world.size > 1:  # ranks that wait for this one would wait for ever
                 raise
-            rows.append(_undefined_row(length, s.args.eval_size or s.args.test_size, f"out of memory on {s.device}"))
+            why = f"out of memory on {s.device}" if is_out_of_memory(error) else failure(error)
+            rows.append(_undefined_row(length, s.args.eval_size or s.args.test_size, why))
             continue
         rows.append(_length_row(task, length, shortest <= length <= longest, result))
     return sorted(rows, key=lambda r: r["length"])
@@ -162,7 +179,7 @@ def length_curve(model: ARModel, session: Session, final_test: dict | None) -> l
 def why_undefined(model: ARModel, tokens: int) -> str:
     """Why a model has no score on sequences of this many tokens; "" where it has one."""
     if model.max_len is not None and tokens > model.max_len:
-        return f"beyond the learned position table of {model.max_len} tokens"
+        return f"beyond {model.limit()}"
     if tokens > MOST_TOKENS and _state_grows(model):
         return f"more than {MOST_TOKENS:,} tokens, and the decoding state grows with the length"
     return ""
@@ -197,12 +214,20 @@ def length_mean(task: Task, args: RunFlags, curve: list[dict], levels: dict, cei
     }
 
 
-def decode_state(model: ARModel, task: Task, device: torch.device | str, precision: str) -> dict:
-    """Bytes of the live decoding state of one row after the longest sequence of the task, in this precision."""
+def decode_state(
+    model: ARModel, task: Task, device: torch.device | str, precision: str, failed: dict[str, str]
+) -> dict:
+    """Bytes of the live decoding state of one row after the longest sequence of the task, in this precision.
+
+    Where the model cannot decode, the bytes are None, and `failed` gets the reason.
+    """
     tokens = min(task.max_tokens(), model.max_len or task.max_tokens())
-    with autocast(device, precision), ran.phase("decoding"):
-        size = state_bytes(state_after(model, tokens))
-    return {"cache": model.cache_kind(), "tokens": tokens, "bytes": size}
+
+    def size() -> int:
+        with autocast(device, precision), ran.phase("decoding"):
+            return state_bytes(state_after(model, tokens))
+
+    return {"cache": model.cache_kind(), "tokens": tokens, "bytes": attempt(failed, "decode_state", size)}
 
 
 def curves(log: list[dict], steps: int, eval_every: int) -> dict:

@@ -53,7 +53,7 @@ def write_samples(
     write_atomic(path, samples_text(model, examples, data, device, precision).encode())
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def language_samples(
     model: ARModel,
     data: TaskData,
@@ -62,13 +62,18 @@ def language_samples(
     prompt_chars: int = 64,
     new_chars: int = 200,
     precision: str = "fp32",
+    longest: int | None = None,
 ) -> str:
-    """Five continuations of test text at temperature 0.8: the prompt, the text's own continuation, and the model's."""
+    """Five continuations of test text at temperature 0.8: the prompt, the text's own continuation, and the model's.
+
+    longest: the most tokens that the model reads; None means its own max_len.
+    """
+    longest = longest or model.max_len
     task, tokenizer = data.task, data.tokenizer
     text = task.text("test", SAMPLED_CHARS)
     prompt_chars = min(prompt_chars, max(1, task.args.context_len // 2))
-    if model.max_len is not None:
-        new_chars = min(new_chars, model.max_len + 1 - prompt_chars)  # the last character is written but not read
+    if longest is not None:
+        new_chars = min(new_chars, longest + 1 - prompt_chars)  # the last character is written but not read
     rng = stream(task, "samples", seed)
     generator = torch.Generator(device=device).manual_seed(seed)
     blocks = []
@@ -84,7 +89,7 @@ def language_samples(
     return ("\n" + "=" * 80 + "\n").join(blocks) + "\n"
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def _label_samples(
     model: ARModel,
     examples: Sequence[Example],

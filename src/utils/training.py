@@ -13,6 +13,7 @@ A run uses `fit`, which also writes the run directory and can continue from any 
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import signal
@@ -30,8 +31,9 @@ from src.flags.run_flags import RunFlags, to_dict
 from src.models.contract import ARModel
 from src.ops import ran
 from src.storage import checkpoint
-from src.storage.randomness import kept_random_state
+from src.storage.randomness import kept_random_state, seed_rank
 from src.storage.rundir import RunDir
+from src.utils.attempt import attempt
 from src.utils.distributed import World
 from src.utils.evaluation import allowed_ids, evaluate, teacher_forced, validation_score
 from src.utils.metrics import bpc, finite, perplexity
@@ -226,6 +228,7 @@ class Progress:
     diverged_at: int | None = None
     stopped_at: int | None = None  # the step at which a validation reached --stop_at
     output_ratios: dict[str, list] | None = None  # per block, before the first step; None for a whole model
+    failed: dict[str, str] = field(default_factory=dict)  # what was measured beside the scores: "failed: reason"
 
 
 @dataclass
@@ -268,7 +271,7 @@ class Fit:
         self.progress = Progress()
         self.vocab = session.tokenizer.tokens
         if not self.world.is_main:  # after the weights, which are equal: each rank drops out other numbers
-            checkpoint.seed_rank(args.seed, self.world.rank)
+            seed_rank(args.seed, self.world.rank)
 
     def payload(self) -> dict:
         """What a checkpoint holds: the weights, the flags, the vocabulary, and all state that continuing needs.
@@ -306,7 +309,7 @@ class Fit:
         if rank < len(states):
             checkpoint.set_random_state(states[rank])
         else:
-            checkpoint.seed_rank(self.args.seed, rank, self.progress.step)
+            seed_rank(self.args.seed, rank, self.progress.step)
         if size != len(states):
             self.reporter.say(
                 f"notice: the checkpoint is of {_processes(len(states))} and continues in {_processes(size)}; random "
@@ -344,7 +347,11 @@ class Fit:
         set_epoch(self.loaders["train"], self.progress.epoch, self.progress.batch)
         for batch in self.loaders["train"]:
             if self.progress.step == 0:
-                self.progress.output_ratios = output_ratios(self.model, batch, self.device, self.args)
+                self.progress.output_ratios = attempt(
+                    self.progress.failed,
+                    "output_ratios",
+                    functools.partial(output_ratios, self.model, batch, self.device, self.args),
+                )
             row = train_step(
                 self.model, batch, self.optimizer, self.scheduler, self.scaler, self.device, self.args, self.world
             )

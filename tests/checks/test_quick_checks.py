@@ -40,7 +40,7 @@ def quick(model, long=0, **run):
 def test_every_registered_layer_passes_quickly_once_built(name):
     results = quick(subject_of(MODELS[name].load()).model())
     assert failed(results) == []
-    assert {r.group for r in results} == {"repeatability", "isolation", "causality", "decoding"}
+    assert {r.group for r in results} == {"repeatability", "isolation", "causality", "decoding", "training"}
     assert checks.without_answer(results) == []
 
 

@@ -22,7 +22,7 @@ from torch import nn
 from src.flags.run_flags import resolve
 from src.models import MODELS
 from src.models.backbone import build, resolve_auto
-from src.models.contract import state_bytes
+from src.models.state import state_bytes
 
 pytestmark = pytest.mark.slow
 

@@ -392,6 +392,71 @@ def test_a_replayed_cache_stops_at_512_and_says_so(tmp_path):
     assert all(r["status"] == "ok" and "cache=replay" in r["note"] for r in rows if r["x"] == 512)
 
 
+OWN = """
+import torch
+from torch import nn
+from src.models.base import Mixer
+
+class Own(Mixer):
+    def __init__(self, args):
+        super().__init__()
+        self.l = nn.Linear(args.d_model, args.d_model)
+        self.max_len = {max_len}
+
+    def forward(self, x):
+        return self.l(x.cumsum(1))
+
+    def init_state(self, batch_size, max_len):
+        return (torch.zeros(batch_size, self.l.in_features),)
+
+    def step(self, x, state):
+        total = state[0] + x
+        return self.l({used}), (total,)
+"""
+
+
+def own(folder, used, max_len=None):
+    path = folder / f"{used}.py"
+    path.write_text(OWN.format(used=used, max_len=max_len))
+    return path
+
+
+def test_a_wrong_step_and_a_missing_prefill_are_said_beside_the_figures_and_win_nothing(tmp_path, capsys):
+    words = "--panel decode --lengths 16 --decode_batches 1 --cell_seconds 0.01"
+    code, rows = run(tmp_path, "--model", f"{own(tmp_path, 'x')},{own(tmp_path, 'total')},gru", words)
+    assert code == 0
+    notes = {(r["model"], r["metric"]): r["note"] for r in rows if r["x"] == 16}
+    wrong, unwritten = (
+        "WRONG: decoding differs from forward by ",
+        "no prefill written: the prompt is read token by token",
+    )
+    assert wrong in notes["x", "token_ms"]
+    assert wrong in notes["x", "state_bytes"] or "live" in notes["x", "state_bytes"]
+    assert unwritten in notes["x", "prefill_ms"]
+    assert notes["total", "prefill_ms"] == f"cache=own; {unwritten}"
+    assert notes["total", "token_ms"] == notes["gru", "prefill_ms"] == "cache=own"
+    findings = analyse(rows)
+    assert all(w["model"] != "x" and "x" not in w["level_with"] for w in findings["winners"])
+    printed = tables(rows, findings)
+    assert any(line.startswith(f"  x: {wrong}") for line in printed)
+    assert f"  total: {unwritten}" in printed
+    look = looks()["decode"]
+    assert speed_figures.legend_of({"rows": rows, "fits": []}, "decode", look, "x") == "x (WRONG, see the notes)"
+    assert speed_figures.legend_of({"rows": rows, "fits": []}, "decode", look, "gru") == "gru"
+
+
+def test_lengths_beyond_what_a_layer_can_take_are_not_tried(tmp_path, monkeypatch):
+    no_children(monkeypatch)
+    words = "--panel train,decode --lengths 16,32,64 --decode_batches 1 --batch_tokens 64 --cell_seconds 0.01"
+    code, rows = run(tmp_path, "--model", own(tmp_path, "total", max_len=32), words)
+    assert code == 0
+    status = {(r["panel"], r["x"]): (r["status"], r["note"]) for r in rows}
+    assert status["train", 32][0] == status["decode", 16][0] == "ok"
+    why = "the model takes 32 tokens at most (max_len), and this needs "
+    assert status["train", 64] == ("unsupported", f"{why}64")
+    assert status["decode", 32] == ("unsupported", f"{why}48")
+
+
 # Files, interrupts, continuing
 
 QUICK = (

@@ -15,7 +15,7 @@ from src.flags.run_flags import resolve
 from src.models import MODELS
 from src.models.backbone import build, ops_of, resolve_auto
 from src.models.contract import ARModel, Mixer
-from src.models.fair import fair_differences
+from src.models.fair import block_words, fair_differences, unread
 from src.models.hybrid import Hybrid
 from src.models.short_conv import ShortConv
 from src.setup.stored import open_run
@@ -183,3 +183,62 @@ def test_two_layers_differ_in_the_mixer_alone():
             block.mixer = nn.Identity()
     second.load_state_dict(first.state_dict())
     assert torch.equal(first(tokens(2, 12)), second(tokens(2, 12)))
+
+
+class ReadsNorm(Whole):
+    def __init__(self, vocab_size, args):
+        super().__init__(vocab_size, args)
+        self.norm = args.norm
+
+
+def test_flags_of_the_block_that_a_whole_model_does_not_read_are_told_apart():
+    args = resolve(NoTask, Whole, preset={}, norm="rms", fair=True)
+    assert unread(Whole, C, args, ["fair", "norm"]) == ["fair", "norm"]
+    assert unread(ReadsNorm, C, args, ["fair", "norm"]) == ["fair"]
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "words"),
+    [
+        ("gru", {}, "layer, no conv, MLP 64"),
+        ("gru", {"fair": True}, "rms, conv 4 on its input, MLP 64"),
+        ("gru", {"mlp": "swiglu", "short_conv": 2}, "layer, conv 2 on its input, SwiGLU MLP 40"),
+        ("mamba", {}, "rms, conv of its own, no MLP"),
+        ("template", {"fair": True}, "rms, conv 4 on its input, MLP 64"),
+    ],
+)
+def test_the_block_around_a_layer_is_told_in_words(name, given, words):
+    model_class = MODELS[name].load()
+    args = resolve_auto(model_class, resolve(NoTask, model_class, preset={}, d_model=16, n_head=2, **given))
+    assert block_words(model_class, args) == words
+
+
+def test_the_blocks_of_a_hybrid_are_told_for_each_kind_of_layer():
+    made_of = Hybrid.of(("gru", "mamba", "gru"))
+    args = resolve_auto(made_of, resolve(NoTask, made_of, preset={}, d_model=16, n_head=2))
+    assert block_words(made_of, args) == "GRU: layer, no conv, MLP 64; Mamba: rms, conv of its own, no MLP"
+
+
+def test_a_run_says_which_flags_change_nothing_for_a_whole_model(main, tmp_path, monkeypatch):
+    monkeypatch.setattr("src.figures.runs.draw_all", lambda metrics, folder: [])
+    (tmp_path / "whole.py").write_text(WHOLE)
+    tiny = "--task reverse --max_len 8 --max_steps 2 --val_size 20 --test_size 20 --batch_size 4 --threads 1".split()
+    code, _, err = main(*tiny, "--model", "whole.py", "--fair", "--norm", "rms", "--out_dir", "a")
+    assert code == 0, err
+    assert "notice: --fair, --norm change nothing: Whole is a whole model, which has no block of the bench" in err
+
+
+WHOLE = """
+import torch
+from torch import nn
+from src.models.base import ARModel
+
+
+class Whole(ARModel):
+    def __init__(self, vocab_size, args):
+        super().__init__()
+        self.embed, self.head = nn.Embedding(vocab_size, args.d_model), nn.Linear(args.d_model, vocab_size)
+
+    def forward(self, x, attn_mask=None):
+        return self.head(self.embed(x).cumsum(1))
+"""

@@ -15,12 +15,12 @@ from src.flags.run_flags import resolve
 from src.models import deltanet, linear_attention
 from src.models import parts as model_parts
 from src.models.backbone import build, hidden_width, resolve_auto
-from src.models.contract import state_bytes
 from src.models.deltanet import DeltaNet, GatedDeltaNet
 from src.models.gla import GLA
 from src.models.linear_attention import FEATURES, LinearAttention
 from src.models.parts import apply_rotary
 from src.models.retnet import RetNet, angle_rates
+from src.models.state import state_bytes
 
 D, H = 12, 2
 DECAYS = ("none", "fixed", "scalar", "vector")

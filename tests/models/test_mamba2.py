@@ -14,8 +14,8 @@ from src.flags.fields import UserError
 from src.flags.run_flags import resolve
 from src.models import parts
 from src.models.backbone import build, resolve_auto
-from src.models.contract import state_bytes
 from src.models.mamba2 import Mamba2, head_channels
+from src.models.state import state_bytes
 
 SMALL = {"d_model": 12, "n_layer": 2, "d_state": 5, "headdim": 6}
 CASES = {

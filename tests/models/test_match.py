@@ -16,7 +16,7 @@ from src.flags.parser import read_request
 from src.flags.run_flags import resolve
 from src.models import MODELS
 from src.models.backbone import Backbone, build, hidden_width, layers_of, resolve_auto
-from src.models.contract import ARModel, state_after, state_bytes
+from src.models.contract import ARModel
 from src.models.hybrid import Hybrid
 from src.models.match import (
     AIM,
@@ -30,6 +30,7 @@ from src.models.match import (
     parameters,
     read_target,
 )
+from src.models.state import state_after, state_bytes
 from src.setup import classes
 
 SIZE = (40, 80)  # characters of the vocabulary, tokens of a position table

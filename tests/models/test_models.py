@@ -20,9 +20,10 @@ from src.flags.fields import UserError
 from src.flags.run_flags import resolve
 from src.models import MODELS, contract
 from src.models.backbone import build, is_right_padded, max_len_of
-from src.models.contract import ARModel, Mixer, state_bytes
+from src.models.contract import ARModel, Mixer
 from src.models.parts import apply_rotary, check_heads
 from src.models.sampling import sample
+from src.models.state import state_bytes
 from src.models.template import _WholeModel
 from src.models.transformer import Attention, alibi_slopes, from_stock, rope_rates, to_stock
 

@@ -78,7 +78,7 @@ def test_a_length_for_which_there_is_no_memory_is_undefined(main, monkeypatch, t
     assert metrics["length_mean"] == {"lengths": [50, 80], "value": None, "scaled": None, "ci": None}
 
 
-def test_other_errors_of_an_evaluation_are_not_hidden(main, monkeypatch):
+def test_other_errors_at_another_length_are_in_the_row_and_in_the_notes(main, monkeypatch, tmp_path):
     def broken(*_, **__):
         raise RuntimeError("the size of tensor a must match")
 
@@ -101,8 +101,12 @@ def test_other_errors_of_an_evaluation_are_not_hidden(main, monkeypatch):
         "--eval_size",
         "20",
     ]
-    with pytest.raises(RuntimeError, match="must match"):
-        main(*words, "--out_dir", "run")
+    monkeypatch.setattr("src.figures.runs.draw_all", lambda metrics, folder: [])
+    assert main(*words, "--out_dir", "run")[0] == 0
+    metrics = json.loads((tmp_path / "run/metrics.json").read_text())
+    why = "failed: RuntimeError: the size of tensor a must match"
+    assert metrics["length_curve"][-1]["undefined"] == why
+    assert f"no score at length 50: {why}" in metrics["notes"]
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ import itertools
 
 from src.measure.speed.panels import PANELS, Quantity, Table, load
 from src.stats.exponents import TAIL, crossover, fit
+from src.storage.rows import REMARKS, WRONG_DECODING
 
 FLAT = 1.5  # growth over the whole range, below the overhead rule, that counts as no growth
 CONFIDENT = 0.95  # if a smaller share of resamples has the same winner, it is called uncertain
@@ -67,7 +68,8 @@ def analyse(rows: list[dict], named=()) -> dict:
                 for m in models
                 if (found := exponent(rows, panel, q, m, batch)) is not None
             ]
-            for a, b in itertools.combinations(models, 2):
+            right = [m for m in models if not is_wrong(cells(rows, panel, q.metric, m, batch))]
+            for a, b in itertools.combinations(right, 2):
                 found = crossover(
                     *(
                         positive({x: repeats(r) for x, r in cells(rows, panel, q.metric, m, batch).items()})
@@ -93,6 +95,11 @@ def analyse(rows: list[dict], named=()) -> dict:
     return {"models": models, "fits": fits, "crossovers": crossovers, "winners": winners(rows)}
 
 
+def is_wrong(found: dict[int, dict]) -> bool:
+    """Whether the numbers of these cells are those of a wrong computation, so that they win nothing."""
+    return any(WRONG_DECODING in (row["note"] or "") for row in found.values())
+
+
 def exponent(rows, panel: str, q: Quantity, model: str, batch=None):
     """The Fit of one model's quantity; None below two points."""
     found = cells(rows, panel, q.metric, model, batch)
@@ -112,6 +119,7 @@ def winners(rows) -> list[dict]:
     for panel in PANELS:
         for batch, shown in itertools.product(batches_of(rows, panel), load(panel).tables):
             by_model = {m: cells(rows, panel, shown.metric, m, batch) for m in models_of(rows)}
+            by_model = {m: found for m, found in by_model.items() if not is_wrong(found)}
             for x in sorted({x for c in by_model.values() for x in c}):
                 there = {m: c[x] for m, c in by_model.items() if x in c}
                 best = (min if shown.lower_is_better else max)(there, key=lambda m: there[m]["value"])
@@ -171,11 +179,18 @@ def table(rows, findings, panel, batch, shown: Table) -> list[str]:
     for x in xs:
         line = f"  {x:>10,}"
         for m in models:
-            mark = "*" if best[x]["model"] == m else "~" if m in best[x]["level_with"] else " "
+            won = best.get(x, {"model": None, "level_with": ()})  # where every model is wrong, none is the best
+            mark = "*" if won["model"] == m else "~" if m in won["level_with"] else " "
             value = shown.form.format(by_model[m][x]["value"] / shown.unit) if x in by_model[m] else "-"
             line += f"{value:>{width}}{mark}"
         lines.append(line.rstrip())
-    return [*lines, ""]
+    return [*lines, *(f"  {m}: {text}" for m in models for text in remarks(by_model[m].values())), ""]
+
+
+def remarks(rows) -> list[str]:
+    """What the notes of these rows say that must be known beside the numbers, each once."""
+    parts = (part for row in rows for part in (row["note"] or "").split("; "))
+    return list(dict.fromkeys(part for part in parts if part.startswith(REMARKS)))
 
 
 def exponents(findings, panel, batch) -> list[str]:

@@ -39,7 +39,7 @@ def observed(model: ARModel, backends: dict, device, precision: str, vocabulary:
     ids = torch.randint(0, vocabulary, (2, tokens), generator=torch.Generator().manual_seed(0)).to(device)
     with recording() as seen, autocast(device, precision):
         model(ids).float().logsumexp(-1).sum().backward()
-        with torch.inference_mode(), phase("decoding"):
+        with torch.no_grad(), phase("decoding"):
             _, state = model.eval().prefill(ids[:, :-1], model.init_state(2, tokens))
             model.step(ids[:, -1], state)
     return {op: _observed(op, choice, seen) for op, choice in backends.items()}

@@ -100,24 +100,30 @@ def build_subjects(config: SpeedConfig, classes, given: dict, device, backend: s
     return subjects, sized, lines
 
 
-def tried(subject, device):
-    """The subject with the backends that really run.
+def tried(subject, device, decodes: bool = True):
+    """The subject with the backends that really run, its longest T, and remarks about its forms if it decodes.
 
     Raises UserError if a user's own file fails on its first tokens. Nothing has been written by then.
     """
     import torch
 
     from src.flags.registry import is_path
+    from src.measure.speed.forms import with_remarks
     from src.measure.speed.observe import as_it_runs
     from src.measure.speed.subjects import VOCABULARY
+    from src.models.state import refuse_opaque
     from src.setup.classes import blaming
     from src.setup.forms import check_forms
 
     with blaming("model", subject.model):
         if is_path(subject.model):
-            x = torch.zeros(2, SHORTEST, dtype=torch.long, device=device)
-            check_forms(subject.model, subject.build(device), x, VOCABULARY)
-        return as_it_runs(subject, device)
+            model = subject.build(device).eval()
+            subject = dataclasses.replace(subject, longest=model.max_len)
+            x = torch.zeros(2, min(SHORTEST, model.max_len or SHORTEST), dtype=torch.long, device=device)
+            check_forms(subject.model, model, x, VOCABULARY)
+            refuse_opaque(model)
+        subject = as_it_runs(subject, device)
+        return with_remarks(subject, device) if decodes else subject
 
 
 def resolve_threads(threads: int) -> int:

@@ -162,7 +162,7 @@ class Study:
         shorter = self._out_of_memory_before(cell)
         if shorter is not None:
             return self._refuse(cell, "not tried", f"out of memory at {shorter:,} already")
-        why = cell.panel.refuse(cell.subject, cell.point)
+        why = self._too_long(cell) or cell.panel.refuse(cell.subject, cell.point)
         if why:
             return self._refuse(cell, "unsupported", why)
         verdict = self.gate.check(cell.subject.backends)
@@ -189,6 +189,13 @@ class Study:
             return child.resolve(cell.panel.peak)(spec)
         except Exception as error:
             return self._failure(cell, error)
+
+    def _too_long(self, cell: Planned) -> str:
+        """Why the model cannot take the sequences of this cell; "" where it can."""
+        longest, needed = cell.subject.longest, cell.point.length + cell.panel.more_tokens
+        if longest is None or needed <= longest:
+            return ""
+        return f"the model takes {longest:,} tokens at most (max_len), and this needs {needed:,}"
 
     def _action(self, cell: Planned):
         """What is timed; None if nothing is, False after a row that says why it cannot be built."""

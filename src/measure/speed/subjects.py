@@ -55,6 +55,8 @@ class Subject:
     max_len: int
     backends: dict
     parameters: int
+    longest: int | None = None  # tokens of the longest sequence that the model can take; None: any
+    remarks: tuple[str, ...] = ()  # what must be known beside its figures of decoding (src/measure/speed/forms.py)
 
     def build(self, device):
         """The model, freshly initialised from its seed, in training mode."""

@@ -75,6 +75,7 @@ class Panel:
     name: its name in PANELS.  x_name: the axis, as in the rows.  x_words: the axis, in tables.
     metrics: the rows of a complete cell.  overhead_metrics: those at the point that measures the overhead.
     peak: "package.module:function" that measures memory from a spec; "" if no memory is measured.
+    more_tokens: tokens that a cell feeds beside its length.
     by_size: x is one of --sizes, and each size has models of its own, whose widths are solved.
     batches_apart: an x is measured with several batches, and each batch has tables and figures of its own.
     quantities, tables, look: what is derived from the rows, printed and drawn. They name metrics of the panel.
@@ -86,6 +87,7 @@ class Panel:
     metrics: tuple[str, ...] = ()
     overhead_metrics: tuple[str, ...] = ()
     peak = ""
+    more_tokens = 0
     by_size = False
     batches_apart = False
     quantities: tuple[Quantity, ...] = ()

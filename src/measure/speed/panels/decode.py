@@ -24,7 +24,7 @@ from src.measure.speed.panels.memory_of import device_type_of
 from src.measure.speed.subjects import VOCABULARY, Subject
 from src.measure.timing import sync_for
 from src.setup.plan import set_threads
-from src.storage.rows import timed
+from src.storage.rows import NO_PREFILL, timed
 
 STEPS = 16
 REPLAY_LONGEST = 512
@@ -64,7 +64,7 @@ class Decoder:
 
     def read(self) -> tuple[dict[str, float], int]:
         """({"prefill": seconds}, bytes of a state that is made for the prompt alone, after the prompt)."""
-        from src.models.contract import state_bytes
+        from src.models.state import state_bytes
 
         with self.inference():
             state = self.model.init_state(*self.prompt.shape)
@@ -81,7 +81,7 @@ class Decoder:
 
         from src.utils.precision import autocast
 
-        with torch.inference_mode(), autocast(self.device, self.args.precision):
+        with torch.no_grad(), autocast(self.device, self.args.precision):
             yield
 
 
@@ -125,6 +125,7 @@ class Decode(Panel):
     metrics = ("prefill_ms", "token_ms", "tokens_per_s", "state_bytes")
     overhead_metrics = ("floor_prefill_ms", "floor_ms")
     peak = "src.measure.speed.panels.decode:try_once"
+    more_tokens = STEPS
     batches_apart = True
     quantities = (
         Quantity("prefill_ms", "reading the prompt", "floor_prefill_ms"),
@@ -172,14 +173,17 @@ class Decode(Panel):
         return Decoding(Decoder(subject, device, point.batch, point.length, self.clock))
 
     def fields(self, subject, point, sample, memory):
-        prefill, token, note = sample.of("prefill"), sample.of("token"), f"cache={cache_kind(subject)}"
+        prefill, token = sample.of("prefill"), sample.of("token")
+        always = [text for text in subject.remarks if text != NO_PREFILL]
+        note = "; ".join([f"cache={cache_kind(subject)}", *always])
+        reading = "; ".join([f"cache={cache_kind(subject)}", *subject.remarks])
         if point.is_overhead:
             return [
-                {"metric": "floor_prefill_ms", **timed(prefill), "note": note},
+                {"metric": "floor_prefill_ms", **timed(prefill), "note": reading},
                 {"metric": "floor_ms", **timed(token), "note": note},
             ]
         return [
-            {"metric": "prefill_ms", **timed(prefill), "note": note},
+            {"metric": "prefill_ms", **timed(prefill), "note": reading},
             {"metric": "token_ms", **timed(token), "note": note},
             {"metric": "tokens_per_s", **timed(token, "tokens/s", lambda seconds: point.batch / seconds), "note": note},
             {
