@@ -24,6 +24,7 @@ ROWS: dict[str, tuple[str, ...]] = {
     "padding": ("padding",),
     "earlier_calls": ("earlier calls", "earlier calls in train mode"),
     "two_decodings": ("two decodings by turns",),
+    "training_after_inference": ("training after inference",),
     "odd_lengths": ("one token, odd lengths",),
     "width_8": ("width 8",),
     "one_head": ("one head",),
