@@ -21,6 +21,7 @@ import sys
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 from dataset import TASKS
+from src.flags import own_files
 from src.flags.fields import UserError, suggest
 from src.flags.parser import first_look, report_error
 from src.models import MODELS
@@ -48,7 +49,8 @@ def main(argv: list[str]) -> int:
         return 2
     try:
         command, rest = command_of(argv)
-        return importlib.import_module(f"src.commands.{command}").main(rest)
+        with own_files.hosted():
+            return run(command, rest)
     except UserError as error:
         if int(os.environ.get("RANK", "0")) == 0:
             report_error(error)
@@ -83,6 +85,18 @@ def main(argv: list[str]) -> int:
             )
         )
         return 1
+
+
+def run(command: str, rest: list[str]) -> int:
+    """Run one command. UserError where a user's own file ends the program."""
+    try:
+        return importlib.import_module(f"src.commands.{command}").main(rest)
+    except SystemExit as error:
+        frames = own_files.own_frames(error)
+        if not frames:
+            raise
+        at = f"'{frames[-1].filename}', line {frames[-1].lineno}, in {frames[-1].name}"
+        raise UserError(f"{at}: {own_files.told(error)}") from error
 
 
 def command_of(argv: list[str]) -> tuple[str, list[str]]:
