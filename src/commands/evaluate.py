@@ -10,7 +10,7 @@ import json
 import time
 
 from src.flags.fields import UserError
-from src.flags.kinds import to_json
+from src.flags.kinds import as_text, to_json
 from src.flags.parser import first_look, read_request
 
 CHANGEABLE = ("eval_lengths", "eval_size", "test_size", "batch_size", "device", "precision", "threads")
@@ -82,7 +82,7 @@ def allowed_changes(request, run) -> dict:
             changes[name] = value
         elif not is_stored(name, value, run):
             raise UserError(
-                f"--{name}: got {value}, but the run has {getattr(run.args, name)}; with --eval_only only "
+                f"--{name}: got {as_text(value)}, but the run has {as_text(getattr(run.args, name))}; with --eval_only only "
                 f"{', '.join(CHANGEABLE)} may change"
             )
     if "batch_size" in changes:

@@ -20,28 +20,18 @@ import os
 import sys
 import traceback
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
 from src.flags.kinds import UserError
 
-PROJECT = Path(__file__).resolve().parents[2]
 OURS = ("src", "dataset", "benchmark", "__main__")
 INSTALLED = ("site-packages", "dist-packages")
 
 
-@dataclass(frozen=True)
-class Helper:
-    """A module that was imported from the folder of a user's file."""
-
-    path: Path
-    digest: str
-
-
 _loaded: dict[Path, tuple[dict[str, str], ModuleType]] = {}  # file: (digests of its code, its module)
-_paths: set[Path] = set()  # the files that are loaded, and the one that loads
-_folders: dict[Path, dict[str, Helper]] = {}  # folder of a file: {module: its file}, in the order of loading
+_helpers: dict[Path, dict[str, Path]] = {}  # file: {module that it loaded from its folder: the module's file}
+_is_own: dict[str, bool] = {}  # answers of `is_own`, which is asked for every frame of a print
 
 
 def absolute(path: str | Path) -> Path:
@@ -69,7 +59,8 @@ def load(kind: str, path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     _open_folder(folder)
     _loaded.pop(path, None)
-    _paths.add(path)
+    _helpers[path] = {}
+    _is_own.clear()
     sys.modules[name] = module  # dataclasses and pickles look their module up by name
     try:
         _load_torch_for(path)
@@ -80,24 +71,23 @@ def load(kind: str, path: Path) -> ModuleType:
     except BaseException as error:
         del sys.modules[name]
         raise UserError(f"--{kind}: '{path}' cannot be imported{_place(error, path)}: {told(error)}") from error
+    _helpers[path] = dict(_modules_in(folder))
     _loaded[path] = digests(code_of(path)), module
     return module
 
 
 def code_of(path: Path) -> dict[str, Path]:
     """{name below its folder: path} of a user's file, which comes first, and of the modules loaded from there."""
-    folder = path.parent
-    found = _folders.setdefault(folder, {})
-    for name, file in _modules_in(folder):
-        if name not in found:
-            found[name] = Helper(file, file_digest(file))
-    helpers = sorted({h.path for h in found.values()} - {path})
+    mine, folder = _helpers.get(path, {}), path.parent
+    known = {file for helpers in _helpers.values() for file in helpers.values()}
+    late = [file for _, file in _modules_in(folder) if file not in known]  # imported inside a function
+    helpers = sorted({*mine.values(), *late} - {path})
     return {p.relative_to(folder).as_posix(): p for p in (path, *helpers)}
 
 
 def modules_beside(path: Path) -> set[str]:
     """The names of the modules that were loaded from the folder of a user's file."""
-    return set(_folders.get(path.parent, ()))
+    return set(_helpers[path])
 
 
 def digests(code: dict[str, Path]) -> dict[str, str]:
@@ -107,14 +97,11 @@ def digests(code: dict[str, Path]) -> dict[str, str]:
 
 def is_own(filename: str) -> bool:
     """Whether a source file, as a traceback names it, is a user's: one that was loaded here, or a helper beside it."""
-    path = Path(filename)
-    if path in _paths:
-        return True
-    folder = next((f for f in _folders if f in path.parents), None)
-    if folder is None or any(part in INSTALLED for part in path.relative_to(folder).parts):
-        return False
-    inside = path.relative_to(PROJECT).parts[0] if PROJECT in path.parents else ""
-    return inside.removesuffix(".py") not in OURS
+    if filename not in _is_own:
+        path = Path(filename)
+        folders = {own.parent for own in _helpers if own.parent in path.parents}
+        _is_own[filename] = path in _helpers or any(path == file for f in folders for _, file in _modules_in(f))
+    return _is_own[filename]
 
 
 def own_frames(error: BaseException) -> list[traceback.FrameSummary]:
@@ -129,7 +116,9 @@ def told(error: BaseException) -> str:
             f"the file ends the program (SystemExit: {error.code}), allowed: code that returns; parse a command line "
             'or exit under `if __name__ == "__main__":` only'
         )
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+    lines = [line.strip() for line in str(error).splitlines()] or [""]
+    # torch's "Error(s) in loading state_dict for Layer:" says nothing without its next line
+    return f"{type(error).__name__}: {' '.join(lines[: 2 if lines[0].endswith(':') else 1])}"
 
 
 @contextlib.contextmanager
@@ -168,12 +157,10 @@ def hosted() -> Iterator[None]:
     finally:
         sys.stdout.finish()
         sys.stdout, sys.path[:] = stdout, path
-        for helpers in _folders.values():
-            for name in helpers:
-                sys.modules.pop(name, None)
-        _loaded.clear()
-        _paths.clear()
-        _folders.clear()
+        for name in {n for own in _helpers for n, _ in _modules_in(own.parent)}:
+            del sys.modules[name]
+        for kept in (_loaded, _helpers, _is_own):
+            kept.clear()
 
 
 class OwnStdout:
@@ -188,7 +175,7 @@ class OwnStdout:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        if not (_folders and _called_by_user()):
+        if not (_helpers and _called_by_user()):
             return self._stream.write(text)
         *lines, self._line = (self._line + text).split("\n")
         for line in lines:
@@ -223,21 +210,19 @@ def _called_by_user() -> bool:
 
 
 def _open_folder(folder: Path) -> None:
-    """Put a folder on the import path in place of other users' folders, and forget modules that are not its own."""
-    for other, helpers in _folders.items():
+    """Put a folder on the import path in place of other users' folders, and forget modules of the same names.
+
+    So every file loads modules of its own, as they are now.
+    """
+    for other in {path.parent for path in _helpers}:
         while str(other) in sys.path:
             sys.path.remove(str(other))
-        tops = {name: name.partition(".")[0] for name in helpers}
-        if other == folder:
-            stale = any(not h.path.is_file() or file_digest(h.path) != h.digest for h in helpers.values())
-            gone = list(helpers) if stale else []
-        else:
-            gone = [n for n, top in tops.items() if any((folder / f).exists() for f in (top, f"{top}.py"))]
-        for name in gone:
-            sys.modules.pop(name, None)
-            if other == folder:
-                del helpers[name]
-    _folders.setdefault(folder, {})
+        for name, _ in list(_modules_in(other)):
+            top = name.partition(".")[0]
+            if other == folder or any((folder / f).exists() for f in (top, f"{top}.py")):
+                del sys.modules[name]
+    # A link to the folder, in PYTHONPATH say, would give its modules another path.
+    sys.path[:] = [p for p in sys.path if not p or p == str(folder) or os.path.realpath(p) != str(folder)]
     if str(folder) not in sys.path:
         places = (i for i, p in enumerate(sys.path) if any(part in INSTALLED for part in Path(p).parts))
         sys.path.insert(next(places, len(sys.path)), str(folder))

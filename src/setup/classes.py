@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dataset import TASKS
@@ -62,13 +63,13 @@ def blaming(kind: str, name: str, doing: str = "") -> Iterator[None]:
         raise UserError(f"--{kind}: '{name}'{where}: {own_files.told(error)}") from error
 
 
-def place_of(error: BaseException, name: str = "") -> str:
+def place_of(error: BaseException, name: str) -> str:
     """', line 3, in forward': the innermost line of a user's file in an error; a helper beside the file is named."""
     frames = own_files.own_frames(error)
     if not frames:
         return ""
     last = frames[-1]
-    of = "" if last.filename == name else f" of '{last.filename}'"
+    of = "" if own_files.absolute(name) == Path(last.filename) else f" of '{last.filename}'"
     return f", line {last.lineno}{of}, in {last.name}"
 
 

@@ -20,7 +20,7 @@ import torch
 from dataset.loaders import DataFacts
 from dataset.task import Task
 from src.flags.fields import UserError
-from src.flags.kinds import to_json
+from src.flags.kinds import as_text, to_json
 from src.flags.parser import Request
 from src.flags.run_flags import RunArgs, resolve, resolved
 from src.models.contract import ARModel
@@ -147,7 +147,7 @@ def same_as_stored(request: Request, run: StoredRun) -> None:
     for name, value in request.explicit.items():
         if not is_stored(name, value, run):
             raise UserError(
-                f"--{name}: got {value}, but this run was started with {_stored_value(name, run)}; "
+                f"--{name}: got {as_text(value)}, but this run was started with {as_text(_stored_value(name, run))}; "
                 "--resume changes nothing, leave the flag out"
             )
 
