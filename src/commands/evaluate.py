@@ -82,8 +82,8 @@ def allowed_changes(request, run) -> dict:
             changes[name] = value
         elif not is_stored(name, value, run):
             raise UserError(
-                f"--{name}: got {as_text(value)}, but the run has {as_text(getattr(run.args, name))}; with --eval_only only "
-                f"{', '.join(CHANGEABLE)} may change"
+                f"--{name}: got {as_text(value)}, but the run has {as_text(getattr(run.args, name))}; with --eval_only "
+                f"only {', '.join(CHANGEABLE)} may change"
             )
     if "batch_size" in changes:
         changes["batch_chars"] = 0

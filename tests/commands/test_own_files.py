@@ -1,6 +1,6 @@
 """A user's own files as people write them: exits, helpers, links, prints, settings, and runs that survive them.
 
-    python -m pytest tests/setup/test_own_files.py
+    python -m pytest tests/commands/test_own_files.py
 
 Each wrong file is refused in one line that names it, with exit code 2, before anything is written.
 """
