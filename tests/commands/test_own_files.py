@@ -226,6 +226,7 @@ def test_a_class_may_come_from_a_helper_and_have_a_second_name(main, tmp_path):
         assert main("list", "--model", name)[0] == 0
 
 
+@pytest.mark.slow
 def test_a_link_to_a_blob_without_a_suffix_is_a_model_a_task_and_a_text(main, tmp_path):
     """The store of a hub: names are links to files that are named by their digest. A file that changes the folder."""
     blobs = tmp_path / "blobs"
@@ -306,7 +307,7 @@ BREAKS = {
 }
 
 
-@pytest.mark.parametrize("how", BREAKS)
+@pytest.mark.parametrize("how", [pytest.param(h, marks=[] if h == "a helper" else pytest.mark.slow) for h in BREAKS])
 def test_a_changed_file_is_told_and_the_copy_is_used_when_it_is_asked_for(main, kept, how):
     change, told = BREAKS[how]
     code, first, _ = main("--eval_only", "--out_dir", kept / "R")
@@ -322,6 +323,7 @@ def test_a_changed_file_is_told_and_the_copy_is_used_when_it_is_asked_for(main, 
     assert found == {k: v for k, v in json.loads(first).items() if k != "code"}
 
 
+@pytest.mark.slow
 def test_every_command_opens_the_copy(main, kept):
     (kept / "layer.py").unlink()
     for use in USES.values():
@@ -352,6 +354,7 @@ def test_code_inside_a_run_directory_is_never_run_unasked(main, kept):
     refused(main("--eval_only", "--out_dir", kept / "R"), r"lies in the run directory; --allow_code")
 
 
+@pytest.mark.slow
 def test_another_version_is_used_when_it_is_asked_for_and_the_result_says_so(main, kept, tmp_path):
     write(tmp_path / "new.py", LAYER, forward="x = x * 1.0")
     (kept / "layer.py").unlink()
@@ -386,6 +389,7 @@ def test_metrics_say_that_a_run_went_on_with_another_version(main, tmp_path):
     assert any("went on with another version of its model file" in note for note in found["notes"])
 
 
+@pytest.mark.slow
 def test_a_module_that_appears_beside_the_file_is_noticed(main, tmp_path):
     """A new einops.py beside the layer would be imported in place of the package."""
     (tmp_path / "lib").mkdir()

@@ -184,7 +184,7 @@ COMMANDS = {
 }
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [pytest.param(c, marks=[] if c == "check" else pytest.mark.slow) for c in COMMANDS])
 @pytest.mark.parametrize("case", UNKNOWN)
 def test_an_unknown_type_is_one_line_that_names_the_field(main, tmp_path, command, case):
     field, told = UNKNOWN[case]
