@@ -23,6 +23,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 from dataset import TASKS
+from src.flags import own_files
 from src.flags.fields import UserError, suggest
 from src.flags.parser import first_look, report_error
 from src.models import MODELS
@@ -52,7 +53,8 @@ def main(argv: list[str]) -> int:
     place = Place()
     try:
         place = launched()
-        code = run(argv, place)
+        with own_files.hosted():
+            code = run(argv, place)
         console.finish()
         return code
     except UserError as error:
@@ -92,7 +94,10 @@ def main(argv: list[str]) -> int:
 
 
 def run(argv: list[str], place: Place) -> int:
-    """The exit code of a command. One that does not share its work among processes runs on rank 0 alone."""
+    """The exit code of a command. One that does not share its work among processes runs on rank 0 alone.
+
+    UserError where a user's own file ends the program.
+    """
     command, rest = command_of(argv) if argv else ("", [])
     if place.size > 1 and (command not in SHARED or {"-h", "--help"} & set(rest)):
         if place.rank:
@@ -101,7 +106,14 @@ def run(argv: list[str], place: Place) -> int:
     if not command:
         print(HOW_TO, file=sys.stderr)
         return 2
-    return importlib.import_module(f"src.commands.{command}").main(rest)
+    try:
+        return importlib.import_module(f"src.commands.{command}").main(rest)
+    except SystemExit as error:
+        frames = own_files.own_frames(error)
+        if not frames:
+            raise
+        at = f"'{frames[-1].filename}', line {frames[-1].lineno}, in {frames[-1].name}"
+        raise UserError(f"{at}: {own_files.told(error)}") from error
 
 
 def command_of(argv: list[str]) -> tuple[str, list[str]]:

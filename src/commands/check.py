@@ -22,15 +22,15 @@ import contextlib
 import dataclasses
 import json
 import math
-import sys
 import textwrap
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from src.flags.fields import UserError, option, own_config
 from src.flags.groups import ModelConfig, machine_flags
+from src.flags.kinds import to_json
+from src.flags.own_files import absolute
 from src.flags.parser import Parser, add_flags, first_look, read_flags
 from src.flags.registry import is_path
 from src.flags.run_flags import resolve
@@ -68,16 +68,14 @@ def main(argv: list[str]) -> int:
     seen = first_look(argv)
     if seen.model is None and not seen.help:
         raise UserError("check: no --model given, allowed: a name from `list`, or a path to your own .py file")
-    with contextlib.redirect_stdout(sys.stderr):  # keeps what a user's file prints out of the JSON
-        model_class = None if seen.model is None else load(seen)
+    model_class = None if seen.model is None else load(seen)
     parser, parts = parser_for(model_class)
     if seen.help:
         parser.print_help()
         return 0
     config, given = read(parser, argv, parts)
     began = time.perf_counter()
-    with contextlib.redirect_stdout(sys.stderr):
-        results = judge(model_class, config, given)
+    results = judge(model_class, config, given)
     seconds = time.perf_counter() - began
     if config.json:
         print(json.dumps(document(config, given, results, seconds), indent=1))
@@ -155,7 +153,7 @@ def judge(model_class, config: CheckConfig, given: dict) -> list:
         run_batch=config.batch_size,
     )
     name = given["model"]
-    path = str(Path(name).resolve()) if is_path(name) else name  # the whole path, as in a traceback
+    path = str(absolute(name)) if is_path(name) else name  # the whole path, as in a traceback
     with blaming("model", path), checks.exact_float32(device):
         model = subject.model()
         longest = model.max_len or subject.longest
@@ -200,7 +198,7 @@ def document(config: CheckConfig, given: dict, results, seconds: float) -> dict:
     return {
         "schema": 1,
         "model": given["model"],
-        "flags": {k: list(v) if isinstance(v, tuple) else v for k, v in given.items()},
+        "flags": {k: to_json(v) for k, v in given.items()},
         "strict": config.strict,
         "verdict": "fail" if failed(results) else "pass",
         "seconds": round(seconds, 2),

@@ -11,6 +11,7 @@ import json
 import time
 
 from src.flags.fields import UserError
+from src.flags.kinds import as_text, to_json
 from src.flags.parser import first_look, read_request
 
 CHANGEABLE = ("eval_lengths", "eval_size", "test_size", "batch_size", "device", "precision", "threads")
@@ -26,14 +27,16 @@ def main(argv: list[str]) -> int:
 def evaluate(argv: list[str], world) -> int:
     """Evaluate both checkpoints. Only rank 0 prints and writes."""
     from src.ops import ran
+    from src.setup.code import described
     from src.setup.plan import build_model, make_setup
     from src.setup.session import check_backends, open_session
-    from src.setup.stored import load_checkpoint, one_out_dir, open_run, override
+    from src.setup.stored import asked_by, load_checkpoint, load_weights, one_out_dir, open_run, override
     from src.storage import env
     from src.storage.rundir import seal, write_json
     from src.utils.results import chance_of, evaluate_splits, length_curve, length_mean, public_args
 
-    run = open_run(one_out_dir(first_look(argv)))
+    seen_flags = first_look(argv)
+    run = open_run(one_out_dir(seen_flags), asked_by(seen_flags))
     request = read_request(argv, run.task_class, run.model_class)
     changes = allowed_changes(request, run)
     run = override(run, changes)
@@ -51,7 +54,7 @@ def evaluate(argv: list[str], world) -> int:
                 f"{path}: its vocabulary is not that of this data; the text or the task has changed since training, "
                 "restore it"
             )
-        model.load_state_dict(payload["model"])
+        load_weights(run, model, payload)
         with ran.recording() as seen:
             result = evaluate_splits(model, session)
             curve = length_curve(model, session, result["test"])
@@ -61,7 +64,7 @@ def evaluate(argv: list[str], world) -> int:
         raise UserError(f"{run.run_dir.path}: no checkpoint yet; train it further with --resume")
     if not world.is_main:
         return 0
-    changed = {k: list(v) if isinstance(v, tuple) else v for k, v in changes.items()}
+    changed = {k: to_json(v) for k, v in changes.items()}
     shown = public_args(run.args)
     document = {
         "task": shown["task"],
@@ -70,6 +73,7 @@ def evaluate(argv: list[str], world) -> int:
         "precision": setup.args.precision,
         "backends": ran.described(check_backends(setup, device), seen),
         "data": dataclasses.asdict(session.data.facts),
+        "code": described(run.code),
         **found,
     }
     write_json(run.run_dir.path / f"eval-{time.strftime('%Y%m%d-%H%M%S')}.json", seal(document))
@@ -89,8 +93,8 @@ def allowed_changes(request, run) -> dict:
             changes[name] = value
         elif not is_stored(name, value, run):
             raise UserError(
-                f"--{name}: got {value}, but the run has {getattr(run.args, name)}; with --eval_only only "
-                f"{', '.join(CHANGEABLE)} may change"
+                f"--{name}: got {as_text(value)}, but the run has {as_text(getattr(run.args, name))}; with --eval_only "
+                f"only {', '.join(CHANGEABLE)} may change"
             )
     if "batch_size" in changes:
         changes["batch_chars"] = 0

@@ -16,7 +16,9 @@ from dataclasses import dataclass
 
 from src.flags.fields import UserError, option
 from src.flags.groups import machine_flags
+from src.flags.own_files import absolute
 from src.flags.parser import Parser, add_flags, read_flags
+from src.flags.registry import is_path
 
 SEED = option(0, "seed of sampling", least=0, most=2**31 - 1)
 PRECISION = option(
@@ -43,6 +45,9 @@ class GenerateConfig(machine_flags("device", precision=PRECISION, seed=SEED)):
     top_p: float = option(1.0, "sample among the likeliest characters whose probability reaches p", above=0.0, most=1.0)
     greedy: bool = option(False, "always the likeliest character")
     weights: str = option("best", "best: lowest validation loss; last: end of training", choices=("best", "last"))
+    task: str = option("", "another version of the run's own task file")
+    model: str = option("", "another version of the run's own model file")
+    allow_code: bool = option(False, "if your own file is gone or has changed, run the copy in the run directory")
     out_dir: str = option("", "the run's directory", paths=True)
 
 
@@ -89,11 +94,18 @@ def read_stdin() -> str:
 def load(out_dir: str, config: GenerateConfig):
     """The trained model, its tokenizer, task, device and precision; sizes come from the run's own files."""
     from dataset.tokenizer import CharTokenizer
+    from src.setup.code import Asked
     from src.setup.plan import build_model, set_threads
-    from src.setup.stored import load_checkpoint, open_run
+    from src.setup.stored import is_stored, load_checkpoint, load_weights, open_run
     from src.storage import env
 
-    run = open_run(out_dir)
+    run = open_run(out_dir, Asked(config.allow_code, {"task": config.task, "model": config.model}))
+    for name in ("task", "model"):
+        value = getattr(config, name)
+        if value and not is_stored(name, str(absolute(value)) if is_path(value) else value, run):
+            raise UserError(
+                f"--{name}: got {value}, but this run was started with {getattr(run.args, name)}; leave it out"
+            )
     device = env.resolve_device(config.device)
     precision, _ = env.resolve_precision(run.args.precision if config.precision == "run" else config.precision, device)
     set_threads(1)  # one row's products are too small to share: two threads took three times as long
@@ -104,7 +116,7 @@ def load(out_dir: str, config: GenerateConfig):
     tokenizer = CharTokenizer(payload["vocab"])
     task = run.task_class(run.args)
     model = build_model(run, tokenizer, task, device)
-    model.load_state_dict(payload["model"])
+    load_weights(run, model, payload)
     return model.eval(), tokenizer, task, device, precision
 
 

@@ -19,7 +19,7 @@ from src.flags import registry
 from src.flags.fields import own_config
 from src.flags.parser import Parser, add_flags
 from src.flags.presets import PRESETS
-from src.flags.run_flags import resolve
+from src.flags.run_flags import config_parts, resolve
 from src.models import MODELS
 from src.setup.classes import blaming
 
@@ -163,6 +163,7 @@ def show_model(name: str) -> None:
 
 
 def show_own_flags(kind: str, cls, name: str) -> None:
+    config_parts(**{f"{kind}_class": cls})  # a flag that exists already
     config = own_config(cls)
     if config is None or not dataclasses.fields(config):
         print(f"\nflags of its own: none (the shared ones: --help --{kind} {name})")

@@ -118,9 +118,9 @@ def measure(argv: list[str], config: ProfileConfig, control: MeasureControl, res
     from src.measure.session import conduct, machine_fields, say_interrupted
     from src.measure.speed.observe import observed
     from src.measure.timing import Limits
-    from src.setup.classes import try_own_model
     from src.setup.plan import build_model, plan, resolve_model
     from src.setup.session import check_backends, environment, open_session, with_args
+    from src.setup.trial import try_own_model
     from src.storage import env
     from src.storage.record import INTERRUPTED, Record
     from src.utils.training import Diverged, total_steps
@@ -137,7 +137,7 @@ def measure(argv: list[str], config: ProfileConfig, control: MeasureControl, res
     Record.check_dir(KIND, control.out_dir, settings, control.overwrite)
     backends = check_backends(setup, device)
     model = build_model(setup, session.tokenizer, session.task, device)
-    try_own_model(args.model, model, session.tokenizer, session.loaders["val"], device)
+    try_own_model(args, model, session.tokenizer, session.loaders["val"], device)
     job = suite.Job(session, setup.model_class)
     drawn = suite.draw(job, config.lengths)
     if backends:

@@ -18,13 +18,22 @@ def resume(argv: list[str], world) -> int:
     """Check that the flags and the data are those of the run, then go on from its last checkpoint."""
     began = time.perf_counter()
     from src.setup.plan import build_model, set_threads
-    from src.setup.run import carry_out, make_reporter, on_main
+    from src.setup.run import carry_out, make_reporter, on_main, record_code
     from src.setup.session import check_backends, environment, open_session
-    from src.setup.stored import check_same_data, load_checkpoint, one_out_dir, open_run, same_as_stored
+    from src.setup.stored import (
+        asked_by,
+        check_same_data,
+        load_checkpoint,
+        load_weights,
+        one_out_dir,
+        open_run,
+        same_as_stored,
+    )
     from src.storage import env
     from src.storage.rundir import write_json
 
-    run = open_run(one_out_dir(first_look(argv)))
+    seen = first_look(argv)
+    run = open_run(one_out_dir(seen), asked_by(seen, training=True))
     request = read_request(argv, run.task_class, run.model_class)
     same_as_stored(request, run)
     if run.run_dir.finished:
@@ -42,10 +51,13 @@ def resume(argv: list[str], world) -> int:
         model = build_model(setup, session.tokenizer, session.task, device)
         payload = load_checkpoint(run, run.run_dir.ckpt, device) if run.run_dir.ckpt.exists() else None
         check_same_data(run.run_dir, session.data.facts)
+        if payload:
+            load_weights(run, model, payload)
         if world.is_main:
             run.run_dir.clean()
             if not run.run_dir.env.exists():
                 write_json(run.run_dir.env, environment(setup, session, check_backends(setup, device)))
+            record_code(run.run_dir, run.code, payload["step"] if payload else 0)
             session.tokenizer.save(run.run_dir.vocab)
             run.run_dir.truncate_log(payload["step"] if payload else 0)
         reporter = make_reporter(request.control, world, run.run_dir)

@@ -26,7 +26,7 @@ import dataclasses
 import json
 import sys
 
-from src.flags.fields import UserError, field_types, own_config
+from src.flags.fields import UserError, copy_of, field_types, own_config
 from src.flags.groups import MeasureControl, ModelConfig, machine_flags
 from src.flags.parser import Parser, add_flags, config_of, first_look, read_flags
 from src.measure.speed.plan import SpeedConfig, build_subjects, checked, digest, resolve_threads, tried
@@ -72,9 +72,7 @@ def union(classes: dict[str, type]):
         for f in dataclasses.fields(config):
             if f.name in taken:
                 raise UserError(f"flag --{f.name} of {name} already exists in `speed`; rename the field")
-            fields.setdefault(
-                f.name, (f.name, types[f.name], dataclasses.field(default=f.default, metadata=f.metadata))
-            )
+            fields.setdefault(f.name, (f.name, types[f.name], copy_of(f)))
     return (
         dataclasses.make_dataclass("OwnFlags", fields.values(), frozen=True, namespace={"__module__": __name__})
         if fields

@@ -135,11 +135,10 @@ def machine_flags(given: dict) -> tuple[str, ...]:
 
 def absolute(models) -> tuple[str, ...]:
     """The models, paths made absolute: a part may be continued from any folder."""
-    from pathlib import Path
-
+    from src.flags import own_files
     from src.flags.registry import is_path
 
-    return tuple(str(Path(m).resolve()) if is_path(m) else m for m in models)
+    return tuple(str(own_files.absolute(m)) if is_path(m) else m for m in models)
 
 
 def check_parts(parts, panels: SpeedConfig, classes, given: dict, device) -> None:

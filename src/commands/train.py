@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from src.flags.fields import UserError
+from src.flags.kinds import as_text
 from src.flags.parser import first_look, parser_for
 
 
@@ -41,10 +42,11 @@ def train(argv: list[str], world) -> int:
     from src.checks.admission import check_user_model
     from src.models.fair import block_words
     from src.models.state import refuse_opaque
-    from src.setup.classes import try_own_model
+    from src.setup.code import keep
     from src.setup.plan import build_model, plan, resolve_model
     from src.setup.run import carry_out, create_run_dir, make_reporter, on_main
     from src.setup.session import check_backends, check_batches, check_lengths, environment, open_session, with_args
+    from src.setup.trial import try_own_model
     from src.storage import env
     from src.storage.notes import no_score
     from src.storage.rundir import RunDir, seal, write_json
@@ -55,6 +57,8 @@ def train(argv: list[str], world) -> int:
         raise UserError(f"--out_dir: got {len(request.out_dirs)} folders, allowed: one (several only with --vis_only)")
     if request.control.figures:
         raise UserError("--figures: only goes with --vis_only")
+    if request.control.allow_code:
+        raise UserError("--allow_code: only goes with --resume, --eval_only and generate; leave it out")
     device = env.resolve_device(setup.args.device)
     if setup.args.compile:
         env.check_compiler(device)
@@ -66,13 +70,14 @@ def train(argv: list[str], world) -> int:
     backends = check_backends(setup, device)
     model = build_model(setup, session.tokenizer, session.task, device)
     check_longest(model, session.task, setup.args)
-    try_own_model(setup.args.model, model, session.tokenizer, session.loaders["val"], device)
+    try_own_model(setup.args, model, session.tokenizer, session.loaders["val"], device)
     refuse_opaque(model)
     setup, warnings = check_user_model(setup, model, session.tokenizer, device, session.task, tokens.values())
     session = with_args(session, setup)
     run_dir = create_run_dir(request, world)
     try:
         if world.is_main:
+            keep(run_dir, setup.args)
             write_json(run_dir.config, seal(setup.config()))
             write_json(run_dir.env, environment(setup, session, backends))
             session.tokenizer.save(run_dir.vocab)
@@ -121,7 +126,7 @@ def ignored_lines(setup, vocab_size: int) -> list[str]:
 
 def announce(reporter, setup, backends: dict[str, dict], data, run_dir) -> None:
     """What this run is, in a few lines: the preset and what was typed, the precision and the backends, the text."""
-    typed = " ".join(f"--{k} {shown(v)}" for k, v in setup.explicit.items())
+    typed = " ".join(f"--{k} {as_text(v)}" for k, v in setup.explicit.items())
     reporter.say(f"preset {setup.preset}, with {typed}; all flags: {run_dir.config}")
     kernels = "".join(f"; {op}: {c['backend']} ({c['reason']})" for op, c in backends.items())
     reporter.say(f"precision {setup.args.precision}: {setup.precision_reason}{kernels}")
@@ -137,14 +142,3 @@ def announce(reporter, setup, backends: dict[str, dict], data, run_dir) -> None:
         reporter.say("notice: --d_conv is ignored, because --fair or --short_conv decides about the convolution")
     if "n_head" in setup.explicit and not setup.model_class.has_heads:
         reporter.say(f"notice: --n_head is ignored, {setup.model_class.__name__} has no heads")
-
-
-def shown(value) -> str:
-    """A flag's value as it is typed."""
-    return (
-        ",".join(map(str, value))
-        if isinstance(value, tuple)
-        else f"{value:g}"
-        if isinstance(value, float)
-        else str(value)
-    )

@@ -9,14 +9,26 @@ Nothing here imports torch, so that `--help` and `list` answer at once.
 from __future__ import annotations
 
 import dataclasses
-import difflib
+import enum
 import functools
 import math
+import sys
 import typing
 
+from src.flags import kinds
+from src.flags.kinds import UserError, suggest
 
-class UserError(ValueError):
-    """The user's input is wrong (exit code 2). The message is one line: what, what was got, what is allowed."""
+__all__ = [
+    "UserError",
+    "check_value",
+    "copy_of",
+    "default_of",
+    "field_types",
+    "option",
+    "own_config",
+    "parse_value",
+    "suggest",
+]
 
 
 def option(default, help, *, least=None, most=None, above=None, below=None, choices=None, shorthand=None, paths=False):
@@ -40,45 +52,67 @@ def option(default, help, *, least=None, most=None, above=None, below=None, choi
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def suggest(name: str, allowed: typing.Iterable[str]) -> str:
-    """`; did you mean 'x'?` for the nearest allowed name; an empty string where none is near."""
-    close = difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.5)
-    return f"; did you mean '{close[0]}'?" if close else ""
-
-
 @functools.lru_cache(maxsize=256)
 def field_types(config_class) -> dict[str, type]:
-    return typing.get_type_hints(config_class)
+    """{field: its type}. UserError for a type that a flag cannot have, and for one that cannot be read."""
+    return {f.name: _field_type(config_class, f) for f in dataclasses.fields(config_class)}
+
+
+def _field_type(config_class, field: dataclasses.Field):
+    name = f"field '{field.name}' of {config_class.__qualname__}"
+    kind = field.type
+    if isinstance(kind, str):
+        try:
+            kind = eval(kind, _names_for(config_class, field.name))
+        except Exception as error:
+            raise UserError(
+                f"{name}: its type '{kind}' cannot be read ({type(error).__name__}: {error}), allowed: "
+                f"{kinds.ALLOWED}; import the type where the program sees it, not under TYPE_CHECKING"
+            ) from None
+    if typing.get_origin(kind) is typing.Annotated:
+        kind = typing.get_args(kind)[0]
+    if not kinds.is_supported(kind):
+        shown = kind.__name__ if isinstance(kind, type) and not typing.get_args(kind) else str(kind)
+        raise UserError(f"{name}: got the type {shown.removeprefix('typing.')}, allowed: {kinds.ALLOWED}")
+    return kind
+
+
+def _names_for(config_class, field: str) -> dict:
+    """The names that a type may use: those of the module that wrote the field, and those of `typing`."""
+    owner = next((c for c in config_class.__mro__ if field in vars(c).get("__annotations__", {})), config_class)
+    module = sys.modules.get(owner.__module__)
+    return {**vars(typing), **vars(enum), **(vars(module) if module else {})}
+
+
+def default_of(field: dataclasses.Field):
+    """The default of a flag; dataclasses.MISSING where it has none."""
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+
+
+def copy_of(field: dataclasses.Field) -> dataclasses.Field:
+    """The same field for another dataclass."""
+    return dataclasses.field(
+        **{
+            name: getattr(field, name)
+            for name in ("default", "default_factory")
+            if getattr(field, name) is not dataclasses.MISSING
+        },
+        metadata=field.metadata,
+        kw_only=True,
+    )
 
 
 def parse_value(field: dataclasses.Field, kind, text):
     """The value of a flag's text (or list of texts). UserError for a wrong type, or a value that is out of bounds."""
-    flag = "--" + field.name
-    if typing.get_origin(kind) is tuple:
-        words = [text] if isinstance(text, str) else text
-        item = typing.get_args(kind)[0]
-        return tuple(_convert(flag, item, part) for word in words for part in word.replace(",", " ").split())
-    value = _convert(flag, kind, text)
+    value = kinds.convert("--" + field.name, kind, text)
     check_value(field, value)
     return value
 
 
-def _convert(flag, kind, text):
-    if kind is bool:
-        words = {"true": True, "1": True, "false": False, "0": False}
-        if str(text).lower() not in words:
-            raise UserError(f"{flag}: got '{text}', allowed: true or false")
-        return words[str(text).lower()]
-    if kind not in (int, float):
-        return str(text)
-    try:
-        return kind(text)
-    except ValueError:
-        raise UserError(f"{flag}: got '{text}', allowed: {'a whole number' if kind is int else 'a number'}") from None
-
-
 def check_value(field: dataclasses.Field, value) -> None:
-    """Raise UserError when `value` is outside the bounds or the choices of its field."""
+    """Raise UserError when `value` is outside the bounds or the choices of its field. Lists and None have none."""
+    if value is None or isinstance(value, (list, tuple)):
+        return
     rules, flag = field.metadata, "--" + field.name
     if isinstance(value, float) and not math.isfinite(value):
         raise UserError(f"{flag}: got {value}, allowed: a finite number")
@@ -98,6 +132,8 @@ def check_value(field: dataclasses.Field, value) -> None:
 
 
 def own_config(cls):
-    """The `Config` dataclass of a task or model class, or None."""
+    """The `Config` dataclass of a task or model class, or None. UserError for a `Config` with fields that is none."""
     config = getattr(cls, "Config", None)
-    return config if config is not None and dataclasses.is_dataclass(config) else None
+    if isinstance(config, type) and not dataclasses.is_dataclass(config) and vars(config).get("__annotations__"):
+        raise UserError(f"{config.__qualname__}: is not a dataclass, so it has no flags; put @dataclass above it")
+    return config if isinstance(config, type) and dataclasses.is_dataclass(config) else None

@@ -196,6 +196,10 @@ class ControlConfig:
     eval_only: bool = option(False, "evaluate the checkpoints of --out_dir, print JSON")
     vis_only: bool = option(False, "redraw the figures of --out_dir; several directories are overlaid into --figures")
     resume: bool = option(False, "continue the run in --out_dir")
+    allow_code: bool = option(
+        False,
+        "with --resume and --eval_only: if your own file is gone or has changed, run the copy in the run directory",
+    )
     figures: str = option("", "folder for the overlay of several --out_dir (with --vis_only)")
     quiet: bool = option(False, "no progress, only the run directory")
     log: str = option("none", "also log to tensorboard", choices=("none", "tensorboard"))

@@ -11,12 +11,12 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
-import typing
 from dataclasses import dataclass
-from pathlib import Path
 
-from src.flags.fields import UserError, field_types, own_config, parse_value, suggest
+from src.flags import kinds
+from src.flags.fields import UserError, default_of, field_types, own_config, parse_value, suggest
 from src.flags.groups import SHARED, ControlConfig
+from src.flags.own_files import absolute
 from src.flags.registry import is_path
 from src.flags.run_flags import config_parts
 
@@ -72,48 +72,35 @@ class Parser(argparse.ArgumentParser):
 
 
 def add_flags(parser: argparse.ArgumentParser, config_class, title: str, defaults: dict | None = None) -> None:
-    """Add a help group with one flag per field. Values stay text here; `read_flags` converts them."""
+    """Add a help group with one flag per field. Values stay text here; `read_flags` converts them.
+
+    Raises UserError for a flag that the parser has already.
+    """
     group = parser.add_argument_group(title)
     types = field_types(config_class)
     for f in dataclasses.fields(config_class):
-        kind, default = types[f.name], (defaults or {}).get(f.name, f.default)
-        is_list = typing.get_origin(kind) is tuple
-        help_text = (f.metadata.get("help") or "").replace("%", "%%") + (
-            f" [{_show(default)}]" if default not in ("", ()) else ""
-        )
-        options = {"dest": f.name, "default": argparse.SUPPRESS, "help": help_text}
-        if kind is bool:
-            group.add_argument(f"--{f.name}", action=Store, nargs="?", const="true", metavar="BOOL", **options)
-            if f.default:
-                group.add_argument(
-                    f"--no_{f.name}",
-                    action=Store,
-                    nargs=0,
-                    const="false",
-                    **{**options, "help": f"short for --{f.name} false"},
-                )
-        elif f.metadata.get("choices"):
-            group.add_argument(
-                f"--{f.name}", action=Store, metavar="{" + ",".join(f.metadata["choices"]) + "}", **options
-            )
+
+        def add(flag: str, field=f, **options) -> None:
+            if flag in parser._option_string_actions:
+                raise UserError(f"flag {flag} of {config_class.__qualname__} already exists; rename the field")
+            group.add_argument(flag, **{"dest": field.name, "default": argparse.SUPPRESS, **options})
+
+        kind, default = types[f.name], (defaults or {}).get(f.name, default_of(f))
+        shown = "must be given" if default is dataclasses.MISSING else kinds.as_text(default)
+        text = (f.metadata.get("help") or "").replace("%", "%%") + (f" [{shown}]" if shown else "")
+        choices = f.metadata.get("choices")
+        if kinds.without_none(kind)[0] is bool:
+            add(f"--{f.name}", action=Store, nargs="?", const="true", metavar="BOOL", help=text)
+            if f.default is True:
+                add(f"--no_{f.name}", action=Store, nargs=0, const="false", help=f"short for --{f.name} false")
+        elif choices:
+            add(f"--{f.name}", action=Store, metavar="{" + ",".join(choices) + "}", help=text)
         else:
-            metavar = {int: "N", float: "X"}.get(kind, "TEXT")
-            many = {"nargs": "+", "action": "extend"} if is_list or f.metadata.get("paths") else {"action": Store}
-            group.add_argument(f"--{f.name}", metavar=metavar, **many, **options)
+            many = kinds.is_list(kind) or f.metadata.get("paths")
+            how = {"nargs": "+", "action": "extend"} if many else {"action": Store}
+            add(f"--{f.name}", metavar=kinds.metavar(kind), help=text, **how)
         for flag, value in (f.metadata.get("shorthand") or {}).items():
-            group.add_argument(
-                flag, action=Store, nargs=0, const=value, **{**options, "help": f"short for --{f.name} {value}"}
-            )
-
-
-def _show(value) -> str:
-    return (
-        ",".join(map(str, value))
-        if isinstance(value, tuple)
-        else f"{value:g}"
-        if isinstance(value, float)
-        else str(value)
-    )
+            add(flag, action=Store, nargs=0, const=value, help=f"short for --{f.name} {value}")
 
 
 def read_flags(namespace, config_classes) -> dict:
@@ -141,7 +128,7 @@ def first_look(
 ) -> argparse.Namespace:
     """The flags that decide how the rest of the line is read. Anything else is left alone.
 
-    --task, --model and --preset are texts or None, --out_dir is a list of paths, --help a bool.
+    --task, --model and --preset are texts or None, --out_dir is a list of paths, --help and --allow_code are bools.
     lists: flags that become tuples, of words with commas or spaces between them.
     modes: flags that are on or off, and of which at most one may be on.
     """
@@ -151,13 +138,14 @@ def first_look(
             parser.add_argument(f"--{name}", default=None)
     for name in ("out_dir", *lists):
         parser.add_argument(f"--{name}", nargs="+", action="extend", default=[])
-    for name in modes:
+    switches = (*modes, "allow_code")
+    for name in switches:
         parser.add_argument(f"--{name}", nargs="?", const="true", default="false")
     parser.add_argument("-h", "--help", action="store_true")
     seen, _ = parser.parse_known_args(argv)
     for name in lists:
         setattr(seen, name, tuple(w for words in getattr(seen, name) for w in words.replace(",", " ").split()))
-    for name in modes:
+    for name in switches:
         value = getattr(seen, name).lower()
         if value not in ("true", "1", "false", "0"):
             raise UserError(
@@ -209,7 +197,7 @@ def read_request(argv: list[str], task_class, model_class) -> Request:
     explicit = read_flags(namespace, [*SHARED, *owned])
     for name in ("task", "model", "data_path"):  # whole paths, so that the run can be continued from any folder
         if explicit.get(name) and (name == "data_path" or is_path(explicit[name])):
-            explicit[name] = str(Path(explicit[name]).resolve())
+            explicit[name] = str(absolute(explicit[name]))
     control = ControlConfig(**read_flags(namespace, [ControlConfig]), **({"out_dir": out_dirs[0]} if out_dirs else {}))
     return Request(explicit, control, out_dirs)
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from src.flags.fields import UserError, suggest
+from src.flags.own_files import absolute, load, modules_beside
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def find(kind: str, registry: dict[str, Entry], name: str, bases: tuple[type, ..
     imports lazy.
     """
     if is_path(name):
-        return load_file(kind, Path(name), bases() if callable(bases) else bases)
+        return load_file(kind, absolute(name), bases() if callable(bases) else bases)
     if name not in registry:
         raise UserError(
             f"--{kind}: unknown {kind} '{name}', allowed: {', '.join(registry)}, or a path to a .py "
@@ -57,26 +57,19 @@ def is_path(name: str) -> bool:
 
 
 def load_file(kind: str, path: Path, bases: tuple[type, ...]):
-    """The one public subclass of `bases` that the file defines (imported ones do not count)."""
+    """The one public subclass of `bases` that the file defines, or else imports from a file beside it.
+
+    path: whole, see `own_files.absolute`.
+    """
     wanted = " or ".join(b.__name__ for b in bases)
     if not path.is_file() or path.suffix != ".py":
         what = "is a folder" if path.is_dir() else "no such file" if not path.exists() else "not a .py file"
         raise UserError(f"--{kind}: got '{path}' ({what}), allowed: a .py file that defines one {wanted} subclass")
-    module_name = f"user_{kind}_{path.stem}"
-    spec = importlib.util.spec_from_file_location(module_name, path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[module_name] = module  # dataclasses and pickles look their module up by name
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        line = f", line {error.lineno}" if isinstance(error, SyntaxError) else ""
-        text = (str(error).splitlines() or [""])[0]
-        raise UserError(f"--{kind}: '{path}' cannot be imported{line}: {type(error).__name__}: {text}") from error
-    found = [
-        c
-        for n, c in vars(module).items()
-        if isinstance(c, type) and issubclass(c, bases) and c.__module__ == module_name and not n.startswith("_")
-    ]
+    module = load(kind, path)
+    public = dict.fromkeys(c for n, c in vars(module).items() if isinstance(c, type) and not n.startswith("_"))
+    classes = [c for c in public if issubclass(c, bases)]  # a second name of a class is no second class
+    found = [c for c in classes if c.__module__ == module.__name__]
+    found = found or [c for c in classes if c.__module__ in modules_beside(path)]
     if len(found) != 1:
         got = ", ".join(c.__name__ for c in found) or "none"
         raise UserError(

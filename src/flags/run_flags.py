@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import typing
 
-from src.flags.fields import UserError, check_value, field_types, own_config, suggest
+from src.flags import kinds
+from src.flags.fields import UserError, check_value, default_of, field_types, own_config, suggest
 from src.flags.groups import SHARED, ControlConfig, DataConfig
 
 
@@ -32,15 +32,14 @@ class RunArgs(RunFlags):
 def resolved(flags: RunFlags, **values) -> RunArgs:
     """The same flags with these values in place, as the type that needs no further decision."""
     current = {f.name: getattr(flags, f.name) for f in dataclasses.fields(flags)}
-    specs = tuple((f.name, f.type, f.default) for f in dataclasses.fields(flags))
+    specs = tuple((f.name, f.type) for f in dataclasses.fields(flags))
     return _flags_class(RunArgs, specs)(**{**current, **values})
 
 
 @functools.lru_cache(maxsize=256)
 def _flags_class(base: type, specs: tuple[tuple, ...]) -> type:
-    """A frozen subclass of `base`, made once. specs: (name, type, default) of each field."""
-    fields = [(name, kind, dataclasses.field(default=default)) for name, kind, default in specs]
-    return dataclasses.make_dataclass(base.__name__, fields, frozen=True, bases=(base,))
+    """A frozen subclass of `base`, made once. specs: (name, type) of each field."""
+    return dataclasses.make_dataclass(base.__name__, specs, frozen=True, bases=(base,))
 
 
 # The layer below each task's own `small`: what the two cores of a laptop train in a minute or two. The dataclass
@@ -98,12 +97,12 @@ def resolve(task_class, model_class=None, *, preset: dict | None = None, **given
     for part in parts:
         types = field_types(part)
         for f in dataclasses.fields(part):
-            value = given.get(f.name, preset.get(f.name, f.default))
-            value = tuple(value) if isinstance(value, list) else float(value) if types[f.name] is float else value
-            if typing.get_origin(types[f.name]) is not tuple:
-                check_value(f, value)
-            values[f.name] = value
-            specs.append((f.name, types[f.name], f.default))
+            value = given.get(f.name, preset.get(f.name, default_of(f)))
+            if value is dataclasses.MISSING:
+                raise UserError(f"--{f.name}: missing, {part.__qualname__} has no default for it; give it a value")
+            values[f.name] = kinds.from_json("--" + f.name, types[f.name], value)
+            check_value(f, values[f.name])
+            specs.append((f.name, types[f.name]))
     if "batch_size" in given and "batch_chars" not in given:  # the size that the user typed wins over the preset's
         values["batch_chars"] = 0
     if "epochs" in given and "max_steps" not in given:  # passes over a finite training set win over a preset's steps
@@ -121,4 +120,4 @@ def drop_rate(args: RunFlags, place: str) -> float:
 
 def to_dict(args: RunFlags) -> dict:
     """JSON-able values of a run configuration, in the order of the flags."""
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(args).items()}
+    return {f.name: kinds.to_json(getattr(args, f.name)) for f in dataclasses.fields(args)}

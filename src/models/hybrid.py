@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from src.flags.fields import UserError, field_types, option, own_config
+from src.flags.fields import UserError, copy_of, field_types, option, own_config
 from src.flags.registry import find
 from src.models import MODELS
 from src.models.backbone import Backbone, build, max_len_of
@@ -77,9 +77,7 @@ def _union(names, mixers) -> type:
     for config in filter(None, map(own_config, mixers)):
         types = field_types(config)
         for f in dataclasses.fields(config):
-            fields.setdefault(
-                f.name, (f.name, types[f.name], dataclasses.field(default=f.default, metadata=f.metadata))
-            )
+            fields.setdefault(f.name, (f.name, types[f.name], copy_of(f)))
     return dataclasses.make_dataclass(
         "Config", fields.values(), frozen=True, namespace={"__module__": mixers[0].__module__}
     )

@@ -10,23 +10,18 @@ torch is imported inside the functions, so that `--help` of a task answers at on
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dataset import TASKS
 from dataset.task import Task
-from src.flags import registry
+from src.flags import own_files, registry
 from src.flags.fields import UserError
 from src.models import MODELS
+from src.utils.memory import is_out_of_memory
 
 if TYPE_CHECKING:
-    import torch
-    from torch.utils.data import DataLoader
-
-    from dataset.tokenizer import CharTokenizer
     from src.models.contract import ARModel, Mixer
 
 
@@ -42,39 +37,38 @@ def find_model(name: str, layers: tuple[str, ...] = ()) -> type[Mixer] | type[AR
 
 
 @contextlib.contextmanager
-def blaming(kind: str, name: str) -> Iterator[None]:
-    """Turn an exception of a user's own file into a UserError of one line that names the place in the file.
+def blaming(kind: str, name: str, doing: str = "") -> Iterator[None]:
+    """Turn what a user's own file raises into a UserError of one line that names the place in the file.
 
     kind: "task" or "model".  name: its name or path. With a registered name, exceptions pass unchanged.
+    doing: what is tried, in words, for an error that no line of the file raised.
+    Settings of the process that the file changes are restored.
     """
-    try:
-        yield
-    except (UserError, OSError, MemoryError):
-        raise
-    except Exception as error:
-        if not registry.is_path(name):
-            raise
-        frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == name]
-        where = f", line {frames[-1].lineno}, in {frames[-1].name}" if frames else ""
-        text = (str(error).splitlines() or [""])[0]
-        raise UserError(f"--{kind}: '{name}'{where}: {type(error).__name__}: {text}") from error
-
-
-def try_own_model(
-    name: str, model: ARModel, tokenizer: CharTokenizer, loader: DataLoader, device: torch.device
-) -> None:
-    """Run a model of a user's file on one batch. UserError where it fails, or returns a wrong shape or dtype."""
-    from src.setup.forms import check_forms
-
     if not registry.is_path(name):
+        yield
         return
-    with blaming("model", name):
-        check_forms(name, model, next(iter(loader)).x[:2].to(device), len(tokenizer))
+    try:
+        with own_files.unchanged_settings(name):
+            yield
+    except (UserError, KeyboardInterrupt, MemoryError):
+        raise
+    except BaseException as error:
+        if isinstance(error, OSError) and not own_files.own_frames(error):
+            raise  # a full disk, say
+        if is_out_of_memory(error):
+            raise
+        where = place_of(error, name) or (f", while {doing}" if doing else "")
+        raise UserError(f"--{kind}: '{name}'{where}: {own_files.told(error)}") from error
 
 
-def file_digest(path: str | Path) -> str:
-    """SHA-256 of a file, in hexadecimal: it shows whether a user's file has changed since a run began."""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+def place_of(error: BaseException, name: str) -> str:
+    """', line 3, in forward': the innermost line of a user's file in an error; a helper beside the file is named."""
+    frames = own_files.own_frames(error)
+    if not frames:
+        return ""
+    last = frames[-1]
+    of = "" if own_files.absolute(name) == Path(last.filename) else f" of '{last.filename}'"
+    return f", line {last.lineno}{of}, in {last.name}"
 
 
 def _model_bases() -> tuple[type, ...]:

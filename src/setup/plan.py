@@ -17,11 +17,13 @@ from typing import TYPE_CHECKING, Protocol
 
 from dataset.splits import largest_train_size
 from dataset.task import Task
-from src.flags import presets, registry
+from src.flags import presets
 from src.flags.fields import UserError, own_config
+from src.flags.kinds import to_json
 from src.flags.parser import Request, first_look, read_request
 from src.flags.run_flags import RunFlags, resolve, to_dict
-from src.setup.classes import blaming, file_digest, find_model, find_task
+from src.setup.classes import blaming, find_model, find_task
+from src.setup.code import identity
 from src.storage import env
 
 if TYPE_CHECKING:
@@ -52,14 +54,13 @@ class Setup:
 
     def config(self) -> dict:
         """The content of config.json, before it is sealed."""
-        paths = {k: getattr(self.args, k) for k in ("task", "model")}
         return {
             "schema": 1,
             "args": to_dict(self.args),
-            "explicit": {k: list(v) if isinstance(v, tuple) else v for k, v in self.explicit.items()},
+            "explicit": {k: to_json(v) for k, v in self.explicit.items()},
             "preset": self.preset,
             "precision_reason": self.precision_reason,
-            "files": {k: file_digest(path) for k, path in paths.items() if registry.is_path(path)},
+            **identity(self.args),
         }
 
 

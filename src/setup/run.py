@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 from src.figures import runs as run_figures
@@ -16,6 +16,7 @@ from src.flags.groups import ControlConfig
 from src.flags.parser import Request
 from src.models.contract import ARModel
 from src.ops import ran
+from src.setup.code import Code
 from src.storage.rows import rows_of, to_jsonl
 from src.storage.rundir import RunDir, read_json, seal, write_atomic, write_json
 from src.storage.schema import validate
@@ -46,7 +47,7 @@ def carry_out(
                 reporter.say(f"warning: {name} {why}; the scores are complete")
         if main:
             record_backends(run_dir, seen)
-            document = seal(document)
+            document = seal(with_code(document, run_dir))
             write_results(document, samples, run_dir)
     except (training.Interrupted, KeyboardInterrupt):
         reporter.close()
@@ -66,6 +67,29 @@ def record_backends(run_dir: RunDir, seen: ran.Seen) -> None:
     env = read_json(run_dir.env)
     chosen = env.setdefault("chosen_backends", env["backends"])
     write_json(run_dir.env, {**env, "backends": ran.described(chosen, seen)})
+
+
+def record_code(run_dir: RunDir, code: Mapping[str, Code], step: int) -> None:
+    """Note in env.json that the run goes on from this step with another version of a user's file."""
+    found = [
+        {"kind": kind, "sha256": c.sha256, "from_step": step} for kind, c in code.items() if c.version == "another"
+    ]
+    if found:
+        env = read_json(run_dir.env)
+        write_json(run_dir.env, {**env, "other_code": [*env.get("other_code", []), *found]})
+
+
+def with_code(document: dict, run_dir: RunDir) -> dict:
+    """metrics.json with the versions of a user's files that the run went on with, and a note about each."""
+    other = read_json(run_dir.env).get("other_code")
+    if not other:
+        return document
+    notes = [
+        f"after step {c['from_step']} the run went on with another version of its {c['kind']} file "
+        f"(SHA-256 {c['sha256'][:12]}...)"
+        for c in other
+    ]
+    return {**document, "other_code": other, "notes": [*document["notes"], *notes]}
 
 
 def write_results(document: dict, samples: str, run_dir: RunDir) -> None:

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from dataclasses import dataclass
+import os
+import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -18,28 +20,35 @@ import torch
 from dataset.loaders import DataFacts
 from dataset.task import Task
 from src.flags.fields import UserError
+from src.flags.kinds import as_text, to_json
 from src.flags.parser import Request
 from src.flags.run_flags import RunArgs, resolve, resolved
 from src.models.contract import ARModel
-from src.setup.classes import file_digest, find_model, find_task
+from src.setup.classes import blaming, find_model, find_task
+from src.setup.code import KINDS, Asked, Code, check_loaded, choose
 from src.setup.plan import Setup
 from src.storage import checkpoint
 from src.storage.rundir import RunDir, open_sealed, read_json
 from src.storage.schema import validate
 
+NOTHING = Asked()
 # Flags that came later, and what a run did that was started before them.
 OLDER_RUNS = {"init": "published"}
 
 
 @dataclass
 class StoredRun:
-    """A run directory whose configuration is verified. config: the content of config.json."""
+    """A run directory whose configuration is verified.
+
+    config: the content of config.json.  code: the user's files of the run as they were opened, by "task" and "model".
+    """
 
     run_dir: RunDir
     args: RunArgs
     task_class: type[Task]
     model_class: type
     config: dict
+    code: dict[str, Code] = field(default_factory=dict)
 
     def setup(self) -> Setup:
         """The setup that the run was started with."""
@@ -61,8 +70,16 @@ def one_out_dir(seen: argparse.Namespace) -> str:
     return seen.out_dir[0] if seen.out_dir else ""  # `open_run("")` raises an error that names the latest run
 
 
-def open_run(out_dir: str) -> StoredRun:
-    """Open a run by its path or bare name. UserError where it is missing, was edited, or is not a training run."""
+def asked_by(seen: argparse.Namespace, training: bool = False) -> Asked:
+    """What the command line says about the run's own files. seen: what `first_look` found on it."""
+    return Asked(seen.allow_code, {"task": seen.task, "model": seen.model}, training)
+
+
+def open_run(out_dir: str, asked: Asked = NOTHING) -> StoredRun:
+    """Open a run by its path or bare name. UserError where it is missing, was edited, or is not a training run.
+
+    A user's file that is gone or has changed is a UserError too, unless `asked` says what to use in its place.
+    """
     run_dir = RunDir.open(out_dir)
     config = open_sealed(run_dir.config)
     stored = config["args"]
@@ -72,13 +89,15 @@ def open_run(out_dir: str) -> StoredRun:
             "train anew with --overwrite"
         )
     stored = {"mlp": "gelu", **stored}  # the only MLP that runs older than the flag had
-    for kind, digest in config["files"].items():
-        if not Path(stored[kind]).is_file() or file_digest(stored[kind]) != digest:
-            raise UserError(
-                f"{run_dir.path}: the {kind} file '{stored[kind]}' of this run is missing or has changed since; "
-                "restore it, or train anew"
-            )
-    task_class, model_class = find_task(stored["task"]), find_model(stored["model"], stored.get("layers", ()))
+    code = {kind: choose(run_dir, {**config, "args": stored}, kind, asked) for kind in KINDS}
+    code = {kind: found for kind, found in code.items() if found is not None}
+    named = {kind: code[kind].path if kind in code else stored[kind] for kind in KINDS}
+    for found in code.values():
+        if found.notice and int(os.environ.get("RANK") or "0") == 0:
+            print(f"notice: {found.notice}", file=sys.stderr)
+    task_class, model_class = find_task(named["task"]), find_model(named["model"], stored.get("layers", ()))
+    for kind, found in code.items():
+        check_loaded(run_dir, config, kind, found)
     older = "init" not in stored
     if older and stored["tie_weights"] and stored["embed_std"] != 1 and not issubclass(model_class, ARModel):
         raise UserError(
@@ -87,7 +106,7 @@ def open_run(out_dir: str) -> StoredRun:
         )
     config["args"] = stored = {**OLDER_RUNS, **stored}
     args = resolved(resolve(task_class, model_class, preset={}, **stored))
-    return StoredRun(run_dir, args, task_class, model_class, config)
+    return StoredRun(run_dir, args, task_class, model_class, config, code)
 
 
 def load_checkpoint(run: StoredRun, path: Path, device: torch.device | str) -> dict:
@@ -101,6 +120,12 @@ def load_checkpoint(run: StoredRun, path: Path, device: torch.device | str) -> d
             "restore the right file, or train again with --overwrite"
         )
     return payload
+
+
+def load_weights(run: StoredRun, model: ARModel, payload: dict) -> None:
+    """Put the weights of a checkpoint into a model. UserError where they do not fit a user's own file."""
+    with blaming("model", run.code["model"].path if "model" in run.code else run.args.model, "its weights are loaded"):
+        model.load_state_dict(payload["model"])
 
 
 def override(run: StoredRun, changes: dict) -> StoredRun:
@@ -122,14 +147,16 @@ def same_as_stored(request: Request, run: StoredRun) -> None:
     for name, value in request.explicit.items():
         if not is_stored(name, value, run):
             raise UserError(
-                f"--{name}: got {value}, but this run was started with {_stored_value(name, run)}; "
+                f"--{name}: got {as_text(value)}, but this run was started with {as_text(_stored_value(name, run))}; "
                 "--resume changes nothing, leave the flag out"
             )
 
 
 def is_stored(name: str, value, run: StoredRun) -> bool:
     """Whether the run was started with this value of a flag, either as it was typed or as it was resolved."""
-    value = list(value) if isinstance(value, tuple) else value
+    if name in run.code and value == run.code[name].path:
+        return True
+    value = to_json(value)
     typed = run.config["explicit"].get(name, "auto")  # a flag that nobody typed could have been typed as `auto`
     return value in (_stored_value(name, run), typed)
 

@@ -13,6 +13,7 @@ Nothing here imports torch.
 from __future__ import annotations
 
 import contextlib
+import importlib.machinery
 import json
 import math
 import os
@@ -71,6 +72,7 @@ class RunDir:
     samples = property(lambda self: self.path / "samples.txt")
     vocab = property(lambda self: self.path / "vocab.json")
     figures = property(lambda self: self.path / "figures")
+    code = property(lambda self: self.path / "code")
 
     @property
     def exists(self) -> bool:
@@ -175,6 +177,7 @@ class RunDir:
         if self._is_new:
             for name in RESULT_FILES:
                 remove_files(self.path, name)
+            self._remove_code()
             self._is_new = False
 
     def release(self) -> None:
@@ -303,6 +306,18 @@ class RunDir:
                 remove_files(folder, pattern)
             with contextlib.suppress(OSError):  # not empty: the user's own files stay
                 folder.rmdir()
+        self._remove_code()
+
+    def _remove_code(self) -> None:
+        """Remove the copies of a user's modules. What Python cannot import is not ours, and stays."""
+        for root, _, files in os.walk(self.code, topdown=False):
+            if self.code.is_symlink() or any(p.is_symlink() for p in (Path(root), *Path(root).parents[:1])):
+                continue
+            for name in files:
+                if name.endswith((*importlib.machinery.all_suffixes(), ".pyc")) or name.startswith(TEMP_PREFIX):
+                    (Path(root) / name).unlink()
+            with contextlib.suppress(OSError):
+                Path(root).rmdir()
 
 
 def existing_runs(folder) -> list[Path]:

@@ -224,6 +224,8 @@ SPEC = {
         }
     ),
     "failed": MayLack({"*": "text"}),  # decode_state, output_ratios, samples: "failed: reason", where one raised
+    # versions of a user's file, other than that at the start, with which the run went on
+    "other_code": MayLack([{"kind": ("task", "model"), "sha256": "sha256", "from_step": "count"}]),
     "notes": MayLack(["text"]),  # what limits the result, in sentences; see src/storage/notes.py
     "machine": {
         "sha256": "sha256",

@@ -159,7 +159,7 @@ class Reproduction:
     def _check_same(self, part: Part, setup: Setup) -> None:
         """UserError if the row's folder holds a run of other flags."""
         stored, wanted = open_run(str(self.work.folder(part))).config, setup.config()
-        if any(stored[key] != wanted[key] for key in ("explicit", "preset", "files")):
+        if any(stored.get(key, wanted[key]) != wanted[key] for key in ("explicit", "preset", "files", "helpers")):
             raise UserError(
                 f"--out_dir: '{self.work.folder(part)}' holds a run with other flags than row '{part.folder}'; "
                 "choose another --out_dir, or replace it with --overwrite"

@@ -533,7 +533,7 @@ def test_a_user_s_task_and_model_go_all_the_way(main, figures, tmp_path, monkeyp
     (tmp_path / "mean.py").write_text(MIXER.replace("BREAKS_AFTER", "10**8"))
     code, _, err = main("--resume", "--out_dir", "../run")
     assert code == 2
-    assert re.search(r"the model file '.*mean.py' of this run is missing or has changed since", err)
+    assert re.search(r"the model file '.*mean.py' of this run has changed since the run began; --allow_code", err)
 
 
 @pytest.mark.parametrize("how", ["a layer that breaks", "a rate that explodes"])

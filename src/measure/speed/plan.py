@@ -133,8 +133,15 @@ def resolve_threads(threads: int) -> int:
 
 
 def digest(model: str) -> str:
-    """The SHA-256 of a user's file, so that a changed file does not continue old results; empty for other models."""
-    from src.flags.registry import is_path
-    from src.setup.classes import file_digest
+    """The SHA-256 of a user's file and of the modules beside it that it loads; empty for other models.
 
-    return file_digest(model) if is_path(model) else ""
+    A changed file then does not continue old results.
+    """
+    from src.flags.own_files import absolute, code_of, digests
+    from src.flags.registry import is_path
+    from src.storage import files
+
+    if not is_path(model):
+        return ""
+    found = digests(code_of(absolute(model)))
+    return next(iter(found.values())) if len(found) == 1 else files.digest(found)
