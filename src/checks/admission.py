@@ -66,20 +66,20 @@ def objection(results) -> tuple[str, str] | None:
     """(why a layer is not trained, what is allowed), or None where nothing is wrong."""
     from src.checks import mixes_rows, sees_the_future, varies, without_answer
 
-    if random := varies(results):
+    if leaks := sees_the_future(results):
         return (
-            f"gives several outputs for one input: check '{random[0].name}' failed, {random[0].note}",
-            "Allowed: a layer that draws no random numbers in eval mode and keeps nothing from call to call.",
+            f"sees the future, so it is not causal: check '{leaks[0].name}' failed, {leaks[0].note}",
+            "Allowed: a layer whose output at t depends on no later input.",
         )
     if rows := mixes_rows(results):
         return (
             f"mixes the rows of a batch: check '{rows[0].name}' failed, {rows[0].note}",
             "Allowed: a layer in which each row depends on itself alone.",
         )
-    if leaks := sees_the_future(results):
+    if random := varies(results):
         return (
-            f"sees the future, so it is not causal: check '{leaks[0].name}' failed, {leaks[0].note}",
-            "Allowed: a layer whose output at t depends on no later input.",
+            f"gives several outputs for one input: check '{random[0].name}' failed, {random[0].note}",
+            "Allowed: a layer that draws no random numbers in eval mode and keeps nothing from call to call.",
         )
     if silent := without_answer(results):
         return (

@@ -143,14 +143,15 @@ class Subject:
         return self.model(max_len=max(length, self.longest), **room)
 
     def is_beyond(self, length: int) -> bool:
-        """Whether no sequence of the run is as long as this. Without a run, every length counts."""
-        return self.quick and bool(self.run_lengths) and length > max(self.run_lengths)
+        """Whether no training sequence of the run is as long as this. Without a run, every length counts."""
+        return self.quick and bool(self.run_lengths) and length > self.run_lengths[0]
 
     @contextlib.contextmanager
     def excused(self, length: int, notes: list[str]) -> Iterator[None]:
-        """Pass over an error at a length that the run never has, and add what it was to `notes`.
+        """Pass over an error at a length that the training never has, and add what it was to `notes`.
 
-        A layer may have a longest length of its own. Where the run stays below it, nothing is wrong.
+        A layer may have a longest length of its own. Where the training stays below it, nothing is lost: a longer
+        evaluation says in its result why it failed.
         """
         try:
             yield
@@ -158,7 +159,7 @@ class Subject:
             if not self.is_beyond(length):
                 raise
             text = str(error) if isinstance(error, Unjudged) else f"{type(error).__name__}: {first_line(error)}"
-            notes.append(f"; {length:,} tokens, more than the run has, were left out ({text})")
+            notes.append(f"; {length:,} tokens, more than the training has, were left out ({text})")
 
     def tokens(self, batch: int, length: int, seed: int = 1):
         """Random ids (B, T)."""

@@ -42,7 +42,7 @@ def training_after_inference(subject: Subject) -> Result:
         name,
         worst,
         subject.tolerance,
-        "after inference and a change of the parameters the model computes as one that was not called before",
+        "after inference the model trains as a new one does",
         "after inference or a change of the parameters the model computes otherwise than one that was not called "
         "before: something that depends on the parameters is kept between calls",
     )

@@ -242,7 +242,7 @@ def _against_differences(name: str, subject: Subject, f: _Function, dtype, find=
         name,
         worst,
         TOLERANCE[dtype],
-        f"{n} tensors agree with central differences at {f.x.shape[1]:,} tokens",
+        f"{n} tensors agree with differences at {f.x.shape[1]:,} tokens",
         f"the gradient of {where} differs from central differences at {f.x.shape[1]:,} tokens",
     )
 

@@ -59,7 +59,7 @@ def _compared(found: list[dict[str, str]]) -> Result:
         "tensors that PYTHONHASHSEED changes",
         len(differing) + (not ordered and not differing),
         0,
-        f"{len(found)} processes with other hashes of strings build the same {len(everywhere)} tensors",
+        f"{len(found)} processes build the same {len(everywhere)} tensors",
         f"{failure}: the layer depends on the order of a set, or on hash()",
     )
 

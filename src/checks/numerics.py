@@ -135,7 +135,7 @@ def extreme_inputs(subject: Subject):
             count += not_finite((y, leaf.grad, *(p.grad for p in layer.parameters())))
         result = _finite(name, count, "outputs and gradients")
         if scale == MEASURED_SCALE:
-            result = measured(result.name, count, f"{result.note}; no block gives its layer such inputs")
+            result = measured(result.name, count, result.note)
         yield result
 
 

@@ -88,7 +88,7 @@ def _repeated(name: str, run: Callable, allowed: float) -> Result:
         name,
         worst,
         allowed,
-        "4 times the same logits in eval mode, and no random number drawn",
+        "4 times the same logits, no random number drawn",
         "the same tokens gave different logits in eval mode: something is kept from call to call, or is random",
     )
 
@@ -129,7 +129,7 @@ def other_modes(subject: Subject) -> Result:
         "inference_mode, no_grad, gradients",
         worst,
         subject.tolerance,
-        "the same logits in all three, in eval and in train mode",
+        "the same logits in all three, eval and train mode",
         where,
     )
 

@@ -60,6 +60,7 @@ ROWS: dict[str, tuple[str, ...]] = {
     "decoding": (
         f"state bytes at T = {cost.NEAR:,}",
         f"state bytes at T = {cost.FAR:,}",
+        f"state at {cost.FAR:,} / state at {cost.NEAR}",
         f"step at {cost.FAR:,} / step at {cost.NEAR}",
         "long decoding, not finite",
     ),

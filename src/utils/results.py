@@ -159,8 +159,8 @@ def length_curve(model: ARModel, session: Session, final_test: dict | None) -> l
         return []
     rows = [_length_row(task, longest, True, final_test)]
     for length in s.eval_lengths:
+        loader = length_loader(task, s.tokenizer, s.args, length)
         try:
-            loader = length_loader(task, s.tokenizer, s.args, length)
             why = why_undefined(model, int(loader.dataset.tokens.max()))
             if why:
                 rows.append(_undefined_row(length, len(loader.dataset), why))

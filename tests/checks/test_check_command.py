@@ -14,6 +14,7 @@ import pytest
 from src.checks import CHECKS, causality, cost, hash_order
 from src.checks.base import Result
 from src.commands import check
+from src.flags import own_files
 from src.flags.fields import UserError
 
 LEAKY_FILE = """
@@ -44,7 +45,8 @@ def run(capsys, tmp_path, monkeypatch):
             path = tmp_path / "layer.py"
             path.write_text(model)
             model = str(path)
-        code = check.main(["--model", model, "--d_model", "16", *flags])
+        with own_files.hosted():  # as benchmark.py does
+            code = check.main(["--model", model, "--d_model", "16", *flags])
         return code, *capsys.readouterr()
 
     return call

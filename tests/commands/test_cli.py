@@ -446,7 +446,7 @@ def test_choices_are_announced_with_their_reasons(main, figures):
     assert code == 0
     assert re.match(
         r"preset small, with --task needle .*--d_model 16 .*; all flags: run/config.json\n"
-        r"precision fp32: asked for; attention: \w+ \(.+\)\nstep ",
+        r"precision fp32: asked for; attention: \w+ \(.+\)\nblock: layer, no conv, MLP 64\nstep ",
         err,
     )
     assert out.splitlines()[-1] == "run"

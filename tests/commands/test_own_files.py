@@ -534,7 +534,7 @@ def test_the_trial_leaves_weights_members_and_random_state_as_they_were():
     model.seen, model.calls = [1], 0
     before = {k: v.clone() for k, v in model.state_dict().items()}
     states = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
-    with _unchanged(model, torch.device("cpu")):
+    with _unchanged(model):
         model.seen.append(2)
         model.calls, model.late = 5, torch.rand(3)
         np.random.rand(), random.random()
