@@ -150,7 +150,8 @@ def measure(argv, classes: dict[str, type], given: dict) -> int:
         "models": {name: {**s.settings(), "file": digest(s.model)} for name, s in subjects.items()},
     }
     Record.check_dir(KIND, control.out_dir, settings, control.overwrite)
-    subjects = {name: tried(subject, device) for name, subject in subjects.items()}
+    decodes = "decode" in config.panel  # the forms of decoding are compared where they are timed
+    subjects = {name: tried(subject, device, decodes) for name, subject in subjects.items()}
     sized = {
         size: {name: s if isinstance(s, str) else tried(s, device, decodes=False) for name, s in models.items()}
         for size, models in sized.items()
