@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The main job: needle with mamba, three seeds, about 85 s each on two cores.
+# The main job: needle with mamba, three seeds, about 110 s each on two cores.
 #     bash runs/records/main/run.sh
 #     PYTHON=.venv/bin/python bash runs/records/main/run.sh
 # Everything is written under runs/remade/main. Finished runs are not repeated.
