@@ -330,7 +330,7 @@ def test_chance_of_graded_metrics_is_that_of_the_default_run(name):
 
 def own_flags(row: dict) -> list[str]:
     """The flags of a run that belong to its layer."""
-    return re.sub(r"--(lr|threads) \S+", "", row["flags"]).split()
+    return re.sub(r"--(lr|lr_tried|threads) \S+", "", row["flags"]).split()
 
 
 def test_findings_are_those_of_the_record():

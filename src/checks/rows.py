@@ -1,6 +1,6 @@
 """The names of the rows that each check gives. They are the same whether the check passes, is skipped or raises.
 
-A check is named by its function. A test compares this table with what every check gives (tests/checks/test_rows.py).
+A check is named by its function. tests/checks/test_row_names.py compares this table with what every check gives.
 """
 
 from __future__ import annotations

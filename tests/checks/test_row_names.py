@@ -1,6 +1,6 @@
 """A row of the results has one name, whether its check passes or raises.
 
-python -m pytest tests/checks/test_rows.py
+python -m pytest tests/checks/test_row_names.py
 """
 
 import pytest
