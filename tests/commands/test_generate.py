@@ -154,7 +154,8 @@ def test_stdin_that_is_no_terminal_is_one_prompt(main, runs, tmp_path):
     )
 
 
-@pytest.mark.parametrize("strict", ["1", pytest.param("0", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("strict", ["1", "0"])
 def test_stdin_that_is_no_text_is_refused(runs, strict):
     """Python reads such bytes as an error, or in its UTF-8 mode as lone surrogates."""
     command = [sys.executable, ROOT / "benchmark.py", "generate", runs / "text"]
@@ -174,6 +175,7 @@ def test_a_prompt_that_is_no_text_is_refused(main, runs):
     )
 
 
+@pytest.mark.slow
 def test_a_terminal_is_asked_until_an_empty_line(main, runs, tmp_path):
     """Interactive, through a pseudo-terminal: stdout holds the continuations only, all else goes to stderr."""
     pty = pytest.importorskip("pty")

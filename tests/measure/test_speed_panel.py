@@ -253,6 +253,7 @@ def test_the_planted_bytes_kept_and_peak_are_found_by_a_process_of_its_own(tmp_p
     check_planted_memory(tmp_path, (1024, 1448, 2048, 2896), rel=0.05)
 
 
+@pytest.mark.slow
 def test_memory_that_a_child_touches_for_the_first_time_is_seen(tmp_path):
     """The measured second pass allocates 32 MiB more than the first, so that no allocator has it from before."""
     grows = "Layer.calls = getattr(Layer, 'calls', 0) + 1; torch.ones(B, T, 2048 if Layer.calls == 2 else 1)"
@@ -299,6 +300,7 @@ def test_a_length_without_memory_is_a_row_and_longer_ones_are_not_tried(tmp_path
     assert any("hungry at 128: out of memory at 128" in line for line in tables(rows, analyse(rows)))
 
 
+@pytest.mark.slow
 def test_a_child_that_is_killed_is_a_lack_of_memory_and_an_error_is_a_failure(tmp_path):
     killing = "import os, signal; os.kill(os.getpid(), signal.SIGKILL) if T > 64 else None"
     models = [

@@ -414,6 +414,7 @@ TINY = [
 ]
 
 
+@pytest.mark.slow
 def test_a_matched_run_stores_the_solved_sizes_and_can_be_resumed(main, tmp_path):
     code, _, err = main(*TINY, "--model", "gru", "--match_params", "transformer", "--out_dir", "a")
     assert code == 0, err

@@ -654,6 +654,7 @@ def test_an_unfinished_training_is_resumed(tmp_path, monkeypatch):
     assert "--resume" not in study.command(parts[3])
 
 
+@pytest.mark.slow
 def test_a_training_that_diverges_or_breaks_does_not_stop_the_study(tmp_path, monkeypatch, capsys):
     """Divergence is a result (exit code 0); a part that broke is a row, exit code 1, and is tried again."""
     tiny(monkeypatch, tmp_path)

@@ -68,6 +68,7 @@ def runs(tmp_path_factory):
     return folder / "one", folder / "two", results[1]
 
 
+@pytest.mark.slow
 def test_some_batches_leave_a_rank_without_rows(runs):
     """The runs above were chosen for this."""
     stored = json.loads((runs[1] / "config.json").read_text())["args"]
@@ -89,6 +90,7 @@ def numbers(value, path=""):
     return {path: value} if isinstance(value, (int, float)) else {}
 
 
+@pytest.mark.slow
 def test_two_processes_have_the_loss_curve_of_one(runs):
     """1e-5: float32 gradients are added in another order, and the difference grows over a hundred steps."""
     one, two = (log(run) for run in runs[:2])
@@ -100,6 +102,7 @@ def test_two_processes_have_the_loss_curve_of_one(runs):
     assert [a["trained"] for a in one if "trained" in a] == [b["trained"] for b in two if "trained" in b]
 
 
+@pytest.mark.slow
 def test_two_processes_report_the_metrics_of_one(runs):
     one, two = (json.loads((run / "metrics.json").read_text()) for run in runs[:2])
     a, b = (
@@ -113,6 +116,7 @@ def test_two_processes_report_the_metrics_of_one(runs):
     assert one["scaled"] == pytest.approx(two["scaled"], abs=1e-5)
 
 
+@pytest.mark.slow
 def test_rank_0_alone_writes_and_prints(runs):
     one, two, (_, out, _) = runs
     assert out.strip() == "two", "the run directory, once"
@@ -121,6 +125,7 @@ def test_rank_0_alone_writes_and_prints(runs):
     assert len(log(two)) == len(log(one))
 
 
+@pytest.mark.slow
 def test_checkpoints_of_two_processes_hold_the_weights_of_one(runs):
     one, two = (checkpoint.load(run / "ckpt.pt", "cpu")["model"] for run in runs[:2])
     assert one.keys() == two.keys()
@@ -152,6 +157,7 @@ def test_a_wrong_input_is_one_line_and_exit_code_2_from_every_rank(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_taken_run_directory_is_one_line_and_exit_code_2_from_every_rank(runs):
     before = sorted((p.name, p.stat().st_mtime_ns) for p in runs[0].iterdir())
     check_one_line(ranks([*RUN, "--out_dir", "one"], runs[0].parent), "--overwrite")
@@ -285,6 +291,7 @@ class NotMain(World):
     is_main = False
 
 
+@pytest.mark.slow
 def test_eval_only_prints_and_writes_on_rank_0_only(runs, main, monkeypatch):
     @contextlib.contextmanager
     def second():
