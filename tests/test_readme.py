@@ -395,6 +395,7 @@ def test_python_example_runs():
     exec(compile(example.replace("train_size=2000", sizes), "docs/extending.md", "exec"), {})
 
 
+@pytest.mark.slow
 def test_example_files_train_and_pass_the_check(folder, monkeypatch):
     """The layer and the task of docs/extending.md, as a reader would paste them."""
     monkeypatch.chdir(folder)

@@ -236,6 +236,7 @@ class Layer(Mixer):
 """
 
 
+@pytest.mark.slow
 def test_a_run_of_such_a_layer_is_decided_by_its_seed(main, tmp_path):
     """It has complex, integer and lazy parameters, and leaves itself out by the generators of Python and NumPy."""
     (tmp_path / "layer.py").write_text(FILE)

@@ -145,6 +145,7 @@ def test_an_empty_prompt_of_a_text_is_a_newline(main, runs):
     assert begun != generated(main, runs / "text", "--prompt", "t", *SAMPLED)
 
 
+@pytest.mark.slow
 def test_stdin_that_is_no_terminal_is_one_prompt(main, runs, tmp_path):
     """`echo PROMPT | generate R`: the prompt is all of stdin but the last line break, which `echo` adds."""
     done = bench("generate", runs / "text", "--greedy", "--max_new_tokens", "30", cwd=tmp_path, input="to be\nor not\n")

@@ -481,6 +481,7 @@ PROCESSES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PROCESSES)
 def test_process_refuses(places, tmp_path, name):
     """The same through a real process: nothing else (a warning, an announcement) reaches the terminal."""

@@ -278,6 +278,7 @@ def test_the_peak_of_a_training_step_is_weights_and_what_the_step_allocates(tmp_
 # What goes wrong is a row
 
 
+@pytest.mark.slow
 def test_a_length_without_memory_is_a_row_and_longer_ones_are_not_tried(tmp_path, monkeypatch):
     no_children(monkeypatch)
     error = "DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes"
@@ -502,6 +503,7 @@ class Whole(ARModel):
 """
 
 
+@pytest.mark.slow
 def test_hybrids_and_whole_models_are_measured_where_they_can_be(tmp_path):
     (tmp_path / "whole.py").write_text(WHOLE)
     _, rows = run(

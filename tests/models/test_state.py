@@ -194,6 +194,7 @@ def solve(model_class, target, **given):
     return match(model_class, args, {}, None, lambda a: decode_state(model_class, a, 40, 80, 60), None, target)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_the_state_of_every_layer_is_sized_without_memory(name, monkeypatch):
     """With no parameter allowed for a real model, the size of fake tensors is all there is."""

@@ -168,6 +168,7 @@ def test_strings_that_are_equal_but_not_one_object_give_equal_bytes():
     assert plain[0].getvalue() != plain[1].getvalue()  # what the project's own form is for
 
 
+@pytest.mark.slow
 def test_another_process_writes_the_same_bytes(tmp_path):
     code = (
         "import sys, torch; from src.storage import checkpoint\n"

@@ -616,6 +616,7 @@ def stop_at(number):
     return before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [pytest.param(3, marks=pytest.mark.slow), 7])
 def test_an_interrupt_keeps_finished_parts_and_the_same_command_continues(number, whole, tmp_path, monkeypatch, capsys):
     """The result equals that of an uninterrupted study, and no training runs twice."""
