@@ -33,7 +33,7 @@ from src.storage.schema import validate
 
 NOTHING = Asked()
 # Flags that came later, and what a run did that was started before them.
-OLDER_RUNS = {"init": "published"}
+OLDER_RUNS = {"init": "published", "mlp": "gelu"}
 
 
 @dataclass
@@ -88,7 +88,6 @@ def open_run(out_dir: str, asked: Asked = NOTHING) -> StoredRun:
             f"{run_dir.path}: this run is older than --mlp, and its --fair left the convolution inside the layer; "
             "train anew with --overwrite"
         )
-    stored = {"mlp": "gelu", **stored}  # the only MLP that runs older than the flag had
     code = {kind: choose(run_dir, {**config, "args": stored}, kind, asked) for kind in KINDS}
     code = {kind: found for kind, found in code.items() if found is not None}
     named = {kind: code[kind].path if kind in code else stored[kind] for kind in KINDS}
@@ -103,6 +102,11 @@ def open_run(out_dir: str, asked: Asked = NOTHING) -> StoredRun:
         raise UserError(
             f"{run_dir.path}: got a run of an older version, which scaled a tied head by d_model^-0.5 also at "
             f"--embed_std {stored['embed_std']:g}; use that version, or train anew"
+        )
+    if older and task_class.reads_text:
+        raise UserError(
+            f"{run_dir.path}: got a run of an older version, whose windows of a text began with <bos>; use that "
+            "version, or train anew"
         )
     config["args"] = stored = {**OLDER_RUNS, **stored}
     args = resolved(resolve(task_class, model_class, preset={}, **stored))

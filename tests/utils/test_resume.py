@@ -444,6 +444,14 @@ def test_an_older_run_whose_tied_head_had_another_scale_is_refused(main, copy):
     assert "scaled a tied head by d_model^-0.5 also at --embed_std 0.3" in err
 
 
+def test_an_older_run_on_a_text_is_refused_because_its_windows_began_with_bos(main, references, tmp_path):
+    shutil.copytree(references("language"), tmp_path / "text")
+    as_if_older(tmp_path / "text")
+    code, out, err = main("--eval_only", "--out_dir", "text")
+    assert (code, out, err.count("\n")) == (2, "", 1), err
+    assert "whose windows of a text began with <bos>" in err
+
+
 def flip(path: Path, at: float = 0.5) -> None:
     data = bytearray(path.read_bytes())
     data[int(len(data) * at)] ^= 1
