@@ -99,7 +99,7 @@ def run(
     An error that the model raises becomes a failed result. A lack of memory is raised.
     """
     results = []
-    with exact_float32(subject.device):
+    with exact_float32():
         for group in groups:
             for check in CHECKS[group]:
                 if before is not None:
@@ -179,7 +179,7 @@ def quick(
         run_batch=batch,
         precision=precision,
     )
-    with exact_float32(device):
+    with exact_float32():
         return [r for group, found in QUICK_CHECKS.items() for check in found for r in run_check(check, subject, group)]
 
 

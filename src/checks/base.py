@@ -228,7 +228,7 @@ def wake(model) -> None:
 
 
 @contextlib.contextmanager
-def exact_float32(device) -> Iterator[None]:
+def exact_float32() -> Iterator[None]:
     """Multiply float32 in float32, not TF32. Random state and settings are restored afterwards."""
     before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False

@@ -154,7 +154,7 @@ def judge(model_class, config: CheckConfig, given: dict) -> list:
     )
     name = given["model"]
     path = str(absolute(name)) if is_path(name) else name  # the whole path, as in a traceback
-    with blaming("model", path), checks.exact_float32(device):
+    with blaming("model", path), checks.exact_float32():
         model = subject.model()
         longest = model.max_len or subject.longest
         check_forms(name, model, subject.tokens(2, min(FIRST, longest)), subject.vocab_size)

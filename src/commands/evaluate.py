@@ -44,6 +44,7 @@ def evaluate(argv: list[str], world) -> int:
     setup = make_setup(run.args, {}, run.task_class, run.model_class, run.config["preset"], device)
     session = open_session(setup, device, world)
     model = build_model(setup, session.tokenizer, session.task, device)
+    levels, ceiling = chance_of(session)  # of the test set, so the same for both weights
     found = {}
     for name, path in (("best", run.run_dir.best), ("last", run.run_dir.ckpt)):
         if not path.exists():
@@ -58,7 +59,7 @@ def evaluate(argv: list[str], world) -> int:
         with ran.recording() as seen:
             result = evaluate_splits(model, session)
             curve = length_curve(model, session, result["test"])
-        mean = length_mean(session.task, run.args, curve, *chance_of(session))
+        mean = length_mean(session.task, run.args, curve, levels, ceiling)
         found[name] = {"step": payload["step"], **result, "length_curve": curve, "length_mean": mean}
     if not found:
         raise UserError(f"{run.run_dir.path}: no checkpoint yet; train it further with --resume")

@@ -20,6 +20,7 @@ from src.flags.run_flags import RunArgs, RunFlags
 from src.models.backbone import FAIR, FAIR_POS, Backbone, Block, hidden_width, layers_of
 from src.models.contract import ARModel, Mixer
 from src.models.short_conv import ShortConv
+from src.storage.randomness import kept_random_state
 
 CONVOLUTIONS = (nn.Conv1d, ShortConv)
 # The flags of the block that the bench puts around a layer.
@@ -55,7 +56,7 @@ def unread(model_class: type, vocab_size: int, args: RunFlags, names: Iterable[s
             return getattr(args, name)
 
     try:
-        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        with kept_random_state(), torch.device("meta"):
             model_class(vocab_size, Watched())
     except Exception:  # it copies the flags as a dataclass, or cannot be built without memory
         return []

@@ -103,7 +103,7 @@ def counts(model_class, args, vocab_size: int, max_len: int) -> Counts:
     except UserError:
         raise
     except Exception:  # its __init__ reads the values of a tensor, for example
-        with torch.random.fork_rng(devices=[]):
+        with kept_random_state():
             return count_parameters(build(model_class, vocab_size, args, max_len), vocab_size)
 
 

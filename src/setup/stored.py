@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import os
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +29,7 @@ from src.setup.plan import Setup
 from src.storage import checkpoint
 from src.storage.rundir import RunDir, open_sealed, read_json
 from src.storage.schema import validate
+from src.utils.launch import launched
 
 NOTHING = Asked()
 # Flags that came later, and what a run did that was started before them.
@@ -88,11 +88,11 @@ def open_run(out_dir: str, asked: Asked = NOTHING) -> StoredRun:
             f"{run_dir.path}: this run is older than --mlp, and its --fair left the convolution inside the layer; "
             "train anew with --overwrite"
         )
-    code = {kind: choose(run_dir, {**config, "args": stored}, kind, asked) for kind in KINDS}
+    code = {kind: choose(run_dir, config, kind, asked) for kind in KINDS}
     code = {kind: found for kind, found in code.items() if found is not None}
     named = {kind: code[kind].path if kind in code else stored[kind] for kind in KINDS}
     for found in code.values():
-        if found.notice and int(os.environ.get("RANK") or "0") == 0:
+        if found.notice and launched().rank == 0:
             print(f"notice: {found.notice}", file=sys.stderr)
     task_class, model_class = find_task(named["task"]), find_model(named["model"], stored.get("layers", ()))
     for kind, found in code.items():

@@ -4,8 +4,8 @@
 
 There is a note where the validation loss was still falling at the end, where a length of --eval_lengths has no score,
 where the learning rate is at the edge of those tried, where --stop_at ended the training, and where something that is
-measured beside the scores has failed. docs/method.md states the
-rules. Everything is read from the content of metrics.json.
+measured beside the scores has failed. docs/method.md states the rules. Everything is read from the content of
+metrics.json.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ def subject_of(model_class, longest=SHORT, long=0, **given) -> Subject:
 def rows(check_function, model_class, long=0, **given) -> dict[str, Result]:
     """{name: result} of one check of a layer."""
     subject = subject_of(model_class, long=long, **given)
-    with checks.exact_float32(subject.device):
+    with checks.exact_float32():
         return {r.name: r for r in checks.run_check(check_function, subject)}
 
 

@@ -14,6 +14,7 @@ import time
 import pytest
 from conftest import ROOT
 from pictures import pixels
+from small_models import WHOLE_FILE
 
 from src.commands import speed
 from src.figures import speed as speed_figures
@@ -489,23 +490,9 @@ def test_each_panel_describes_metrics_that_it_measures():
         assert {q.overhead for q in panel.quantities if q.overhead} <= set(panel.overhead_metrics)
 
 
-WHOLE = """
-from torch import nn
-from src.models.base import ARModel
-
-class Whole(ARModel):
-    def __init__(self, vocab_size, args):
-        super().__init__()
-        self.embed, self.head = nn.Embedding(vocab_size, args.d_model), nn.Linear(args.d_model, vocab_size)
-
-    def forward(self, x, attn_mask=None):
-        return self.head(self.embed(x).cumsum(1))
-"""
-
-
 @pytest.mark.slow
 def test_hybrids_and_whole_models_are_measured_where_they_can_be(tmp_path):
-    (tmp_path / "whole.py").write_text(WHOLE)
+    (tmp_path / "whole.py").write_text(WHOLE_FILE)
     _, rows = run(
         tmp_path,
         "--model",

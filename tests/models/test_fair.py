@@ -7,7 +7,7 @@ import json
 
 import pytest
 import torch
-from small_models import NoTask, tokens
+from small_models import WHOLE_FILE, NoTask, tokens
 from torch import nn
 
 from src.flags.fields import UserError
@@ -221,24 +221,8 @@ def test_the_blocks_of_a_hybrid_are_told_for_each_kind_of_layer():
 
 def test_a_run_says_which_flags_change_nothing_for_a_whole_model(main, tmp_path, monkeypatch):
     monkeypatch.setattr("src.figures.runs.draw_all", lambda metrics, folder: [])
-    (tmp_path / "whole.py").write_text(WHOLE)
+    (tmp_path / "whole.py").write_text(WHOLE_FILE)
     tiny = "--task reverse --max_len 8 --max_steps 2 --val_size 20 --test_size 20 --batch_size 4 --threads 1".split()
     code, _, err = main(*tiny, "--model", "whole.py", "--fair", "--norm", "rms", "--out_dir", "a")
     assert code == 0, err
     assert "notice: --fair, --norm change nothing: Whole is a whole model, which has no block of the bench" in err
-
-
-WHOLE = """
-import torch
-from torch import nn
-from src.models.base import ARModel
-
-
-class Whole(ARModel):
-    def __init__(self, vocab_size, args):
-        super().__init__()
-        self.embed, self.head = nn.Embedding(vocab_size, args.d_model), nn.Linear(args.d_model, vocab_size)
-
-    def forward(self, x, attn_mask=None):
-        return self.head(self.embed(x).cumsum(1))
-"""
