@@ -44,7 +44,7 @@ MAY_IMPORT = {
     "setup": (*BOTTOM, "figures", "dataset", "ops", "models", "utils"),
     "checks": (*BOTTOM, "dataset", "ops", "models", "utils", "setup"),
     "measure": (*BOTTOM, "figures", "dataset", "ops", "models", "utils", "setup"),
-    "study": (*BOTTOM, "figures", "dataset", "ops", "models", "utils", "setup", "measure"),
+    "study": (*BOTTOM, "figures", "dataset", "ops", "models", "utils", "setup", "checks", "measure"),
     "commands": (*BOTTOM, "figures", "dataset", "ops", "models", "utils", "setup", "checks", "measure", "study"),
     "benchmark": ("flags", "dataset", "models", "utils", "commands"),
 }
