@@ -197,15 +197,7 @@ def _run_row(name: str, metrics: dict, config: dict, env: dict, machines: dict) 
         for k, v in result.items()
         if _is_number(v) and k not in (primary, "n_examples", "n_scored", *DERIVED)
     }
-    for point in metrics["length_curve"] if 1 < len(metrics["length_curve"]) <= MOST_LENGTHS else ():
-        column, ends = f"at_{point['length']}", point["ci"] or (None, None)
-        row |= {
-            column: "undefined" if point["value"] is None else point["value"],
-            f"{column}_low": ends[0],
-            f"{column}_high": ends[1],
-            **_if_independent(f"{column}_", point["value"], point["count"]),
-        }
-    row |= _mean_columns(metrics.get("length_mean"))
+    row |= length_columns(metrics, independent=True)
     row |= {f"baseline_{k}": v for k, v in metrics["baselines"].items()}
     row |= {"notes": "; ".join(metrics["notes"])} if metrics.get("notes") else {}
     return row | {
@@ -243,6 +235,24 @@ def _if_independent(prefix: str, value: float | None, count: int) -> dict:
     """Columns with the interval of a share over `count` items, if they were independent of each other."""
     low, high = (None, None) if value is None else wilson(value * count, count)
     return {f"{prefix}low_if_independent": low, f"{prefix}high_if_independent": high}
+
+
+def length_columns(metrics: dict, independent: bool = False) -> dict:
+    """The columns at_LENGTH of a run that was tested at several lengths, and at_mean, each with its interval.
+
+    independent: with Wilson's interval as if all items were independent.
+    """
+    columns: dict = {}
+    for point in metrics["length_curve"] if 1 < len(metrics["length_curve"]) <= MOST_LENGTHS else ():
+        column, ends = f"at_{point['length']}", point["ci"] or (None, None)
+        columns |= {
+            column: "undefined" if point["value"] is None else point["value"],
+            f"{column}_low": ends[0],
+            f"{column}_high": ends[1],
+        }
+        if independent:
+            columns |= _if_independent(f"{column}_", point["value"], point["count"])
+    return columns | _mean_columns(metrics.get("length_mean"))
 
 
 def _mean_columns(mean: dict | None) -> dict:
