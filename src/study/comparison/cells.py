@@ -26,8 +26,15 @@ from src.study.comparison.rates import half_decades
 from src.study.comparison.request import Asked, Comparison
 from src.study.comparison.sides import Setting, Side
 from src.utils.precision import autocast
-from src.utils.training import Diverged, make_optimizer, make_scaler, make_scheduler, total_steps, train_step
-from src.utils.training import validation_interval
+from src.utils.training import (
+    Diverged,
+    make_optimizer,
+    make_scaler,
+    make_scheduler,
+    total_steps,
+    train_step,
+    validation_interval,
+)
 
 TIMED_STEPS = 4  # after one that is not counted; a plan of ten cells then takes seconds
 START_SECONDS = 3.0  # a worker's start, figures and samples; corrected by the runs that are finished

@@ -1,0 +1,192 @@
+"""The folder of a comparison: what it stores before the runs, and what it writes after them.
+
+    place = Folder(out_dir)
+    place.check(reuse)                           # UserError, nothing written
+    code = carry_out(place, argv, asked, cells, notes, workers)
+
+    config.json     what was asked; the plan may change, finished runs stay
+    plan.json       the equal terms of every cell
+    runs/<name>/    one run directory each; its name is the digest of what determines it
+    logs/           what each run printed
+    results.csv, results.jsonl, summary.csv, verdicts.json, figures/, report.html
+
+One process at a time works in a folder; a second one is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from src.flags.fields import UserError
+from src.measure.session import continuing
+from src.storage import env
+from src.storage.files import make_writable, open_sealed, read_json, seal, write_atomic, write_json
+from src.storage.rundir import RunDir
+from src.study import engines
+from src.study.comparison.board import Board
+from src.study.comparison.budget import run_seconds
+from src.study.comparison.campaign import Campaign, Known, Run
+from src.study.comparison.cells import Cell
+from src.study.comparison.tables import columns_of, start_of, to_csv
+from src.study.engines import DIVERGED, DONE, Outcome
+
+KIND = "compare"
+OK, FAILED, INTERRUPTED = 0, 1, 130
+
+
+class Folder:
+    """out_dir: the typed --out_dir; empty for runs/<timestamp>."""
+
+    def __init__(self, out_dir: str = ""):
+        self.out_dir = out_dir
+        self.dir = RunDir(out_dir or "runs")
+
+    @property
+    def path(self) -> Path:
+        """The folder."""
+        return self.dir.path
+
+    def check(self, reuse: Sequence[str] = ()) -> None:
+        """UserError where the folder cannot be a comparison's, or one of --reuse is none. Writes nothing."""
+        if not (self.out_dir and self._is_comparison("--out_dir")):
+            RunDir.check(self.out_dir)
+        for folder in reuse:
+            other = Folder(folder)
+            if not (other.dir.exists and other._is_comparison("--reuse")):
+                raise UserError(f"--reuse: got '{folder}', allowed: the folder of a comparison; it has no config.json")
+
+    def _is_comparison(self, flag: str) -> bool:
+        """Whether a comparison was begun here. UserError where the folder holds something else."""
+        if not self.dir.exists:
+            return False
+        kind = open_sealed(self.dir.config).get("kind")
+        if kind != KIND:
+            what = f"results of `{kind}`" if kind else "a training run"
+            raise UserError(f"{flag}: '{self.path}' holds {what}, allowed: a new folder, or that of a comparison")
+        return True
+
+    def acquire(self) -> None:
+        """Make the folder if it is new, and lock it. UserError where another process is at work in it."""
+        if self.out_dir and self.dir.exists:
+            make_writable(self.path)
+        else:
+            self.dir = RunDir.create(self.out_dir)
+        self.dir.acquire()
+
+    def begin(self, settings: Mapping, cells: Sequence[Cell], notes: Sequence[str], command: str) -> None:
+        """Store what is compared, before the first run."""
+        self.dir.clean()
+        write_json(self.dir.config, seal({"schema": 1, "kind": KIND, "settings": settings, "command": command}))
+        terms = [
+            {"task": c.task, "model": c.model, "setting": c.setting, "words": list(c.words), **c.terms} for c in cells
+        ]
+        write_json(self.path / "plan.json", seal({"schema": 1, "cells": terms, "notes": list(notes)}))
+        if not self.dir.env.exists():
+            args = cells[0].setup.args
+            device = env.resolve_device(args.device)
+            write_json(self.dir.env, env.collect(dict(settings), device, (args.precision, "of all runs"), {}))
+
+
+def carry_out(place: Folder, argv: list[str], asked, cells: Sequence[Cell], notes: Sequence[str], workers: int) -> int:
+    """Run what is missing, then write tables, verdicts and the report; returns the exit code."""
+    control = asked.control
+    campaign_of = Campaign(asked.comparison, cells, place.path, control.reuse)  # a wrong rate is found here
+    del campaign_of
+    place.acquire()
+    command = shlex.join(["python", "benchmark.py", "compare", *argv])
+    board = Board(control.quiet, workers)
+    try:
+        campaign = Campaign(asked.comparison, cells, place.path, control.reuse)
+        place.begin(asked.comparison.settings_json(), cells, notes, command)
+        code = OK
+        try:
+            _run(campaign, control, workers, board)
+        except KeyboardInterrupt:
+            code = INTERRUPTED
+        finally:
+            board.close()
+        holes = conclude(place.path, campaign, interrupted=code == INTERRUPTED)
+    finally:
+        place.dir.release()
+    return _end(place, argv, campaign, code, holes, control.quiet)
+
+
+def _run(campaign: Campaign, control, workers: int, board: Board) -> None:
+    """Carry out the campaign, one line per run."""
+    board.begin(len(campaign.runs()))
+    made = engines.make(
+        control.engine,
+        campaign.home,
+        workers=workers,
+        threads=control.threads,
+        timeout=60 * control.timeout,
+        address=control.ray_address,
+    )
+    with made as engine:
+        for run, known, outcome in campaign.run(engine):
+            remaining = [r for r, k in campaign.runs() if k.status == "planned"]
+            left = sum(run_seconds(r.cell) for r in remaining)
+            board.done(_line(run, known, outcome), run_seconds(run.cell), outcome.seconds if outcome else 0.0, left)
+            board.update(len(campaign.runs()), left)
+
+
+def _line(run: Run, known: Known, outcome: Outcome | None) -> str:
+    """'recall, mamba: lr 0.003, seed 11  token_acc 0.998  31 s'."""
+    if known.status not in (DONE, DIVERGED):
+        return f"{run.label}  {known.status}: {known.why}"
+    row = known.row
+    if known.status == DIVERGED:
+        what = f"diverged at step {row['diverged_at']}, counts as chance {row['value']:.3f}"
+    else:
+        which, value = ("val", row["val_value"]) if run.role == "tuning" else ("test", row["value"])
+        what = f"{which} {row['metric']} {value:.3f}"
+    return f"{run.label}  {what}  {f'{outcome.seconds:.0f} s' if outcome else 'finished before'}"
+
+
+def conclude(home: Path, campaign: Campaign, interrupted: bool = False) -> list[dict]:
+    """Write the tables of what is known; returns the rows of the holes."""
+    rows = rows_of(campaign.runs())
+    write_atomic(home / "results.csv", to_csv(rows, columns_of(rows)))
+    write_atomic(home / "results.jsonl", to_jsonl(rows, columns_of(rows)))
+    return [row for row in rows if row["status"] not in (DONE, DIVERGED)]
+
+
+def rows_of(runs: Iterable[tuple[Run, Known]]) -> list[dict]:
+    """The rows of results.csv, holes included."""
+    return [{**start_of(run), "status": known.status, "why": known.why, **known.row} for run, known in runs]
+
+
+def to_jsonl(rows: Sequence[Mapping], columns: Sequence[str]) -> bytes:
+    """The same rows, one JSON object per line."""
+    return "".join(json.dumps({c: row.get(c) for c in columns}) + "\n" for row in rows).encode("ascii")
+
+
+def _end(place: Folder, argv, campaign: Campaign, code: int, holes: Sequence[dict], quiet: bool) -> int:
+    """Say how it ended, and return the exit code."""
+    if code == INTERRUPTED:
+        again = continuing(KIND, argv, place.path)
+        print(f"interrupted; finished runs are kept, continue with: {again}", file=sys.stderr)
+        return code
+    for row in holes:
+        where = ", ".join(filter(None, (row["task"], row["model"], row["setting"])))
+        print(
+            f"error: {where}: lr {row['lr']:g}, seed {row['seed']} {row['status']}: {row['why']}; the same command with "
+            f"--out_dir {place.path} tries it again",
+            file=sys.stderr,
+        )
+    print(place.path)
+    return FAILED if holes else OK
+
+
+def read_plan(home: Path) -> dict:
+    """plan.json of a comparison. UserError if it was edited."""
+    return open_sealed(home / "plan.json")
+
+
+def read_settings(home: Path) -> dict:
+    """What was asked, of a comparison's config.json."""
+    return read_json(home / "config.json")["settings"]
