@@ -1,12 +1,12 @@
 """`benchmark.py compare`: several models on the same tasks, from learning rates to verdicts and one page.
 
     python benchmark.py compare --task recall,copy,parity --model transformer,mamba,my_layer.py --seeds 3
-    python benchmark.py compare --preset grazzi-parity-mini --model deltanet "deltanet --neg_eigen" gru --set n_layer=1,2
+    python benchmark.py compare --preset grazzi-parity-mini --model deltanet "deltanet --neg_eigen" gru --lr 1e-3,1e-2
     python benchmark.py compare --task recall --model transformer,gla --plan
 
 What it does, for each task and setting:
 1. brings all models to as many parameters as the first one (--match_params none: not), with the same positions
-2. trains each at three learning rates on a tuning seed, chooses on val, and widens the grid where the best is at an edge
+2. trains each at three learning rates on a tuning seed, chooses on val, and adds rates where the best is at an edge
 3. trains each on fresh seeds at its chosen rate
 4. writes results.csv, summary.csv, verdicts.json, figures/ and report.html
 
@@ -36,10 +36,10 @@ def compare(argv: list[str], asked) -> int:
     """Prepare every cell, show the plan, and carry it out; returns the exit code."""
     import dataclasses
 
+    from src.setup.sides import Side
     from src.study.comparison import folder, planned, variants
     from src.study.comparison.budget import fit, read_budget
     from src.study.comparison.cells import prepare_cells
-    from src.study.comparison.sides import Side
 
     control, config = asked.control, asked.comparison.config
     budget = read_budget(config.budget) if config.budget else 0.0
@@ -54,7 +54,7 @@ def compare(argv: list[str], asked) -> int:
             cells = prepare_cells(dataclasses.replace(asked, comparison=fitted), say)
         asked = dataclasses.replace(asked, comparison=fitted)
     plain: list[Side] = list(asked.comparison.models)
-    notes = [*left_out, *(variants.question(v, s) for v, s in variants.missing(asked.task_names, plain, asked.classes))]
+    notes = [*left_out, *(variants.question(v, s) for v, s in variants.missing(asked.tasks, plain, asked.classes))]
     if control.plan or not control.quiet:
         print(
             "\n".join(planned.lines(asked.comparison, cells, notes, workers)),

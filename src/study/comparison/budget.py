@@ -1,7 +1,7 @@
 """--budget: what a plan costs, and what is left out until it takes no longer than the user has.
 
     seconds = read_budget("45m")
-    fitted = fit(cells, comparison, seconds, workers)       # the comparison as it can be afforded, and what was left out
+    fitted, lines = fit(cells, comparison, seconds, workers)      # what can be afforded, and what was left out
 
 In this order: the growths of the learning-rate grid, seeds above three, then steps, down to a quarter of each run. A
 plan that does not fit even then is a UserError that says how long it takes.
@@ -80,9 +80,9 @@ def fit(cells: Sequence[Cell], comparison: Comparison, budget: float, workers: i
     share = next((s for s in (1.0, *STEP_SHARES) if takes(s) <= RESERVE * budget), None)
     if share is None:
         raise UserError(
-            f"--budget: got {time_words(budget)}, but {len(cells)} cells take about {time_words(takes(LEAST_STEPS))} even "
-            f"with {found.config.seeds} seeds and {LEAST_STEPS:.0%} of their steps; allowed: more time, fewer models, "
-            "tasks or --lr"
+            f"--budget: got {time_words(budget)}, but {len(cells)} cells take about {time_words(takes(LEAST_STEPS))} "
+            f"even with {found.config.seeds} seeds and {LEAST_STEPS:.0%} of their steps; allowed: more time, or fewer "
+            "models, tasks or --lr"
         )
     if share < 1:
         lines.append(f"{share:.0%} of each run's steps, so every result is 'within' fewer steps")

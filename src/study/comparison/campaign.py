@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -100,6 +100,7 @@ class Campaign:
         self.comparison, self.cells, self.home = comparison, cells, Path(home)
         self.sources = [Path(folder) / "runs" for folder in reuse]
         self.known: dict[str, Known] = {}
+        self._made: dict[tuple, Run] = {}  # a name takes a millisecond
         self.reused = 0
         keys = list(dict.fromkeys(cell.group for cell in cells))
         self.groups = [self._group([cell for cell in cells if cell.group == key]) for key in keys]
@@ -115,7 +116,13 @@ class Campaign:
     def run_of(self, cell: Cell, role: str, lr: float) -> list[Run]:
         """The runs of a cell at one rate: one on the tuning seed, or one per fresh seed."""
         seeds = (self.comparison.config.tuning_seed,) if role == TUNING else self.comparison.seeds
-        return [Run(cell, role, lr, seed, run_name(cell, lr, seed)) for seed in seeds]
+        return [self._run(cell, role, lr, seed) for seed in seeds]
+
+    def _run(self, cell: Cell, role: str, lr: float, seed: int) -> Run:
+        key = (cell, role, lr, seed)
+        if key not in self._made:
+            self._made[key] = Run(cell, role, lr, seed, run_name(cell, lr, seed))
+        return self._made[key]
 
     def tuning(self, group: Group) -> list[Run]:
         """The runs that choose the rates of a group, none where there is one rate."""
@@ -136,6 +143,20 @@ class Campaign:
         """Every run of the plan as far as it is decided, in the order of the tables."""
         found = [run for group in self.groups for run in (*self.tuning(group), *self.report(group))]
         return [(run, self.known.get(run.name, Known(PLANNED))) for run in found]
+
+    def total(self) -> int:
+        """How many runs the plan has, as far as it is known: those of the fresh seeds count before a rate is chosen."""
+        fresh = len(self.comparison.seeds)
+        return sum(
+            len(self.tuning(g)) + (len(g.cells) * fresh if g.chosen is None else len(self.report(g)))
+            for g in self.groups
+        )
+
+    def seconds_left(self, seconds_of: Callable[[Cell], float]) -> float:
+        """The seconds of one worker that the missing runs may take."""
+        missing = [run.cell for run, known in self.runs() if known.status == PLANNED]
+        fresh = [c for g in self.groups if g.chosen is None for c in g.cells for _ in self.comparison.seeds]
+        return sum(map(seconds_of, (*missing, *fresh)))
 
     def trials(self, group: Group, model: str) -> dict[float, Trial]:
         """{rate: what it gave on val} of one model."""
@@ -223,7 +244,7 @@ def trial_of(known: Known) -> Trial:
     if not known.row:
         return Trial(0.0, math.inf, failed=True)
     loss = known.row["val_loss"]
-    return Trial(known.row["val_value"], math.inf if loss is None else loss)
+    return Trial(known.row["val_value"], math.inf if loss is None else loss, chance=known.row["chance"])
 
 
 def verified(folder: Path) -> Known:

@@ -15,16 +15,16 @@ from dataclasses import dataclass
 
 import torch
 
-from dataset.loaders import parse_lengths
 from src.checks.ready import Ready, prepare
 from src.flags.fields import UserError
 from src.models.contract import ARModel
 from src.models.fair import block_words, fair_differences
 from src.models.match import count_parameters, decode_state
 from src.setup.plan import Setup, plan
+from src.setup.sides import Setting, Side
+from src.study.comparison.digest import code_digest
 from src.study.comparison.rates import half_decades
-from src.study.comparison.request import Asked, Comparison
-from src.study.comparison.sides import Setting, Side
+from src.study.comparison.request import Asked, Comparison, beyond_training
 from src.utils.precision import autocast
 from src.utils.training import (
     Diverged,
@@ -42,7 +42,7 @@ EXTRAPOLATES = "none"  # the positions of all models where a length beyond train
 INSIDE = "learned"  # the positions of all models otherwise
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Cell:
     """One (task, model, setting).
 
@@ -99,7 +99,7 @@ def _advice(message: str, comparison: Comparison) -> str:
 
 def _cell(comparison: Comparison, task: Side, model: Side, setting: Setting, first: dict | None) -> Cell:
     words = (*comparison.common, *task.words, *model.words, *setting.words, "--threads", str(comparison.threads))
-    words = (*words, "--solved_at", f"{comparison.config.solved_at:g}", "--seed", str(comparison.seeds[0]))
+    words = (*words, "--seed", str(comparison.seeds[0]))
     setup, request = plan(list(words))
     if request.out_dirs:
         raise UserError("--out_dir: goes with the whole comparison; leave it out of the quotes")
@@ -117,10 +117,8 @@ def _cell(comparison: Comparison, task: Side, model: Side, setting: Setting, fir
 
 def _positions(setup: Setup) -> str:
     """The positions of every model that does not say otherwise. A learned table ends at the training length."""
-    task = setup.task_class(setup.args)
-    longest = max(task.lengths or (0,))
-    beyond = [n for n in parse_lengths(task, setup.args.eval_lengths) if n > longest]
-    return EXTRAPOLATES if beyond else INSIDE
+    is_beyond = beyond_training(setup.task_class(setup.args), setup.args.eval_lengths)
+    return EXTRAPOLATES if is_beyond else INSIDE
 
 
 def _fewer_steps(setup: Setup, share: float) -> int:
@@ -174,6 +172,7 @@ def _terms(ready: Ready, side: Side) -> dict:
         "lr": args.lr,
         "min_lr": args.min_lr,
         "data_digest": session.data.facts.digest if task.reads_text else "",
+        "code_digest": code_digest(setup),
         "data_source": session.data.facts.source or "",
         "step_seconds": step_seconds,
         "run_seconds": START_SECONDS + steps * step_seconds + rest_seconds,

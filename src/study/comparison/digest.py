@@ -41,7 +41,7 @@ def run_name(cell, lr: float, seed: int) -> str:
             "names": _names(setup.args),
             "text": cell.terms["data_digest"],
             "own": own,
-            "code": code_digest(setup.task_class, _layer_classes(setup)),
+            "code": cell.terms["code_digest"],
         }
     )[:16]
 
@@ -62,9 +62,10 @@ def _layer_classes(setup) -> tuple[type, ...]:
     return (setup.model_class, *(layer for layer, _ in layers_of(setup.model_class, setup.args)))
 
 
-def code_digest(task_class: type, model_classes: tuple[type, ...]) -> str:
-    """The digest of the program's files that a run of this task and these layers uses."""
-    ours = {c.__module__ for c in (task_class, *model_classes) if c.__module__.split(".")[0] in OUR_ROOMS}
+def code_digest(setup) -> str:
+    """The digest of the program's files that a run of this task and this model uses. setup: a src.setup.plan.Setup."""
+    classes = (setup.task_class, *_layer_classes(setup))
+    ours = {c.__module__ for c in classes if c.__module__.split(".")[0] in OUR_ROOMS}
     return _digest_of(frozenset({*ROOTS, *ours}))
 
 

@@ -31,7 +31,9 @@ from src.study.comparison.board import Board
 from src.study.comparison.budget import run_seconds
 from src.study.comparison.campaign import Campaign, Known, Run
 from src.study.comparison.cells import Cell
+from src.study.comparison.summary import summarise, summary_columns
 from src.study.comparison.tables import columns_of, start_of, to_csv
+from src.study.comparison.verdicts import judge
 from src.study.engines import DIVERGED, DONE, Outcome
 
 KIND = "compare"
@@ -94,8 +96,6 @@ class Folder:
 def carry_out(place: Folder, argv: list[str], asked, cells: Sequence[Cell], notes: Sequence[str], workers: int) -> int:
     """Run what is missing, then write tables, verdicts and the report; returns the exit code."""
     control = asked.control
-    campaign_of = Campaign(asked.comparison, cells, place.path, control.reuse)  # a wrong rate is found here
-    del campaign_of
     place.acquire()
     command = shlex.join(["python", "benchmark.py", "compare", *argv])
     board = Board(control.quiet, workers)
@@ -109,29 +109,24 @@ def carry_out(place: Folder, argv: list[str], asked, cells: Sequence[Cell], note
             code = INTERRUPTED
         finally:
             board.close()
-        holes = conclude(place.path, campaign, interrupted=code == INTERRUPTED)
+        verdicts = conclude(place.path, campaign)
     finally:
         place.dir.release()
-    return _end(place, argv, campaign, code, holes, control.quiet)
+    return _end(place, argv, verdicts, code, control.quiet)
 
 
 def _run(campaign: Campaign, control, workers: int, board: Board) -> None:
     """Carry out the campaign, one line per run."""
-    board.begin(len(campaign.runs()))
-    made = engines.make(
-        control.engine,
-        campaign.home,
-        workers=workers,
-        threads=control.threads,
-        timeout=60 * control.timeout,
-        address=control.ray_address,
-    )
+    board.begin(campaign.total())
+    settings = {"workers": workers, "threads": control.threads, "timeout": 60 * control.timeout}
+    if control.engine == "ray":
+        settings["address"] = control.ray_address
+    made = engines.make(control.engine, campaign.home, **settings)
     with made as engine:
         for run, known, outcome in campaign.run(engine):
-            remaining = [r for r, k in campaign.runs() if k.status == "planned"]
-            left = sum(run_seconds(r.cell) for r in remaining)
+            left = campaign.seconds_left(run_seconds)
+            board.update(campaign.total(), left)
             board.done(_line(run, known, outcome), run_seconds(run.cell), outcome.seconds if outcome else 0.0, left)
-            board.update(len(campaign.runs()), left)
 
 
 def _line(run: Run, known: Known, outcome: Outcome | None) -> str:
@@ -147,12 +142,15 @@ def _line(run: Run, known: Known, outcome: Outcome | None) -> str:
     return f"{run.label}  {what}  {f'{outcome.seconds:.0f} s' if outcome else 'finished before'}"
 
 
-def conclude(home: Path, campaign: Campaign, interrupted: bool = False) -> list[dict]:
-    """Write the tables of what is known; returns the rows of the holes."""
-    rows = rows_of(campaign.runs())
+def conclude(home: Path, campaign: Campaign) -> dict:
+    """Write the tables and the verdicts of what is known; returns the content of verdicts.json."""
+    rows, summary = rows_of(campaign.runs()), summarise(campaign)
     write_atomic(home / "results.csv", to_csv(rows, columns_of(rows)))
     write_atomic(home / "results.jsonl", to_jsonl(rows, columns_of(rows)))
-    return [row for row in rows if row["status"] not in (DONE, DIVERGED)]
+    write_atomic(home / "summary.csv", to_csv(summary, summary_columns(summary)))
+    verdicts = judge(campaign)
+    write_json(home / "verdicts.json", seal(verdicts))
+    return verdicts
 
 
 def rows_of(runs: Iterable[tuple[Run, Known]]) -> list[dict]:
@@ -165,21 +163,24 @@ def to_jsonl(rows: Sequence[Mapping], columns: Sequence[str]) -> bytes:
     return "".join(json.dumps({c: row.get(c) for c in columns}) + "\n" for row in rows).encode("ascii")
 
 
-def _end(place: Folder, argv, campaign: Campaign, code: int, holes: Sequence[dict], quiet: bool) -> int:
+def _end(place: Folder, argv: list[str], verdicts: Mapping, code: int, quiet: bool) -> int:
     """Say how it ended, and return the exit code."""
     if code == INTERRUPTED:
         again = continuing(KIND, argv, place.path)
         print(f"interrupted; finished runs are kept, continue with: {again}", file=sys.stderr)
         return code
-    for row in holes:
-        where = ", ".join(filter(None, (row["task"], row["model"], row["setting"])))
+    for hole in verdicts["holes"]:
+        where = ", ".join(filter(None, (hole["task"], hole["model"], hole["setting"])))
+        which = "" if hole["lr"] is None else f": lr {hole['lr']:g}, seed {hole['seed']}"
         print(
-            f"error: {where}: lr {row['lr']:g}, seed {row['seed']} {row['status']}: {row['why']}; the same command with "
-            f"--out_dir {place.path} tries it again",
+            f"error: {where}{which} {hole['status']}: {hole['why']}; the same command with --out_dir {place.path} "
+            "tries it again",
             file=sys.stderr,
         )
+    if not quiet:
+        print("\n".join(pair["words"] for pair in verdicts["pairs"] if pair["headline"]))
     print(place.path)
-    return FAILED if holes else OK
+    return FAILED if verdicts["holes"] else OK
 
 
 def read_plan(home: Path) -> dict:

@@ -17,12 +17,13 @@ NEAR = 0.05  # a rate is good if its score on val is at most so much below the b
 class Trial:
     """What one learning rate gave on val: the primary metric (chance after a divergence) and the loss (infinite then).
 
-    failed: the run has no result at all.
+    failed: the run has no result at all.  chance: the highest chance level.
     """
 
     score: float
     loss: float
     failed: bool = False
+    chance: float = 0.0
 
     @property
     def order(self) -> tuple[float, float]:
@@ -76,12 +77,15 @@ def _beyond(end: float, inner: float, direction: int) -> float:
     return float(f"{end * ratio**direction:.3g}")
 
 
-def good_decades(trials: Mapping[float, Trial], chance: float, ceiling: float = 1.0) -> float:
-    """The width, in decades, of the range of rates around the best one that are good (NEAR). 0 for a single rate."""
-    best = choose(trials)
-    if best is None:
-        return 0.0
-    limit = trials[best].score - NEAR * max(ceiling - chance, 1e-12)
+def good_decades(trials: Mapping[float, Trial], chance: float, ceiling: float = 1.0) -> float | None:
+    """The width, in decades, of the range of rates around the best one that are good (NEAR). 0 for a single rate.
+
+    None where even the best rate is not NEAR above chance, so that no rate is good.
+    """
+    best, near = choose(trials), NEAR * (ceiling - chance)
+    if best is None or trials[best].score < chance + near:
+        return None
+    limit = trials[best].score - near
     rates = sorted(trials)
     low = high = rates.index(best)
 

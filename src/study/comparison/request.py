@@ -14,12 +14,14 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from dataset.loaders import parse_lengths
 from src.flags.fields import UserError, option, own_config, suggest
 from src.flags.groups import SHARED, ControlConfig, MachineConfig, ModelConfig, TrainConfig
 from src.flags.parser import Parser, add_flags, read_flags
 from src.flags.presets import PRESETS
 from src.setup.classes import find_model, find_task
-from src.study.comparison.sides import Setting, Side, read_settings, read_sides
+from src.setup.plan import plan
+from src.setup.sides import Setting, Side, read_settings, read_sides
 from src.study.comparison.variants import with_variants
 
 LISTS = {
@@ -76,6 +78,11 @@ class CompareConfig:
         "score differences below this count as equivalent, if the data show it; 0 = never say so",
         least=0.0,
         below=1.0,
+    )
+    claim: str = option(
+        "differs",
+        "what the verdicts test against the first model: differs, or better, if only an improvement counts",
+        choices=("differs", "better"),
     )
     budget: str = option("", "45m, 2h, 90s: fewer extensions, seeds and steps, until the plan takes no longer; said")
     cost: bool = option(False, "afterwards measure the speed of the same models, alone on the machine")
@@ -144,12 +151,15 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Asked:
-    """A command line, read.  classes: {label of a model: its class}.  task_names: of the tasks, without flags."""
+    """A command line, read.
+
+    classes: {label of a model: its class}.  tasks: {name of a task: whether it is tested beyond training}.
+    """
 
     comparison: Comparison
     control: CompareControl
     classes: dict[str, type]
-    task_names: tuple[str, ...]
+    tasks: dict[str, bool]
 
 
 def parser(description: str) -> Parser:
@@ -179,13 +189,12 @@ def read(argv: Sequence[str], description: str = "") -> Asked:
     _check_numbers(config)
     classes = {side.label: find_model(side.name, _layers(side.flags)) for side in sides["model"]}
     tasks, common = _tasks(sides, common)
-    names = tuple(_task_name(side) for side in tasks)
-    models = with_variants(names, sides["model"], classes) if config.variants else sides["model"]
     settings = read_settings(values.set, config.fair)
-    _check_common(common, [*map(find_task, names)], classes.values(), made)
-    for side in models:
-        classes.setdefault(side.label, classes.get(side.name))  # a variant has the class of its layer
+    _check_common(common, [find_task(_task_name(side)) for side in tasks], classes.values(), made)
+    for side in sides["model"]:
         _check_own(side, classes[side.label], settings)
+    names = {_task_name(side): _is_tested_beyond(side, sides["model"][0], common) for side in tasks}
+    models = with_variants(names, sides["model"], classes) if config.variants else sides["model"]
     comparison = Comparison(tasks, models, settings, tuple(common), config, control.threads)
     return Asked(comparison, control, classes, names)
 
@@ -234,6 +243,18 @@ def _tasks(sides: dict[str, tuple[Side, ...]], common: list[str]) -> tuple[tuple
 
 def _task_name(side: Side) -> str:
     return PRESETS[side.name].task if side.kind == "preset" else side.name
+
+
+def _is_tested_beyond(task: Side, model: Side, common: Sequence[str]) -> bool:
+    """Whether a task is tested at lengths beyond training."""
+    setup, _ = plan([*common, *task.words, *model.words])
+    return bool(beyond_training(setup.task_class(setup.args), setup.args.eval_lengths))
+
+
+def beyond_training(task, eval_lengths: Sequence[str]) -> list[int]:
+    """Those of --eval_lengths that are longer than what the task trains on."""
+    longest = max(task.lengths or (0,))
+    return [n for n in parse_lengths(task, eval_lengths) if n > longest]
 
 
 def _layers(flags: Sequence[str]) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 
 from src.study.records import length_columns
@@ -53,7 +54,8 @@ def start_of(run) -> dict:
         "threads": cell.setup.args.threads,
         "init": cell.terms["init"],
         "pos": cell.terms["pos"],
-        "flags": " ".join(run.job().words),
+        "code_digest": cell.terms["code_digest"],
+        "flags": shlex.join(run.job().words),
     }
 
 
@@ -97,10 +99,10 @@ def result_of(metrics: Mapping, env: Mapping) -> dict:
 def columns_of(rows: Iterable[Mapping]) -> list[str]:
     """All columns of results.csv: those of every run, those of lengths that some run was tested at, the machine's."""
     lengths = {key for row in rows for key in row if key.startswith("at_")}
-    return [*RUN_COLUMNS, *sorted(lengths, key=_by_length), *END_COLUMNS, *MACHINE]
+    return [*RUN_COLUMNS, *sorted(lengths, key=by_length), *END_COLUMNS, *MACHINE]
 
 
-def _by_length(column: str) -> tuple:
+def by_length(column: str) -> tuple:
     """at_mean first, then the lengths in order, each before its interval."""
     _, what, *end = column.split("_")
     return (what != "mean", int(what) if what.isdigit() else 0, end)

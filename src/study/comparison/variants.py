@@ -6,12 +6,12 @@ A comparison in which they are left out may say more about a default than about 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from src.flags.fields import own_config
 from src.flags.groups import ModelConfig
-from src.study.comparison.sides import Side
+from src.setup.sides import Side
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,8 @@ class Variant:
     """A flag that changes the answer.
 
     flags: what the variant's side has more.  topic: what it is about.  why: the finding, in words.
-    own: the flag belongs to the layer itself; otherwise `models` names the layers to which it matters.
+    models: the layers to which it matters; empty where it matters to each layer that has the flag itself.
+    beyond: it matters only where lengths beyond training are tested.
     """
 
     topic: str
@@ -27,6 +28,7 @@ class Variant:
     flags: tuple[str, ...]
     why: str
     models: tuple[str, ...] = ()
+    beyond: bool = False
 
     @property
     def flag(self) -> str:
@@ -54,25 +56,27 @@ VARIANTS = (
         ("--pos", "alibi"),
         "it has positions at every length (Press et al. 2021; Jelassi et al. 2024)",
         ("transformer",),
+        beyond=True,
     ),
 )
 
 
-def missing(tasks: Sequence[str], models: Sequence[Side], classes: dict[str, type]) -> list[tuple[Variant, list[Side]]]:
+def missing(
+    tasks: Mapping[str, bool], models: Sequence[Side], classes: Mapping[str, type]
+) -> list[tuple[Variant, list[Side]]]:
     """The variants that matter for these tasks and that no side has yet, with the sides that they would add.
 
-    tasks: names of tasks.  classes: {label of a model: its class}.
+    tasks: {name of a task: whether it is tested at lengths beyond training}.  classes: {label of a model: its class}.
     """
+    labels = {side.label for side in models}
     found = []
     for variant in VARIANTS:
-        bases = [
-            side
-            for side in models
-            if not side.flags and not side.is_file and _has(variant, side.name, classes[side.label])
-        ]
+        if not any(name in variant.tasks and (beyond or not variant.beyond) for name, beyond in tasks.items()):
+            continue
+        bases = [s for s in models if not s.flags and not s.is_file and _has(variant, s.name, classes[s.label])]
         new = [Side(side.kind, side.name, variant.flags) for side in bases]
-        new = [side for side in new if side.label not in {m.label for m in models}]
-        if new and set(tasks) & set(variant.tasks):
+        new = [side for side in new if side.label not in labels]
+        if new:
             found.append((variant, new))
     return found
 
@@ -93,10 +97,11 @@ def question(variant: Variant, sides: Sequence[Side]) -> str:
     return f"{variant.topic}: {listed} {have} {' '.join(variant.flags)}: {variant.why}; --variants adds it"
 
 
-def with_variants(tasks: Sequence[str], models: Sequence[Side], classes: dict[str, type]) -> tuple[Side, ...]:
+def with_variants(tasks: Mapping[str, bool], models: Sequence[Side], classes: Mapping[str, type]) -> tuple[Side, ...]:
     """The models, each followed by its variants."""
-    added: dict[str, list[Side]] = {}
-    for _, sides in missing(tasks, models, classes):
-        for side in sides:
-            added.setdefault(side.name, []).append(side)
-    return tuple(found for side in models for found in (side, *(added.get(side.name, ()) if not side.flags else ())))
+    added = [side for _, sides in missing(tasks, models, classes) for side in sides]
+    return tuple(
+        found
+        for side in models
+        for found in (side, *(new for new in added if new.name == side.name and not side.flags))
+    )
