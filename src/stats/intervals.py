@@ -45,7 +45,7 @@ def wilson(successes: float, count: int, level: float = 0.95) -> tuple[float, fl
         raise ValueError(
             f"successes: got {successes} of {count}, allowed: 0 <= successes <= count (a sum of scores, not a mean)"
         )
-    _check_level(level)
+    check_level(level)
     z = NormalDist().inv_cdf((1 + level) / 2)
     lo, hi = _wilson(np.asarray([min(successes, count)], dtype=np.float64), np.asarray([count]), z)
     return float(lo[0]), float(hi[0])
@@ -56,7 +56,7 @@ def t_interval(values, level: float = 0.95) -> tuple[float, float] | None:
 
     Raises ValueError for values that are not finite.
     """
-    values = _finite("values", values)
+    values = finite("values", values)
     if len(values) < 2:
         return None
     half = t_quantile(level, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
@@ -127,7 +127,7 @@ def bin_edges(xs, bins: str = "auto") -> tuple[list[dict], np.ndarray]:
         return [], np.zeros(0, dtype=np.int64)
     if is_category(xs):
         return _categories(xs, bins)
-    xs = _finite("xs", xs)
+    xs = finite("xs", xs)
     distinct, index = np.unique(xs, return_inverse=True)
     if bins == "each" or (bins == "auto" and len(distinct) <= MOST_DISTINCT) or (bins != "log2" and len(distinct) == 1):
         return [{"lo": float(v), "hi": float(v)} for v in distinct], index
@@ -149,7 +149,7 @@ def t_quantile(level: float, freedom):
 
     freedom: a number >= 1, or an array of them.
     """
-    _check_level(level)
+    check_level(level)
     if np.min(freedom) < 1:
         raise ValueError(f"freedom: got {np.min(freedom)}, allowed: >= 1")
     from scipy.special import (
@@ -160,7 +160,8 @@ def t_quantile(level: float, freedom):
     return float(quantile) if np.ndim(quantile) == 0 else quantile
 
 
-def _check_level(level: float) -> None:
+def check_level(level: float) -> None:
+    """ValueError unless the level of an interval is in (0, 1)."""
     if not 0 < level < 1:
         raise ValueError(f"level: got {level}, allowed: between 0 and 1, such as 0.95")
 
@@ -261,7 +262,7 @@ def _log2_bins(xs):
 
 def _checked(values, interval: str) -> np.ndarray:
     """values as float64; ValueError unless they fit the interval."""
-    values = _finite("values", values)
+    values = finite("values", values)
     if interval not in ("wilson", "mean"):
         raise ValueError(f"interval: got '{interval}', allowed: wilson, mean")
     if interval == "wilson" and len(values) and not 0 <= values.min() <= values.max() <= 1:
@@ -282,7 +283,8 @@ def _checked_clusters(clusters, items: int) -> np.ndarray | None:
     return clusters
 
 
-def _finite(name: str, values) -> np.ndarray:
+def finite(name: str, values) -> np.ndarray:
+    """values as a float64 array (N,); ValueError, which names them, for anything else and for NaN or inf."""
     try:
         array = np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError):

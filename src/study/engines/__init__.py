@@ -1,20 +1,24 @@
 """Engines: where the runs of a comparison are carried out. All of them take the same jobs and leave the same files.
 
-    with make("local", home, workers=2) as engine:
+    with make("local", home, workers=2, timeout=0) as engine:
         engine.submit(jobs)
         for outcome in engine.outcomes():      # as they end; more jobs may be submitted in between
             ...
 
 A job is one training run: a command line of `train` and a folder below `home`. An engine continues a run that was begun
 there. It tries a run that was killed, or that ran out of memory, once more. What a run cannot do a second time either
-is an outcome too, never an exception. KeyboardInterrupt passes through `outcomes`, after all workers have ended.
+is an outcome too, never an exception. KeyboardInterrupt (Ctrl-C, SIGTERM, SIGHUP) passes through `outcomes`, after all
+workers have saved their state and ended. Nothing here imports torch.
 """
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
+
+from src.flags.kinds import UserError, suggest
 
 DONE, DIVERGED, FAILED, TIMEOUT = "done", "diverged", "failed", "timeout"
 
@@ -24,12 +28,13 @@ class Job:
     """One training run.
 
     name: what is printed about it.  folder: below the engine's home.  words: the command line of `train`, without
-    --out_dir, --resume and --quiet.
+    --out_dir, --resume and --quiet.  resumes: False for another command, which continues without a flag.
     """
 
     name: str
     folder: str
     words: tuple[str, ...]
+    resumes: bool = True
 
 
 @dataclass(frozen=True)
@@ -59,3 +64,14 @@ class Engine(Protocol):
     def __enter__(self) -> Engine: ...
 
     def __exit__(self, *error) -> None: ...
+
+
+ENGINES = {"local": "src.study.engines.local:LocalEngine"}
+
+
+def make(name: str, home, **settings) -> Engine:
+    """The engine of this name, imported when it is used. settings: of its class. UserError for another name."""
+    if name not in ENGINES:
+        raise UserError(f"--engine: got '{name}', allowed: {', '.join(ENGINES)}{suggest(name, ENGINES)}")
+    module, _, engine = ENGINES[name].partition(":")
+    return getattr(importlib.import_module(module), engine)(home, **settings)
