@@ -99,9 +99,12 @@ def teacher_forced(
     return Scored.join([p for shard in world.gather(parts) for p in shard])
 
 
-def validation_score(task: Task, scored: Scored) -> float:
-    """The primary metric of a task, from the teacher-forced pass alone. See `teacher_forced_metric`."""
-    if teacher_forced_metric(task) == "token_acc":
+def validation_score(task: Task, scored: Scored) -> float | None:
+    """The primary metric of a task, from the teacher-forced pass alone. None where it needs decoded answers."""
+    metric = teacher_forced_metric(task)
+    if metric is None:
+        return None
+    if metric == "token_acc":
         return float(scored.correct.mean())
     exact = rows_all_correct(scored.correct, scored.row)
     return sum(exact.values()) / len(exact)

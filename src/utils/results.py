@@ -34,7 +34,7 @@ from src.storage.rundir import RunDir
 from src.storage.schema import SCHEMA_VERSION
 from src.utils.attempt import attempt, failure
 from src.utils.chance import chance_levels, scaled
-from src.utils.evaluation import MOST_TOKENS, evaluate, teacher_forced
+from src.utils.evaluation import MOST_TOKENS, evaluate, teacher_forced, teacher_forced_metric
 from src.utils.memory import is_out_of_memory
 from src.utils.metrics import bpc, finite, perplexity
 from src.utils.precision import autocast
@@ -78,6 +78,7 @@ def final_metrics(fit: Fit, began: float) -> tuple[dict, str]:
         "best_step": progress.best_step,
         "diverged_at": progress.diverged_at,
         "stopped_at": progress.stopped_at,
+        "solved_at": solved_at(session, progress),
         "chars_seen": progress.chars_seen,
         "examples_seen": progress.examples_seen,
         **curves(log, progress.step, fit.eval_every),
@@ -116,6 +117,16 @@ def chance_of(session: Session) -> tuple[dict, float]:
     """The chance levels and the ceiling of the test set."""
     examples = getattr(session.loaders["test"].dataset, "examples", [])
     return chance_levels(session.data, examples), session.task.ceiling(examples)
+
+
+def solved_at(session: Session, progress: Progress) -> dict:
+    """When the run first reached --solved_at on val: threshold, step (None: not yet), and why it cannot be known."""
+    task, threshold, reason = session.task, session.args.solved_at, None
+    if not threshold:
+        reason = "--solved_at 0 records nothing"
+    elif teacher_forced_metric(task) is None:
+        reason = f"the primary metric {task.primary} needs decoded answers, which a validation does not make"
+    return {"threshold": threshold, "step": progress.solved_at, "reason": reason}
 
 
 def evaluate_both(model: ARModel, run_dir: RunDir, progress: Progress, session: Session) -> tuple[dict, dict]:
