@@ -185,6 +185,7 @@ SPEC = {
     "final_train": {"loss": "number?", "bpc": "number?", "ppl": "number?"},  # null after a divergence
     "val": {"best": Maybe(RESULT), "last": Maybe(RESULT)},
     "test": {"best": Maybe(RESULT), "last": Maybe(RESULT)},
+    "test_items": MayLack("sha256"),  # that of test_items.json; see src/storage/items.py
     "final_test": Maybe(RESULT),  # test.best; null after a divergence, which scores the highest chance level
     "floors": {
         "*": {  # chance levels: reached without skill

@@ -34,6 +34,7 @@ def test_a_diverged_run_passes_with_or_without_a_validation_before(step):
 LIMITS = {
     "stopped_at": 300,
     "solved_at": {"threshold": 0.95, "step": 120, "reason": None},
+    "test_items": "ab" * 32,
     "length_mean": {"lengths": [128, 256], "value": 0.5, "scaled": 0.4, "ci": [0.4, 0.6]},
     "preset": dict.fromkeys(("name", "source", "published", "compare"), "") | {"differences": [], "changed": {"lr": 1}},
     "notes": ["the loss was still falling"],

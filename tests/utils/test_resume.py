@@ -154,6 +154,7 @@ def content(run: Path) -> dict:
         "sha256": metrics["sha256"],
         "rows": (run / "results.jsonl").read_bytes(),
         "samples": (run / "samples.txt").read_bytes(),
+        "items": (run / "test_items.json").read_bytes(),
         "best": (run / "best.pt").read_bytes(),
         "last": {k: v.numpy().tobytes() for k, v in weights.items()},
         "log": [{k: v for k, v in r.items() if k != "seconds"} for r in rows],
@@ -538,6 +539,16 @@ DAMAGE_DONE = {
         lambda run: os.truncate(run / "metrics.json", 1_000),
         r"metrics.json' is truncated or not JSON",
         (["--resume"], ["--vis_only"]),
+    ),
+    "items edited": (
+        lambda run: edit_json(run / "test_items.json", lambda d: d.update(step=1)),
+        r"test_items.json' was edited or damaged",
+        (["--resume"],),
+    ),
+    "items of another run": (
+        lambda run: edit_json(run / "test_items.json", lambda d: d.update(seal({**d, "step": 1}))),
+        r"test_items.json' belongs to another run",
+        (["--resume"],),
     ),
     "best flipped": (
         lambda run: flip(run / "best.pt"),

@@ -127,4 +127,5 @@ def test_a_solved_run_goes_on_and_a_killed_one_ends_with_the_same_result(main, m
     assert "--solved_at: got 0.5, but this run was started with 0.01" in err
     assert main("--resume", "--out_dir", "cut")[0] == 0
     assert json.loads((tmp_path / "cut/metrics.json").read_text())["sha256"] == metrics["sha256"]
-    assert (tmp_path / "cut/results.jsonl").read_bytes() == (tmp_path / "whole/results.jsonl").read_bytes()
+    for name in ("results.jsonl", "test_items.json"):
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
