@@ -113,7 +113,7 @@ def study(argv, config: StudyConfig, machine: StudyMachine, control: MeasureCont
             history = {"settings": settings, **work.conclude()}
             report.draw({**history, "rows": record.rows}, record)
         except KeyboardInterrupt:
-            record.finish({"settings": settings, **work.conclude(compare=False)}, INTERRUPTED)
+            record.finish({"settings": settings, **work.conclude()}, INTERRUPTED)
             command = continuing(KIND, argv, record.path)
             print(f"interrupted; finished parts are kept, continue with: {command}", file=sys.stderr)
             return 130

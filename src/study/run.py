@@ -51,11 +51,10 @@ class Study(Parts):
         """The model that the others are compared with."""
         return self.models[0]
 
-    def conclude(self, compare: bool = True) -> dict:
+    def conclude(self) -> dict:
         """Put the rows of all parts and of the verdicts into the record; return the rest of history.json.
 
-        Parts may be missing. compare: score the trained models once more, which takes seconds, to compare them item by
-        item. Without it the claims about quality stay undecided.
+        Parts may be missing.
         """
         panels = self._collect_rows()
         findings = analyse(panels, self.models)
@@ -63,7 +62,7 @@ class Study(Parts):
         trainings = {
             (p.task, p.model): self.outcome(p, documents[p.task, p.model]) for p in self.parts if p.kind == "training"
         }
-        found = differences(self.record.path, self.models, trainings, documents) if compare else {}
+        found = differences(self.record.path, self.models, trainings, documents)
         claims = judge(Evidence(panels, findings, trainings, found, tuple(self.models), self.baseline))
         for claim in claims:
             self.record.add(*rows_of_claim(claim, self.machine))

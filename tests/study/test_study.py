@@ -484,6 +484,7 @@ def test_the_parts_run_in_order_each_into_its_own_folder(whole):
             "ckpt.pt",
             "best.pt",
             "samples.txt",
+            "test_items.json",
             "vocab.json",
         } <= set(os.listdir(out / name))
     for name in FOLDERS[6:]:
