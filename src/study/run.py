@@ -1,6 +1,6 @@
 """A study that runs: its parts in order, each in a process of its own, and what they say together.
 
-    study = Study(plan(names, ...), models, record, machine, quiet, run_child)
+    study = Study(plan(names, ...), models, record, machine, quiet, one_by_one)
     study.run(TimeLeft(quiet))           # KeyboardInterrupt passes through; finished parts stay on disk
     history = study.conclude()           # claims, trainings, fits, crossovers; the rows are in the record
 
@@ -12,8 +12,6 @@ parts. A study that was stopped loses at most the part that was running, and tha
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from src.measure.speed.analysis import analyse
 from src.measure.speed.run import whole_cells
 from src.setup.stored import open_metrics
@@ -23,7 +21,7 @@ from src.storage.rows import make_row, rows_of
 from src.storage.rundir import RunDir
 from src.study.claims import judge, rows_of_claim
 from src.study.claims.contract import Evidence, Outcome
-from src.study.parts import Parts
+from src.study.parts import EngineMaker, Parts
 from src.study.plan import Part
 from src.study.scores import differences
 
@@ -31,7 +29,7 @@ from src.study.scores import differences
 class Study(Parts):
     """parts: of `plan`.  models: labels, the baseline first.  machine: fields of every row that the study adds.
 
-    runner(words, quiet) runs a command and returns its exit code.
+    engine(home, quiet) is the place where they run.
     """
 
     def __init__(
@@ -41,9 +39,9 @@ class Study(Parts):
         record: Record,
         machine: dict,
         quiet: bool,
-        runner: Callable[[list[str], bool], int],
+        engine: EngineMaker,
     ):
-        super().__init__(parts, record.path, quiet, runner)
+        super().__init__(parts, record.path, quiet, engine)
         self.models, self.record, self.machine = tuple(models), record, machine
 
     @property
