@@ -112,9 +112,10 @@ def two_level_bootstrap(
     """The difference of two error rates, with an interval over seeds and over test sequences.
 
     errors_a, errors_b: (seeds, sequences) errors of the same seeds and sequences (wrong answers, or nats).
-    counts: (sequences,) how many items an error is a sum over, > 0.
-    The value is the ratio sum(errors_a - errors_b) / (seeds sum(counts)): above 0, b makes fewer errors.
-    Sequences are drawn once per resample, for all seeds and both models, because they are shared.
+    counts: how many items an error is a sum over, > 0. (sequences,) if all seeds are tested on the same sequences, or
+    (seeds, sequences) if each seed has sequences of its own.
+    The value is the mean over seeds of sum(errors_a - errors_b) / sum(counts): above 0, b makes fewer errors.
+    Both models of a seed get the same draw, because they share the sequences. Seeds do so only where they share them.
     From BOOTSTRAP_FROM seeds on, seeds are drawn too. Below, resamples of so few are too alike, and the interval adds
     the squares of Student's over the seeds and of the normal one over the sequences. Percentiles are raised as in
     seeds.py. All calls with one `seed` draw the same sequences.
@@ -125,9 +126,11 @@ def two_level_bootstrap(
     a, b, counts = _errors(errors_a, errors_b, counts)
     n, sequences = a.shape
     difference = a - b
-    per_seed = difference.sum(axis=1) / counts.sum()
+    per_seed = difference.sum(axis=1) / counts.sum(axis=-1)
     draws = _sequence_draws(sequences, resamples, seed)
     drawn = difference.astype(np.float32) @ draws / (counts.astype(np.float32) @ draws)  # (seeds, resamples)
+    if counts.ndim == 2:  # the same draws in an order of its own are independent ones for each seed
+        drawn = np.random.default_rng(seed + 2).permuted(drawn, axis=1)
     of_sequences = drawn.mean(axis=0)
     over_sequences = _percentiles(of_sequences, raised_tail(level, sequences, sequences - 1))
     value = float(per_seed.mean())
@@ -196,10 +199,10 @@ def _paired_t(differences) -> float | None:
 
 def _errors(errors_a, errors_b, counts):
     a, b, counts = (np.asarray(v, dtype=np.float64) for v in (errors_a, errors_b, counts))
-    if a.ndim != 2 or a.shape != b.shape or counts.shape != a.shape[1:] or a.shape[1] < 2:
+    if a.ndim != 2 or a.shape != b.shape or counts.shape not in (a.shape, a.shape[1:]) or a.shape[1] < 2:
         raise ValueError(
             f"errors_a, errors_b and counts: got shapes {a.shape}, {b.shape} and {counts.shape}, "
-            "allowed: (seeds, sequences) twice and (sequences,), at least two sequences"
+            "allowed: (seeds, sequences) twice, and (sequences,) or (seeds, sequences); at least two sequences"
         )
     if not (np.isfinite(a).all() and np.isfinite(b).all() and np.isfinite(counts).all() and counts.min() > 0):
         raise ValueError("errors_a, errors_b and counts: got NaN, inf or a count of 0, allowed: finite, counts above 0")

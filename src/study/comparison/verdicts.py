@@ -237,7 +237,8 @@ class _Pair:
         """'deltanet is better than gru on parity by 0.19 [0.15, 0.23] (p = .012 after correction for 6)'."""
         at = "" if self.name == VALUE else f" at length {self.name[3:]}"
         where = f"over {self.facts['tasks']} tasks" if self.over is not None else f"on {self.task}"
-        p = "" if adjusted is None else f" (p = {adjusted:.2g} after correction for {tested} tests)"
+        tests = f"{tested} test{'s' * (tested != 1)}"
+        p = "" if adjusted is None else f" (p = {adjusted:.2g} after correction for {tests})"
         if found.word in ("better", "worse"):
             return (
                 f"{self.b} is {found.word} than {self.a} {where}{at}{self._amount()}{found.words[len(found.word) :]}{p}"
