@@ -2,8 +2,8 @@
 
     paired_seeds([.71, .68, .74], [.81, .85, .79])      -> {"mean": .107, "p": .1, "separated": True, "n": 3, ...}
     over_tasks({"copy": (a, b), "parity": (a, b)})      -> {"improvement": 1.0, "p": .005, "n": 3, "tasks": 2, ...}
-    two_level_bootstrap(errors_a, errors_b, counts)     -> {"value": .1, "low": .06, "high": .14, ...}
-    tost(differences, margin=.02)                       -> {"p": .01, "low": -.008, "high": .011, ...}
+    two_level_bootstrap(errors_a, errors_b, counts)     -> {"value", "low", "high", "over_sequences", ...}
+    tost([.01, -.01, .02, 0, 0], margin=.02)            -> {"p": .017, "low": -.007, "high": .015, ...}
 
 Everywhere the difference is b - a for scores (higher is better), and a - b for errors: above 0, b is better. None is a
 seed that a model lacks; only seeds that both have are compared, and the result says how many are missing. A run that
