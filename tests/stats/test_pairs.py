@@ -214,7 +214,7 @@ def test_a_table_of_ten_models_ten_tasks_and_ten_seeds_takes_seconds():
 
     rng = np.random.default_rng(0)
     scores, wrong = rng.random((10, 10, 10)), rng.random((10, 10, 10, 2000)) < 0.2
-    started = time.perf_counter()
+    started = time.process_time()  # of this process: other work on the machine does not count
     for task in range(10):
         for j in range(10):
             for i in range(j):
@@ -223,4 +223,4 @@ def test_a_table_of_ten_models_ten_tasks_and_ten_seeds_takes_seconds():
                 two_level_bootstrap(wrong[task, 0], wrong[task, j], np.ones(2000))
     for j in range(1, 10):
         over_tasks({str(task): (scores[task, 0], scores[task, j]) for task in range(10)})
-    assert time.perf_counter() - started < 5
+    assert time.process_time() - started < 5
