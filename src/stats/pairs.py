@@ -2,8 +2,8 @@
 
     paired_seeds([.71, .68, .74], [.81, .85, .79])      -> {"mean": .107, "p": .1, "separated": True, "n": 3, ...}
     over_tasks({"copy": (a, b), "parity": (a, b)})      -> {"improvement": 1.0, "p": .005, "n": 3, "tasks": 2, ...}
-    two_level_bootstrap(errors_a, errors_b, counts)     -> {"value": .1, "low": .06, "high": .14, ...}
-    tost(differences, margin=.02)                       -> {"p": .01, "low": -.008, "high": .011, ...}
+    two_level_bootstrap(errors_a, errors_b, counts)     -> {"value", "low", "high", "over_sequences", ...}
+    tost([.01, -.01, .02, 0, 0], margin=.02)            -> {"p": .017, "low": -.007, "high": .015, ...}
 
 Everywhere the difference is b - a for scores (higher is better), and a - b for errors: above 0, b is better. None is a
 seed that a model lacks; only seeds that both have are compared, and the result says how many are missing. A run that
@@ -118,7 +118,8 @@ def two_level_bootstrap(
     Both models of a seed get the same draw, because they share the sequences. Seeds do so only where they share them.
     From BOOTSTRAP_FROM seeds on, seeds are drawn too. Below, resamples of so few are too alike, and the interval adds
     the squares of Student's over the seeds and of the normal one over the sequences. Percentiles are raised as in
-    seeds.py. All calls with one `seed` draw the same sequences.
+    seeds.py. Measured coverage with 200 sequences: .96 for 3 seeds, .98 for 5, .99 for 10.
+    All calls with one `seed` draw the same sequences.
     Returns {"value", "low", "high", "method", "over_sequences": [low, high], "n", "sequences"}: over_sequences
     keeps the seeds as they are. With one seed it is the interval, and the method says so.
     """
@@ -163,8 +164,9 @@ def tost(differences, margin: float, level: float = LEVEL) -> dict:
     the margin exactly if p <= 1 - level. p is None below EQUIVALENCE_FROM seeds, and for equal differences.
 
     The t test takes seeds to vary around one value. If b fails in one run of five and a never does (a difference of
-    .16), five seeds show no failure in a third of all tables, and the models look equivalent within any margin. So
-    equal differences, such as two models at exactly 1.0, are no evidence of equivalence here: read `success`.
+    .16), often no failure is seen: in simulations 32 % of the tables with 5 seeds, and 13 % of those with 10, look
+    equivalent within .05, where 5 % is promised. So equal differences, such as two models at exactly 1.0, are no
+    evidence of equivalence here: read `success`.
     """
     from scipy.stats import ttest_1samp  # here, because importing scipy.stats takes a second
 
