@@ -205,22 +205,3 @@ def test_equal_or_few_differences_are_no_evidence_of_equivalence(differences):
 def test_a_margin_is_above_zero():
     with pytest.raises(ValueError, match="margin: got 0, allowed: a number above 0"):
         tost([0.1, 0.2], margin=0)
-
-
-@pytest.mark.slow
-def test_a_table_of_ten_models_ten_tasks_and_ten_seeds_takes_seconds():
-    """All pairs over seeds, and the first model against the others over 2,000 sequences; limit 5 s on one core."""
-    import time
-
-    rng = np.random.default_rng(0)
-    scores, wrong = rng.random((10, 10, 10)), rng.random((10, 10, 10, 2000)) < 0.2
-    started = time.process_time()  # of this process: other work on the machine does not count
-    for task in range(10):
-        for j in range(10):
-            for i in range(j):
-                paired_seeds(scores[task, i], scores[task, j])
-            if j:
-                two_level_bootstrap(wrong[task, 0], wrong[task, j], np.ones(2000))
-    for j in range(1, 10):
-        over_tasks({str(task): (scores[task, 0], scores[task, j]) for task in range(10)})
-    assert time.process_time() - started < 5
