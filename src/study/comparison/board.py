@@ -17,7 +17,7 @@ class Board:
     def __init__(self, quiet: bool, workers: int, clock=time.monotonic):
         self.quiet, self.workers, self.clock = quiet, workers, clock
         self.expected = self.taken = 0.0  # of the runs that ended in this process
-        self.bar, self.total, self.finished = None, 0, 0
+        self.bar, self.total, self.finished, self.before = None, 0, 0, 0
 
     def begin(self, total: int) -> None:
         """total: the runs that are needed at least; `update` may raise it."""
@@ -46,11 +46,23 @@ class Board:
         ratio = self.taken / self.expected if self.expected else 1.0
         return seconds_left * ratio / max(1, self.workers)
 
-    def done(self, text: str, expected: float = 0.0, taken: float = 0.0, seconds_left: float = 0.0) -> None:
-        """A run is known. taken: its seconds; 0 if it was finished before."""
+    def found(self) -> None:
+        """A run that was finished before is verified. How many there are is one line, before the next finished run."""
+        self.finished, self.before = self.finished + 1, self.before + 1
+        if self.bar is not None:
+            self.bar.update(1)
+
+    def say_found(self) -> None:
+        """The line about runs that were finished before, if there are any that it has not named yet."""
+        if self.before:
+            count, self.before = self.before, 0
+            self.say(f"{count} run{'' if count == 1 else 's'} finished before, verified and kept")
+
+    def done(self, text: str, expected: float, taken: float, seconds_left: float) -> None:
+        """A run has ended. taken: its seconds."""
+        self.say_found()
         self.finished += 1
-        if taken:
-            self.expected, self.taken = self.expected + expected, self.taken + taken
+        self.expected, self.taken = self.expected + expected, self.taken + taken
         if self.bar is not None:
             self.bar.update(1)
             self.bar.write(text, file=sys.stderr)
