@@ -49,7 +49,7 @@ class Column:
 class Table:
     """rows: an Entry or a text per column; the first column names the row.  folded: shown closed until it is asked for.
 
-    is_result: the table belongs into `--markdown`.  group: the column whose change starts a new group of rows; 0: none.
+    is_result: the table belongs into `--markdown`.  group: a column whose values become headings inside the table; 0: none.
     """
 
     key: str
@@ -61,6 +61,21 @@ class Table:
     is_result: bool = True
     group: int = 0
     kind: str = field(default="table", init=False)
+
+    def shown_columns(self) -> tuple[Column, ...]:
+        """The columns of the page, where a group is a heading of its own."""
+        return self._without_group(self.columns)
+
+    def groups(self) -> list[tuple[str, list[tuple]]]:
+        """(heading, rows without the column of the group), in the order of the rows; one group without a heading."""
+        found: dict[str, list[tuple]] = {}
+        for row in self.rows:
+            heading = row[self.group] if self.group else ""
+            found.setdefault(heading.text if isinstance(heading, Entry) else heading, []).append(row)
+        return [(heading, [self._without_group(row) for row in rows]) for heading, rows in found.items()]
+
+    def _without_group(self, row: tuple) -> tuple:
+        return row[: self.group] + row[self.group + 1 :] if self.group else row
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,10 @@ from html import escape
 
 from src.figures.axes import log_ticks
 
-WIDTH, HEIGHT = 440, 280
-LEFT, RIGHT, TOP, BOTTOM = 52, 12, 14, 46
+WIDTH, HEIGHT = 380, 256
+LEFT, RIGHT, TOP, BOTTOM = 52, 12, 18, 46
 LOOKS = 8  # of the style sheet: colours k0 to k7
+ROOM = 7  # between the outermost points and the frame
 DASHES = ("", "7 3", "2 3", "9 3 2 3", "12 4", "1 2", "6 2 1 2 1 2")
 MOST_TICKS = 6
 CHARACTER = 6.6  # width of a letter of a tick label
@@ -151,21 +152,25 @@ def even_ticks(low: float, high: float) -> list[float]:
 
 def tick_text(value: float) -> str:
     """The number of a tick: round, so without zeros at its end."""
-    return f"{value:,.6g}" if abs(value) < 1e7 else f"{value:.0e}"
+    for size, sign in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= 10 * size or (abs(value) >= size and sign != "k"):
+            return f"{value / size:.4g}{sign}" if abs(value) < 1e13 else f"{value:.0e}"
+    return f"{value:,.4g}" if value == 0 or abs(value) >= 1e-4 else f"{value:.0e}"
 
 
 def draw(chart: Chart) -> str:
-    """The drawing of lines or points over two axes."""
-    xs = [p.x for line in chart.lines for p in line.points] + [x for x, _ in _thin_points(chart)]
-    ys = [v for line in chart.lines for p in line.points for v in (p.y, p.low, p.high)] + [
-        y for _, y in _thin_points(chart)
-    ]
-    xs += [level.value for level in chart.levels if level.is_vertical]
+    """The drawing of lines or points over two axes. Words beside levels come last, so that no line hides them."""
+    thin = [point for line in chart.lines for part in line.thin for point in part]
+    points = [point for line in chart.lines for point in line.points]
+    xs = [p.x for p in points] + [x for x, _ in thin] + [v.value for v in chart.levels if v.is_vertical]
+    ys = [value for p in points for value in (p.y, p.low, p.high)] + [y for _, y in thin]
     ys += [level.value for level in chart.levels if not level.is_vertical]
-    x, y = Scale(chart.x, xs, LEFT, WIDTH - RIGHT), Scale(chart.y, ys, HEIGHT - BOTTOM, TOP)
-    body = [*_axes(chart, x, y), *(part for level in chart.levels for part in _level(level, x, y))]
+    x = Scale(chart.x, xs, LEFT + ROOM, WIDTH - RIGHT - ROOM)
+    y = Scale(chart.y, ys, HEIGHT - BOTTOM - ROOM, TOP + ROOM)
+    body = [*_axes(chart, x, y), *(_level(level, x, y) for level in chart.levels)]
     for line in chart.lines:
         body += _line(line, x, y)
+    body += [_level_name(level, x, y) for level in chart.levels]
     return _svg(chart.key, chart.title, chart.description, HEIGHT, body)
 
 
@@ -230,21 +235,26 @@ def _axes(chart: Chart, x: Scale, y: Scale) -> list[str]:
         if place - half > end:
             body.append(_text(min(place, WIDTH - half), HEIGHT - BOTTOM + 16, tick_text(tick), anchor="middle"))
             end = place + half + 4
-    body.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 8, chart.x.label, "label", "middle"))
+    body.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 8, _short(chart.x.label, WIDTH), "label", "middle"))
     turned = f'transform="translate(12 {(TOP + HEIGHT - BOTTOM) / 2:g}) rotate(-90)"'
-    body.append(f'<text class="label" text-anchor="middle" {turned}>{escape(chart.y.label)}</text>')
+    body.append(f'<text class="label" text-anchor="middle" {turned}>{escape(_short(chart.y.label, HEIGHT))}</text>')
     return body
 
 
-def _level(level: Level, x: Scale, y: Scale) -> list[str]:
+def _level(level: Level, x: Scale, y: Scale) -> str:
+    if level.is_vertical:
+        return f'<path class="level" d="M{x.at(level.value):.1f} {TOP}V{HEIGHT - BOTTOM}"/>'
+    return f'<path class="level" d="M{LEFT} {y.at(level.value):.1f}H{WIDTH - RIGHT}"/>'
+
+
+def _level_name(level: Level, x: Scale, y: Scale) -> str:
+    """The words of a level: of a vertical one above the axes, of a horizontal one at the right end of its line."""
     if level.is_vertical:
         place = x.at(level.value)
-        is_right = place > WIDTH - 110
-        words = _text(place + (-4 if is_right else 4), TOP + 10, level.name, "", "end" if is_right else "start")
-        return [f'<path class="level" d="M{place:.1f} {TOP}V{HEIGHT - BOTTOM}"/>', words]
+        is_right = place > WIDTH / 2
+        return _text(place + (3 if is_right else -3), TOP - 6, level.name, "", "end" if is_right else "start")
     place = y.at(level.value)
-    words = _text(WIDTH - RIGHT - 2, place - 4 if place > TOP + 16 else place + 13, level.name, "", "end")
-    return [f'<path class="level" d="M{LEFT} {place:.1f}H{WIDTH - RIGHT}"/>', words]
+    return _text(WIDTH - RIGHT - 2, place - 4 if place > TOP + 16 else place + 13, level.name, "halo", "end")
 
 
 def _line(line: Line, x: Scale, y: Scale) -> list[str]:
@@ -304,10 +314,12 @@ def _text(x: float, y: float, words: str, kind: str = "", anchor: str = "") -> s
     return f'<text x="{x:.1f}" y="{y:.1f}"{look}>{escape(words)}</text>'
 
 
+def _short(words: str, room: float) -> str:
+    """The words, cut where they would not fit."""
+    most = int(room / CHARACTER)
+    return words if len(words) <= most else f"{words[: most - 1]}…"
+
+
 def _dash(look: int) -> str:
     dash = DASHES[look % len(DASHES)]
     return f' stroke-dasharray="{dash}"' if dash else ""
-
-
-def _thin_points(chart: Chart):
-    return [point for line in chart.lines for thin in line.thin for point in thin]

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from src.study.page.blocks import END, ISOLATE, Answer, Section, unmarked
+from src.study.page.blocks import END, ISOLATE, Answer, Entry, Section, named, unmarked
 from src.study.page.chart import swatch
 from src.study.page.evidence import Document
 from src.study.page.numbers import counted, listed
@@ -24,6 +25,7 @@ MARK = '<meta name="generator" content="sequence bench report">'
 KINDS = {"compare": "comparison", "study": "study", "speed": "record of speed", "train": "run"}
 PLURALS = {"study": "studies", "speed": "records of speed"}
 MOST_IN_TITLE = 3
+ONE_LINE = 26  # characters of a cell that is not broken
 
 
 def render(document: Document) -> str:
@@ -32,7 +34,7 @@ def render(document: Document) -> str:
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["names"] = names
-    environment.globals |= {"swatch": lambda look: Markup(swatch(look)), "svg": Markup}
+    environment.globals |= {"swatch": lambda look: Markup(swatch(look)), "svg": Markup, "short": short}
     style, script = ((HERE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     built = [(section, section.build(document)) for section in SECTIONS]
     return environment.get_template("page.html").render(
@@ -40,7 +42,8 @@ def render(document: Document) -> str:
         policy=policy(style, script),
         style=Markup(style),
         script=Markup(script),
-        title=title(document),
+        title=unmarked(title(document)),
+        heading=title(document),
         about=about(document),
         shown=[(section, blocks) for section, blocks in built if blocks],
         absent=[section for section, blocks in built if not blocks],
@@ -48,8 +51,15 @@ def render(document: Document) -> str:
 
 
 def names(sentence: str) -> Markup:
-    """A sentence whose names are marked, with an element around each."""
-    return Markup(escape(sentence).replace(ISOLATE, Markup("<b>")).replace(END, Markup("</b>")))
+    """A sentence with an element around each marked name, and around each `word` of the program."""
+    safe = escape(sentence).replace(ISOLATE, Markup("<b>")).replace(END, Markup("</b>"))
+    return Markup(re.sub(r"`([^`<>]+)`", r"<code>\1</code>", str(safe)))
+
+
+def short(value: Entry | str) -> str:
+    """A class for a cell that stays on one line: a name must not break at its hyphens."""
+    text = value.text if isinstance(value, Entry) else value
+    return " short" if len(text) <= ONE_LINE else ""
 
 
 def policy(style: str, script: str) -> str:
@@ -62,11 +72,12 @@ def policy(style: str, script: str) -> str:
 
 
 def title(document: Document) -> str:
-    """'deltanet, gru and mamba on copy and recall'."""
+    """'deltanet, gru and mamba on copy and recall', with marked names."""
     models = dict.fromkeys(cell.model for cell in document.cells)
     models |= dict.fromkeys(model for cost in document.costs for model in cost.models) if not models else {}
-    tasks = listed(document.tasks(), MOST_IN_TITLE)
-    return f"{listed(models, MOST_IN_TITLE)} on {tasks}" if tasks else f"Cost of {listed(models, MOST_IN_TITLE)}"
+    names = listed(map(named, models), MOST_IN_TITLE)
+    tasks = listed(map(named, document.tasks()), MOST_IN_TITLE)
+    return f"{names} on {tasks}" if tasks else f"Cost of {names}"
 
 
 def about(document: Document) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 
 MISSING = "–"
+NO_BREAK = "\u00a0"  # between a number and its unit, which a line break must not part
 FEWEST, USUAL, MOST = 2, 3, 4  # decimals of a share
 
 
@@ -75,7 +76,7 @@ def plain(value: float | None) -> str:
 
 def quantity(value: float | None, unit: str) -> str:
     """A number with its unit."""
-    return MISSING if value is None else f"{plain(value)} {unit}"
+    return MISSING if value is None else f"{plain(value)}{NO_BREAK}{unit}"
 
 
 def whole(value: int | None) -> str:
@@ -91,8 +92,8 @@ def bytes_of(value: float | None) -> str:
         return MISSING
     for size, unit in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
         if value >= size:
-            return f"{plain(value / size)} {unit}"
-    return f"{plain(value)} B"
+            return f"{plain(value / size)}{NO_BREAK}{unit}"
+    return f"{plain(value)}{NO_BREAK}B"
 
 
 def probability(value: float | None) -> str:

@@ -24,15 +24,16 @@ for (const head of document.querySelectorAll("thead th")) {
   head.append(button);
   button.addEventListener("click", () => {
     const down = head.getAttribute("aria-sort") === "ascending";
-    const body = head.closest("table").tBodies[0];
-    const rows = [...body.rows].sort((a, b) => {
+    const order = (a, b) => {
       const [x, y] = [place(a, head.cellIndex), place(b, head.cellIndex)];
-      const order = typeof x === typeof y ? (typeof x === "number" ? x - y : x.localeCompare(y)) : typeof x === "number" ? -1 : 1;
-      return down ? -order : order;
-    });
-    for (const row of rows) row.classList.remove("group");
+      if (typeof x !== typeof y) return typeof x === "number" ? -1 : 1; // what has no number stays last
+      const by = typeof x === "number" ? x - y : x.localeCompare(y);
+      return down ? -by : by;
+    };
+    for (const body of head.closest("table").tBodies) {
+      body.append(...[...body.querySelectorAll("tr:not(.group)")].sort(order));
+    }
     for (const other of head.parentNode.cells) other.removeAttribute("aria-sort");
     head.setAttribute("aria-sort", down ? "descending" : "ascending");
-    body.append(...rows);
   });
 }

@@ -57,7 +57,7 @@ def _of_pairs(document: Document, pairs: list[Difference]) -> str:
         winner, loser = (named(one.b), named(one.a)) if BETTER[one.verdict] > 0 else (named(one.a), named(one.b))
         where = f" ({one.setting})" if one.setting else ""
         size, low, high = _oriented(one)
-        chance = "" if one.p is None else f", p {_equals(one.p)}"
+        chance = "" if one.p is None else f", p{n.NO_BREAK}{_equals(one.p)}"
         rest = _tally(pairs)
         first = (
             f"{winner} scores higher than {loser} on {named(one.task)}{where}, by {n.score(size, low, high)}{chance}"
@@ -67,7 +67,7 @@ def _of_pairs(document: Document, pairs: list[Difference]) -> str:
         most = max((len(d.seeds) for d in pairs), default=0)
         return f"There is no verdict on any difference: {_few(most)}."
     if all(d.verdict == EQUIVALENT for d in pairs):
-        margin = "" if document.margin is None else f" within a margin of {n.plain(document.margin)}"
+        margin = "" if document.margin is None else f" within a margin of {document.margin:g}"
         return (
             f"All {len(pairs)} pairs of models are equivalent{margin}."
             if len(pairs) > 1
@@ -112,7 +112,7 @@ def _singular(words: str) -> str:
 
 def _equals(p: float) -> str:
     text = n.probability(p)
-    return text if text.startswith("<") else f"= {text}"
+    return text if text.startswith("<") else f"={n.NO_BREAK}{text}"
 
 
 def _without_pairs(document: Document) -> str:

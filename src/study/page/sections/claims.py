@@ -19,4 +19,4 @@ def build(document: Document) -> list:
     return [Table("claims-verdicts", "Claims of the study", columns, rows)]
 
 
-CLAIMS = Section("claims", "Verdicts of `study`", build, "no folder of `study` was given")
+CLAIMS = Section("claims", "Verdicts of the study", build, "no folder of `study` was given")

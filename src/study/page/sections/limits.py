@@ -35,7 +35,8 @@ def missing(document: Document) -> list[str]:
     found = []
     if document.holes:
         of = f" of {document.planned:,}" if document.planned else ""
-        found.append(f"{len(document.holes)}{of} planned runs have no usable result; the table below names each.")
+        verb = "has" if len(document.holes) == 1 else "have"
+        found.append(f"{len(document.holes)}{of} planned runs {verb} no usable result; the table below names each.")
     diverged = sum(cell.diverged for cell in document.cells)
     if diverged:
         verb = "run" if diverged == 1 else "runs"
@@ -143,7 +144,7 @@ def intervals(document: Document) -> list[str]:
     exploratory = [d for d in document.differences if not d.is_headline]
     if exploratory and len(exploratory) < len(document.differences):
         found.append(
-            f"{n.counted(len(exploratory), 'pair')} of models were not named in advance: they are exploratory."
+            f"{n.counted(len(exploratory), 'pair')} of models were not planned as a comparison: they are exploratory."
         )
     if document.cells:
         found.append("Small models on small tasks: nothing here says how a larger model, or another task, comes out.")

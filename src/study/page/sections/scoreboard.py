@@ -108,17 +108,27 @@ def _scores(cell: Cell) -> tuple[Entry, Entry, Entry]:
 
 
 def scores(document: Document) -> Table:
-    """A row per task, model and setting."""
-    names = ("seeds", "median", *(c.name for c in SCORES), "solved", "steps to solve", "chance", "ceiling")
-    columns = (Column("model"), Column("task"), Column("metric"), *(Column(name, "number") for name in names))
-    methods = n.listed(dict.fromkeys(c.interval for c in document.cells if c.interval))
+    """A row per task, model and setting. Metric and ceiling have columns where they are not the same for all."""
+    cells = document.cells
+    metrics, ceilings = {cell.metric for cell in cells}, {cell.ceiling for cell in cells}
+    extra = [("metric", "text", lambda c: c.metric)] * (len(metrics) > 1)
+    extra += [("ceiling", "number", lambda c: Entry(n.share(c.ceiling), c.ceiling))] * (ceilings != {1.0})
+    names = ("seeds", "median", "mean", "95 % interval", "scaled", "solved", "steps to solve", "chance")
+    columns = (Column("model"), Column("task"), *(Column(name, "number") for name in names))
+    columns += tuple(Column(name, kind) for name, kind, _ in extra)
+    rows = tuple((*_score_row(cell), *(of(cell) for _, _, of in extra)) for cell in cells)
+    metric = f": {next(iter(metrics))}" if len(metrics) == 1 else ""
+    return Table("scores", f"Scores over seeds, on the test set{metric}", columns, rows, _score_note(cells), group=1)
+
+
+def _score_note(cells: list[Cell]) -> str:
+    methods = n.listed(dict.fromkeys(cell.interval for cell in cells if cell.interval))
     note = f"Intervals: {methods}. " if methods else ""
-    note += (
-        "Solved: seeds whose score reaches the threshold, with its 95 % interval (Clopper-Pearson). Steps to solve: "
-        "median over seeds until validation reached it. A diverged run counts at chance."
+    return note + (
+        "Scaled: 0 is chance, 1 the ceiling. Solved: seeds whose score reaches the threshold, with its 95 % interval "
+        "(Clopper-Pearson). Steps to solve: median over seeds until validation reached it. A diverged run counts at "
+        "chance."
     )
-    rows = tuple(_score_row(cell) for cell in document.cells)
-    return Table("scores", "Scores over seeds, on the test set", columns, rows, note, group=1)
 
 
 def _score_row(cell: Cell) -> tuple:
@@ -127,14 +137,12 @@ def _score_row(cell: Cell) -> tuple:
     return (
         label(cell.key),
         cell.task,
-        cell.metric,
         Entry(seeds, len(cell.values), WARN if cell.holes or cell.diverged else ""),
         Entry(n.share(cell.median, n.decimals(cell.low, cell.high)), cell.median),
         *_scores(cell),
         _success(cell),
         _steps(cell),
         Entry(n.share(cell.chance), cell.chance),
-        Entry(n.share(cell.ceiling), cell.ceiling),
     )
 
 
@@ -196,43 +204,40 @@ def _tasks(found: list[str], tasks: list[str]) -> str:
 
 def differences(document: Document) -> Table:
     """Every pair of models that was judged."""
-    numeric = ("difference", "p (corrected)", "seeds")
+    numeric = ("difference [95 %]", "p (corrected)", "seeds", "over seeds and sequences")
     columns = (
-        Column("b against a"),
-        Column("task"),
-        Column("verdict"),
+        *(Column(name) for name in ("model", "against", "task", "verdict")),
         *(Column(name, "number") for name in numeric),
-        Column("sampling of the test set", "number"),
-        Column("role"),
+        Column("pair"),
     )
-    note = "Difference: mean over seeds of the score of b minus that of a, with its 95 % interval."
+    note = "Difference: the score of the model minus that of the other, mean over seeds, with its 95 % interval."
     if document.alpha is not None:
-        note += f" A difference is shown where the corrected p is at most {n.plain(document.alpha)}."
+        note += f" A difference is shown where the corrected p is at most {document.alpha:g}."
     smallest = [d.smallest_p for d in document.differences if d.smallest_p is not None]
     if smallest and document.alpha is not None and max(smallest) > document.alpha:
-        note += f" With so few seeds some tests cannot get below p = {n.probability(max(smallest))}."
+        note += f" An exact test over so few seeds cannot get below p = {n.probability(max(smallest))}."
     rows = tuple(_difference_row(d, document) for d in document.differences)
-    return Table("pairs", "Differences between models", columns, rows, note, group=1)
+    return Table("pairs", "Differences between models", columns, rows, note, group=2)
 
 
 def _difference_row(d: Difference, document: Document) -> tuple:
     words = d.verdict
     if words == "equivalent" and document.margin is not None:
-        words += f" within {n.plain(document.margin)}"
+        words += f" within {document.margin:g}"
     if words in ("no difference shown", "worse"):
         steps = {c.steps for c in document.cells if c.task == d.task and c.steps is not None}
         words += f" within {n.whole(max(steps))} steps" if steps else ""
     words += ", every seed apart" if d.is_separated else ""
-    setting = f" ({d.setting})" if d.setting else ""
     return (
-        f"{d.b} against {d.a}{setting}",
+        label(("", d.b, d.setting)),
+        d.a,
         d.task,
         Entry(words or n.MISSING, None, TONES.get(d.verdict, "")),
         Entry(n.difference(d.value, d.low, d.high), d.value),
         Entry(n.probability(d.p), d.p),
         Entry(str(len(d.seeds)), len(d.seeds)),
-        Entry(n.difference(d.value, d.items_low, d.items_high) if d.items_low is not None else n.MISSING),
-        "named in advance" if d.is_headline else "exploratory",
+        Entry(n.interval(d.items_low, d.items_high), d.items_low),
+        "planned" if d.is_headline else "exploratory",
     )
 
 

@@ -15,6 +15,7 @@ from src.study.page.evidence import REPORT, Bin, Document, Key, Run, label
 
 MOST_ROWS = 16  # of the table behind a curve
 MOST_OF_A_KIND = 2  # samples of a model that are right, and that are wrong
+MOST_OPEN = 6  # examples that are shown without being asked for
 MOST_SEEDS = 10  # thin lines of one model
 
 
@@ -198,7 +199,9 @@ def _samples(key: str, task: str, groups: dict[Key, list[Run]]) -> Table | None:
         *(Column(name, "code") for name in ("prompt", "expected", "got")),
     )
     note = f"At most {MOST_OF_A_KIND} examples of each kind, of the first seed."
-    return Table(f"{key}-samples", f"{task}: what the models write", columns, tuple(rows), note, is_result=False)
+    caption = f"{task}: what the models write ({n.counted(len(rows), 'example')})"
+    folded = len(rows) > MOST_OPEN
+    return Table(f"{key}-samples", caption, columns, tuple(rows), note, folded, is_result=False)
 
 
 def _mark(is_right: bool | None) -> Entry:
