@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from planted_metrics import good_metrics
 
-from src.storage.files import seal, write_json
+from src.storage.files import seal
 
 ENV = {
     "commit": "0123456789abcdef0123456789abcdef01234567",
@@ -72,6 +73,11 @@ def plant(folder, plan: Plan) -> Path:
     if plan.checks:
         write_json(folder / "checks.json", plan.checks)
     return folder
+
+
+def write_json(path: Path, document) -> None:
+    """Write at once: that of the program waits for the disk, which takes seconds for a folder of many runs."""
+    path.write_text(json.dumps(document), encoding="utf-8")
 
 
 def plant_run(folder: Path, metrics: dict, explicit: dict, samples: str = SAMPLES) -> Path:

@@ -49,7 +49,7 @@ class Column:
 class Table:
     """rows: an Entry or a text per column; the first column names the row.  folded: shown closed until it is asked for.
 
-    is_result: the table belongs into `--markdown`.  group: a column whose values become headings inside the table; 0: none.
+    is_result: the table belongs into `--markdown`.  group: a column whose values become headings in the table; 0: none.
     """
 
     key: str

@@ -108,7 +108,7 @@ def _table(cells: list[Cell]) -> Table:
         "Good range: width of the rates whose score is within 5 % of the best. A rate at the edge of those tried may "
         "hide a better one."
     )
-    return Table("rates", "Learning rates", columns, rows, note, group=1)
+    return Table("rates-tried", "Learning rates", columns, rows, note, group=1)
 
 
 RATES = Section("rates", "Learning rate", build, "no model was trained with more than one learning rate")
