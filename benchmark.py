@@ -41,9 +41,11 @@ HOW_TO = """Train, evaluate and measure small sequence models. Five commands to 
 
 `python benchmark.py --help` shows all flags."""
 
-REQUIRED = ("torch", "numpy", "scipy", "tqdm", "matplotlib", "numba", "platformdirs")
+REQUIRED = ("torch", "numpy", "scipy", "tqdm", "matplotlib", "numba", "platformdirs", "jinja2")
 INSTALL = "enter the environment that has it (such as `. .venv/bin/activate`), or run `pip install -r requirements.txt`"
-COMMANDS = ("train", "list", "generate", "check", "speed", "profile", "kernels", "study", "compare", "reproduce")
+COMMANDS = (
+    *("train", "list", "generate", "check", "speed", "profile", "kernels", "study", "compare", "report", "reproduce"),
+)
 SHARED = ("train", "resume", "evaluate")  # torchrun's processes share their work; of the others rank 0 does all
 
 

@@ -11,9 +11,8 @@ from src.figures import runs as run_figures
 from src.flags.fields import UserError
 from src.flags.groups import ControlConfig
 from src.flags.parser import Parser, add_flags, read_flags
-from src.storage.files import open_sealed
+from src.storage.finished import finished_metrics
 from src.storage.rundir import RunDir
-from src.storage.schema import validate
 
 
 def main(argv: list[str]) -> int:
@@ -26,7 +25,7 @@ def main(argv: list[str]) -> int:
     if not out_dirs:
         raise UserError("--vis_only: no --out_dir given; name one run, or several to overlay")
     runs = [RunDir.open(name) for name in out_dirs]
-    documents = [load_metrics(run) for run in runs]
+    documents = [finished_metrics(run) for run in runs]
     if len(runs) == 1:
         folder = Path(control.figures) if control.figures else runs[0].figures
         paths = run_figures.draw_all(documents[0], folder)
@@ -39,18 +38,6 @@ def main(argv: list[str]) -> int:
     for path in paths:
         print(path)
     return 0
-
-
-def load_metrics(run: RunDir) -> dict:
-    """metrics.json of a finished run, verified; UserError if it is missing, edited or not of the schema."""
-    if not run.finished:
-        raise UserError(f"{run.path}: not finished, it has no metrics.json yet; continue it with --resume")
-    document = open_sealed(run.metrics)
-    try:
-        validate(document)
-    except ValueError as error:
-        raise UserError(f"{run.metrics}: not of this schema: {error}") from error
-    return document
 
 
 def label(document: dict, run: RunDir) -> str:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
+import sys
 from collections.abc import Iterable
 
 from src.storage.notes import listed
@@ -167,7 +167,7 @@ def check_row(row) -> None:
 
 
 def _is_number(value) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def _expect(name: str, value, is_good, allowed: str) -> None:

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
+import sys
 from typing import Any, NamedTuple
 
 SCHEMA_VERSION = 2
@@ -41,7 +41,7 @@ class MayLack(NamedTuple):
 
 
 def _is_number(v) -> bool:
-    return isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v)
+    return isinstance(v, (int, float)) and not isinstance(v, bool) and abs(v) <= sys.float_info.max
 
 
 def _is_count(v) -> bool:

@@ -127,7 +127,7 @@ def test_holes_are_named_and_pairs_use_the_seeds_that_both_have(monkeypatch, pla
 
     campaign, document = judged(monkeypatch, planted_items, three_models, tmp_path, result)
     assert [(h["model"], h["seed"], h["why"]) for h in document["holes"]] == [("gru", 13, "out of memory")]
-    assert (document["pairs"][0]["seeds"], document["pairs"][0]["missing"]) == (4, 1)
+    assert (document["pairs"][0]["seeds"], document["pairs"][0]["missing"]) == ([11, 12, 14, 15], 1)
     assert summarise(campaign)[0]["holes"] == 1
 
 
@@ -139,7 +139,7 @@ def test_a_diverged_run_counts_as_chance_in_the_pairs(monkeypatch, planted_items
 
     _, document = judged(monkeypatch, planted_items, three_models, tmp_path, result)
     assert 0.5 in document["pairs"][0]["b_values"]
-    assert document["pairs"][0]["seeds"] == 5
+    assert document["pairs"][0]["n"] == 5
     assert document["pairs"][0]["items_low"] is None
 
 

@@ -31,10 +31,12 @@ from src.study.comparison.board import Board
 from src.study.comparison.budget import run_seconds
 from src.study.comparison.campaign import Campaign, Known, Run
 from src.study.comparison.cells import Cell
+from src.study.comparison.gate import check_layers
 from src.study.comparison.summary import summarise, summary_columns
 from src.study.comparison.tables import columns_of, start_of, to_csv
 from src.study.comparison.verdicts import judge
 from src.study.engines import DIVERGED, DONE, Outcome
+from src.study.page import write_report
 
 KIND = "compare"
 OK, FAILED, INTERRUPTED = 0, 1, 130
@@ -110,6 +112,9 @@ def carry_out(place: Folder, argv: list[str], asked, cells: Sequence[Cell], note
         finally:
             board.close()
         verdicts = conclude(place.path, campaign)
+        if code == OK:
+            check_layers(place.path, cells)
+            write_report([place.path])
     finally:
         place.dir.release()
     return _end(place, argv, verdicts, code, control.quiet)
@@ -183,6 +188,7 @@ def _end(place: Folder, argv: list[str], verdicts: Mapping, code: int, quiet: bo
         )
     if not quiet:
         print("\n".join(pair["words"] for pair in verdicts["pairs"] if pair["headline"]))
+        print(f"report: {place.path / 'report.html'}")
     print(place.path)
     return FAILED if verdicts["holes"] else OK
 

@@ -22,7 +22,7 @@ START = (
     *("task", "model", "setting", "metric", "seeds", "values", "n", "holes", "diverged"),
     *("median", "mean", "low", "high", "interval", "scaled", "scaled_values", "chance", "ceiling"),
     *("success", "success_low", "success_high", "threshold", "solved_at", "reached", "median_steps", "steps"),
-    *("lr", "lr_tried", "lr_val", "good_decades", "at_edge"),
+    *("lr", "lr_tried", "lr_val", "lr_failed", "good_decades", "at_edge"),
 )
 END = ("parameters", "layer_parameters", "state_bytes", "chars", "init", "pos")
 
@@ -81,7 +81,7 @@ def _of_seeds(finished: Sequence[tuple[Run, Known]], threshold: float) -> dict:
         "scaled_values": _words(f"{row['scaled']:.6g}" for row in rows),
         "chance": max(row["chance"] for row in rows),
         "ceiling": rows[0]["ceiling"],
-        "success": f"{solved['count']} of {solved['n']}",
+        "success": solved["count"],
         "success_low": solved["low"],
         "success_high": solved["high"],
         "solved_at": _words("-" if row["solved_at"] is None else row["solved_at"] for row in rows),
@@ -106,10 +106,12 @@ def _rate(campaign: Campaign, group: Group, cell: Cell) -> dict:
     trials = campaign.trials(group, cell.model)
     chosen = (group.chosen or {}).get(cell.model)
     chance = max((t.chance for t in trials.values()), default=0.0)
+    known = [rate for rate in sorted(trials) if not trials[rate].failed]
     return {
         "lr": chosen,
-        "lr_tried": _words(f"{rate:g}" for rate in sorted(group.grid)),
-        "lr_val": _words("-" if trials[r].failed else f"{trials[r].score:.6g}" for r in sorted(trials)),
+        "lr_tried": _words(f"{rate:g}" for rate in (known or sorted(group.grid))),
+        "lr_val": _words(f"{trials[rate].score:.6g}" for rate in known),
+        "lr_failed": _words(f"{rate:g}" for rate in sorted(trials) if trials[rate].failed),
         "good_decades": good_decades(trials, chance) if len(trials) > 1 else None,
         "at_edge": campaign.at_edge(group, cell.model) if group.chosen is not None else "",
     }

@@ -145,6 +145,12 @@ class _Pair:
         return self.task, self.a, self.b
 
     @property
+    def seeds(self) -> list[int]:
+        """The seeds that both models have, on one task."""
+        a, b = self.scores
+        return sorted(a.folders.keys() & b.folders.keys()) if self.over is None else []
+
+    @property
     def steps(self) -> int:
         """The longest training of the pair."""
         pairs = self.over.values() if self.over else [self.scores]
@@ -199,7 +205,8 @@ class _Pair:
             "metric": a.cell.terms["metric"] if single else "",
             "a": self.a,
             "b": self.b,
-            "seeds": facts["n"],
+            "seeds": self.seeds,
+            "n": facts["n"],
             "missing": facts["missing"] if single else None,
             "a_values": list(a.values) if single else None,
             "b_values": list(b.values) if single else None,
@@ -207,7 +214,7 @@ class _Pair:
             "median_difference": facts["median"] if single else None,
             "low": facts["low"] if single else None,
             "high": facts["high"] if single else None,
-            "interval": facts["method"] if single else "",
+            "method": facts["method"] if single else "",
             "improvement": None if single else facts["improvement"],
             "tasks": None if single else facts["tasks"],
             "p": facts["p_better" if self.campaign.comparison.config.claim == "better" else "p"],
@@ -226,7 +233,7 @@ class _Pair:
         if a.diverged or b.diverged:  # such a run has no items
             return None
         items = []
-        for seed in sorted(a.folders.keys() & b.folders.keys()):
+        for seed in self.seeds:
             pair = read_items(a.folders[seed]), read_items(b.folders[seed])
             if pair[0].digest != pair[1].digest:
                 return None
