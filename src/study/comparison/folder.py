@@ -32,6 +32,7 @@ from src.study.comparison.budget import run_seconds
 from src.study.comparison.campaign import Campaign, Known, Run
 from src.study.comparison.cells import Cell
 from src.study.comparison.gate import check_layers
+from src.study.comparison.pictures import draw
 from src.study.comparison.summary import summarise, summary_columns
 from src.study.comparison.tables import columns_of, start_of, to_csv
 from src.study.comparison.verdicts import judge
@@ -114,6 +115,7 @@ def carry_out(place: Folder, argv: list[str], asked, cells: Sequence[Cell], note
         verdicts = conclude(place.path, campaign)
         if code == OK:
             check_layers(place.path, cells)
+            draw(place.path, campaign)
             write_report([place.path])
     finally:
         place.dir.release()
