@@ -1,9 +1,9 @@
 """Batches: sentence pairs of different lengths become rectangles of ids, with masks that say what is real.
 
-    pairs    ([7, 4, 2], [9, 5])              source ids, and target ids, without <bos> and <eos>
-    X_ids    [[7, 4, 2, <eos>]]               M_src  [[1, 1, 1, 1]]
-    Y_in     [[<bos>, 9, 5]]                  what the decoder reads
-    Y_out    [[9, 5, <eos>]]                  what it should say at each place      M_tgt  [[1, 1, 1]]
+pairs    ([7, 4, 2], [9, 5])              source ids, and target ids, without <bos> and <eos>
+X_ids    [[7, 4, 2, <eos>]]               M_src  [[1, 1, 1, 1]]
+Y_in     [[<bos>, 9, 5]]                  what the decoder reads
+Y_out    [[9, 5, <eos>]]                  what it should say at each place      M_tgt  [[1, 1, 1]]
 """
 
 from __future__ import annotations

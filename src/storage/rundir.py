@@ -43,6 +43,7 @@ __all__ = ["RunDir", "existing_runs", "open_sealed", "read_json", "seal", "write
 RUN_FILES = (
     *("config.json", "env.json", "metrics.jsonl", "metrics.json", "ckpt.pt", "best.pt", "samples.txt", "vocab.json"),
     *("eval-[0-9]*.json", "results.jsonl", "results.csv", "history.json", "trace.json", "stacks.txt", "memory.json"),
+    *("pairs.npz", "vocab_source.json", "vocab_target.json", "checkpoint.npz"),
     *("tables.md", f"{TEMP_PREFIX}*"),
 )
 RUN_FOLDERS = {

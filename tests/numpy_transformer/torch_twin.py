@@ -98,7 +98,9 @@ def to_torch_names(ours):
             continue  # joined with q
         if name.endswith((".q.w", ".q.b")):
             joined = torch.cat([value, ours[name.replace(".q.", ".kv.")]], dim=-1)
-            found[f"{name[:-4]}.in_proj_{'weight' if name[-1] == 'w' else 'bias'}"] = joined.T if name[-1] == "w" else joined
+            found[f"{name[:-4]}.in_proj_{'weight' if name[-1] == 'w' else 'bias'}"] = (
+                joined.T if name[-1] == "w" else joined
+            )
             continue
         stem, _, last = name.rpartition(".")
         stem = stem.replace(".ff.", ".").replace("n.out", "n.out_proj").replace("cross.out", "cross.out_proj")
