@@ -4,7 +4,7 @@
     arrays = read_arrays(path)
 
 An .npz file is a ZIP archive with one .npy file per array. Written here, it has no date and is not compressed, so its
-arrays cannot be larger than the file. No pickle is read, so a file can run no code. ZIP checks each array by its CRC-32.
+arrays cannot be larger than the file. No pickle is read, so a file can run no code. ZIP checks each array by its CRC.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """{name: array (...)} of a file of `write_arrays`; UserError of one line if it is missing, damaged or another kind."""
+    """{name: array (...)} of a file of `write_arrays`; UserError if it is missing, damaged or of another kind."""
     try:
         if path.stat().st_size > MOST_BYTES:
             raise UserError(f"'{path}': has {path.stat().st_size} bytes, allowed: at most {MOST_BYTES}")

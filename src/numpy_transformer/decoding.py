@@ -43,9 +43,11 @@ def beam_search(model: Seq2Seq, X_ids: np.ndarray, M_src: np.ndarray, max_T: int
     Each step keeps the likeliest continuations of all beginnings together: as many as `beam`, less one for each
     translation that has ended with <eos>. Length: a translation is scored by the mean log probability of its tokens,
     <eos> among them, so that a long one is not worse for having more factors below 1. Without the mean, beams prefer
-    short translations. The search ends when `beam` translations have ended, or after max_T tokens; a translation without
-    <eos> is taken only if none has ended. Beam 1 is greedy decoding. Sutskever et al. 2014, arXiv:1409.3215, section 3.2;
-    the mean is `alpha = 1` of Wu et al. 2016, arXiv:1609.08144, equation 14, without its constant.
+    short translations. The search ends when `beam` translations have ended, or after max_T tokens. A translation
+    without <eos> is taken only if none has ended. Beam 1 is greedy decoding.
+
+    Sutskever et al. 2014, arXiv:1409.3215, section 3.2. The mean is alpha = 1 of Wu et al. 2016, arXiv:1609.08144,
+    equation 14, without its constant.
     """
     caches = model.start(X_ids, M_src, max_T)
     alive, totals = [[]], np.zeros(1)

@@ -1,4 +1,4 @@
-"""Training: steps, measurements, checkpoints; and a run that was stopped and resumed gives the bytes of one that was not.
+"""Training: steps, measurements, checkpoints. A run that was stopped and resumed gives the bytes of one that was not.
 
     training = Training(config, prepared)          # step 0
     training.restore(read_arrays(run.checkpoint))  # or the step of a checkpoint
@@ -41,8 +41,8 @@ class Diverged(Exception):
 class Training:
     """A model, its optimiser, the step, and the losses so far.
 
-    step: optimiser steps done.  losses: one per step.  heldout: (step, loss) of each measurement. Losses are in nats per
-    target token.
+    step: optimiser steps done.  losses: one per step.  heldout: (step, loss) of each measurement. The unit of a loss is
+    nats per target token.
     """
 
     def __init__(self, config: Config, prepared: Prepared):
@@ -109,7 +109,7 @@ class Training:
         return f"step {self.step} of {self.steps}: loss {sum(recent) / len(recent):.4f} (last epoch){heldout}"
 
     def state(self) -> dict[str, np.ndarray]:
-        """All that a checkpoint holds: parameters and optimiser vectors, step (), losses (steps,), settings as bytes (n,)."""
+        """What a checkpoint holds: parameters, optimiser vectors, step (), losses (steps,), settings as bytes (n,)."""
         settings = json.dumps(self._settings(), sort_keys=True).encode("ascii")
         arrays = {f"param.{name}": p.value for name, p in self.model.params.named.items()}
         arrays |= {f"optimiser.{name}": value for name, value in self.optimiser.state().items()}

@@ -48,7 +48,8 @@ class SGD:
 class Adam:
     """Adam with bias correction. Kingma & Ba 2015, arXiv:1412.6980, algorithm 1.
 
-        m = b1 m + (1 - b1) g ,   v = b2 v + (1 - b2) g^2 ,   value -= lr (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)
+        m = b1 m + (1 - b1) g ,   v = b2 v + (1 - b2) g^2
+        value -= lr (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)
 
     State: m and v (number of parameters,), and t (), the number of steps so far.
     """

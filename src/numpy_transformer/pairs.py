@@ -27,7 +27,7 @@ PARTS = ("train", "heldout")
 
 @dataclass(frozen=True)
 class SentencePair:
-    """One row: a sentence, its translation, and whether it is for `train` or `heldout`. row: as an editor counts lines."""
+    """One row: a sentence, its translation, and its part: `train` or `heldout`. row: as an editor counts lines."""
 
     row: int
     source: str
@@ -38,7 +38,7 @@ class SentencePair:
 def read_pairs(config: Config) -> list[SentencePair]:
     """The pairs of the configured file, checked. The first data.limit training pairs, and all held-out pairs.
 
-    UserError of one line for a file that cannot be read, a missing column, an empty or too long side, an unknown word in
+    UserError of one line for a file that cannot be read, a missing column, an empty or too long side, another word in
     the split column, a held-out sentence that is also trained, and for a file without training pairs.
     """
     path, data = config.pairs_path(), config.data
@@ -131,14 +131,14 @@ def _column(where: str, header: list[str], column: str) -> int:
         what = "comes twice" if column in header else "is missing"
         near = suggest(column, header) if column not in header else ""
         raise UserError(
-            f"{where}: the column '{column}' {what}; got {', '.join(header):.80}, allowed: the columns that data.source, "
-            f"data.target and data.split name, between commas in .csv and tabs in .tsv{near}"
+            f"{where}: the column '{column}' {what}; got {', '.join(header):.80}, allowed: once in the header, "
+            f"with commas in .csv and tabs in .tsv; the configuration names the columns{near}"
         )
     return header.index(column)
 
 
 def _pair(where: str, line: int, row: dict[str, str], data: DataConfig) -> SentencePair:
-    """A row as a pair; UserError for an empty side, a side that is too long, and an unknown word in the split column."""
+    """A row as a pair; UserError for an empty side, a side that is too long, and another word in the split column."""
     for use, column in (("source", data.source), ("target", data.target)):
         tokens = len(tokenize(row[use]))
         if not tokens:

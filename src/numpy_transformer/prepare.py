@@ -33,7 +33,10 @@ class Prepared:
 
 
 def prepare(config: Config) -> tuple[Prepared, list[str]]:
-    """The vocabularies of the training pairs, all pairs as ids, and lines that say what was found. UserError: `read_pairs`."""
+    """The vocabularies of the training pairs and all pairs as ids; and lines that say what was found.
+
+    Raises UserError as `read_pairs` does.
+    """
     pairs = read_pairs(config)
     trained = [p for p in pairs if p.part == "train"]
     vocabs = [build_vocab((getattr(p, side) for p in trained), config.data.max_words) for side in SIDES]
@@ -50,7 +53,7 @@ def prepare(config: Config) -> tuple[Prepared, list[str]]:
 
 
 def store(run: TranslationRun, prepared: Prepared) -> None:
-    """Write both vocabularies and pairs.npz: for each part and side all ids (N,) int32 and the lengths (pairs,) int32."""
+    """Write both vocabularies and pairs.npz: per part and side all ids (N,) int32 and the lengths (pairs,) int32."""
     run.write_vocabularies(prepared.source_vocab, prepared.target_vocab)
     arrays = {}
     for part in PARTS:

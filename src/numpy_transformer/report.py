@@ -20,7 +20,10 @@ INTERRUPTED, DONE, DIVERGED = "interrupted", "done", "diverged"
 
 
 def write_history(run: TranslationRun, training: Training, status: str, scores: dict | None = None) -> None:
-    """Write history.json (settings, losses, scores) and the figure of the losses. status: done, interrupted, diverged."""
+    """Write the figure of the losses and history.json (settings, losses, scores).
+
+    status: done, interrupted or diverged.
+    """
     train = [[n, loss] for n, loss in enumerate(training.losses, 1)]
     document = {
         "schema": 1,
@@ -33,9 +36,9 @@ def write_history(run: TranslationRun, training: Training, status: str, scores: 
         "heldout": [list(point) for point in training.heldout],
         "scores": scores or {},
     }
-    write_json(run.history, seal(document))
     title = f"{training.config.name}: {status} at step {training.step} of {training.steps}"
     save(figure_loss(train, training.heldout, title), run.figures / "loss.png")
+    write_json(run.history, seal(document))
 
 
 def conclude(run: TranslationRun, training: Training) -> list[str]:
@@ -59,7 +62,7 @@ def conclude(run: TranslationRun, training: Training) -> list[str]:
         )
         lines.append(line("heldout, chance: the nearest training sentence", scores["nearest"]))
     write_atomic(run.path / "samples.txt", ("\n\n".join(samples) + "\n").encode("utf-8"))
-    source = (prepared.heldout or prepared.train)[0][0]
+    source = max((p[0] for p in prepared.heldout or prepared.train), key=len)
     vocabularies = prepared.source_vocab, prepared.target_vocab
     figure = attention_of(training.model, source, training.config.data.max_len, *vocabularies)
     save(figure, run.figures / "attention.png")
@@ -77,8 +80,8 @@ def line(part: str, scores: dict) -> str:
     """The scores of a part in one line."""
     low, high = scores["interval"]
     return (
-        f"{part}: {scores['right']} of {scores['count']} whole sentences ({scores['whole']:.3f} [{low:.3f}, {high:.3f}]), "
-        f"words {scores['words']:.3f}"
+        f"{part}: {scores['right']} of {scores['count']} whole sentences "
+        f"({scores['whole']:.3f} [{low:.3f}, {high:.3f}]), words {scores['words']:.3f}"
     )
 
 
@@ -90,7 +93,7 @@ def attention_of(
     target_vocab: dict[str, int],
     beam: int = 1,
 ):
-    """The figure of the cross-attention of the last layer, while one sentence is translated. source: ids without <eos>."""
+    """The figure of the last layer's cross-attention while a sentence is translated. source: ids without <eos>."""
     ids = translate(model, [source], max_T, beam)[0]
     weights, target = cross_attention(model, source, ids)
     source_words, target_words = list(source_vocab), list(target_vocab)

@@ -4,9 +4,11 @@
     decoder layer:  the same, its attention sees the past only, and between the two  x = x + attention(norm(x), encoder)
 
 That is `pre_norm`, with one more norm after the last layer. Without it the norm comes after each sum, as in the paper:
-x = norm(x + attention(x, itself)). Source: Vaswani et al. 2017, arXiv:1706.03762, section 3; pre-norm as in Xiong et al.
-2020, arXiv:2002.04745. Differs from Vaswani et al.: GELU for ReLU, no dropout, the head has a table of its own and no
-bias, and embeddings start with standard deviation 1 in place of a scale sqrt(D).
+x = norm(x + attention(x, itself)).
+
+Source: Vaswani et al. 2017, arXiv:1706.03762, section 3; pre-norm as in Xiong et al. 2020, arXiv:2002.04745. Differs
+from Vaswani et al.: GELU for ReLU, no dropout, the head has a table of its own and no bias, and embeddings start with
+standard deviation 1 in place of a scale sqrt(D).
 
 Cost of a training step: O(B (S + T) D (D + F) + B (S + T)^2 D) per layer.
 """
@@ -229,8 +231,8 @@ class Decoder:
     ) -> np.ndarray:
         """Y_in (B, T) int, memory (B, S, D), M_src (B, S), M_tgt (B, T) bool -> (B, T, D).
 
-        Without cross-attention, memory and M_src are None. Without M_tgt only the future is hidden, which gives the same
-        result at real tokens, because padding comes after them.
+        Without cross-attention, memory and M_src are None. Without M_tgt only the future is hidden. At real tokens the
+        result is the same, because padding comes after them.
         """
         y = _embed(self.embedding, Y_in)
         self_mask = causal(Y_in.shape[1])
@@ -308,7 +310,7 @@ class Seq2Seq:
             self.encoder.backward(dmemory)
 
     def loss_and_gradients(self, batch: Batch) -> float:
-        """The loss of a batch, in nats per target token. The gradients are in `params.grads` (number of parameters,)."""
+        """The loss of a batch, in nats per target token. The gradients are then in `params.grads`, one vector."""
         loss, dlogits = cross_entropy_masked(self.forward(batch), batch.Y_out, batch.M_tgt)
         self.backward(dlogits)
         return loss
@@ -332,7 +334,7 @@ class Seq2Seq:
         return out
 
     def start(self, X_ids: np.ndarray, M_src: np.ndarray, max_T: int) -> list[LayerCache]:
-        """Encode X_ids (B, S) with M_src (B, S), and return one empty cache for each decoder layer, for max_T tokens."""
+        """Encode X_ids (B, S) with M_src (B, S). Returns one empty cache for each decoder layer, for max_T tokens."""
         memory = self.encoder_forward(X_ids, M_src)
         return [layer.start(memory, max_T) for layer in self.decoder.layers]
 
