@@ -30,8 +30,6 @@ def learning_rate(step: int, steps: int, peak: float, warmup: int) -> float:
 class SGD:
     """value -= lr grad. It has no state."""
 
-    state_names = ()
-
     def __init__(self, params: Parameters):
         """params: the packed parameters that `step` changes."""
         self.params = params
@@ -53,8 +51,6 @@ class Adam:
 
     State: m and v (number of parameters,), and t (), the number of steps so far.
     """
-
-    state_names = ("m", "v", "t")
 
     def __init__(self, params: Parameters, beta1: float = 0.9, beta2: float = 0.98, eps: float = 1e-9):
         """params: the packed parameters that `step` changes. beta2 and eps as in Vaswani et al. 2017, section 5.3."""
