@@ -19,7 +19,7 @@ import yaml
 
 from src.flags.fields import UserError, check_value, default_of, field_types, option, suggest
 
-MOST_BYTES = 1 << 20  # of a YAML file
+MOST_BYTES = 1 << 16  # of a YAML file
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text in one line"}
 

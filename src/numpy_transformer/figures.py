@@ -11,7 +11,7 @@ from src.figures.style import COLOURS, finish, new_figure, styled
 
 @styled
 def figure_loss(train: Sequence[tuple[int, float]], heldout: Sequence[tuple[int, float]], title: str = ""):
-    """Training and held-out loss against the step; returns a Figure. Both: (step, nats per token), maybe empty."""
+    """Training and held-out loss against the step; returns a Figure. Both: (step, loss), maybe empty."""
     figure, (ax,) = new_figure(1)
     if train:
         ax.plot(*zip(*train, strict=True), color=COLOURS[6], linewidth=1.1, label="training, one batch per step")
@@ -19,7 +19,7 @@ def figure_loss(train: Sequence[tuple[int, float]], heldout: Sequence[tuple[int,
         ax.plot(*zip(*heldout, strict=True), color=COLOURS[1], marker="o", markersize=4, label="held-out pairs")
     ax.set_ylim(bottom=0)
     ax.set_xlabel("optimiser step")
-    ax.set_ylabel("loss (nats per token)")
+    ax.set_ylabel("loss (nats per target token)")
     return finish(figure, title)
 
 

@@ -39,7 +39,7 @@ class SGD:
         self.params.values -= self.params.dtype.type(lr) * self.params.grads
 
     def state(self) -> dict[str, np.ndarray]:
-        """{name: vector} that a checkpoint must hold: none."""
+        """{name: vector (number of parameters,)} that a checkpoint must hold: none."""
         return {}
 
 

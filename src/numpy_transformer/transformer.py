@@ -310,7 +310,7 @@ class Seq2Seq:
             self.encoder.backward(dmemory)
 
     def loss_and_gradients(self, batch: Batch) -> float:
-        """The loss of a batch, in nats per target token. The gradients are then in `params.grads`, one vector."""
+        """The loss in nats per target token. `params.grads` (number of parameters,) then holds the gradients."""
         loss, dlogits = cross_entropy_masked(self.forward(batch), batch.Y_out, batch.M_tgt)
         self.backward(dlogits)
         return loss
