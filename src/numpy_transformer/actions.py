@@ -139,7 +139,7 @@ def run(flags) -> int:
     figure = _figure_path(flags)
     folder = TranslationRun.of(config, flags.out_dir)
     source_vocab, target_vocab = folder.vocabularies()
-    model = _trained(folder, config, source_vocab, target_vocab)
+    model = trained_model(folder, config, source_vocab, target_vocab)
     for where, text in sentences:
         if strange := unknown(text, source_vocab):
             print(f"note: {where}: not in the vocabulary, read as <unk>: {', '.join(strange)}", file=sys.stderr)
@@ -152,7 +152,7 @@ def run(flags) -> int:
     return 0
 
 
-def _trained(folder: TranslationRun, config: Config, source_vocab: dict[str, int], target_vocab: dict[str, int]):
+def trained_model(folder: TranslationRun, config: Config, source_vocab: dict[str, int], target_vocab: dict[str, int]):
     """The model of the folder's checkpoint; UserError if there is none, or if it is of another configuration."""
     if not folder.checkpoint.exists():
         raise UserError(f"'{folder.path}' has no checkpoint; run `translate train` with the same configuration first")

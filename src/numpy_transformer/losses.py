@@ -6,7 +6,9 @@ import numpy as np
 
 
 def cross_entropy_masked(logits: np.ndarray, targets: np.ndarray, mask: np.ndarray) -> tuple[float, np.ndarray]:
-    """Mean of -log softmax(logits)[target] over the places that count: (loss in nats per target token, dlogits (B, T, V)).
+    """Mean of -log softmax(logits)[target] over the places that count: (loss, dlogits (B, T, V)).
+
+    The unit of the loss is nats per target token.
 
     logits: (B, T, V).  targets: (B, T) int, in 0 .. V - 1.  mask: (B, T) bool, True at the places that count; at least
     one must. With p = softmax(logits): dlogits = (p - one_hot(target)) / number of places, and 0 elsewhere.

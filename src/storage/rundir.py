@@ -141,7 +141,7 @@ class RunDir:
         return run
 
     def stored_kind(self) -> str:
-        """The command whose measurements are here: `speed`, `profile`, `kernels` or `study`.
+        """The command whose results are here: `speed`, `profile`, `kernels`, `study` or `translate`.
 
         Empty for a training run, and if config.json does not tell.
         """
@@ -278,9 +278,10 @@ class RunDir:
     def _refuse_kind(self) -> None:
         """UserError for a folder of measurements, which has no checkpoint and cannot be resumed."""
         if kind := self.stored_kind():
+            redraw = "" if kind == "translate" else f", or redraw it with `{kind} --vis_only`"
             raise UserError(
                 f"--out_dir: '{self.path}' holds results of `{kind}`, allowed: the directory of a training run; "
-                f"continue it with the same `{kind}` command, or redraw it with `{kind} --vis_only`"
+                f"continue it with the same `{kind}` command{redraw}"
             )
 
     def _taken(self) -> UserError:

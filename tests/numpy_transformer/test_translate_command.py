@@ -75,7 +75,7 @@ def test_run_translates_a_text_and_a_file_of_lines(finished, capsys, tmp_path):
 
 def test_the_attention_that_is_drawn_belongs_to_the_words(finished):
     """One row per written word, <eos> too, and one column per source word; each row of a head sums to 1."""
-    from src.numpy_transformer.actions import _trained
+    from src.numpy_transformer.actions import trained_model
     from src.numpy_transformer.config import load_config
     from src.numpy_transformer.folder import TranslationRun
     from src.numpy_transformer.report import attention_of, cross_attention
@@ -84,7 +84,7 @@ def test_the_attention_that_is_drawn_belongs_to_the_words(finished):
     config = load_config(str(finished[0]))
     run = TranslationRun.of(config, str(finished[1]))
     vocabs = run.vocabularies()
-    model = _trained(run, config, *vocabs)
+    model = trained_model(run, config, *vocabs)
     source, target = encode("the cat sleeps.", vocabs[0]), [*encode("le chat dort.", vocabs[1]), EOS]
     weights, written = cross_attention(model, source, target)
     assert written == target

@@ -312,3 +312,12 @@ def test_the_wrong_inputs_are_wrong_in_one_thing_only(tmp_path):
     config = write_settings(tmp_path)
     assert yaml.safe_load(config.read_text())["name"] == "mini"
     assert benchmark.main(["translate", "prepare", "--config", str(config), "--out_dir", str(tmp_path / "run")]) == 0
+
+
+def test_another_command_is_told_what_is_in_the_folder(place, capsys):
+    before = files_of(place)
+    capsys.readouterr()
+    assert benchmark.main(["--resume", "--out_dir", str(place / "run")]) == 2
+    err = capsys.readouterr().err
+    assert err.endswith("allowed: the directory of a training run; continue it with the same `translate` command\n")
+    assert files_of(place) == before
