@@ -6,6 +6,7 @@
     python benchmark.py check --model my_layer.py
     python benchmark.py speed --model transformer,mamba
     python benchmark.py reproduce main
+    python benchmark.py translate train --config src/numpy_transformer/configs/tiny_enfr.yaml
 
 Exit codes: 0 done, 1 the machine failed or a reproduced row is different, 2 the input is wrong, 3 the run diverged,
 4 a check failed, 130 interrupted.
@@ -41,10 +42,11 @@ HOW_TO = """Train, evaluate and measure small sequence models. Five commands to 
 
 `python benchmark.py --help` shows all flags."""
 
-REQUIRED = ("torch", "numpy", "scipy", "tqdm", "matplotlib", "numba", "platformdirs", "jinja2")
+REQUIRED = ("torch", "numpy", "scipy", "tqdm", "matplotlib", "numba", "platformdirs", "jinja2", "yaml")
 INSTALL = "enter the environment that has it (such as `. .venv/bin/activate`), or run `pip install -r requirements.txt`"
 COMMANDS = (
-    *("train", "list", "generate", "check", "speed", "profile", "kernels", "study", "compare", "report", "reproduce"),
+    *("train", "list", "generate", "check", "speed", "profile", "kernels", "study", "compare", "report"),
+    *("reproduce", "translate"),
 )
 SHARED = ("train", "resume", "evaluate")  # torchrun's processes share their work; of the others rank 0 does all
 

@@ -45,7 +45,11 @@ MAY_IMPORT = {
     "checks": (*BOTTOM, "dataset", "ops", "models", "utils", "setup"),
     "measure": (*BOTTOM, "figures", "dataset", "ops", "models", "utils", "setup"),
     "study": (*BOTTOM, "figures", "dataset", "ops", "models", "utils", "setup", "checks", "measure"),
-    "commands": (*BOTTOM, "figures", "dataset", "ops", "models", "utils", "setup", "checks", "measure", "study"),
+    "numpy_transformer": (*BOTTOM, "figures"),
+    "commands": (
+        *(*BOTTOM, "figures", "dataset", "ops", "models", "utils", "setup", "checks", "measure", "study"),
+        "numpy_transformer",
+    ),
     "benchmark": ("flags", "dataset", "models", "utils", "commands"),
 }
 PEERS = {
@@ -151,6 +155,8 @@ def test_imports_point_down(name):
         ("src.commands.list", "import benchmark"),
         ("dataset.needle", "from dataset.caesar import LETTERS"),
         ("src.models.gla", "from src.models.retnet import RetNet"),
+        ("src.numpy_transformer.loop", "from src.utils import training"),
+        ("src.models.transformer", "from src.numpy_transformer import attention"),
     ],
 )
 def test_an_arrow_that_points_up_or_across_is_found(name, source):
@@ -185,7 +191,7 @@ def test_a_circle_would_be_found():
     assert circle({"a": {"b"}, "b": set()}) == []
 
 
-TORCH_FREE_ROOMS = ("flags", "stats", "figures")
+TORCH_FREE_ROOMS = ("flags", "stats", "figures", "numpy_transformer")
 WITHOUT_TORCH = [
     *"benchmark dataset dataset.task dataset.seeds dataset.splits dataset.tokenizer src.models".split(),
     *"src.ops.backends src.utils.tokenizer src.utils.viz src.utils.reporter src.storage.rundir".split(),

@@ -109,11 +109,14 @@ def parse_value(field: dataclasses.Field, kind, text):
     return value
 
 
-def check_value(field: dataclasses.Field, value) -> None:
-    """Raise UserError when `value` is outside the bounds or the choices of its field. Lists and None have none."""
+def check_value(field: dataclasses.Field, value, name: str = "") -> None:
+    """Raise UserError when `value` is outside the bounds or the choices of its field. Lists and None have none.
+
+    name: what the message calls the value; the field's flag if it is empty.
+    """
     if value is None or isinstance(value, (list, tuple)):
         return
-    rules, flag = field.metadata, "--" + field.name
+    rules, flag = field.metadata, name or "--" + field.name
     if isinstance(value, float) and not math.isfinite(value):
         raise UserError(f"{flag}: got {value}, allowed: a finite number")
     if rules.get("choices") and value not in rules["choices"]:

@@ -140,10 +140,10 @@ class Record(RunDir):
                 "choose another --out_dir, or replace it with --overwrite"
             )
         then, now = stored["settings"], json.loads(json.dumps(settings))
-        if (found := _difference(then, now)) is not None:
+        if (found := difference(then, now)) is not None:
             name, old, new = found
             raise UserError(
-                f"--out_dir: '{self.path}' was begun with {name} {_short(old)}, now {_short(new)}; "
+                f"--out_dir: '{self.path}' was begun with {name} {short(old)}, now {short(new)}; "
                 "give the same flags to continue it, another --out_dir, or --overwrite"
             )
 
@@ -151,12 +151,12 @@ class Record(RunDir):
         """Allowed here: `of` compares the kind itself."""
 
 
-def _difference(then, now, name: str = "") -> tuple | None:
+def difference(then, now, name: str = "") -> tuple | None:
     """(name, old, new) of the first difference between two settings, inside objects too; None if they are equal."""
     if not (isinstance(then, dict) and isinstance(now, dict)):
         return None if then == now else (name, then, now)
     inside = (
-        _difference(then.get(key), now.get(key), f"{name}.{key}" if name else key)
+        difference(then.get(key), now.get(key), f"{name}.{key}" if name else key)
         for key in dict.fromkeys((*now, *then))
     )
     return next((found for found in inside if found is not None), None)
@@ -166,6 +166,7 @@ def _what(kind) -> str:
     return f"results of `{kind}`" if kind else "a training run"
 
 
-def _short(value) -> str:
+def short(value) -> str:
+    """A value as JSON, in at most 60 characters."""
     text = json.dumps(value)
     return text if len(text) <= 60 else text[:57] + "..."

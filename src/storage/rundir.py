@@ -43,6 +43,7 @@ __all__ = ["RunDir", "existing_runs", "open_sealed", "read_json", "seal", "write
 RUN_FILES = (
     *("config.json", "env.json", "metrics.jsonl", "metrics.json", "ckpt.pt", "best.pt", "samples.txt", "vocab.json"),
     *("eval-[0-9]*.json", "results.jsonl", "results.csv", "history.json", "trace.json", "stacks.txt", "memory.json"),
+    *("pairs.npz", "vocab_source.json", "vocab_target.json", "checkpoint.npz"),
     *("test_items.json", "tables.md", f"{TEMP_PREFIX}*"),
 )
 RUN_FOLDERS = {
@@ -141,7 +142,7 @@ class RunDir:
         return run
 
     def stored_kind(self) -> str:
-        """The command whose measurements are here: `speed`, `profile`, `kernels` or `study`.
+        """The command whose results are here: `speed`, `profile`, `kernels`, `study` or `translate`.
 
         Empty for a training run, and if config.json does not tell.
         """
@@ -278,9 +279,10 @@ class RunDir:
     def _refuse_kind(self) -> None:
         """UserError for a folder of measurements, which has no checkpoint and cannot be resumed."""
         if kind := self.stored_kind():
+            redraw = "" if kind == "translate" else f", or redraw it with `{kind} --vis_only`"
             raise UserError(
                 f"--out_dir: '{self.path}' holds results of `{kind}`, allowed: the directory of a training run; "
-                f"continue it with the same `{kind}` command, or redraw it with `{kind} --vis_only`"
+                f"continue it with the same `{kind}` command{redraw}"
             )
 
     def _taken(self) -> UserError:
