@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from conftest import TINY
+from run_content import content
 
 from src.flags import own_files
 from src.flags.fields import UserError
@@ -178,8 +179,7 @@ def test_a_run_made_elsewhere_opens_here_like_one_made_here(layer, tmp_path, mai
     moved.rename(layer.parent)
     put(done.files, tmp_path / "runs/a")
     assert main("--task", "needle", "--model", layer, *TINY, "--out_dir", tmp_path / "local")[0] == 0
-    for name in ("config.json", "results.jsonl", "ckpt.pt", "best.pt", "code/model/layer.py", "code/model/helper.py"):
-        assert (tmp_path / "runs/a" / name).read_bytes() == (tmp_path / "local" / name).read_bytes(), name
+    assert content(tmp_path / "runs/a") == content(tmp_path / "local")
     stored = open_run(str(tmp_path / "runs/a"))
     assert stored.args.model == str(layer)
     code, _, said = main("--resume", "--out_dir", tmp_path / "runs/a")
@@ -199,6 +199,6 @@ def test_a_text_is_the_same_elsewhere(tmp_path, monkeypatch, main):
     away.rename(text.parent)
     assert main("--task", "tiny_shakespeare", "--model", "gru", *TINY, "--out_dir", tmp_path / "local")[0] == 0
     put(done.files, tmp_path / "a")
-    assert (tmp_path / "a/results.jsonl").read_bytes() == (tmp_path / "local/results.jsonl").read_bytes()
+    assert content(tmp_path / "a") == content(tmp_path / "local")
     assert read_json(tmp_path / "a/env.json")["data"] == read_json(tmp_path / "local/env.json")["data"]
     shutil.rmtree(tmp_path / "away", ignore_errors=True)
