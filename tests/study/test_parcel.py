@@ -1,6 +1,6 @@
 """What travels to a machine of a cluster and back: files, a user's own layer, texts. No Ray is needed here.
 
-python -m pytest tests/study/engines/test_parcel.py
+python -m pytest tests/study/test_parcel.py
 """
 
 import json

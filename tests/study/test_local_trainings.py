@@ -1,6 +1,6 @@
 """Trainings on the local engine: the bytes of a run alone, also after a kill. What the server imports is harmless.
 
-python -m pytest tests/study/engines/test_local_trainings.py -m slow
+python -m pytest tests/study/test_local_trainings.py -m slow
 """
 
 import os

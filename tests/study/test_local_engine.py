@@ -1,7 +1,7 @@
 """The local engine: how jobs end, what is tried again, how it stops, and that nothing is left of it.
 
-python -m pytest tests/study/engines/test_local_engine.py
-python -m pytest tests/study/engines/test_local_engine.py -m slow        # a killed parent, a time limit, 1,000 jobs
+python -m pytest tests/study/test_local_engine.py
+python -m pytest tests/study/test_local_engine.py -m slow        # a killed parent, a time limit, 1,000 jobs
 
 The jobs are functions of tests/engine_jobs.py, so no worker loads torch. Trainings: test_local_trainings.py.
 """

@@ -1,6 +1,6 @@
 """The Ray engine on a real cluster of this machine: two nodes, a node that is killed, an interrupt, a second attempt.
 
-python -m pytest tests/study/engines/test_ray_engine.py -m slow          # needs requirements-cluster.txt
+python -m pytest tests/study/test_ray_engine.py -m slow          # needs requirements-cluster.txt
 """
 
 import os
