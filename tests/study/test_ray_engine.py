@@ -24,7 +24,7 @@ pytest.importorskip("ray", reason="pip install -r requirements-cluster.txt")
 pytestmark = pytest.mark.slow
 
 TRAINING = ("--task", "needle", "--model", "gru", *TINY[:-1])
-LONG = (*TRAINING, "--max_steps", "4000")
+LONG = (*TRAINING, "--max_steps", "1500")
 START = """
 import sys
 sys.path[:0] = [{root!r}]
