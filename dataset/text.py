@@ -38,6 +38,7 @@ from dataset.corpus.language import StreamedTask
 from dataset.corpus.stored_text import BLOCK
 from dataset.entry import loaders_of
 from src.flags.fields import UserError
+from src.flags.places import here
 
 ENDINGS = (".txt", ".jsonl")
 MARK = "\ufeff"  # the byte order mark, which some editors write before UTF-8
@@ -62,7 +63,7 @@ class Text(StreamedTask):
         path = self.args.data_path
         if not path:
             raise UserError(f"--data_path: missing, {ALLOWED}")
-        found = text_files(Path(path))
+        found = text_files(here(path))
         return [read_file(found)] if isinstance(found, Path) else [self._read_folder(found)]
 
     def _read_folder(self, found: Found) -> Iterator[str]:

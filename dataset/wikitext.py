@@ -47,6 +47,7 @@ from dataset.corpus.sources import FAILURES, TIMEOUT_SECONDS
 from dataset.corpus.stored_text import NUMBERS
 from dataset.entry import loaders_of
 from src.flags.fields import UserError, option
+from src.flags.places import here
 
 TRAIN, VALIDATION, TEST = (f"{split}-00000-of-00001.parquet" for split in ("train", "validation", "test"))
 HUB_FOLDER = "wikitext-2-raw-v1"
@@ -92,7 +93,7 @@ class WikiText(StreamedTask):
 
     def segments(self) -> list[Iterable[str]]:
         parquet()  # before anything is fetched
-        files = parquet_files(Path(self.args.data_path)) if self.args.data_path else hub_files()
+        files = parquet_files(here(self.args.data_path)) if self.args.data_path else hub_files()
         return [read_parquet(file) for file in files]
 
 

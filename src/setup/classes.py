@@ -18,6 +18,7 @@ from dataset import TASKS
 from dataset.task import Task
 from src.flags import own_files, registry
 from src.flags.fields import UserError
+from src.flags.places import here
 from src.models import MODELS
 from src.utils.memory import is_out_of_memory
 
@@ -67,7 +68,7 @@ def place_of(error: BaseException, name: str) -> str:
     if not frames:
         return ""
     last = frames[-1]
-    of = "" if own_files.absolute(name) == Path(last.filename) else f" of '{last.filename}'"
+    of = "" if here(own_files.absolute(name)) == Path(last.filename) else f" of '{last.filename}'"
     return f", line {last.lineno}{of}, in {last.name}"
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from src.flags.fields import UserError
 from src.flags.own_files import absolute, code_of, digests, file_digest
+from src.flags.places import here
 from src.flags.registry import is_path
 from src.flags.run_flags import RunFlags
 from src.storage.rundir import RunDir, write_atomic
@@ -132,7 +133,7 @@ def _expected(config: dict, kind: str) -> dict[str, str]:
 def _problem(path: Path, expected: dict[str, str]) -> str:
     """What is wrong with a file and the modules beside it, as the end of a sentence; empty where nothing is."""
     for name, digest in expected.items():
-        file = path.parent / name
+        file = here(path).parent / name
         what = "" if name == path.name else f"needs '{name}' beside it, which "
         if not path.is_absolute() or ".." in Path(name).parts or not file.is_file():
             return what + "is gone"

@@ -14,13 +14,15 @@ workers have saved their state and ended. Nothing here imports torch.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from src.flags.kinds import UserError, suggest
 
 DONE, DIVERGED, FAILED, TIMEOUT = "done", "diverged", "failed", "timeout"
+ATTEMPTS = 2
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class Outcome:
 
     status: DONE, DIVERGED, FAILED or TIMEOUT.  why: the last line that a failed run printed, or how it was killed.
     seconds: from its start to its end, of the last attempt.  attempts: 1 or 2.
+    lost: it was killed or ran out of memory, so another attempt may succeed.
     """
 
     job: Job
@@ -50,6 +53,16 @@ class Outcome:
     why: str = ""
     seconds: float = 0.0
     attempts: int = 1
+    lost: bool = False
+
+
+def check_folder(job: Job, taken: Collection[str]) -> None:
+    """ValueError for a folder that is not below the engine's home, or that another job is writing to (`taken`)."""
+    folder = Path(job.folder)
+    if folder.is_absolute() or ".." in folder.parts or not folder.parts:
+        raise ValueError(f"folder: got '{job.folder}', allowed: a path below the engine's home")
+    if job.folder in taken:
+        raise ValueError(f"folder: got '{job.folder}' for two jobs, allowed: a folder for each job")
 
 
 class Engine(Protocol):
@@ -66,7 +79,7 @@ class Engine(Protocol):
     def __exit__(self, *error) -> None: ...
 
 
-ENGINES = {"local": "src.study.engines.local:LocalEngine"}
+ENGINES = {"local": "src.study.engines.local:LocalEngine", "ray": "src.study.engines.ray:RayEngine"}
 
 
 def make(name: str, home, **settings) -> Engine:

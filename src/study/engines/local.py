@@ -39,22 +39,22 @@ from src.models import MODELS
 from src.storage.env import PROJECT
 from src.storage.files import open_sealed, read_json
 from src.storage.rundir import RunDir
-from src.study.engines import DIVERGED, DONE, FAILED, TIMEOUT, Job, Outcome
+from src.study.engines import ATTEMPTS, DIVERGED, DONE, FAILED, TIMEOUT, Job, Outcome, check_folder
 from src.study.engines.interrupts import Interrupts
 from src.study.engines.worker import END, LOST, STOP, Errand, work
 
 COMMAND = "benchmark:main"
 OK, DIVERGENCE, INTERRUPTED = 0, 3, 130  # exit codes of a command
-ATTEMPTS = 2
 GRACE_SECONDS = 60.0  # for a run to save its state, before it is killed
+LONGEST_WAIT = 1.0  # seconds
 LOST_SECONDS = 10.0  # for a worker whose server has ended, to end too
 TAIL_BYTES, LONGEST_WHY = 64 * 1024, 500
 # What a training needs. `benchmark` comes first, because it sets how OpenMP waits before torch is loaded.
 PRELOAD = (
     *("benchmark", "numpy", "scipy.stats", "torch", "tqdm", "matplotlib.font_manager", "torch._dynamo"),
     *("src.commands.train", "src.commands.resume", "src.checks.ready", "src.setup.run", "src.setup.stored"),
-    *(f"src.ops.{op}.{form}" for op in ("delta_rule", "linear_attention", "selective_scan") for form in ("recurrent",)),
-    "src.ops.causal_conv.one_pass",
+    *(f"src.ops.{op}.recurrent" for op in ("delta_rule", "linear_attention", "selective_scan")),
+    *("src.ops.causal_conv.one_pass", "src.study.engines.worker"),
 )
 
 
@@ -75,8 +75,9 @@ class LocalEngine:
     """home: the folder that holds the jobs' folders.  workers: processes at a time; 0 = as many as cores allow.
 
     threads: CPU threads of one job, which each job's words repeat; 0 leaves OMP_NUM_THREADS as it is.
-    timeout: seconds of one attempt; 0 = no limit.  logs: False shows what the jobs print on stderr.
-    quiet: give the jobs --quiet.  target: what a job's words are handed to.
+    timeout: seconds of one attempt; 0 = no limit.  attempts: of a job that is lost.  quiet: give the jobs --quiet.
+    logs: False shows what the jobs print on stderr.  target: what a job's words are handed to.
+    preload: the modules that it needs. The server of this process keeps those of the first engine.
     """
 
     def __init__(
@@ -87,11 +88,14 @@ class LocalEngine:
         timeout: float = 0.0,
         quiet: bool = True,
         logs: bool = True,
+        attempts: int = ATTEMPTS,
         target: str = COMMAND,
+        preload: Sequence[str] | None = None,
     ):
-        self.home, self.threads, self.timeout = Path(home), threads, timeout
+        self.home, self.threads, self.timeout, self.attempts = Path(home), threads, timeout, attempts
         self.workers = workers or max(1, usable_cores() // max(1, threads))
         self.quiet, self.logs, self.target = quiet, logs, target
+        self.preload = what_a_training_needs() if preload is None else preload
         self._queue: deque[tuple[Job, int]] = deque()
         self._running: dict[int, Attempt] = {}  # by the sentinel of its process
         self._folders: set[str] = set()
@@ -111,11 +115,7 @@ class LocalEngine:
     def submit(self, jobs: Sequence[Job]) -> None:
         """Queue jobs. ValueError for a folder that is not below home, or that another job is writing to."""
         for job in jobs:
-            folder = Path(job.folder)
-            if folder.is_absolute() or ".." in folder.parts or not folder.parts:
-                raise ValueError(f"folder: got '{job.folder}', allowed: a path below the engine's home")
-            if job.folder in self._folders:
-                raise ValueError(f"folder: got '{job.folder}' for two jobs, allowed: a folder for each job")
+            check_folder(job, self._folders)
             self._folders.add(job.folder)
             self._queue.append((job, 1))
 
@@ -178,7 +178,7 @@ class LocalEngine:
     def _process(self, errand: Errand):
         """A started process and this end of its pipe. If the server cannot be used, it starts with an interpreter."""
         if self._context is None:
-            self._context = _forking(self.threads)
+            self._context = _forking(self.threads, self.preload)
         while True:
             ours, theirs = Pipe()
             process = self._context.Process(target=work, args=(errand, theirs))
@@ -204,7 +204,8 @@ class LocalEngine:
         """Wait until a worker has ended or a time is over; the workers that have ended."""
         now = time.monotonic()
         times = [at for attempt in self._running.values() if (at := self._next_time(attempt)) is not None]
-        ready = wait(list(self._running), max(0.0, min(times) - now) if times else None)
+        # Not for ever: Windows, and a thread that interrupts this one, cannot end the wait.
+        ready = wait(list(self._running), max(0.0, min([*times, now + LONGEST_WAIT]) - now))
         now = time.monotonic()
         for sentinel, attempt in self._running.items():
             at = self._next_time(attempt)
@@ -253,15 +254,22 @@ class LocalEngine:
             return Outcome(job, TIMEOUT, attempt.asked, seconds, attempt.number)
         killed = how_killed(code)
         why = killed or (last_words(self.log(job)) if self.logs else "") or f"ended with exit code {code}"
-        if attempt.number < ATTEMPTS and (killed or (code == 1 and "out of memory" in why)):
+        lost = bool(killed) or (code == 1 and "out of memory" in why)
+        if lost and attempt.number < self.attempts:
             self._queue.append((job, attempt.number + 1))
             return None
-        return Outcome(job, FAILED, why, seconds, attempt.number)
+        return Outcome(job, FAILED, why, seconds, attempt.number, lost)
 
 
 def usable_cores() -> int:
     """The CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def what_a_training_needs() -> list[str]:
+    """The modules that the server imports: what every training needs, and all tasks and layers."""
+    modules = [entry.target.split(":")[0] for entry in (*TASKS.values(), *MODELS.values())]
+    return [*PRELOAD, *dict.fromkeys(modules)]
 
 
 def how_to_go_on(job: Job, folder: Path) -> list[str]:
@@ -311,7 +319,7 @@ def _see_it_end(control: Connection) -> None:
         control.poll(LOST_SECONDS)
 
 
-def _forking(threads: int):
+def _forking(threads: int, preload: Sequence[str]):
     """The way to start a process: as a fork of a server where the system has that, else with a new interpreter.
 
     The server lives as long as this process. It is started with the signals of a terminal blocked, because a Ctrl-C
@@ -319,8 +327,7 @@ def _forking(threads: int):
     """
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
-    modules = [entry.target.split(":")[0] for entry in (*TASKS.values(), *MODELS.values())]
-    multiprocessing.forkserver.set_forkserver_preload([*PRELOAD, *dict.fromkeys(modules)])
+    multiprocessing.forkserver.set_forkserver_preload(list(preload))
     path = os.pathsep.join([str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])])
     more = {"PYTHONPATH": path, **({"OMP_NUM_THREADS": str(threads)} if threads else {})}
     with _changed(more), _blocked((signal.SIGINT, signal.SIGHUP)):

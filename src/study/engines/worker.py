@@ -110,5 +110,7 @@ def _direct(errand: Errand) -> None:
         os.close(target)
     else:
         os.dup2(2, 1)
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)
+    # The old objects think that they write to the kind of file that the server was started with.
+    sys.stdout, sys.stderr = (
+        open(number, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False) for number in (1, 2)
+    )
