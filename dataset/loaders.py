@@ -170,6 +170,17 @@ def _digest(examples: list[Example]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
+def sequences_digest(task: Task, dataset: ExampleDataset | WindowDataset) -> str:
+    """SHA-256 of the sequences of a held-out dataset in their order. Equal for two models that are tested on the same.
+
+    The windows of a text are known by the text, the task that cuts it, and their first and last characters.
+    """
+    if isinstance(dataset, ExampleDataset):
+        return _digest(dataset.examples)
+    text = repr((sorted(task.identity().items()), dataset.spans.tolist()))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def heldout_loader(
     task: Task, tokenizer: CharTokenizer, args: RunFlags, examples: list[Example], length: int | None
 ) -> DataLoader:

@@ -57,7 +57,7 @@ def evaluate(argv: list[str], world) -> int:
             )
         load_weights(run, model, payload)
         with ran.recording() as seen:
-            result = evaluate_splits(model, session)
+            result, _ = evaluate_splits(model, session)
             curve = length_curve(model, session, result["test"])
         mean = length_mean(session.task, run.args, curve, levels, ceiling)
         found[name] = {"step": payload["step"], **result, "length_curve": curve, "length_mean": mean}

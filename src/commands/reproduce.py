@@ -60,7 +60,7 @@ def reproduce(argv: list[str], record: str, config: ReproduceConfig) -> int:
     folder = reproducing.find_record(record)
     chosen = reproducing.choose(folder, config.rows)
     home = config.out_dir or f"runs/reproduced/{folder.resolve().name}"
-    work = reproducing.Reproduction(chosen, home, config.quiet, processes.run_child)
+    work = reproducing.Reproduction(chosen, home, config.quiet, processes.one_by_one)
     work.check(config.overwrite)
     try:
         answers = work.run(config.overwrite)

@@ -103,7 +103,7 @@ def study(argv, config: StudyConfig, machine: StudyMachine, control: MeasureCont
     check_parts(parts, panels, classes, {"match_params": next(iter(names)), **resolved}, device)
     record = Record.open_for(KIND, control.out_dir, settings, control.overwrite)
     fields = {**machine_fields(device, threads, precision[0]), "seed": machine.seed}
-    work = running.Study(parts, names.values(), record, fields, control.quiet, processes.run_child)
+    work = running.Study(parts, names.values(), record, fields, control.quiet, processes.one_by_one)
     with record.lock():
         if not record.exists:
             work.clear()
@@ -113,7 +113,7 @@ def study(argv, config: StudyConfig, machine: StudyMachine, control: MeasureCont
             history = {"settings": settings, **work.conclude()}
             report.draw({**history, "rows": record.rows}, record)
         except KeyboardInterrupt:
-            record.finish({"settings": settings, **work.conclude(compare=False)}, INTERRUPTED)
+            record.finish({"settings": settings, **work.conclude()}, INTERRUPTED)
             command = continuing(KIND, argv, record.path)
             print(f"interrupted; finished parts are kept, continue with: {command}", file=sys.stderr)
             return 130

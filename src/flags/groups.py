@@ -157,6 +157,13 @@ class MachineConfig:
     stop_at: float = option(
         0.0, "stop training at the first validation whose primary metric is at least this; 0 = off", least=0.0, most=1.0
     )
+    solved_at: float = option(
+        0.95,
+        "the first validation whose primary metric is at least this is recorded as the one that solved the task; the "
+        "run goes on (--stop_at ends it); 0 = off",
+        least=0.0,
+        most=1.0,
+    )
 
 
 def machine_flags(*names: str, **changed) -> type:

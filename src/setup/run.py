@@ -42,13 +42,13 @@ def carry_out(
             fit = training.fit(model, session, run_dir, reporter, payload)
             reporter.close()
             reporter.say("evaluating the best and the last weights ...")
-            document, samples = results.final_metrics(fit, began)
+            document, samples, items = results.final_metrics(fit, began)
             for name, why in document["failed"].items():
                 reporter.say(f"warning: {name} {why}; the scores are complete")
         if main:
             record_backends(run_dir, seen)
             document = seal(with_code(document, run_dir))
-            write_results(document, samples, run_dir)
+            write_results(document, samples, items, run_dir)
     except (training.Interrupted, KeyboardInterrupt):
         reporter.close()
         if main:
@@ -92,9 +92,13 @@ def with_code(document: dict, run_dir: RunDir) -> dict:
     return {**document, "other_code": other, "notes": [*document["notes"], *notes]}
 
 
-def write_results(document: dict, samples: str, run_dir: RunDir) -> None:
-    """Write samples, figures, rows and metrics.json. metrics.json comes last, because it marks the run as finished."""
+def write_results(document: dict, samples: str, items: dict, run_dir: RunDir) -> None:
+    """Write samples, test items, figures, rows and metrics.json.
+
+    metrics.json comes last, because it marks the run as finished.
+    """
     write_atomic(run_dir.samples, samples.encode())
+    write_json(run_dir.items, items)
     validate(document)
     run_figures.draw_all(document, run_dir.figures)
     # The rows have no times: an equal run must write equal bytes.

@@ -27,13 +27,14 @@ from src.setup.classes import blaming, find_model, find_task
 from src.setup.code import KINDS, Asked, Code, check_loaded, choose
 from src.setup.plan import Setup
 from src.storage import checkpoint
+from src.storage.items import open_items
 from src.storage.rundir import RunDir, open_sealed, read_json
 from src.storage.schema import validate
 from src.utils.launch import launched
 
 NOTHING = Asked()
 # Flags that came later, and what a run did that was started before them.
-OLDER_RUNS = {"init": "published", "mlp": "gelu"}
+OLDER_RUNS = {"init": "published", "mlp": "gelu", "solved_at": 0.0}
 
 
 @dataclass
@@ -183,8 +184,9 @@ def check_same_data(run_dir: RunDir, facts: DataFacts) -> None:
 
 
 def verify(run: StoredRun) -> None:
-    """UserError where the metrics or the checkpoints of a finished run are missing, damaged or of another version."""
+    """UserError where a result or a checkpoint of a finished run is missing, damaged or of another version."""
     document = open_metrics(run.run_dir)
+    open_items(run.run_dir, document)
     for path in (run.run_dir.ckpt, *([run.run_dir.best] if document["best_step"] is not None else [])):
         load_checkpoint(run, path, "cpu")
 

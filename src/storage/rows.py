@@ -30,8 +30,8 @@ REMARKS = (NO_PREFILL, WRONG_DECODING)
 ROW_SCHEMA = 1
 KINDS = ("train-run", "speed", "kernel", "profile")
 # failed: raised something else.  gate failed: the op differs from its reference, so it is not timed.
-# not tried: a shorter one ran out of memory.
-STATUSES = ("ok", "out of memory", "gate failed", "failed", "unsupported", "not tried", "diverged")
+# not tried: a shorter one ran out of memory.  not reached: the run ended before, at the step x (a censored time).
+STATUSES = ("ok", "out of memory", "gate failed", "failed", "unsupported", "not tried", "not reached", "diverged")
 
 FIELDS = {
     "schema": "ROW_SCHEMA",
@@ -208,8 +208,9 @@ def _cell(value) -> str:
 def rows_of(metrics: dict, env: dict | None = None) -> list[dict]:
     """The rows of a training run: of its metrics.json (src/storage/schema.py) and, if given, its env.json.
 
-    One row per number: the test result, the training loss, the gradient's norm and clipping, the decoding state, and
-    speed and memory if metrics has its part "machine". One row per length of the length curve and per bin of a slice.
+    One row per number: the test result, the training loss, the gradient's norm and clipping, the step that solved the
+    task, the decoding state, and speed and memory if metrics has its part "machine". One row per length of the length
+    curve and per bin of a slice.
     The rows of a run that diverged have status "diverged"; its score is the highest chance level.
     """
     env = env or {}
@@ -227,7 +228,7 @@ def rows_of(metrics: dict, env: dict | None = None) -> list[dict]:
         "seed": args.get("seed"),
         "status": "ok" if metrics["status"] == "done" else "diverged",
     }
-    found = [*_scores(metrics), *_training(metrics), *_machine(metrics, machine)]
+    found = [*_scores(metrics), *_training(metrics), *_solved(metrics), *_machine(metrics, machine)]
     return [make_row("train-run", **{**common, **fields}) for fields in found]
 
 
@@ -347,6 +348,25 @@ def _training(metrics: dict):
     for name, value, unit in numbers:
         if value is not None:
             yield {**steps, "metric": name, "value": value, "unit": unit, "n": metrics["steps"]}
+
+
+def _solved(metrics: dict):
+    """The fields of the row of the step that solved the task; none of a run that is older than --solved_at.
+
+    x is the last step of the run. A run that was not solved until then has no value, and the status "not reached".
+    """
+    solved = metrics.get("solved_at")
+    if solved is None:
+        return
+    row = {"panel": "training", "metric": "solved_at", "x_name": "step", "x": metrics["steps"]}
+    test = f"validation with {metrics['primary']} >= {solved['threshold']:g}"
+    if solved["reason"] is not None:
+        yield {**row, "status": "unsupported", "note": solved["reason"]}
+    elif solved["step"] is not None:
+        yield {**row, "value": solved["step"], "unit": "steps", "note": f"first {test}"}
+    else:  # one that diverged keeps that status: it would never have been solved
+        status = {} if metrics["status"] == "diverged" else {"status": "not reached"}
+        yield {**row, **status, "note": f"no {test} in {metrics['steps']} steps"}
 
 
 def _machine(metrics: dict, machine: dict):

@@ -43,14 +43,14 @@ __all__ = ["RunDir", "existing_runs", "open_sealed", "read_json", "seal", "write
 RUN_FILES = (
     *("config.json", "env.json", "metrics.jsonl", "metrics.json", "ckpt.pt", "best.pt", "samples.txt", "vocab.json"),
     *("eval-[0-9]*.json", "results.jsonl", "results.csv", "history.json", "trace.json", "stacks.txt", "memory.json"),
-    *("tables.md", f"{TEMP_PREFIX}*"),
+    *("test_items.json", "tables.md", f"{TEMP_PREFIX}*"),
 )
 RUN_FOLDERS = {
     "figures": ("*.png", "*.svg", "*.pdf", f"{TEMP_PREFIX}*"),
     "tensorboard": ("events.out.tfevents.*", "*.pt.trace.json"),
 }
 # If an earlier run left these, they would look like this run's.
-RESULT_FILES = ("metrics.jsonl", "metrics.json", "results.jsonl", "ckpt.pt", "best.pt")
+RESULT_FILES = ("metrics.jsonl", "metrics.json", "test_items.json", "results.jsonl", "ckpt.pt", "best.pt")
 
 
 class RunDir:
@@ -65,6 +65,7 @@ class RunDir:
     config = property(lambda self: self.path / "config.json")
     env = property(lambda self: self.path / "env.json")
     metrics = property(lambda self: self.path / "metrics.json")
+    items = property(lambda self: self.path / "test_items.json")
     log = property(lambda self: self.path / "metrics.jsonl")
     ckpt = property(lambda self: self.path / "ckpt.pt")
     best = property(lambda self: self.path / "best.pt")

@@ -166,6 +166,13 @@ SPEC = {
     "best_step": "count?",  # of the lowest val loss
     "diverged_at": "count?",
     "stopped_at": MayLack("count?"),  # step at which a validation reached --stop_at
+    "solved_at": MayLack(
+        {
+            "threshold": "share",  # --solved_at
+            "step": "count?",  # of the first validation with the primary metric >= threshold; null if there was none
+            "reason": "text?",  # why that is not known
+        }
+    ),
     "chars_seen": "count",
     "examples_seen": "count",
     "loss_curve": CURVES,  # nats per scored character
@@ -178,6 +185,7 @@ SPEC = {
     "final_train": {"loss": "number?", "bpc": "number?", "ppl": "number?"},  # null after a divergence
     "val": {"best": Maybe(RESULT), "last": Maybe(RESULT)},
     "test": {"best": Maybe(RESULT), "last": Maybe(RESULT)},
+    "test_items": MayLack("sha256"),  # that of test_items.json; see src/storage/items.py
     "final_test": Maybe(RESULT),  # test.best; null after a divergence, which scores the highest chance level
     "floors": {
         "*": {  # chance levels: reached without skill
@@ -296,6 +304,7 @@ def _disagreements(metrics: dict):
                 yield f"{name}.{part}", "steps must increase from point to point"
             if steps != [p[0] for p in metrics["loss_curve"][part]]:
                 yield f"{name}.{part}", "its steps differ from those of loss_curve"
+    yield from _solved_disagreements(metrics)
     for split in ("val", "test"):
         for which, result in metrics[split].items():
             if result is not None:
@@ -306,6 +315,16 @@ def _disagreements(metrics: dict):
         yield "final_test", "must be null, because status is diverged"
     if metrics["status"] == "done" and metrics["final_test"] != metrics["test"]["best"]:
         yield "final_test", "differs from test.best"
+
+
+def _solved_disagreements(metrics: dict):
+    solved = metrics.get("solved_at") or {"step": None}
+    if solved["step"] is None:
+        return
+    if solved["reason"] is not None:
+        yield "solved_at.step", f"got {solved['step']}, but there is a reason why it is not known"
+    if solved["step"] not in [step for step, _ in metrics["loss_curve"]["val"]]:
+        yield "solved_at.step", f"got {solved['step']}, at which there was no validation"
 
 
 def _result_disagreements(result: dict, path: str, primary: str, has_heldout: bool):

@@ -57,18 +57,18 @@ DIGITS = 6
 PROJECT = Path(__file__).resolve().parents[2]
 DERIVED = ("bpc", "ppl")  # follow from the loss
 MACHINE_FACTS = ("platform", "cpu", "device", "versions")
-YOUNGER = ("layer_parameters",)  # columns that older records do not have
+YOUNGER = ("layer_parameters", "solved_at")  # columns that older records do not have
 RUN_START = (
     *("run", "task", "model", "preset", "flags", "seed", "status", "parameters", "embedding_parameters"),
-    *YOUNGER,
-    *("metric", "value", "low", "high", "scaled", "ceiling"),
+    *("layer_parameters", "metric", "value", "low", "high", "scaled", "ceiling"),
 )
 # 95 % interval of `value` over independent sequences (low, high) and, for comparison, Wilson's as if all its items were
 # independent. They are not required of a record: older ones do not have them.
 RUN_INTERVAL = ("interval_of", "interval_units", "design_effect", "low_if_independent", "high_if_independent")
 RUN_END = (
-    *("n_examples", "n_scored", "steps", "best_step", "diverged_at", "chars_seen", "train_s", "command_s", "peak_mib"),
-    *("state_bytes", "precision", "threads", "backends", "machine", "commit", "in_history", "dirty"),
+    *("n_examples", "n_scored", "steps", "best_step", "solved_at", "diverged_at", "chars_seen", "train_s"),
+    *("command_s", "peak_mib", "state_bytes", "precision", "threads", "backends", "machine", "commit", "in_history"),
+    "dirty",
 )
 SPEED_COLUMNS = (
     *("panel", "model", "metric", "batch", "x_name", "x", "value", "unit", "q1", "q3", "low", "high", "n"),
@@ -216,6 +216,7 @@ def _run_row(name: str, metrics: dict, config: dict, env: dict, machines: dict) 
         "n_scored": result.get("n_scored"),
         "steps": metrics["steps"],
         "best_step": metrics["best_step"],
+        "solved_at": _solved_cell(metrics.get("solved_at")),
         "diverged_at": metrics["diverged_at"],
         "chars_seen": metrics["chars_seen"],
         "train_s": machine.get("train_seconds"),
@@ -227,6 +228,11 @@ def _run_row(name: str, metrics: dict, config: dict, env: dict, machines: dict) 
         "backends": _backends(env.get("backends")),
         **_origin(env, machines),
     }
+
+
+def _solved_cell(solved: dict | None) -> int | str | None:
+    """The step that solved the task, None (empty) if none did, "undefined" where the run cannot tell."""
+    return "undefined" if solved is None or solved["reason"] is not None else solved["step"]
 
 
 def _interval_columns(result: dict, primary: str) -> dict:

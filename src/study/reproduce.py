@@ -1,7 +1,7 @@
 """A record's rows run again: which commands, in which folders, and what is written about the answers.
 
     chosen = choose(find_record("main"), ("mamba-1337",))     # rows of the record; UserError before anything is written
-    work = Reproduction(chosen, home, quiet, run_child)
+    work = Reproduction(chosen, home, quiet, one_by_one)
     work.check()                                              # flags, and what is in the folders already
     work.run()                                                # KeyboardInterrupt passes through; finished rows stay
     answers = work.conclude()                                 # tables of the new runs, and answers.json
@@ -17,7 +17,7 @@ from __future__ import annotations
 import dataclasses
 import shlex
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +30,7 @@ from src.storage.lock import FolderLock
 from src.storage.rundir import RunDir
 from src.study import records
 from src.study.comparison.stored import is_comparison, open_stored
-from src.study.parts import Parts
+from src.study.parts import EngineMaker, Parts
 from src.study.plan import Part, TimeLeft
 from src.study.sameness import DIFFERENT, FAILED, UNDEFINED, Answer, causes, compare, number, score_names
 
@@ -150,12 +150,12 @@ def words_of(row: dict, curves: dict) -> tuple[str, ...]:
 
 
 class Reproduction:
-    """chosen: of `choose`.  home: where the runs go.  runner(words, quiet) runs a command, returns its exit code."""
+    """chosen: of `choose`.  home: where the runs go.  engine(home, quiet) is the place where they run."""
 
-    def __init__(self, chosen: Chosen, home, quiet: bool, runner: Callable[[list[str], bool], int]):
+    def __init__(self, chosen: Chosen, home, quiet: bool, engine: EngineMaker):
         self.chosen, self.home, self.quiet = chosen, Path(home), quiet
         self.parts = [self._part(name) for name in chosen.names]
-        self.work = Parts(self.parts, self.home, quiet, runner)
+        self.work = Parts(self.parts, self.home, quiet, engine)
 
     def _part(self, name: str) -> Part:
         row = self.chosen.row(name)

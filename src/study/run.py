@@ -1,6 +1,6 @@
 """A study that runs: its parts in order, each in a process of its own, and what they say together.
 
-    study = Study(plan(names, ...), models, record, machine, quiet, run_child)
+    study = Study(plan(names, ...), models, record, machine, quiet, one_by_one)
     study.run(TimeLeft(quiet))           # KeyboardInterrupt passes through; finished parts stay on disk
     history = study.conclude()           # claims, trainings, fits, crossovers; the rows are in the record
 
@@ -12,8 +12,6 @@ parts. A study that was stopped loses at most the part that was running, and tha
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from src.measure.speed.analysis import analyse
 from src.measure.speed.run import whole_cells
 from src.setup.stored import open_metrics
@@ -23,7 +21,7 @@ from src.storage.rows import make_row, rows_of
 from src.storage.rundir import RunDir
 from src.study.claims import judge, rows_of_claim
 from src.study.claims.contract import Evidence, Outcome
-from src.study.parts import Parts
+from src.study.parts import EngineMaker, Parts
 from src.study.plan import Part
 from src.study.scores import differences
 
@@ -31,7 +29,7 @@ from src.study.scores import differences
 class Study(Parts):
     """parts: of `plan`.  models: labels, the baseline first.  machine: fields of every row that the study adds.
 
-    runner(words, quiet) runs a command and returns its exit code.
+    engine(home, quiet) is the place where they run.
     """
 
     def __init__(
@@ -41,9 +39,9 @@ class Study(Parts):
         record: Record,
         machine: dict,
         quiet: bool,
-        runner: Callable[[list[str], bool], int],
+        engine: EngineMaker,
     ):
-        super().__init__(parts, record.path, quiet, runner)
+        super().__init__(parts, record.path, quiet, engine)
         self.models, self.record, self.machine = tuple(models), record, machine
 
     @property
@@ -51,11 +49,10 @@ class Study(Parts):
         """The model that the others are compared with."""
         return self.models[0]
 
-    def conclude(self, compare: bool = True) -> dict:
+    def conclude(self) -> dict:
         """Put the rows of all parts and of the verdicts into the record; return the rest of history.json.
 
-        Parts may be missing. compare: score the trained models once more, which takes seconds, to compare them item by
-        item. Without it the claims about quality stay undecided.
+        Parts may be missing.
         """
         panels = self._collect_rows()
         findings = analyse(panels, self.models)
@@ -63,7 +60,7 @@ class Study(Parts):
         trainings = {
             (p.task, p.model): self.outcome(p, documents[p.task, p.model]) for p in self.parts if p.kind == "training"
         }
-        found = differences(self.record.path, self.models, trainings, documents) if compare else {}
+        found = differences(self.record.path, self.models, trainings, documents)
         claims = judge(Evidence(panels, findings, trainings, found, tuple(self.models), self.baseline))
         for claim in claims:
             self.record.add(*rows_of_claim(claim, self.machine))

@@ -10,6 +10,7 @@ metrics.json stores the result of each split (see src/storage/schema.py).
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from src.flags.run_flags import RunFlags
 from src.models.contract import ARModel
 from src.ops import ran
 from src.stats import intervals
+from src.storage.items import UnitErrors
 from src.utils.decoding import generation_scores
 from src.utils.distributed import World
 from src.utils.metrics import Scored, rows_all_correct
@@ -33,6 +35,49 @@ TEXT_BLOCKS = 30
 # A sequence of more than MOST_TOKENS tokens is read in pieces of PIECE, with the decoding state in between, so that the
 # memory of evaluation does not grow with the length.
 PIECE, MOST_TOKENS = 2**14, 2**15
+
+
+@dataclass
+class SplitScores:
+    """The scores of one model on one split.
+
+    scored: one entry per scored character.  per_example: {metric: one value per example}, the aliases of the task among
+    them. task: None where only losses and token accuracy are wanted.
+    """
+
+    task: Task | None
+    dataset: ExampleDataset | WindowDataset
+    scored: Scored
+    per_example: dict[str, np.ndarray]
+
+    def result(self) -> dict:
+        """The metrics by name, with their intervals and slices."""
+        task, dataset, scored = self.task, self.dataset, self.scored
+        result = {**scored.losses(), "token_acc": float(scored.correct.mean()), "exact_match": None}
+        result.update({name: float(values.mean()) for name, values in self.per_example.items()})
+        for name, source in (task.aliases if task else {}).items():
+            result[name] = result[source]
+        result["n_examples"] = len(np.unique(scored.row))
+        result["n_scored"] = len(scored.row)
+        result.update(_intervals(task, dataset, scored, self.per_example))
+        result["slices"] = slices(task, dataset, scored, self.per_example) if task else {}
+        return result
+
+    def by_unit(self) -> UnitErrors:
+        """The errors of the primary metric per independent unit of the split, and of a text those of the loss too.
+
+        The units are those of the intervals (`clusters_of`), in the order of the dataset.
+        """
+        task = self.task
+        if task.primary in self.per_example:
+            values = self.per_example[task.primary]
+            return {task.primary: (1 - values, np.ones(len(values), dtype=int))}
+        _, unit = np.unique(clusters_of(self.dataset, self.scored.row), return_inverse=True)
+        counts = np.bincount(unit)
+        found = {task.primary: (np.bincount(unit, weights=~self.scored.correct), counts)}
+        if task.reads_text:
+            found["loss"] = (np.bincount(unit, weights=self.scored.nll), counts)
+        return found
 
 
 def evaluate(
@@ -50,23 +95,30 @@ def evaluate(
     save_samples: a path. Eight samples of an answer or label task are written there as text.
     args: scripts may pass flags that still say `--precision auto` (see `autocast`).
     """
-    task = task_meta.task if task_meta else None
-    has_examples = task is not None and not task.reads_text
-    scored = teacher_forced(model, loader, device, args, allowed_ids(task_meta, device), world)
-    per_example = _example_scores(model, loader.dataset, task_meta, scored, device, args) if has_examples else {}
-    result = {**scored.losses(), "token_acc": float(scored.correct.mean()), "exact_match": None}
-    result.update({name: float(values.mean()) for name, values in per_example.items()})
-    for name, source in (task.aliases if task else {}).items():
-        result[name] = result[source]
-        if source in per_example:
-            per_example[name] = per_example[source]
-    result["n_examples"] = len(np.unique(scored.row))
-    result["n_scored"] = len(scored.row)
-    result.update(_intervals(task, loader.dataset, scored, per_example))
-    result["slices"] = slices(task, loader.dataset, scored, per_example) if task else {}
-    if save_samples and has_examples:
+    scores = scores_of(model, loader, device, args, task_meta, world)
+    if save_samples and task_meta is not None and not task_meta.task.reads_text:
         write_samples(save_samples, model, loader.dataset.examples[:8], task_meta, device, args.precision)
-    return result
+    return scores.result()
+
+
+def scores_of(
+    model: ARModel,
+    loader: DataLoader,
+    device: torch.device | str,
+    args: RunFlags,
+    task_meta: TaskData | None = None,
+    world: World | None = None,
+) -> SplitScores:
+    """The scores of a model on one split, from which its metrics are made. Arguments as for `evaluate`."""
+    task, dataset = task_meta.task if task_meta else None, loader.dataset
+    scored = teacher_forced(model, loader, device, args, allowed_ids(task_meta, device), world)
+    per_example = {}
+    if task is not None and not task.reads_text:
+        per_example = _example_scores(model, dataset, task_meta, scored, device, args)
+        for name, source in task.aliases.items():
+            if source in per_example:
+                per_example[name] = per_example[source]
+    return SplitScores(task, dataset, scored, per_example)
 
 
 @torch.no_grad()
@@ -99,9 +151,12 @@ def teacher_forced(
     return Scored.join([p for shard in world.gather(parts) for p in shard])
 
 
-def validation_score(task: Task, scored: Scored) -> float:
-    """The primary metric of a task, from the teacher-forced pass alone. See `teacher_forced_metric`."""
-    if teacher_forced_metric(task) == "token_acc":
+def validation_score(task: Task, scored: Scored) -> float | None:
+    """The primary metric of a task, from the teacher-forced pass alone. None where it needs decoded answers."""
+    metric = teacher_forced_metric(task)
+    if metric is None:
+        return None
+    if metric == "token_acc":
         return float(scored.correct.mean())
     exact = rows_all_correct(scored.correct, scored.row)
     return sum(exact.values()) / len(exact)

@@ -1,6 +1,6 @@
-"""From a finished training to the content of metrics.json and samples.txt.
+"""From a finished training to the content of metrics.json, samples.txt and test_items.json.
 
-    document, samples = final_metrics(fit, seconds)      # src/storage/schema.py describes the document
+    document, samples, items = final_metrics(fit, seconds)      # src/storage/schema.py describes the document
 
 `--eval_only` uses the parts: `evaluate_splits` and `length_curve`.
 
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from dataset.loaders import length_loader, named_lengths
+from dataset.loaders import length_loader, named_lengths, sequences_digest
 from dataset.task import Example, Task
 from src.flags import presets, registry
 from src.flags.run_flags import RunFlags, to_dict
@@ -29,12 +29,20 @@ from src.ops import ran
 from src.stats.means import mean_of
 from src.storage import checkpoint
 from src.storage.env import peak_memory_mib
+from src.storage.items import UnitErrors, items_document
 from src.storage.notes import notes_of
 from src.storage.rundir import RunDir
 from src.storage.schema import SCHEMA_VERSION
 from src.utils.attempt import attempt, failure
 from src.utils.chance import chance_levels, scaled
-from src.utils.evaluation import MOST_TOKENS, evaluate, teacher_forced
+from src.utils.evaluation import (
+    MOST_TOKENS,
+    evaluate,
+    scores_of,
+    teacher_forced,
+    teacher_forced_metric,
+    unit_of,
+)
 from src.utils.memory import is_out_of_memory
 from src.utils.metrics import bpc, finite, perplexity
 from src.utils.precision import autocast
@@ -45,14 +53,16 @@ from src.utils.training import Fit, Progress
 CURVE_POINTS = 1_000  # most training losses in metrics.json; a longer run stores means of blocks of equal size
 
 
-def final_metrics(fit: Fit, began: float) -> tuple[dict, str]:
-    """(the document of metrics.json before it is sealed, the text of samples.txt). Every rank must call it.
+def final_metrics(fit: Fit, began: float) -> tuple[dict, str, dict]:
+    """(metrics.json before it is sealed, the text of samples.txt, the content of test_items.json).
 
-    began: `time.perf_counter()` at the start of the command. The model ends with its best weights.
+    began: `time.perf_counter()` at the start of the command. Every rank must call it. The model ends with its best
+    weights.
     """
     session, progress = fit.session, fit.progress
     task, args, data = session.task, session.args, session.data
-    val, test = evaluate_both(fit.model, fit.run_dir, progress, session)
+    val, test, errors = evaluate_both(fit.model, fit.run_dir, progress, session)
+    items = items_of_test(session, progress, errors)
     failed = dict(progress.failed)
     diverged = progress.diverged_at is not None
     examples = getattr(session.loaders["test"].dataset, "examples", [])
@@ -78,12 +88,14 @@ def final_metrics(fit: Fit, began: float) -> tuple[dict, str]:
         "best_step": progress.best_step,
         "diverged_at": progress.diverged_at,
         "stopped_at": progress.stopped_at,
+        "solved_at": solved_at(session, progress),
         "chars_seen": progress.chars_seen,
         "examples_seen": progress.examples_seen,
         **curves(log, progress.step, fit.eval_every),
         "val": val,
         "test": test,
         "final_test": final,
+        "test_items": items["sha256"],
         "floors": levels,
         "baselines": task.baselines(data.chance_train, examples),
         "ceiling": ceiling,
@@ -97,7 +109,7 @@ def final_metrics(fit: Fit, began: float) -> tuple[dict, str]:
     document["failed"] = failed
     document["notes"] = notes_of(document)
     document["machine"] = _machine(fit, log, began)
-    return document, failed["samples"] + "\n" if samples is None else samples
+    return document, failed["samples"] + "\n" if samples is None else samples, items
 
 
 def _samples(model: ARModel, examples: list[Example], session: Session) -> str:
@@ -118,32 +130,55 @@ def chance_of(session: Session) -> tuple[dict, float]:
     return chance_levels(session.data, examples), session.task.ceiling(examples)
 
 
-def evaluate_both(model: ARModel, run_dir: RunDir, progress: Progress, session: Session) -> tuple[dict, dict]:
-    """({"best": R, "last": R} of val, the same of test): the results of the best and of the last weights.
+def solved_at(session: Session, progress: Progress) -> dict:
+    """When the run first reached --solved_at on val: threshold, step (None: not yet), and why it cannot be known."""
+    task, threshold, reason = session.task, session.args.solved_at, None
+    if not threshold:
+        reason = "--solved_at 0 records nothing"
+    elif teacher_forced_metric(task) is None:
+        reason = f"the primary metric {task.primary} needs decoded answers, which a validation does not make"
+    return {"threshold": threshold, "step": progress.solved_at, "reason": reason}
+
+
+def items_of_test(session: Session, progress: Progress, errors: UnitErrors) -> dict:
+    """The content of test_items.json. errors: of the best weights. A run that diverged has no items."""
+    task, dataset = session.task, session.loaders["test"].dataset
+    why = None if progress.diverged_at is None else f"the run diverged at step {progress.diverged_at}"
+    found, step = (errors, progress.best_step) if why is None else ({}, None)
+    return items_document(task.primary, unit_of(dataset), sequences_digest(task, dataset), found, step, why)
+
+
+def evaluate_both(
+    model: ARModel, run_dir: RunDir, progress: Progress, session: Session
+) -> tuple[dict, dict, UnitErrors]:
+    """({"best": R, "last": R} of val, the same of test, the errors per unit of test by the best weights).
 
     The model ends with its best weights. The last weights have no result (None) after a divergence. The best ones have
     none where the run diverged before its first validation.
     """
-    last = None if progress.diverged_at is not None else evaluate_splits(model, session)
+    last, errors = (None, {}) if progress.diverged_at is not None else evaluate_splits(model, session)
     best = None
     if progress.best_step is not None:
         best = last if last is not None and progress.best_step == progress.step else None
         if best is None:
             model.load_state_dict(checkpoint.load(run_dir.best, session.device)["model"])
-            best = evaluate_splits(model, session)
-    return tuple({"best": best and best[split], "last": last and last[split]} for split in ("val", "test"))
+            best, errors = evaluate_splits(model, session)
+    val, test = ({"best": best and best[split], "last": last and last[split]} for split in ("val", "test"))
+    return val, test, errors
 
 
-def evaluate_splits(model: ARModel, session: Session) -> dict[str, dict]:
-    """{"val": R, "test": R} of the weights that the model holds. A task on real text adds heldout_loss to test."""
+def evaluate_splits(model: ARModel, session: Session) -> tuple[dict[str, dict], UnitErrors]:
+    """({"val": R, "test": R} of the weights that the model holds, the errors per unit of test).
+
+    A task on real text adds heldout_loss to test.
+    """
     s = session
-    results = {
-        split: evaluate(model, s.loaders[split], s.device, s.args, s.data, world=s.world) for split in ("val", "test")
-    }
+    scores = {split: scores_of(model, s.loaders[split], s.device, s.args, s.data, s.world) for split in ("val", "test")}
+    results = {split: found.result() for split, found in scores.items()}
     if "heldout" in s.loaders:
         heldout = teacher_forced(model, s.loaders["heldout"], s.device, s.args, world=s.world)
         results["test"]["heldout_loss"] = heldout.loss
-    return results
+    return results, scores["test"].by_unit()
 
 
 def length_curve(model: ARModel, session: Session, final_test: dict | None) -> list[dict]:

@@ -17,7 +17,8 @@ NOT_SHOWN = {"bpc", "ppl", "exact_match", "n_examples", "n_scored", "intervals",
 
 def summary(document: dict) -> str:
     """The summary of a run. document: the content of metrics.json."""
-    lines = [_score_line(document), _scaled_line(document), *_length_lines(document), *_preset_lines(document)]
+    lines = [_score_line(document), _scaled_line(document), *_solved_lines(document)]
+    lines += [*_length_lines(document), *_preset_lines(document)]
     lines += [f"note: {note}" for note in document.get("notes", [])]
     for split, names in document["data"]["left_out"].items():
         if names:
@@ -52,6 +53,14 @@ def _scaled_line(document: dict) -> str:
     scaled = round(document["scaled"], 3) + 0.0  # no minus before a zero
     line = f"scaled {scaled:.3f}   chance: {chance}   ceiling {document['ceiling']:.3g}"
     return f"{line}   baselines: {baselines}" if baselines else line
+
+
+def _solved_lines(document: dict) -> list[str]:
+    """The first validation that reached --solved_at, where there was one."""
+    solved = document.get("solved_at") or {"step": None}
+    if solved["step"] is None:
+        return []
+    return [f"solved at step {solved['step']} (val {document['primary']} >= {solved['threshold']:g})"]
 
 
 def _small(value: float) -> str:

@@ -227,6 +227,7 @@ class Progress:
     seconds: float = 0.0  # training time, that of earlier processes included; no result depends on it
     diverged_at: int | None = None
     stopped_at: int | None = None  # the step at which a validation reached --stop_at
+    solved_at: int | None = None  # the step of the first validation that reached --solved_at
     output_ratios: dict[str, list] | None = None  # per block, before the first step; None for a whole model
     failed: dict[str, str] = field(default_factory=dict)  # what was measured beside the scores: "failed: reason"
 
@@ -394,8 +395,7 @@ class Fit:
         better = p.best_val is None or loss < p.best_val
         if better:
             p.best_val, p.best_step = loss, p.step
-        if self.args.stop_at and validation_score(self.session.task, scored) >= self.args.stop_at:
-            p.stopped_at = p.step
+        self._note_score(validation_score(self.session.task, scored))
         if self.world.is_main:
             self.run_dir.append(row)
             if better:  # before ckpt.pt: after a kill in between, the continued run writes the same best.pt again
@@ -403,6 +403,19 @@ class Fit:
                 payload = {"model": weights, "args": to_dict(self.args), "vocab": self.vocab, "step": p.step}
                 checkpoint.save(self.run_dir.best, payload)
         self.reporter.validation(row, self.steps, better)
+
+    def _note_score(self, score: float | None) -> None:
+        """Note the first validation that reaches --solved_at, and the one that reaches --stop_at and ends the training.
+
+        score: the primary metric, or None where a validation does not have it.
+        """
+        p, args = self.progress, self.args
+        if score is None:
+            return
+        if args.solved_at and p.solved_at is None and score >= args.solved_at:
+            p.solved_at = p.step
+        if args.stop_at and score >= args.stop_at:
+            p.stopped_at = p.step
 
 
 def fit(model: ARModel, session: Session, run_dir: RunDir, reporter: Reporter, resume_from: dict | None = None) -> Fit:

@@ -22,8 +22,10 @@ from src.figures import runs as run_figures
 from src.flags import fields as flag_fields
 from src.flags import groups as flag_groups
 from src.flags import run_flags
+from src.flags.fields import UserError
 from src.models import MODELS
 from src.setup import plan
+from src.storage.items import read_items
 
 # The table of flags in the design, each of which must exist.
 FLAGS = """task context_len train_size val_size test_size train_lengths eval_lengths loss_on data_path
@@ -503,6 +505,9 @@ def test_every_task_runs(main, figures, text_folder, tmp_path, task):
     found = document("run")
     assert (found["status"], found["task"], found["steps"]) == ("done", task, 3)
     assert 0 <= found["final_test"][found["primary"]] <= 1
+    items = read_items("run")
+    assert 1 - items.errors.sum() / items.counts.sum() == pytest.approx(found["final_test"][items.metric], abs=1e-6)
+    assert len(items.errors) == found["final_test"]["interval_basis"][found["primary"]]["units"]
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -564,6 +569,8 @@ def test_a_run_that_diverges_is_a_result_of_its_own(main, figures, tmp_path, how
         0.0,
     )
     assert 1 <= found["diverged_at"] <= 40
+    with pytest.raises(UserError, match=f"has no items: the run diverged at step {found['diverged_at']}"):
+        read_items("run")
     if how == "a layer that breaks":
         assert (found["diverged_at"], found["best_step"]) == (7, 5)
         assert found["test"]["best"] is not None
@@ -596,8 +603,11 @@ def test_accuracy_beyond_a_learned_table_is_undefined(main, figures):
 
 
 def test_eval_only_gives_what_training_stored(main, finished):
+    names = ("metrics.json", "test_items.json", "results.jsonl")
+    before = [(finished / "gru" / name).read_bytes() for name in names]
     code, out, err = main("--eval_only", "--out_dir", finished / "gru")
     assert (code, err) == (0, "")
+    assert [(finished / "gru" / name).read_bytes() for name in names] == before
     found, stored = json.loads(out), document(finished / "gru")
     for name in ("best", "last"):
         for split in ("val", "test"):

@@ -317,11 +317,13 @@ def test_dated_runs_of_one_second_have_different_names(tmp_path, monkeypatch):
 
 def test_the_paths_of_a_run_are_inside_its_folder(tmp_path):
     run = RunDir.create(tmp_path / "a" / "b")
-    paths = [run.config, run.env, run.metrics, run.log, run.ckpt, run.best, run.samples, run.vocab, run.figures]
+    paths = [run.config, run.env, run.metrics, run.items, run.log, run.ckpt, run.best, run.samples, run.vocab]
+    paths += [run.figures]
     assert [p.name for p in paths] == [
         "config.json",
         "env.json",
         "metrics.json",
+        "test_items.json",
         "metrics.jsonl",
         "ckpt.pt",
         "best.pt",
@@ -342,12 +344,13 @@ def test_a_folder_without_config_counts_as_new(tmp_path):
 
 
 def test_results_without_config_are_removed_for_a_new_run(tmp_path):
-    for name in ("metrics.json", "metrics.jsonl", "ckpt.pt"):
+    for name in ("metrics.json", "metrics.jsonl", "test_items.json", "ckpt.pt"):
         (tmp_path / name).write_text("stale")
     run = RunDir.create(tmp_path)
     assert run.finished  # nothing is touched before the lock is held
     with run.lock():
         assert not run.finished
+        assert not run.items.exists()
         assert run.read_log() == []
 
 
@@ -397,6 +400,7 @@ def test_overwrite_removes_a_runs_files_and_nothing_else(tmp_path):
         "env.json",
         "metrics.jsonl",
         "metrics.json",
+        "test_items.json",
         "ckpt.pt",
         "best.pt",
         "samples.txt",

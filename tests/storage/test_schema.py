@@ -33,6 +33,8 @@ def test_a_diverged_run_passes_with_or_without_a_validation_before(step):
 
 LIMITS = {
     "stopped_at": 300,
+    "solved_at": {"threshold": 0.95, "step": 120, "reason": None},
+    "test_items": "ab" * 32,
     "length_mean": {"lengths": [128, 256], "value": 0.5, "scaled": 0.4, "ci": [0.4, 0.6]},
     "preset": dict.fromkeys(("name", "source", "published", "compare"), "") | {"differences": [], "changed": {"lr": 1}},
     "notes": ["the loss was still falling"],
@@ -139,6 +141,15 @@ def test_broken_metrics_are_refused_by_path(message):
     with pytest.raises(ValueError) as error:  # noqa: PT011 (the whole beginning is compared below)
         validate(metrics)
     assert str(error.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("step", "reason", "words"),
+    [(121, None, "got 121, at which there was no validation"), (120, "why", "there is a reason why it is not known")],
+)
+def test_a_step_that_solved_the_task_is_one_of_a_validation(step, reason, words):
+    with pytest.raises(ValueError, match=f"solved_at.step: .*{words}"):
+        validate(good_metrics() | {"solved_at": {"threshold": 0.95, "step": step, "reason": reason}})
 
 
 def test_language_results_on_test_need_the_heldout_loss():

@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from engine_in_process import in_process
 from planted_comparisons import CHOSEN, RATES, edit, plant, train
 
 from src.figures import runs as run_figures
@@ -189,7 +190,7 @@ def test_reproduce_repeats_the_rows_of_a_record_and_of_a_comparison(place, main,
         shutil.copytree(stored[folder.name], folder, dirs_exist_ok=True)
         return 0
 
-    monkeypatch.setattr(processes, "run_child", put)
+    monkeypatch.setattr(processes, "one_by_one", in_process(put))
     code, out, err = main("reproduce", what, "--rows", NAMES[1], NAMES[2], "--out_dir", "again")
     assert (code, out.splitlines()[-1]) == (0, "again"), err
     assert [(name, args.model, args.lr, args.seed) for name, args in ran] == [
@@ -203,13 +204,12 @@ def test_reproduce_repeats_the_rows_of_a_record_and_of_a_comparison(place, main,
 
 def test_a_run_with_another_score_is_different(place, main, monkeypatch, trained):
     other = open_stored(plant(place / "changed" / "eigen", trained, score=lambda model, seed: 0.99)).runs
-    monkeypatch.setattr(
-        processes,
-        "run_child",
-        lambda words, quiet: (
-            shutil.copytree(other[NAMES[0]], words[words.index("--out_dir") + 1], dirs_exist_ok=True) and 0
-        ),
-    )
+
+    def put(words, quiet):
+        shutil.copytree(other[NAMES[0]], words[words.index("--out_dir") + 1], dirs_exist_ok=True)
+        return 0
+
+    monkeypatch.setattr(processes, "one_by_one", in_process(put))
     assert main("reproduce", "eigen", "--rows", NAMES[0], "--out_dir", "again")[0] == 1
     assert open_sealed(place / "again" / "answers.json")["rows"][0]["answer"] == DIFFERENT
 

@@ -47,7 +47,7 @@ def test_the_grid_grows_where_the_best_of_any_model_is_at_its_edge():
 
 
 def test_the_width_of_the_good_range_counts_neighbours_of_the_best_rate_only():
-    scores = {1e-4: 0.99, 1e-3: 0.6, 3e-3: 0.97, 1e-2: 0.99, 3e-2: 0.98, 1e-1: 0.5}
+    scores = {1e-4: 0.99, 1e-3: 0.6, 3e-3: 0.97, 1e-2: 0.995, 3e-2: 0.98, 1e-1: 0.5}
     trials = {rate: Trial(score, 1.0) for rate, score in scores.items()}
     assert good_decades(trials, chance=0.5) == pytest.approx(1.0)  # 3e-3 to 3e-2; 1e-4 is beyond a bad one
 

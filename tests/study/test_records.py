@@ -102,8 +102,29 @@ def test_each_run_is_one_row_with_its_numbers(runs, record):
         assert int(row["parameters"]) == metrics["parameters"]["total"]
         assert int(row["layer_parameters"]) == metrics["parameters"]["layers"]
         assert int(row["steps"]) == metrics["steps"]
+        assert row["solved_at"] == ""  # not within these steps
         assert (row["metric"], row["seed"]) == (primary, row["run"][-1])
         assert row["commit"] == (env["commit"] or "")
+
+
+@pytest.mark.parametrize(
+    ("solved", "cell"),
+    [
+        ({"threshold": 0.95, "step": 6, "reason": None}, "6"),
+        ({"threshold": 0.0, "step": None, "reason": "--solved_at 0 records nothing"}, "undefined"),
+        (None, "undefined"),  # a run that is older than the flag
+    ],
+)
+def test_a_row_has_the_step_that_solved_the_task(runs, tmp_path, solved, cell):
+    run = shutil.copytree(runs / "gru-1", tmp_path / "run")
+    metrics = json.loads((run / "metrics.json").read_text())
+    metrics["solved_at"] = solved
+    if solved is None:
+        del metrics["solved_at"]
+    (run / "metrics.json").write_text(json.dumps(seal(metrics)))
+    records.collect([run], tmp_path / "record")
+    (row,) = rows_of(tmp_path / "record" / "results.csv")
+    assert row["solved_at"] == cell
 
 
 @pytest.fixture

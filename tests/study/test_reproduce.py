@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, TINY
+from engine_in_process import in_process
 
 from src.figures import runs as run_figures
 from src.flags.fields import UserError
@@ -65,7 +66,7 @@ def made(tmp_path_factory):
         for seed in (1, 2):
             assert benchmark.main([*WORDS, "--seed", str(seed), "--out_dir", f"gru-{seed}"]) == 0
         records.collect(["gru-1", "gru-2"], "record")
-        patch.setattr(processes, "run_child", lambda words, quiet: benchmark.main([*words, "--quiet"]))
+        patch.setattr(processes, "one_by_one", in_process(lambda words, quiet: benchmark.main([*words, "--quiet"])))
         assert benchmark.main(["reproduce", "record", "--rows", "gru-1", "--out_dir", "again"]) == 0
     return home, out.getvalue()
 
@@ -76,7 +77,7 @@ def place(made, main, monkeypatch):
     for name in ("record", "again"):
         shutil.copytree(made[0] / name, name)
     runner = Kept(made[0])
-    monkeypatch.setattr(processes, "run_child", runner)
+    monkeypatch.setattr(processes, "one_by_one", in_process(runner))
     return runner
 
 
@@ -271,14 +272,14 @@ def test_ctrl_c_leaves_finished_rows_and_the_same_command_goes_on(place, main, m
         if n == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(processes, "run_child", Kept(place.home, stop))
+    monkeypatch.setattr(processes, "one_by_one", in_process(Kept(place.home, stop)))
     line = ("reproduce", "record", "--out_dir", "new")
     code, _, err = main(*line)
     assert code == 130
     assert "continue with: python benchmark.py reproduce record --out_dir new" in err
     assert [row["run"] for row in open_sealed("new/answers.json")["rows"]] == ["gru-1"]
     kept = (Path("new") / "gru-1" / "metrics.json").read_bytes()
-    monkeypatch.setattr(processes, "run_child", place)
+    monkeypatch.setattr(processes, "one_by_one", in_process(place))
     assert main(*line)[0] == 0
     assert place.ran == ["gru-2"]
     assert (Path("new") / "gru-1" / "metrics.json").read_bytes() == kept
@@ -286,7 +287,7 @@ def test_ctrl_c_leaves_finished_rows_and_the_same_command_goes_on(place, main, m
 
 
 def test_a_row_whose_run_fails_is_named_and_the_next_one_follows(place, main, monkeypatch):
-    monkeypatch.setattr(processes, "run_child", Kept(place.home, lambda n: 1 if n == 1 else None))
+    monkeypatch.setattr(processes, "one_by_one", in_process(Kept(place.home, lambda n: 1 if n == 1 else None)))
     code, out, _ = main("reproduce", "record", "--out_dir", "new")
     assert code == 1
     assert [row["answer"] for row in open_sealed("new/answers.json")["rows"]] == [FAILED, SAME]
@@ -418,7 +419,9 @@ def test_changed_code_is_said_in_words(monkeypatch, n, words):
 
 
 def test_a_part_that_a_signal_killed_is_named(tmp_path):
-    work = processes.Parts([Part("training", "a", (), 1.0, "needle", "a")], tmp_path, True, lambda words, quiet: -9)
+    work = processes.Parts(
+        [Part("training", "a", (), 1.0, "needle", "a")], tmp_path, True, in_process(lambda words, quiet: -9)
+    )
     work.run(TimeLeft(True))
     assert list(work.failed.values()) == ["training needle, a was killed by SIGKILL"]
 

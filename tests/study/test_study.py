@@ -14,10 +14,12 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import ROOT
+from engine_in_process import in_process
 
 from src.commands import speed
 from src.commands import study as command
@@ -27,17 +29,16 @@ from src.figures import speed as speed_figures
 from src.flags.fields import UserError
 from src.measure import child
 from src.measure.speed.analysis import analyse
-from src.storage.files import seal
-from src.storage.record import Record
+from src.storage.files import seal, write_json
 from src.storage.rows import check_row, make_row
 from src.study import parts as processes
 from src.study import plan as planning
-from src.study import run as running
 from src.study.claims import judge, rows_of_claim
 from src.study.claims.contract import NO, UNDECIDED, YES, Difference, Evidence, Outcome
 from src.study.claims.memory import constant_state, linear_memory
 from src.study.claims.quality import cost, paired
 from src.study.claims.speed import faster, ratio_interval
+from src.study.parts import Parts
 from src.study.report import markdown, verdicts
 from src.utils import training
 
@@ -441,7 +442,7 @@ class Here:
 
 def run(patch, folder, *more, runner=None, line=LINE):
     runner = runner or Here()
-    patch.setattr(processes, "run_child", runner)
+    patch.setattr(processes, "one_by_one", in_process(runner))
     patch.setattr(
         child.Children,
         "call",
@@ -484,6 +485,7 @@ def test_the_parts_run_in_order_each_into_its_own_folder(whole):
             "ckpt.pt",
             "best.pt",
             "samples.txt",
+            "test_items.json",
             "vocab.json",
         } <= set(os.listdir(out / name))
     for name in FOLDERS[6:]:
@@ -643,16 +645,22 @@ def test_an_interrupt_keeps_finished_parts_and_the_same_command_continues(number
     assert quality[0] == quality[1]
 
 
-def test_an_unfinished_training_is_resumed(tmp_path, monkeypatch):
+def test_an_unfinished_training_is_resumed(tmp_path):
     """A training needs --resume in a folder with an unfinished run; records need no flag."""
-    tiny(monkeypatch, tmp_path)
     parts = planning.plan({"transformer": "transformer"}, (16, 32), 4, 0.01, ())
-    study = running.Study(parts, ["transformer"], Record(tmp_path / "out", "x"), {}, True, None)
-    assert "--resume" not in study.command(parts[0])
-    study.folder(parts[0]).mkdir(parents=True)
-    (study.folder(parts[0]) / "config.json").write_text("{}")
-    assert study.command(parts[0])[-1] == "--resume"
-    assert "--resume" not in study.command(parts[3])
+    begun = {}
+
+    def runner(words, quiet):
+        folder = Path(words[words.index("--out_dir") + 1])
+        begun[folder.name] = words
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "config.json", seal({"args": {}}))
+        return 1
+
+    for there in (False, True):
+        Parts(parts, tmp_path / "out", True, in_process(runner)).run(planning.TimeLeft(True))
+        assert all(("--resume" in begun[p.folder]) is (there and p.kind == "training") for p in parts)
+        assert begun.keys() == {p.folder for p in parts}
 
 
 @pytest.mark.slow
@@ -671,7 +679,7 @@ def test_a_training_that_diverges_or_breaks_does_not_stop_the_study(tmp_path, mo
     here = Here()
 
     def runner(words, quiet):
-        if words[-1].endswith("copy-transformer") and len(here.ran) < 7:
+        if words[words.index("--out_dir") + 1].endswith("copy-transformer") and len(here.ran) < 7:
             here.ran.append(words)
             return -signal.SIGKILL
         return here(words, quiet)

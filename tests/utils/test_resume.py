@@ -24,6 +24,7 @@ import torch
 from conftest import ROOT, TINY_NEEDLE, bench
 
 from src.figures import runs as run_figures
+from src.setup.stored import OLDER_RUNS
 from src.storage import checkpoint
 from src.storage.files import seal
 from src.storage.record import Record
@@ -153,6 +154,7 @@ def content(run: Path) -> dict:
         "sha256": metrics["sha256"],
         "rows": (run / "results.jsonl").read_bytes(),
         "samples": (run / "samples.txt").read_bytes(),
+        "items": (run / "test_items.json").read_bytes(),
         "best": (run / "best.pt").read_bytes(),
         "last": {k: v.numpy().tobytes() for k, v in weights.items()},
         "log": [{k: v for k, v in r.items() if k != "seconds"} for r in rows],
@@ -374,7 +376,8 @@ def test_a_finished_run_has_rows_of_the_shared_schema_without_times(finished):
     metrics = json.loads((finished / "metrics.json").read_text())
     for row in rows:
         check_row(row)
-        assert (row["kind"], row["task"], row["model"], row["status"]) == ("train-run", "reverse", "transformer", "ok")
+        assert (row["kind"], row["task"], row["model"]) == ("train-run", "reverse", "transformer")
+        assert row["status"] == ("not reached" if row["metric"] == "solved_at" else "ok")
         assert row["device"].startswith("cpu: ")
         assert row["versions"]["torch"]
     values = {(r["panel"], r["metric"]): r["value"] for r in rows if r["panel"] in ("quality", "training", "cost")}
@@ -417,9 +420,9 @@ def test_resume_accepts_the_flags_of_the_run(main, tmp_path, references, copy):
 
 
 def as_if_older(run: Path, **flags) -> None:
-    """The run as a version without --init left it, with these flags."""
+    """The run as a version without the flags of OLDER_RUNS left it, with these flags."""
     config = json.loads((run / "config.json").read_text())
-    config["args"] = {**{k: v for k, v in config["args"].items() if k != "init"}, **flags}
+    config["args"] = {**{k: v for k, v in config["args"].items() if k not in OLDER_RUNS}, **flags}
     (run / "config.json").write_text(json.dumps(seal(config)))
     payload = checkpoint.load(run / "ckpt.pt")
     checkpoint.save(run / "ckpt.pt", {**payload, "args": config["args"]})
@@ -434,6 +437,8 @@ def test_a_run_that_is_older_than_init_is_continued_as_what_it_was(main, referen
     assert code == 0, err
     assert (copy / "metrics.jsonl").exists()
     assert content(copy)["metrics"]["final_test"] == content(references("fresh"))["metrics"]["final_test"]
+    # Its validations of before did not note the score, so nobody knows which one was the first.
+    assert content(copy)["metrics"]["solved_at"]["reason"] == "--solved_at 0 records nothing"
     assert main("--resume", "--out_dir", copy)[0] == 0  # its new checkpoints name the flag, its config.json does not
 
 
@@ -534,6 +539,16 @@ DAMAGE_DONE = {
         lambda run: os.truncate(run / "metrics.json", 1_000),
         r"metrics.json' is truncated or not JSON",
         (["--resume"], ["--vis_only"]),
+    ),
+    "items edited": (
+        lambda run: edit_json(run / "test_items.json", lambda d: d.update(step=1)),
+        r"test_items.json' was edited or damaged",
+        (["--resume"],),
+    ),
+    "items of another run": (
+        lambda run: edit_json(run / "test_items.json", lambda d: d.update(seal({**d, "step": 1}))),
+        r"test_items.json' belongs to another run",
+        (["--resume"],),
     ),
     "best flipped": (
         lambda run: flip(run / "best.pt"),

@@ -34,7 +34,7 @@ class Outcome:
 class Difference:
     """How much worse a model is than the baseline on the same test set, in nats or as a share of answers.
 
-    low, high: 95 % interval of test sampling, over n blocks of text or examples.
+    low, high: 95 % interval of test sampling, over n blocks of text or sequences.
     """
 
     value: float

@@ -99,7 +99,7 @@ def _advice(message: str, comparison: Comparison) -> str:
 
 def _cell(comparison: Comparison, task: Side, model: Side, setting: Setting, first: dict | None) -> Cell:
     words = (*comparison.common, *task.words, *model.words, *setting.words, "--threads", str(comparison.threads))
-    words = (*words, "--seed", str(comparison.seeds[0]))
+    words = (*words, "--solved_at", f"{comparison.config.solved_at:g}", "--seed", str(comparison.seeds[0]))
     setup, request = plan(list(words))
     if request.out_dirs:
         raise UserError("--out_dir: goes with the whole comparison; leave it out of the quotes")

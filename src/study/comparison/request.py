@@ -300,7 +300,7 @@ def _check_own(side: Side, model_class: type, settings: Sequence[Setting]) -> No
     reader = Parser(prog="", scope=f"of model {side.name}")
     for part in parts:
         add_flags(reader, part, "")
-    typed = vars(reader.parse_strict(list(side.flags)))
+    typed = read_flags(reader.parse_strict(list(side.flags)), parts)
     machine = {f.name for f in dataclasses.fields(MachineConfig)}
     for name in typed:
         if name not in allowed or name in machine:

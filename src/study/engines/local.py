@@ -126,7 +126,7 @@ class LocalEngine:
                 while self._queue and len(self._running) < self.workers:
                     self._start(*self._queue.popleft())
                 for attempt in self._ended():
-                    outcome = self._conclude(attempt)
+                    outcome = self._conclude(attempt, self._close(attempt))
                     if outcome is not None:
                         self._folders.discard(outcome.job.folder)
                         yield outcome
@@ -243,10 +243,9 @@ class LocalEngine:
             attempt.control.close()
         return code
 
-    def _conclude(self, attempt: Attempt) -> Outcome | None:
-        """What became of a worker that has ended; None if its job is tried once more."""
-        code, job = self._close(attempt), attempt.job
-        seconds = time.monotonic() - attempt.began
+    def _conclude(self, attempt: Attempt, code: int) -> Outcome | None:
+        """What became of a job, from its worker's exit code; None if the job is tried once more."""
+        job, seconds = attempt.job, time.monotonic() - attempt.began
         if code in (OK, DIVERGENCE):
             diverged = code == DIVERGENCE or has_diverged(self.home / job.folder)
             return Outcome(job, DIVERGED if diverged else DONE, "", seconds, attempt.number)
