@@ -14,6 +14,7 @@ code 2. Nothing here imports torch.
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -162,9 +163,24 @@ def _item(text: str) -> list[str]:
 
 
 def _shell(found: Mapping) -> list[str]:
-    """The command, broken into lines."""
-    lines = textwrap.wrap(found["command"], WIDTH - 2, subsequent_indent="  ", break_on_hyphens=False)
+    """The command, broken into lines before its flags."""
+    lines = [""]
+    for words in _with_values(shlex.split(found["command"])):
+        if len(lines[-1]) + len(words) + len("  \\") > WIDTH:
+            lines.append(" ")
+        lines[-1] = f"{lines[-1]} {words}" if lines[-1] else words
     return [*(f"{line} \\" for line in lines[:-1]), lines[-1]]
+
+
+def _with_values(words: Sequence[str]) -> list[str]:
+    """The words of a command line, each flag together with its values."""
+    groups: list[str] = []
+    for word in words:
+        if word.startswith("--") or not groups:
+            groups.append(word)
+        else:
+            groups[-1] += f" {shlex.quote(word)}"
+    return groups
 
 
 def main(argv: list[str]) -> int:

@@ -39,8 +39,8 @@ EIGEN = """| layer | parameters | token_acc, seeds 11 to 13 | at length 160 | le
 - a note
 
 ```bash
-python benchmark.py compare --preset grazzi-parity-mini --model deltanet 'deltanet --neg_eigen' --seeds 3 --lr \\
-  1e-3,3e-3,1e-2
+python benchmark.py compare --preset grazzi-parity-mini --model deltanet 'deltanet --neg_eigen' --seeds 3 \\
+  --lr 1e-3,3e-3,1e-2
 ```"""
 PROTOCOL = """| comparison | steps | learning rates tried | tuning seed | seeds of the table |
 |---|---|---|---|---|
