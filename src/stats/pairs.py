@@ -2,8 +2,8 @@
 
     paired_seeds([.71, .68, .74], [.81, .85, .79])      -> {"mean": .107, "p": .1, "separated": True, "n": 3, ...}
     over_tasks({"copy": (a, b), "parity": (a, b)})      -> {"improvement": 1.0, "p": .005, "n": 3, "tasks": 2, ...}
-    two_level_bootstrap(errors_a, errors_b, counts)     -> {"value": .1, "low": .06, "high": .14, ...}
-    tost(differences, margin=.02)                       -> {"p": .01, "low": -.008, "high": .011, ...}
+    two_level_bootstrap(errors_a, errors_b, counts)     -> {"value", "low", "high", "over_sequences", ...}
+    tost([.01, -.01, .02, 0, 0], margin=.02)            -> {"p": .017, "low": -.007, "high": .015, ...}
 
 Everywhere the difference is b - a for scores (higher is better), and a - b for errors: above 0, b is better. None is a
 seed that a model lacks; only seeds that both have are compared, and the result says how many are missing. A run that
@@ -112,12 +112,14 @@ def two_level_bootstrap(
     """The difference of two error rates, with an interval over seeds and over test sequences.
 
     errors_a, errors_b: (seeds, sequences) errors of the same seeds and sequences (wrong answers, or nats).
-    counts: (sequences,) how many items an error is a sum over, > 0.
-    The value is the ratio sum(errors_a - errors_b) / (seeds sum(counts)): above 0, b makes fewer errors.
-    Sequences are drawn once per resample, for all seeds and both models, because they are shared.
+    counts: how many items an error is a sum over, > 0. (sequences,) if all seeds are tested on the same sequences, or
+    (seeds, sequences) if each seed has sequences of its own.
+    The value is the mean over seeds of sum(errors_a - errors_b) / sum(counts): above 0, b makes fewer errors.
+    Both models of a seed get the same draw, because they share the sequences. Seeds do so only where they share them.
     From BOOTSTRAP_FROM seeds on, seeds are drawn too. Below, resamples of so few are too alike, and the interval adds
     the squares of Student's over the seeds and of the normal one over the sequences. Percentiles are raised as in
-    seeds.py. All calls with one `seed` draw the same sequences.
+    seeds.py. Measured coverage with 200 sequences: .96 for 3 seeds, .98 for 5, .99 for 10.
+    All calls with one `seed` draw the same sequences.
     Returns {"value", "low", "high", "method", "over_sequences": [low, high], "n", "sequences"}: over_sequences
     keeps the seeds as they are. With one seed it is the interval, and the method says so.
     """
@@ -125,9 +127,11 @@ def two_level_bootstrap(
     a, b, counts = _errors(errors_a, errors_b, counts)
     n, sequences = a.shape
     difference = a - b
-    per_seed = difference.sum(axis=1) / counts.sum()
+    per_seed = difference.sum(axis=1) / counts.sum(axis=-1)
     draws = _sequence_draws(sequences, resamples, seed)
     drawn = difference.astype(np.float32) @ draws / (counts.astype(np.float32) @ draws)  # (seeds, resamples)
+    if counts.ndim == 2:  # the same draws in an order of its own are independent ones for each seed
+        drawn = np.random.default_rng(seed + 2).permuted(drawn, axis=1)
     of_sequences = drawn.mean(axis=0)
     over_sequences = _percentiles(of_sequences, raised_tail(level, sequences, sequences - 1))
     value = float(per_seed.mean())
@@ -160,8 +164,9 @@ def tost(differences, margin: float, level: float = LEVEL) -> dict:
     the margin exactly if p <= 1 - level. p is None below EQUIVALENCE_FROM seeds, and for equal differences.
 
     The t test takes seeds to vary around one value. If b fails in one run of five and a never does (a difference of
-    .16), five seeds show no failure in a third of all tables, and the models look equivalent within any margin. So
-    equal differences, such as two models at exactly 1.0, are no evidence of equivalence here: read `success`.
+    .16), often no failure is seen: in simulations 32 % of the tables with 5 seeds, and 13 % of those with 10, look
+    equivalent within .05, where 5 % is promised. So equal differences, such as two models at exactly 1.0, are no
+    evidence of equivalence here: read `success`.
     """
     from scipy.stats import ttest_1samp  # here, because importing scipy.stats takes a second
 
@@ -196,10 +201,10 @@ def _paired_t(differences) -> float | None:
 
 def _errors(errors_a, errors_b, counts):
     a, b, counts = (np.asarray(v, dtype=np.float64) for v in (errors_a, errors_b, counts))
-    if a.ndim != 2 or a.shape != b.shape or counts.shape != a.shape[1:] or a.shape[1] < 2:
+    if a.ndim != 2 or a.shape != b.shape or counts.shape not in (a.shape, a.shape[1:]) or a.shape[1] < 2:
         raise ValueError(
             f"errors_a, errors_b and counts: got shapes {a.shape}, {b.shape} and {counts.shape}, "
-            "allowed: (seeds, sequences) twice and (sequences,), at least two sequences"
+            "allowed: (seeds, sequences) twice, and (sequences,) or (seeds, sequences); at least two sequences"
         )
     if not (np.isfinite(a).all() and np.isfinite(b).all() and np.isfinite(counts).all() and counts.min() > 0):
         raise ValueError("errors_a, errors_b and counts: got NaN, inf or a count of 0, allowed: finite, counts above 0")

@@ -90,7 +90,7 @@ def improvement(strata) -> tuple[float, float, float]:
         pairs += n * n
     higher = float(distribution[pairs + observed :].sum())
     further = float(distribution[pairs + abs(observed) :].sum())
-    return 0.5 + observed / (2 * pairs), min(1.0, 2 * further) if observed else 1.0, higher
+    return 0.5 + observed / (2 * pairs), min(1.0, 2 * further) if observed else 1.0, min(1.0, higher)
 
 
 def smallest_p(seeds: int, claim: str = "differs") -> float:
@@ -128,7 +128,7 @@ def _upper_shares(runs, seed: int) -> tuple[float, float]:
         further, higher = _count_at_least(runs, ends) / math.comb(2 * n, n)
     else:  # the observed arrangement counts as one of those drawn, so that p is never 0
         sums = np.random.default_rng(seed).permuted(np.tile(runs, (ARRANGEMENTS_DRAWN, 1)), axis=1)[:, n:].sum(axis=1)
-        further, higher = ((sums >= end).sum() + 1 for end in ends) / np.float64(ARRANGEMENTS_DRAWN + 1)
+        further, higher = ((sums[:, None] >= ends).sum(axis=0) + 1) / (ARRANGEMENTS_DRAWN + 1)
     return float(min(1.0, 2 * further)) if abs(observed) > tie else 1.0, float(higher)
 
 

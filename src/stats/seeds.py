@@ -2,7 +2,7 @@
 
     mean_over_seeds([.91, .94, .89], limits=(0, 1))   -> {"mean": .913, "low": .851, "high": .976, "method": "t", ...}
     success([1.0, 1.0, .2], threshold=.95)            -> {"count": 2, "n": 3, "share": .667, "low": .094, "high": .992}
-    suite_iqm({"copy": [.9, .8, .95], "parity": [...]}) -> {"iqm": .88, "low": .84, "high": .92, ...}
+    suite_iqm({"copy": [.9, .8, .95], "parity": [.3, .5, .99]}) -> {"iqm": .788, "low": .55, "high": .97, ...}
 
 Intervals are about other seeds. Measured coverage of the 95 % interval of the mean (2,000 samples each; two modes: 20 %
 or 50 % of runs at .2, the others at 1.0; skewed: 1 minus an exponential variable):
@@ -101,7 +101,8 @@ def suite_iqm(
 
     scaled: {task: one score per seed}; None is a seed that is missing. A task with more seeds has more weight.
     The mean leaves out the lowest and the highest quarter of the runs. Resamples are drawn within each task, and the
-    level is raised as in `mean_over_seeds`, by the mean number of seeds. One seed per task: no interval.
+    level is raised as in `mean_over_seeds`, by the mean number of seeds. Measured coverage on 6
+    tasks: .93 for 3 seeds, .95 for 5. One seed per task: no interval.
     Returns {"iqm", "low", "high", "runs", "tasks"}. Source: Agarwal et al., "Deep Reinforcement Learning at the Edge
     of the Statistical Precipice", 2021, section 4.3.
     """

@@ -6,7 +6,7 @@
 A run that stopped at 5,000 steps without success is censored: its time is more than 5,000. Leaving it out, or counting
 5,000, makes a model look faster than it is. Kaplan & Meier's estimate (1958) uses it as what it is.
 The log-rank test compares two such curves. Its usual p is for large samples. Three seeds against three, all of one
-earlier, give it .02 to .03, where 2 of the 20 ways to label the runs are as extreme: p = .1. Therefore `p` is exact, by
+earlier, give it .025, where 2 of the 20 ways to label the runs are as extreme: p = .1. Therefore `p` is exact, by
 exchanging the labels (as in permutation.py), and SciPy's stands beside it. It needs the same budget for both models.
 """
 

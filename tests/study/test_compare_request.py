@@ -45,7 +45,7 @@ RECALL = ("--task", "recall")
         (("--model", "gru", *RECALL, "--seed", "1", "--seeds", "2"), "--tuning_seed"),
         (("--model", "gru", *RECALL, "--tuning_seed", "13"), "one of the fresh seeds"),
         (("--model", "gru", *RECALL, "--engine", "slurm"), "allowed: local, ray"),
-        (("--model", "gru", *RECALL, "--quiet", "stray"), "unexpected argument"),
+        (("--model", "gru", *RECALL, "--quiet", "true", "stray"), "unexpected argument"),
         (("--model", "nowhere.py", *RECALL), "nowhere.py"),
     ],
 )

@@ -17,13 +17,13 @@ from pathlib import Path
 
 import numpy as np
 
-from src.flags.fields import UserError
 from src.stats.pairs import over_tasks, paired_seeds, tost, two_level_bootstrap
 from src.stats.seeds import suite_iqm
 from src.stats.verdicts import headline, holm, verdict
 from src.storage.items import read_items
 from src.study.comparison.campaign import Campaign
 from src.study.comparison.cells import Cell
+from src.study.engines import DIVERGED
 
 ALPHA, LEVEL = 0.05, 0.95
 ALL_TASKS = "all tasks"
@@ -34,13 +34,13 @@ VALUE = "value"  # the column of results.csv that is judged first
 class Scores:
     """One cell's scores by seed, None for a hole.
 
-    name: a column of results.csv.  folders: {seed: the run directory}.
+    folders: {seed: the run directory}.  diverged: whether one of the runs did.
     """
 
     cell: Cell
-    name: str
     values: Sequence[float | None]
     folders: Mapping[int, Path]
+    diverged: bool = False
 
 
 def judge(campaign: Campaign) -> dict:
@@ -75,17 +75,22 @@ def _lengths(campaign: Campaign, setting: str) -> list[str]:
 
 def _scores(campaign: Campaign, name: str, setting: str) -> list[Scores]:
     """The scores of every cell of a setting that has this column."""
-    by_cell: dict[tuple, dict] = {}
+    by_cell: dict[tuple, dict] = {cell.key: {} for cell in campaign.cells if cell.setting == setting}
+    diverged = set()
     for run, known in campaign.runs():
         if run.role == "report" and run.cell.setting == setting and isinstance(known.row.get(name), (int, float)):
-            by_cell.setdefault(run.cell.key, {})[run.seed] = (known.row[name], campaign.home / run.folder)
-    found = []
-    for cell in campaign.cells:
-        runs = by_cell.get(cell.key)
-        if cell.setting == setting and (runs or name == VALUE):
-            values = [runs[seed][0] if runs and seed in runs else None for seed in campaign.comparison.seeds]
-            found.append(Scores(cell, name, values, {seed: path for seed, (_, path) in (runs or {}).items()}))
-    return found
+            by_cell[run.cell.key][run.seed] = (known.row[name], campaign.home / run.folder)
+            diverged |= {run.cell.key} if known.status == DIVERGED else set()
+    return [
+        Scores(
+            cell,
+            [by_cell[cell.key].get(seed, (None,))[0] for seed in campaign.comparison.seeds],
+            {seed: path for seed, (_, path) in by_cell[cell.key].items()},
+            cell.key in diverged,
+        )
+        for cell in campaign.cells
+        if cell.setting == setting
+    ]
 
 
 def _family(campaign: Campaign, setting: str, name: str) -> list[dict]:
@@ -218,12 +223,11 @@ class _Pair:
         if self.over is not None or self.name != VALUE:
             return None
         a, b = self.scores
+        if a.diverged or b.diverged:  # such a run has no items
+            return None
         items = []
         for seed in sorted(a.folders.keys() & b.folders.keys()):
-            try:
-                pair = read_items(a.folders[seed]), read_items(b.folders[seed])
-            except UserError:  # a run that diverged has no items
-                return None
+            pair = read_items(a.folders[seed]), read_items(b.folders[seed])
             if pair[0].digest != pair[1].digest:
                 return None
             items.append(pair)
@@ -237,7 +241,8 @@ class _Pair:
         """'deltanet is better than gru on parity by 0.19 [0.15, 0.23] (p = .012 after correction for 6)'."""
         at = "" if self.name == VALUE else f" at length {self.name[3:]}"
         where = f"over {self.facts['tasks']} tasks" if self.over is not None else f"on {self.task}"
-        p = "" if adjusted is None else f" (p = {adjusted:.2g} after correction for {tested} tests)"
+        tests = f"{tested} test{'s' * (tested != 1)}"
+        p = "" if adjusted is None else f" (p = {adjusted:.2g} after correction for {tests})"
         if found.word in ("better", "worse"):
             return (
                 f"{self.b} is {found.word} than {self.a} {where}{at}{self._amount()}{found.words[len(found.word) :]}{p}"
