@@ -9,14 +9,15 @@ import shutil
 from pathlib import Path
 
 import pytest
+from conftest import bench
 from engine_in_process import in_process
 from planted_comparisons import CHOSEN, RATES, edit, plant, train
 
 from src.figures import runs as run_figures
 from src.setup.plan import plan
 from src.storage.files import open_sealed
+from src.study import findings, records
 from src.study import parts as processes
-from src.study import records
 from src.study import reproduce as reproducing
 from src.study.comparison.stored import open_stored, slug
 from src.study.sameness import DIFFERENT, EXPERIMENT, SAME, spread
@@ -237,3 +238,24 @@ def test_a_seed_that_two_comparisons_share_counts_once():
     rows = [{**base, "seed": seed, "value": value} for seed, value in (("1", "0.5"), ("2", "0.7"), ("3", "0.6"))]
     once = spread(rows, rows[0], "value")
     assert (once.seeds, spread([*rows, *rows], rows[0], "value")) == (3, once)
+
+
+@pytest.mark.slow
+def test_a_real_comparison_becomes_a_record_a_table_and_is_reproduced(tmp_path):
+    words = ["--task", "parity", "--model", "gru", "gru --n_layer 2", "--match_params", "none", "--seeds", "2"]
+    sizes = ["--max_steps", "6", "--d_model", "8", "--max_len", "12", "--min_len", "2", "--val_size", "20"]
+    made = bench(
+        *("compare", *words, *sizes, "--test_size", "20", "--lr_extend", "0", "--eval_lengths", "2x", "--quiet"),
+        *("--out_dir", tmp_path / "pair"),
+        cwd=tmp_path,
+    )
+    assert made.returncode == 0, made.stderr
+    records.collect([tmp_path / "pair"], tmp_path / "record")
+    assert [row["run"] for row in rows_of(tmp_path / "record")] == [
+        *("pair-gru-11", "pair-gru-12", "pair-gru-n_layer-2-11", "pair-gru-n_layer-2-12"),
+    ]
+    page = findings.rewritten("<!-- record: pair -->\n<!-- end -->\n", findings.read_evidence(tmp_path / "record"))
+    assert "| `gru --n_layer 2` |" in page
+    assert bench("reproduce", "pair", "--rows", "pair-gru-n_layer-2-12", "--quiet", cwd=tmp_path).returncode == 0
+    answers = open_sealed(tmp_path / "runs" / "reproduced" / "pair" / "answers.json")
+    assert [row["answer"] for row in answers["rows"]] == [SAME]
