@@ -25,6 +25,7 @@ from src.flags.parser import Parser
 from src.flags.run_flags import resolve
 from src.models import MODELS
 from src.setup.plan import plan
+from src.study.comparison import request
 from src.utils.chance import chance_levels
 
 ROOT = Path(benchmark.__file__).parent
@@ -137,6 +138,9 @@ def test_command_parses(page, command, folder, monkeypatch):
     if words[0] in ("--task", "--preset"):
         setup, _ = plan(words)
         assert setup.args.task
+        return
+    if words[0] == "compare":
+        assert request.read(words[1:]).comparison.models
         return
     strict = Parser.parse_strict
 
@@ -333,6 +337,9 @@ def own_flags(row: dict) -> list[str]:
     return re.sub(r"--(lr|lr_tried|threads) \S+", "", row["flags"]).split()
 
 
+@pytest.mark.skipif(
+    (ROOT / "runs/records/findings/comparisons.json").is_file(), reason="tests/study/test_findings.py compares the page"
+)
 def test_findings_are_those_of_the_record():
     """Each cell with three seeds is the seeds of one layer in the record, in their order."""
     record, checked = rows("findings"), 0

@@ -3,9 +3,11 @@
     python benchmark.py reproduce main
     python benchmark.py reproduce runs/records/findings --rows parity-gru-11 parity-gru-12
     python benchmark.py reproduce main --out_dir runs/again
+    python benchmark.py reproduce runs/S
 
-RECORD is the folder of a record (see runs/records/README.md), or its name under runs/records. Each row is a run of its
-own, with the flags, seed, precision and threads of the record. There are three answers per row:
+RECORD is the folder of a record (see runs/records/README.md), or its name under runs/records. It may also be the folder
+of a finished comparison; its rows are the runs on its fresh seeds. Each row is a run of its own, with the flags, seed,
+precision and threads of the record. There are three answers per row:
 
 - same bytes: all scores, losses, intervals and curves of the record are equal
 - within the spread of seeds: a number differs, but each score is equal or in the range of the record's seeds (with
@@ -38,7 +40,9 @@ class ReproduceConfig:
 def main(argv: list[str]) -> int:
     """Run the chosen rows, print and write the answers. Wrong input is found before the first file is written."""
     parser = Parser(prog="benchmark.py reproduce", description=__doc__)
-    parser.add_argument("record", metavar="RECORD", nargs="?", default="", help="the record's folder, or its name")
+    parser.add_argument(
+        "record", metavar="RECORD", nargs="?", default="", help="the folder of a record or comparison, or a name"
+    )
     add_flags(parser, ReproduceConfig, ReproduceConfig.__doc__)
     if {"-h", "--help"} & set(argv):
         parser.print_help()

@@ -1,12 +1,15 @@
 """Compact records: what is committed of finished runs, and the figures drawn from it.
 
-    python -m src.study.records collect runs/remade/main/record runs/remade/main/mamba-*    # tables of finished runs
-    python -m src.study.records redraw runs/records/main                                    # figures, without torch
+    python -m src.study.records collect runs/mine runs/mamba-1 runs/mamba-2     # tables of finished runs
+    python -m src.study.records collect runs/mine runs/parity runs/copy         # of the runs of two comparisons
+    python -m src.study.records redraw runs/records/main                        # figures, without torch
 
-A record is one folder. `collect` writes it from finished run directories. These are training runs, or one `speed` run:
+A record is one folder. `collect` writes it from finished run directories. These are training runs and comparisons (of a
+comparison, the runs on its fresh seeds), or one `speed` run:
 
     results.csv     one row per training run, or one row per measured number of `speed`
     curves.json     of training runs: flags, loss curves, slices and length curves, about 100 points per curve
+    comparisons.json    per comparison: its command and seeds, the rates that were tried, its summary and its verdicts
     panel.json      of `speed`: its command and commit, growth exponents and crossovers
     env.json        one entry per machine; rows refer to it by name
     figures.csv     written by hand: one row per line of a figure (figure, draws, run, label)
@@ -46,6 +49,7 @@ from src.stats.intervals import wilson
 from src.storage.files import open_sealed, read_json, write_atomic
 from src.storage.rundir import RunDir
 from src.storage.schema import validate
+from src.study.comparison.stored import KIND, open_stored
 
 POINTS = 100
 MOST_LENGTHS = 20  # that have columns of their own; of more there is only the mean
@@ -72,37 +76,37 @@ SPEED_COLUMNS = (
 )
 FIGURE_COLUMNS = ("figure", "draws", "run", "label")
 REFERENCE_COLUMNS = ("run", "step", "train_loss", "val_loss")
+COMPARISONS = "comparisons.json"
+ALLOWED = "allowed: training runs and comparisons, or one folder of `speed`"
 LOSSES = "losses"  # the figure that only a record has: it may show runs of another program
 
 
 def collect(run_dirs, folder) -> list[Path]:
     """Write results.csv, curves.json or panel.json, and env.json of finished runs into `folder`; returns their paths.
 
-    run_dirs: training runs with different folder names, or one folder of `speed`.
-    Earlier tables of the record are replaced.
+    run_dirs: training runs and comparisons with different folder names, or one folder of `speed`.
+    Of comparisons there is comparisons.json too. Earlier tables of the record are replaced.
     Raises UserError for a run that is missing, unfinished, damaged or of another command.
     """
     folder = Path(folder)
     kinds = {str(path): RunDir(path).stored_kind() for path in run_dirs}
-    odd = next((path for path, kind in kinds.items() if kind not in ("", "speed")), None)
+    odd = next((path for path, kind in kinds.items() if kind not in ("", KIND, "speed")), None)
     if odd:
-        raise UserError(f"'{odd}' holds results of `{kinds[odd]}`, allowed: training runs, or one folder of `speed`")
+        raise UserError(f"'{odd}' holds results of `{kinds[odd]}`, {ALLOWED}")
     is_speed = "speed" in kinds.values()
     if is_speed and len(kinds) > 1:
-        raise UserError(
-            f"got {len(kinds)} folders and one of them is of `speed`, allowed: training runs, or one folder of `speed`"
-        )
+        raise UserError(f"got {len(kinds)} folders and one of them is of `speed`, {ALLOWED}")
     other = folder / ("curves.json" if is_speed else "panel.json")
     if other.exists():
         raise UserError(
             f"'{folder}' holds a record of {'training runs' if is_speed else '`speed`'}; choose another folder"
         )
-    files = (
-        _speed_record(Path(next(iter(kinds)))) if is_speed else _training_record([RunDir.open(path) for path in kinds])
-    )
+    files = _speed_record(Path(next(iter(kinds)))) if is_speed else _training_record(kinds)
     folder.mkdir(parents=True, exist_ok=True)
     for name, data in files.items():
         write_atomic(folder / name, data)
+    if COMPARISONS not in files:
+        (folder / COMPARISONS).unlink(missing_ok=True)  # of an earlier content
     return [folder / name for name in files]
 
 
@@ -139,17 +143,24 @@ def redraw(folder) -> list[Path]:
 # Training runs
 
 
-def _training_record(runs: list[RunDir]) -> dict[str, bytes]:
-    rows, curves, machines = [], {}, {}
-    for run in runs:
-        name = run.path.resolve().name
-        if name in curves:
-            raise UserError(f"two runs are named '{name}', allowed: folders with different names; rename one")
-        metrics, config, env = _open_run(run)
-        rows.append(_run_row(name, metrics, config, env, machines))
-        curves[name] = _run_curves(metrics)
+def _training_record(kinds: dict[str, str]) -> dict[str, bytes]:
+    """The tables of runs and comparisons. kinds: {folder: KIND for a comparison, else empty}."""
+    rows, curves, machines, documents = [], {}, {}, {}
+    for folder, kind in kinds.items():
+        found = open_stored(folder) if kind == KIND else None
+        if found and found.name in documents:
+            raise UserError(f"two comparisons are named '{found.name}', allowed: folders with different names")
+        documents |= {found.name: found.document} if found else {}
+        runs = found.runs if found else {Path(folder).resolve().name: folder}
+        for name, path in runs.items():
+            if name in curves:
+                raise UserError(f"two runs are named '{name}', allowed: folders with different names; rename one")
+            metrics, config, env = _open_run(RunDir.open(path))
+            rows.append(_run_row(name, metrics, config, env, machines))
+            curves[name] = _run_curves(metrics)
     columns = [*RUN_START, *RUN_INTERVAL, *_ordered(rows), *RUN_END]
-    return {"results.csv": _to_csv(columns, rows), "curves.json": _to_json(curves), "env.json": _to_json(machines)}
+    files = {"results.csv": _to_csv(columns, rows), "curves.json": _to_json(curves), "env.json": _to_json(machines)}
+    return files | ({COMPARISONS: _to_json(documents, 3)} if documents else {})
 
 
 def _open_run(run: RunDir) -> tuple[dict, dict, dict]:
@@ -532,19 +543,22 @@ def _rounded(value):
     return [_rounded(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
-def _to_json(doc: dict) -> bytes:
-    """JSON with two levels spread over lines; everything below them is on one line."""
-    blocks = []
-    for key, value in _rounded(doc).items():
-        is_dict = isinstance(value, dict)
-        items = (
-            [f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in value.items()]
-            if is_dict
-            else [f"  {json.dumps(v)}" for v in value]
-        )
-        left, right = "{}" if is_dict else "[]"
-        blocks.append(f" {json.dumps(key)}: {left}\n" + ",\n".join(items) + f"\n {right}")
-    return ("{\n" + ",\n".join(blocks) + "\n}\n").encode("ascii")
+def _to_json(doc: dict, levels: int = 2) -> bytes:
+    """JSON with this many levels spread over lines; everything below them is on one line."""
+    return (_spread(_rounded(doc), levels) + "\n").encode("ascii")
+
+
+def _spread(value, levels: int, indent: int = 0) -> str:
+    """JSON text of a value. A list of numbers or words stays on one line."""
+    items = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []
+    is_spread = isinstance(value, dict) or any(isinstance(item, (dict, list)) for item in items)
+    if not levels or not items or not is_spread:
+        return json.dumps(value)
+    keys = [f"{json.dumps(key)}: " for key in value] if isinstance(value, dict) else [""] * len(items)
+    pad = " " * (indent + 1)
+    lines = [f"{pad}{key}{_spread(item, levels - 1, indent + 1)}" for key, item in zip(keys, items, strict=True)]
+    left, right = "{}" if isinstance(value, dict) else "[]"
+    return f"{left}\n" + ",\n".join(lines) + f"\n{' ' * indent}{right}"
 
 
 def _read_csv(path: Path, columns):
@@ -582,7 +596,7 @@ def main(argv: list[str]) -> int:
     collecting = commands.add_parser("collect", help="write the tables of a record from finished runs")
     collecting.add_argument("folder", metavar="FOLDER", help="the record's folder, made if it is not there")
     collecting.add_argument(
-        "runs", metavar="RUN", nargs="+", help="a finished training run (several allowed), or one folder of `speed`"
+        "runs", metavar="RUN", nargs="+", help="finished training runs and comparisons, or one folder of `speed`"
     )
     redrawing = commands.add_parser("redraw", help="draw the figures of a record from its tables")
     redrawing.add_argument("folder", metavar="FOLDER", help="the record's folder")

@@ -6,6 +6,7 @@
     work.run()                                                # KeyboardInterrupt passes through; finished rows stay
     answers = work.conclude()                                 # tables of the new runs, and answers.json
 
+A comparison's folder is a record too: its rows are the runs on fresh seeds.
 Below `home` each row has a run directory of its name. A finished one with the same flags is kept and compared again.
 `home` itself becomes a record of the new runs (results.csv, curves.json, env.json), next to answers.json.
 What the answers mean: src/study/sameness.py.
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +29,7 @@ from src.storage.files import make_writable, read_json, seal, write_json
 from src.storage.lock import FolderLock
 from src.storage.rundir import RunDir
 from src.study import records
+from src.study.comparison.stored import is_comparison, open_stored
 from src.study.parts import EngineMaker, Parts
 from src.study.plan import Part, TimeLeft
 from src.study.sameness import DIFFERENT, FAILED, UNDEFINED, Answer, causes, compare, number, score_names
@@ -57,27 +60,35 @@ class Chosen:
 
 
 def find_record(text: str) -> Path:
-    """The folder of a record: a path, or the bare name of one under runs/records. UserError if it is none."""
+    """The folder of a record or of a comparison: a path, or the bare name of a record under runs/records.
+
+    UserError if it is none.
+    """
     known = sorted(path.parent.name for path in RECORDS.glob("*/results.csv"))
+    allowed = f"allowed: the folder of a record or of a comparison, or one of {', '.join(known)}"
     if not text:
-        raise UserError(f"reproduce: got no record, allowed: the folder of a record, or one of {', '.join(known)}")
+        raise UserError(f"reproduce: got no record, {allowed}")
     path = Path(text)
     if path.name == text and not path.is_dir():
         path = RECORDS / text
+    if is_comparison(path):
+        return path
     if not (path / "results.csv").is_file():
         what = "no such record" if not path.exists() else "a file" if path.is_file() else "a folder without results.csv"
-        raise UserError(
-            f"reproduce: got '{text}' ({what}), allowed: the folder of a record, or one of "
-            f"{', '.join(known)}{suggest(text, known)}"
-        )
+        raise UserError(f"reproduce: got '{text}' ({what}), {allowed}{suggest(text, known)}")
     return path
 
 
 def choose(folder: Path, wanted: Sequence[str] = ()) -> Chosen:
-    """The rows of a record that are wanted, all of them by default.
+    """The rows of a record, or of a comparison, that are wanted; all of them by default.
 
-    Raises UserError for a damaged record, for a record of `speed`, and for a run that the record does not have.
+    Raises UserError for a damaged record, for a record of `speed`, for a comparison that is not finished, and for a run
+    that the record does not have.
     """
+    if is_comparison(folder):
+        with tempfile.TemporaryDirectory() as place:
+            records.collect([folder], place)
+            return _with_own_files(dataclasses.replace(_choose(Path(place), wanted), folder=folder))
     if (folder / "panel.json").is_file():
         panel = read_json(folder / "panel.json")
         command = panel.get("run", {}).get("command", "python benchmark.py speed")
@@ -85,6 +96,18 @@ def choose(folder: Path, wanted: Sequence[str] = ()) -> Chosen:
             f"reproduce: '{folder}' is a record of `speed`, and times are never the same bytes; "
             f"measure them again with: {command}"
         )
+    return _choose(folder, wanted)
+
+
+def _with_own_files(chosen: Chosen) -> Chosen:
+    """The same, where a row of a comparison names a user's file by its path. In a table it has its stem alone."""
+    stored = {name: read_json(RunDir(path).config)["args"] for name, path in open_stored(chosen.folder).runs.items()}
+    rows = [{**row, **{kind: stored[row["run"]][kind] for kind in ("task", "model")}} for row in chosen.rows]
+    return dataclasses.replace(chosen, rows=rows)
+
+
+def _choose(folder: Path, wanted: Sequence[str]) -> Chosen:
+    """The wanted rows of a record of training runs."""
     found = records.read_runs(folder)
     machines = read_json(folder / "env.json")
     rows = [row for _, row, _ in found]

@@ -120,8 +120,8 @@ def compare(row: dict, curves: dict, fresh_row: dict, fresh_curves: dict, rows: 
 
 def spread(rows: Sequence[dict], row: dict, name: str) -> Spread:
     """Where one more run of this row's command may lie, in the score `name`: see the head of this file."""
-    alike = [r for r in rows if all(r[key] == row[key] for key in EXPERIMENT)]
-    values = [value for value in (number(r.get(name, "")) for r in alike) if value is not None]
+    alike = {r["seed"]: r for r in rows if all(r[key] == row[key] for key in EXPERIMENT)}  # two comparisons share runs
+    values = [value for value in (number(r.get(name, "")) for r in alike.values()) if value is not None]
     if len(values) < LEAST_SEEDS or len(set(values)) == 1:
         low, high = ("low", "high") if name == "value" else (f"{name}_low", f"{name}_high")
         return Spread(number(row.get(low, "")), number(row.get(high, "")), 0)

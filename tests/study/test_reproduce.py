@@ -231,11 +231,11 @@ def test_times_and_names_of_machines_are_not_compared(made):
 def test_the_spread_of_seeds_is_a_prediction_interval_that_holds_them_all():
     base = dict.fromkeys(EXPERIMENT, "x")
     values = [0.811925, 0.75045, 0.774975]
-    rows = [{**base, "value": str(v)} for v in values]
+    rows = [{**base, "seed": str(n), "value": str(v)} for n, v in enumerate(values)]
     found = spread(rows, rows[0], "value")
     half = 4.302653 * statistics.stdev(values) * (1 + 1 / 3) ** 0.5  # Student's t, 2 degrees of freedom
     assert (found.low, found.high) == pytest.approx((statistics.mean(values) - half, statistics.mean(values) + half))
-    many = [{**base, "value": str(v)} for v in [0.5] * 60 + [0.51] * 60 + [0.9]]
+    many = [{**base, "seed": str(n), "value": str(v)} for n, v in enumerate([0.5] * 60 + [0.51] * 60 + [0.9])]
     assert spread(many, many[0], "value").high == 0.9
     other = [*rows[:2], {**rows[2], "flags": "--lr 1"}]
     assert spread(other, {**rows[0], "low": "0.8", "high": "0.82"}, "value").seeds == 0
@@ -248,7 +248,7 @@ def test_equal_seeds_have_no_spread_so_test_sampling_decides():
         "low": ".99",
         "high": "1",
     }
-    found = spread([row] * 3, row, "value")
+    found = spread([{**row, "seed": str(n)} for n in range(3)], row, "value")
     assert (found.seeds, found.low, found.high) == (0, 0.99, 1.0)
 
 

@@ -33,13 +33,13 @@ from src.study.comparison.campaign import Campaign, Known, Run
 from src.study.comparison.cells import Cell
 from src.study.comparison.gate import check_layers
 from src.study.comparison.pictures import draw
+from src.study.comparison.stored import KIND
 from src.study.comparison.summary import summarise, summary_columns
 from src.study.comparison.tables import columns_of, start_of, to_csv
 from src.study.comparison.verdicts import judge
 from src.study.engines import DIVERGED, DONE, Outcome
 from src.study.page import write_report
 
-KIND = "compare"
 OK, FAILED, INTERRUPTED = 0, 1, 130
 
 
