@@ -12,7 +12,8 @@ What it does, for each task and setting:
 
 --plan prints the runs, the equal terms and the expected time, and stops. Ctrl-C keeps finished runs, and the same
 command with --out_dir goes on, also with more models, tasks or seeds. Any flag of `train` may be given: it holds for
-all runs. Exit code 1 means that some run failed; it is a named hole in every table.
+all runs. --cost measures, after the runs, what the same models cost to train and to decode. Exit code 1 means that some
+run failed; it is a named hole in every table.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def compare(argv: list[str], asked) -> int:
     import dataclasses
 
     from src.setup.sides import Side
-    from src.study.comparison import folder, planned, variants
+    from src.study.comparison import cost, folder, planned, variants
     from src.study.comparison.budget import fit, read_budget
     from src.study.comparison.cells import prepare_cells
 
@@ -54,7 +55,11 @@ def compare(argv: list[str], asked) -> int:
             cells = prepare_cells(dataclasses.replace(asked, comparison=fitted), say)
         asked = dataclasses.replace(asked, comparison=fitted)
     plain: list[Side] = list(asked.comparison.models)
-    notes = [*left_out, *(variants.question(v, s) for v, s in variants.missing(asked.tasks, plain, asked.classes))]
+    notes = [
+        *left_out,
+        *(cost.notes(cells) if config.cost else []),
+        *(variants.question(v, s) for v, s in variants.missing(asked.tasks, plain, asked.classes)),
+    ]
     if control.plan or not control.quiet:
         print(
             "\n".join(planned.lines(asked.comparison, cells, notes, workers)),

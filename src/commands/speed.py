@@ -2,6 +2,7 @@
 
     python benchmark.py speed --model transformer,mamba,gla,gated_deltanet
     python benchmark.py speed --model transformer,my_layer.py --panel train,decode --lengths 128,512 --match_params 1M
+    python benchmark.py speed --model deltanet "deltanet --neg_eigen" "mamba --d_model 72"
     python benchmark.py speed --vis_only --out_dir runs/<timestamp>
 
 Four panels, all of them or those of --panel:
@@ -16,6 +17,9 @@ Models are timed alternately. Each point is repeated until the interval of its m
 --cell_seconds are spent, and at least 3 times. After Ctrl-C the same command with --out_dir continues. Results are in
 the run directory: results.csv, results.jsonl, history.json and figures/.
 
+A model in quotes has flags of its own: of its layer, its size, its surroundings and its positions. They win over the
+same flags outside the quotes, which hold for all models. One layer may be measured in several variants.
+
 Positions: a layer that was published with a learned table gets sinusoids here, unless --pos learned is given.
 --pos rope, --pos alibi, --backend and a model's own flags apply to the models that have them.
 """
@@ -27,8 +31,9 @@ import json
 import sys
 
 from src.flags.fields import UserError, copy_of, field_types, own_config
-from src.flags.groups import MeasureControl, ModelConfig, machine_flags
+from src.flags.groups import MeasureControl, machine_flags
 from src.flags.parser import Parser, add_flags, config_of, first_look, read_flags
+from src.measure.speed.entries import Entry, model_flags, read_entries
 from src.measure.speed.plan import SpeedConfig, build_subjects, checked, digest, resolve_threads, tried
 from src.measure.speed.subjects import DEFAULTS
 
@@ -43,20 +48,7 @@ SpeedMachine = machine_flags(
 )
 
 
-def model_flags():
-    """ModelConfig without the flags that `speed` does not have, or has with another meaning."""
-    types = field_types(ModelConfig)
-    kept = [
-        (f.name, types[f.name], dataclasses.field(default=f.default, metadata=f.metadata))
-        for f in dataclasses.fields(ModelConfig)
-        if f.name not in ("model", "match_state")
-    ]
-    made = dataclasses.make_dataclass("ModelFlags", kept, frozen=True, namespace={"__module__": __name__})
-    made.__doc__ = "model (shared by all that are named)"
-    return made
-
-
-def union(classes: dict[str, type]):
+def union(entries: dict[str, Entry]):
     """The own flags of all models, a shared one once; None if there are none.
 
     Raises UserError for a flag that `speed` has already.
@@ -65,7 +57,7 @@ def union(classes: dict[str, type]):
         f.name for part in (SpeedConfig, SpeedMachine, MeasureControl, model_flags()) for f in dataclasses.fields(part)
     }
     fields: dict[str, tuple] = {}
-    for name, config in ((n, own_config(c)) for n, c in classes.items()):
+    for name, config in ((e.model, own_config(e.model_class)) for e in entries.values()):
         if config is None:
             continue
         types = field_types(config)
@@ -81,39 +73,39 @@ def union(classes: dict[str, type]):
 
 
 def main(argv: list[str]) -> int:
-    seen = first_look(argv, lists=("model", "layers"), modes=("vis_only", "validate"))
+    seen = first_look(argv, lists=("layers",), modes=("vis_only", "validate"), texts=("model", "labels"))
     if seen.validate:
         raise UserError("--validate is a command of its own now: python benchmark.py study")
     if seen.vis_only and not seen.help:
         return redraw(argv)
-    classes = None
+    entries = None
     if seen.model or not seen.help:
-        from src.measure.speed.subjects import load_classes
-
-        classes = load_classes(seen.model or SpeedConfig().model, seen.layers)
-    parser, parts = parser_for(classes)
+        entries = read_entries(seen.model or SpeedConfig().model, seen.layers, seen.labels)
+    parser, parts = parser_for(entries)
     if seen.help:
         parser.print_help()
         return 0
     given = read_flags(parser.parse_strict(argv), parts)
-    return measure(argv, classes, given)
+    if seen.model:
+        given["model"] = tuple(entry.text for entry in entries.values())  # a text in quotes is one model
+    return measure(argv, entries, given)
 
 
-def parser_for(classes: dict[str, type] | None):
+def parser_for(entries: dict[str, Entry] | None):
     """The parser, and the dataclasses whose fields are its flags."""
     parser = Parser(prog="benchmark.py speed", description=__doc__, scope="for `speed` and these models")
     shared = model_flags()
     parts = [SpeedConfig, shared, SpeedMachine, MeasureControl]
     for part in parts:
         add_flags(parser, part, part.__doc__, DEFAULTS if part is shared else None)
-    own = union(classes) if classes else None
+    own = union(entries) if entries else None
     if own is not None:
-        add_flags(parser, own, f"own flags of {', '.join(classes)}")
+        add_flags(parser, own, f"own flags of {', '.join(dict.fromkeys(e.model for e in entries.values()))}")
         parts.append(own)
     return parser, parts
 
 
-def measure(argv, classes: dict[str, type], given: dict) -> int:
+def measure(argv, entries: dict[str, Entry], given: dict) -> int:
     """Everything that can be wrong is found before the first file is written."""
     from src.figures import speed as speed_figures
     from src.measure.progress import Progress
@@ -140,9 +132,9 @@ def measure(argv, classes: dict[str, type], given: dict) -> int:
         "seed": machine.seed,
         "device": str(device),
     }
-    subjects, sized, lines = build_subjects(config, classes, model_args, device, machine.backend)
+    subjects, sized, lines = build_subjects(config, entries, model_args, device, machine.backend)
     settings = {
-        **dataclasses.asdict(config),
+        **{name: value for name, value in dataclasses.asdict(config).items() if name != "labels"},  # keys of `models`
         **dataclasses.asdict(machine),
         "device": str(device),
         "precision": precision[0],

@@ -74,7 +74,7 @@ def main(argv: list[str]) -> int:
 def study(argv, config: StudyConfig, machine: StudyMachine, control: MeasureControl, given: dict) -> int:
     """Run all parts in order, then write rows, tables and verdicts; return the exit code."""
     from src.measure.session import continuing, machine_fields
-    from src.measure.speed.subjects import labels, load_classes
+    from src.measure.speed.entries import read_entries
     from src.storage import env
     from src.storage.record import DONE, INTERRUPTED, Record
     from src.study import parts as processes
@@ -83,9 +83,9 @@ def study(argv, config: StudyConfig, machine: StudyMachine, control: MeasureCont
     from src.study import run as running
     from src.study.claims import KIND
 
-    classes = load_classes(planning.ordered(absolute(config.model)))
-    names = labels(classes)
-    panels = checked(SpeedConfig(model=tuple(classes), panel=("train",), lengths=config.lengths))
+    entries = read_entries(planning.ordered(absolute(config.model)))
+    names = {entry.model: label for label, entry in entries.items()}
+    panels = checked(SpeedConfig(model=tuple(names), panel=("train",), lengths=config.lengths))
     parts = planning.plan(names, panels.lengths, config.train_steps, config.cell_seconds, machine_flags(given))
     device = env.resolve_device(machine.device)
     precision = env.resolve_precision(machine.precision, device)
@@ -100,7 +100,7 @@ def study(argv, config: StudyConfig, machine: StudyMachine, control: MeasureCont
         "parts": {p.folder: list(p.words) for p in parts},
     }
     Record.check_dir(KIND, control.out_dir, settings, control.overwrite)
-    check_parts(parts, panels, classes, {"match_params": next(iter(names)), **resolved}, device)
+    check_parts(parts, panels, entries, {"match_params": next(iter(names)), **resolved}, device)
     record = Record.open_for(KIND, control.out_dir, settings, control.overwrite)
     fields = {**machine_fields(device, threads, precision[0]), "seed": machine.seed}
     work = running.Study(parts, names.values(), record, fields, control.quiet, processes.one_by_one)
@@ -141,7 +141,7 @@ def absolute(models) -> tuple[str, ...]:
     return tuple(str(own_files.absolute(m)) if is_path(m) else m for m in models)
 
 
-def check_parts(parts, panels: SpeedConfig, classes, given: dict, device) -> None:
+def check_parts(parts, panels: SpeedConfig, entries, given: dict, device) -> None:
     """UserError if one of the parts could not train, match or measure a model. Writes nothing."""
     from dataset.loaders import parse_lengths
     from dataset.tokenizer import CharTokenizer
@@ -151,7 +151,7 @@ def check_parts(parts, panels: SpeedConfig, classes, given: dict, device) -> Non
     from src.setup.classes import blaming
     from src.setup.plan import build_model, plan, resolve_model
 
-    subjects, _, _ = build_subjects(panels, classes, given, device, "auto")
+    subjects, _, _ = build_subjects(panels, entries, given, device, "auto")
     for subject in subjects.values():
         tried(subject, device)
     for part in parts:

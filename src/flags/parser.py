@@ -125,19 +125,23 @@ class Request:
 
 
 def first_look(
-    argv: list[str], lists: tuple[str, ...] = ("layers",), modes: tuple[str, ...] = ("eval_only", "vis_only", "resume")
+    argv: list[str],
+    lists: tuple[str, ...] = ("layers",),
+    modes: tuple[str, ...] = ("eval_only", "vis_only", "resume"),
+    texts: tuple[str, ...] = (),
 ) -> argparse.Namespace:
     """The flags that decide how the rest of the line is read. Anything else is left alone.
 
     --task, --model and --preset are texts or None, --out_dir is a list of paths, --help and --allow_code are bools.
     lists: flags that become tuples, of words with commas or spaces between them.
     modes: flags that are on or off, and of which at most one may be on.
+    texts: flags that become tuples of their words as they were typed.
     """
     parser = Parser(add_help=False)
     for name in ("task", "model", "preset"):
-        if name not in lists:
+        if name not in (*lists, *texts):
             parser.add_argument(f"--{name}", default=None)
-    for name in ("out_dir", *lists):
+    for name in ("out_dir", *lists, *texts):
         parser.add_argument(f"--{name}", nargs="+", action="extend", default=[])
     switches = (*modes, "allow_code")
     for name in switches:
@@ -146,6 +150,8 @@ def first_look(
     seen, _ = parser.parse_known_args(argv)
     for name in lists:
         setattr(seen, name, tuple(w for words in getattr(seen, name) for w in words.replace(",", " ").split()))
+    for name in texts:
+        setattr(seen, name, tuple(getattr(seen, name)))
     for name in switches:
         value = getattr(seen, name).lower()
         if value not in ("true", "1", "false", "0"):

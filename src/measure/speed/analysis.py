@@ -196,9 +196,9 @@ def remarks(rows) -> list[str]:
 def exponents(findings, panel, batch) -> list[str]:
     """Lines of the exponents."""
     lines = []
-    for f in findings["fits"]:
-        if (f["panel"], f["batch"]) != (panel, batch):
-            continue
+    mine = [f for f in findings["fits"] if (f["panel"], f["batch"]) == (panel, batch)]
+    width = max([18, *(len(f["model"]) + 2 for f in mine)])
+    for f in mine:
         if f["exponent"] is None:
             flat = f["below"] and f["growth"] is not None and f["growth_high"] < FLAT
             said = f"flat: x {f['growth']:.2f} over the range ({f['note']})" if flat else f"no exponent ({f['note']})"
@@ -211,20 +211,21 @@ def exponents(findings, panel, batch) -> list[str]:
                 f"  ({f['used'][0]:,.0f} to {f['used'][-1]:,.0f}"
                 + (f"; {len(f['below'])} left out, overhead dominates)" if f["below"] else ")")
             )
-        lines.append(f"  {f['what']:<36}{f['model']:<18}{said}")
+        lines.append(f"  {f['what']:<36}{f['model']:<{width}}{said}")
     return [f"{place(panel, batch)}: growth, with 95 % intervals of the repeats", *lines, ""] if lines else []
 
 
 def crossings(findings, panel, batch) -> list[str]:
     """Lines of the crossover lengths in time; those in bytes are in history.json."""
     lines = []
-    for c in findings["crossovers"]:
-        if (c["panel"], c["batch"]) != (panel, batch) or not c["metric"].endswith("_ms"):
-            continue
+    timed = [c for c in findings["crossovers"] if c["metric"].endswith("_ms")]
+    mine = [c for c in timed if (c["panel"], c["batch"]) == (panel, batch)]
+    width = max([34, *(len(f"{c['winner']} < {c['loser']}") + 2 for c in mine)])
+    for c in mine:
         doubt = "" if c["share"] >= CONFIDENT else f"  (uncertain: so in {100 * c['share']:.0f} % of resamples)"
         pair = f"{c['winner']} < {c['loser']}"
         said = c["words"] if c["from"] is not None else f"{c['words']}, faster at every point"
-        lines.append(f"  {c['what']:<24}{pair:<34}{said}{doubt}")
+        lines.append(f"  {c['what']:<24}{pair:<{width}}{said}{doubt}")
     heading = f"{place(panel, batch)}: crossover {load(panel).x_words}; from there on a is faster in a < b"
     return [heading, *lines, ""] if lines else []
 

@@ -17,7 +17,12 @@ class SpeedConfig:
     """what is measured"""
 
     model: tuple[str, ...] = option(
-        ("transformer", "mamba", "gla", "gated_deltanet"), "names from `list`, or paths to your own .py files"
+        ("transformer", "mamba", "gla", "gated_deltanet"),
+        "names from `list`, or paths to your own .py files; one with flags of its own in quotes: "
+        '"deltanet --neg_eigen"',
+    )
+    labels: tuple[str, ...] = option(
+        (), "names of the models in tables and figures, one for each; default: as in --model"
     )
     panel: tuple[str, ...] = option(tuple(PANELS), ", ".join(PANELS))
     lengths: tuple[int, ...] = option(
@@ -72,31 +77,43 @@ def checked(config: SpeedConfig) -> SpeedConfig:
     )
 
 
-def build_subjects(config: SpeedConfig, classes, given: dict, device, backend: str):
-    """({name: Subject}, {size: {name: Subject, or the reason why there is none}}, lines to print).
+def build_subjects(config: SpeedConfig, entries, given: dict, device, backend: str):
+    """({label: Subject}, {size: {label: Subject, or the reason why there is none}}, lines to print).
 
+    entries: {label: Entry} of src/measure/speed/entries.py.  given: the typed flags of all models.
     Raises UserError for anything wrong.
     """
-    from src.measure.speed.subjects import check_backends, check_positions, labels, make_subject, sized_subject
+    from src.measure.speed.subjects import check_backends, check_positions, counts_of, make_subject, sized_subject
 
-    check_positions(given.get("pos", "auto"), classes)
-    match = given.get("match_params", "")
+    check_positions(given.get("pos", "auto"), {label: e.model_class for label, e in entries.items()})
     max_len = max(*config.lengths, config.scaling_len) + DECODE_STEPS
     subjects, sized, lines = {}, {}, []
-    names = labels(classes)
-    for model, model_class in classes.items():
-        subjects[names[model]], solved = make_subject(names[model], model, model_class, given, max_len, device, match)
-        lines += [f"{names[model]}: {line}" for line in solved]
+
+    def named(name: str):
+        """The parameters of the model that --match_params names: one of these with flags of its own, or any other."""
+        entry = entries.get(name)
+        if entry is None or not entry.given:
+            return counts_of(name, given, max_len, device)
+        return counts_of(entry.model, {**given, **entry.given}, max_len, device, entry.model_class)
+
+    for label, entry in entries.items():
+        mine = {**given, **entry.given}
+        match = mine.get("match_params", "")
+        match = "" if entry.given and match == label else match  # it is the measure of the others
+        with entry.blamed():
+            subjects[label], solved = make_subject(
+                label, entry.model, entry.model_class, mine, max_len, device, match, named
+            )
+        lines += [f"{label}: {line}" for line in solved]
     check_backends(backend, subjects.values())
     for size in config.sizes_as_numbers() if any(load(name).by_size for name in config.panel) else ():
         sized[size] = {}
-        for model, model_class in classes.items():
+        for label, entry in entries.items():
+            mine, longest = {**given, **entry.given}, config.scaling_len + DECODE_STEPS
             try:
-                sized[size][names[model]] = sized_subject(
-                    names[model], model, model_class, given, config.scaling_len + DECODE_STEPS, device, size
-                )
+                sized[size][label] = sized_subject(label, entry.model, entry.model_class, mine, longest, device, size)
             except UserError as error:
-                sized[size][names[model]] = str(error)
+                sized[size][label] = str(error)
     return subjects, sized, lines
 
 

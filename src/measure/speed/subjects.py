@@ -12,7 +12,7 @@ optimiser's time.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,7 +23,7 @@ from src.flags.registry import is_path
 from src.flags.run_flags import RunArgs, resolve, to_dict
 
 if TYPE_CHECKING:
-    from src.models.match import Counts, Target
+    from src.models.match import Counts
 
 VOCABULARY = 64
 DEFAULTS = {"d_model": 128, "n_layer": 2, "n_head": 4, "dropout": 0.0}
@@ -116,27 +116,23 @@ class Subject:
         )
 
 
-def load_classes(models: Iterable[str], layers: tuple[str, ...] = ()) -> dict[str, type]:
-    """{what --model named: its class}; UserError for an unknown model, for none, or for one that is named twice."""
-    from src.setup.classes import find_model
-
-    models = tuple(models)
-    if not models:
-        raise UserError("--model: got none, allowed: one or several names from `list`, or paths to your own .py files")
-    twice = [m for m in models if models.count(m) > 1]
-    if twice:
-        raise UserError(f"--model: names '{twice[0]}' twice, allowed: once")
-    if layers and "hybrid" not in models:
-        raise UserError("--layers: only goes with --model hybrid, which is not among the models named")
-    return {name: find_model(name, layers if name == "hybrid" else ()) for name in models}
-
-
 def make_subject(
-    name: str, model: str, model_class, given: dict, max_len: int, device, match: str = ""
+    name: str,
+    model: str,
+    model_class,
+    given: dict,
+    max_len: int,
+    device,
+    match: str = "",
+    named: Callable[[str], Counts] | None = None,
 ) -> tuple[Subject, list[str]]:
-    """(a subject, lines that say what --match_params solved). given: typed flags; those of other models are ignored."""
+    """(a subject, lines that say what --match_params solved).
+
+    given: typed flags; those of other models are ignored.
+    match, named: --match_params, and the parameters of the model that it names; default: with the same typed flags.
+    """
     from src.models.backbone import ops_of, resolve_auto
-    from src.models.match import counts
+    from src.models.match import counts, read_target
     from src.models.match import match as solve
     from src.ops.choices import choices
     from src.setup.classes import blaming
@@ -145,7 +141,9 @@ def make_subject(
     lines: list[str] = []
     with blaming("model", model):
         if match:
-            target = target_of(match, given, counts(model_class, args, VOCABULARY, max_len), max_len, device)
+            mine = counts(model_class, args, VOCABULARY, max_len)
+            named = named or (lambda name: counts_of(name, given, max_len, device))
+            target = read_target(match, given.get("match_count", ModelConfig.match_count), mine, named)
             args, lines = solve(
                 model_class, args, given, lambda a: counts(model_class, a, VOCABULARY, max_len), None, target, 0
             )
@@ -173,16 +171,13 @@ def arguments(model_class, given: dict, device):
     return resolve(NoTask, model_class, preset=DEFAULTS, **{**mine, "device": str(device)})
 
 
-def target_of(match: str, given: dict, mine: Counts, max_len: int, device) -> Target:
-    """--match_params as a number: a count, or the parameters of the model that it names. mine: the model's own."""
-    from src.models.match import counts, read_target
+def counts_of(model: str, given: dict, max_len: int, device, model_class=None) -> Counts:
+    """The parameters of a model with these typed flags. model: its name or path."""
+    from src.models.match import counts
     from src.setup.classes import find_model
 
-    def named(name: str) -> Counts:
-        model_class = find_model(name)
-        return counts(model_class, arguments(model_class, {**given, "model": name}, device), VOCABULARY, max_len)
-
-    return read_target(match, given.get("match_count", ModelConfig.match_count), mine, named)
+    model_class = model_class or find_model(model)
+    return counts(model_class, arguments(model_class, {**given, "model": model}, device), VOCABULARY, max_len)
 
 
 def sized_subject(name: str, model: str, model_class, given: dict, max_len: int, device, target: int) -> Subject:
@@ -237,20 +232,8 @@ def check_backends(text: str, subjects: Iterable[Subject]) -> None:
 
 
 def check_positions(pos: str, classes: dict[str, type]) -> None:
-    """UserError if --pos names an encoding that none of the models has."""
+    """UserError if --pos names an encoding that none of the models has. classes: {name of a model: its class}."""
     if pos in OWN_POSITIONS and not any(pos in c.positions for c in classes.values()):
         raise UserError(
             f"--pos: got '{pos}', which none of {', '.join(classes)} has, allowed: learned, sinusoidal, none"
         )
-
-
-def labels(models: Iterable[str]) -> dict[str, str]:
-    """{what --model named: its name in the rows}: a file's stem, with a number if another model has the same."""
-    names: dict[str, str] = {}
-    for model in models:
-        stem = Path(model).stem if is_path(model) else model
-        name, n = stem, 2
-        while name in names.values():
-            name, n = f"{stem}-{n}", n + 1
-        names[model] = name
-    return names

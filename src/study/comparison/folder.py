@@ -9,6 +9,7 @@
     runs/<name>/    one run directory each; its name is the digest of what determines it
     logs/           what each run printed
     results.csv, results.jsonl, summary.csv, verdicts.json, figures/, report.html
+    speed/          with --cost: a record of `speed` of the same models
 
 One process at a time works in a folder; a second one is refused.
 """
@@ -31,6 +32,7 @@ from src.study.comparison.board import Board
 from src.study.comparison.budget import run_seconds
 from src.study.comparison.campaign import Campaign, Known, Run
 from src.study.comparison.cells import Cell
+from src.study.comparison.cost import measure_cost
 from src.study.comparison.gate import check_layers
 from src.study.comparison.pictures import draw
 from src.study.comparison.stored import KIND
@@ -114,6 +116,8 @@ def carry_out(place: Folder, argv: list[str], asked, cells: Sequence[Cell], note
             board.close()
         verdicts = conclude(place.path, campaign)
         if code == OK:
+            if asked.comparison.config.cost:
+                code = measure_cost(place.path, asked.comparison, cells, control.quiet)
             check_layers(place.path, cells)
             draw(place.path, campaign)
             write_report([place.path])
@@ -192,7 +196,7 @@ def _end(place: Folder, argv: list[str], verdicts: Mapping, code: int, quiet: bo
         print("\n".join(pair["words"] for pair in verdicts["pairs"] if pair["headline"]))
         print(f"report: {place.path / 'report.html'}")
     print(place.path)
-    return FAILED if verdicts["holes"] else OK
+    return FAILED if verdicts["holes"] else code
 
 
 def read_plan(home: Path) -> dict:

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from src.measure.progress import words as time_words
+from src.study.comparison import cost
 from src.study.comparison.budget import run_seconds, seconds_of
 from src.study.comparison.cells import Cell, rates_of
 from src.study.comparison.request import Comparison
@@ -26,7 +27,8 @@ def sayer(quiet: bool) -> Callable[[str], None]:
 
 def lines(comparison: Comparison, cells: Sequence[Cell], notes: Sequence[str], workers: int) -> list[str]:
     """What --plan prints."""
-    shown = [*_head(comparison, cells, workers), ""]
+    shown = [*_head(comparison, cells, workers), *([cost.words(cells)] if comparison.config.cost else [])]
+    shown.append("")
     for task, setting in dict.fromkeys(cell.group for cell in cells):
         group = [cell for cell in cells if cell.group == (task, setting)]
         shown += [*_group(group, comparison), ""]
