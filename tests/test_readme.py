@@ -178,7 +178,10 @@ def test_set_up_commands_are_what_newcomers_and_ci_paste():
 def test_readme_is_short_and_no_page_is_wide():
     assert len(README.splitlines()) <= 160
     wide = [
-        f"{name}:{i}" for name, text in TEXT.items() for i, line in enumerate(text.splitlines(), 1) if len(line) > 120
+        f"{name}:{i}"
+        for name, text in TEXT.items()
+        for i, line in enumerate(text.splitlines(), 1)
+        if len(line) > 120 and not (name == "docs/findings.md" and line.startswith("|"))  # a row cannot be broken
     ]
     assert wide == [f"README.md:{README.splitlines().index(MAIN_JOB) + 1}"]  # a command that is pasted is not wrapped
 

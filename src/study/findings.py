@@ -143,9 +143,9 @@ def _longest(summary: Mapping) -> int:
 
 
 def _scores(runs: Sequence[Mapping], column: str) -> str:
-    """'0.998, diverged, 1.000': a score per seed; one word where no seed has a score."""
+    """'0.998 diverged 1.000': a score per seed; one word where no seed has a score."""
     words = [DIVERGED if run["status"] == DIVERGED else _score(run.get(column, "")) for run in runs]
-    return words[0] if len(set(words)) == 1 and words[0] in WORDS else ", ".join(words)
+    return words[0] if len(set(words)) == 1 and words[0] in WORDS else " ".join(words)
 
 
 def _score(text: str) -> str:
