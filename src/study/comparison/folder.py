@@ -42,6 +42,7 @@ from src.study.comparison.verdicts import judge
 from src.study.engines import DIVERGED, DONE, Outcome
 from src.study.page import write_report
 
+TABLES = ("results.csv", "results.jsonl", "summary.csv", "verdicts.json", "report.html")
 OK, FAILED, INTERRUPTED = 0, 1, 130
 
 
@@ -87,7 +88,11 @@ class Folder:
     def begin(self, settings: Mapping, cells: Sequence[Cell], notes: Sequence[str], command: str) -> None:
         """Store what is compared, before the first run."""
         self.dir.clean()
-        write_json(self.dir.config, seal({"schema": 1, "kind": KIND, "settings": settings, "command": command}))
+        asked = seal({"schema": 1, "kind": KIND, "settings": settings, "command": command})
+        if self.dir.exists and open_sealed(self.dir.config)["settings"] != asked["settings"]:
+            for name in TABLES:  # of another plan: nobody may take them for this one's after a kill
+                (self.path / name).unlink(missing_ok=True)
+        write_json(self.dir.config, asked)
         terms = [
             {"task": c.task, "model": c.model, "setting": c.setting, "words": list(c.words), **c.terms} for c in cells
         ]
