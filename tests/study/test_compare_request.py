@@ -10,6 +10,7 @@ from src.flags.fields import UserError
 from src.study.comparison import planned, request, variants
 from src.study.comparison.budget import fit, read_budget, seconds_of
 from src.study.comparison.cells import prepare_cells
+from src.study.comparison.verdicts import seeds_note
 
 RECALL = ("--task", "recall")
 
@@ -179,3 +180,14 @@ def test_a_shorter_plan_trains_fewer_steps():
     asked, _ = cells_of("gru")
     short = dataclasses.replace(asked, comparison=dataclasses.replace(asked.comparison, steps_share=0.5))
     assert prepare_cells(short)[0].terms["steps"] == 10
+
+
+def test_the_plan_says_what_its_seeds_cannot_show():
+    def note(*typed):
+        return seeds_note(request.read([*SMALL, *typed]).comparison)
+
+    assert note("--model", "gru,lstm") == "3 seeds cannot give a verdict on a single task, 4 can (1 test in the table)"
+    assert note("--model", "gru,lstm", "--seeds", "4") == ""
+    assert "nothing to be compared with" in note("--model", "gru")
+    two = request.read(["--task", "parity,recall", "--model", "gru,lstm"]).comparison
+    assert seeds_note(two).endswith("all tasks together can have one")

@@ -18,11 +18,13 @@ from pathlib import Path
 import numpy as np
 
 from src.stats.pairs import over_tasks, paired_seeds, tost, two_level_bootstrap
+from src.stats.permutation import seeds_needed
 from src.stats.seeds import suite_iqm
 from src.stats.verdicts import headline, holm, verdict
 from src.storage.items import read_items
 from src.study.comparison.campaign import Campaign
 from src.study.comparison.cells import Cell
+from src.study.comparison.request import Comparison
 from src.study.engines import DIVERGED
 
 ALPHA, LEVEL = 0.05, 0.95
@@ -61,6 +63,20 @@ def judge(campaign: Campaign) -> dict:
         "holes": holes_of(campaign),
         "notes": _notes(campaign),
     }
+
+
+def seeds_note(comparison: Comparison) -> str:
+    """What this number of seeds cannot show; empty where each task can have a verdict. For the plan."""
+    tasks, others = len(comparison.tasks), len(comparison.models) - 1
+    if not others:
+        return "one model has nothing to be compared with, so there will be no verdict"
+    tests = others * (tasks + (tasks > 1))
+    needed, seeds = seeds_needed(tests, ALPHA, comparison.config.claim), comparison.config.seeds
+    if needed is None or seeds >= needed:
+        return ""
+    together = "; all tasks together can have one" if tasks > 1 and seeds > 1 else ""
+    table = f"{tests} test{'s' * (tests > 1)} in the table"
+    return f"{seeds} seeds cannot give a verdict on a single task, {needed} can ({table}){together}"
 
 
 def _lengths(campaign: Campaign, setting: str) -> list[str]:
