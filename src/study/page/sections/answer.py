@@ -15,7 +15,7 @@ from src.study.page.evidence import Cell, Cost, Difference, Document
 from src.study.page.evidence import label as label_of
 
 BETTER = {"better": 1, "worse": -1}
-EQUIVALENT, NO_VERDICT = "equivalent", "no verdict"
+EQUIVALENT, NO_VERDICT = "equivalent", ("no verdict", "exploratory")
 MOST_NAMED = 3
 EQUAL = 1.05  # parameters that differ by at most this factor are called equal
 
@@ -51,29 +51,16 @@ def differences(document: Document) -> Sentence:
 
 def _of_pairs(document: Document, pairs: list[Difference]) -> str:
     decided = [d for d in pairs if d.verdict in BETTER]
-    judged = [d for d in pairs if d.verdict != NO_VERDICT]
+    judged = [d for d in pairs if d.verdict not in NO_VERDICT]
     if decided:
-        one = max(decided, key=lambda d: abs(d.value or 0.0))
-        winner, loser = (named(one.b), named(one.a)) if BETTER[one.verdict] > 0 else (named(one.a), named(one.b))
-        where = f" ({one.setting})" if one.setting else ""
-        size, low, high = _oriented(one)
-        chance = "" if one.p is None else f", p{n.NO_BREAK}{_equals(one.p)}"
-        rest = _tally(pairs)
-        first = (
-            f"{winner} scores higher than {loser} on {named(one.task)}{where}, by {n.score(size, low, high)}{chance}"
-        )
-        return f"{first}. {rest}" if len(pairs) > 1 else f"{first}."
+        rest = f" {_tally(pairs)}" if len(pairs) > 1 else ""
+        return f"{_decided(max(decided, key=_weight))}.{rest}"
     if not judged:
-        most = max((len(d.seeds) for d in pairs), default=0)
-        return f"There is no verdict on any difference: {_few(most)}."
+        return f"There is no verdict on any difference: {_too_few(pairs)}."
     if all(d.verdict == EQUIVALENT for d in pairs):
         margin = "" if document.margin is None else f" within a margin of {document.margin:g}"
-        return (
-            f"All {len(pairs)} pairs of models are equivalent{margin}."
-            if len(pairs) > 1
-            else (f"{named(pairs[0].a)} and {named(pairs[0].b)} are equivalent on {named(pairs[0].task)}{margin}.")
-        )
-    seeds = n.listed([str(s) for s in sorted({len(d.seeds) for d in pairs})])
+        return f"{_both(pairs)} are equivalent{margin}."
+    seeds = n.listed([str(s) for s in sorted({len(d.seeds) for d in judged if d.seeds})]) or "these"
     budget = _budget(document.cells)
     if len(pairs) == 1:
         only = pairs[0]
@@ -82,8 +69,34 @@ def _of_pairs(document: Document, pairs: list[Difference]) -> str:
     return f"No pair of models is shown to differ with {seeds} seeds{budget}. {_tally(pairs)}"
 
 
-def _few(seeds: int) -> str:
-    return "one seed per model cannot show one" if seeds <= 1 else f"{seeds} seeds per model cannot show one"
+def _weight(d: Difference) -> tuple:
+    """What is told first: a difference over all tasks, then one at the lengths of the task, then the largest."""
+    return d.improvement is not None, not d.length, abs(d.value or 0.0)
+
+
+def _decided(d: Difference) -> str:
+    """'ours scores higher than gru on parity, by 0.48 [0.44, 0.52], p = 0.012'."""
+    winner, loser = (d.b, d.a) if BETTER[d.verdict] > 0 else (d.a, d.b)
+    where = f"over {d.task}" if d.improvement is not None else f"on {named(d.task)}"
+    where += f" at length {d.length}" if d.length else ""
+    where += f" ({d.setting})" if d.setting else ""
+    size = "" if d.value is None else f", by {n.score(*_oriented(d))}"
+    chance = "" if d.p is None else f", p{n.NO_BREAK}{_equals(d.p)}"
+    return f"{named(winner)} scores higher than {named(loser)} {where}{size}{chance}"
+
+
+def _both(pairs: list[Difference]) -> str:
+    if len(pairs) > 1:
+        return f"The models of all {len(pairs)} comparisons"
+    return f"On {named(pairs[0].task)}, {named(pairs[0].a)} and {named(pairs[0].b)}"
+
+
+def _too_few(pairs: list[Difference]) -> str:
+    """'3 seeds per model cannot show one; it takes 6'."""
+    seeds = max((len(d.seeds) for d in pairs), default=0)
+    needed = max((d.needed for d in pairs if d.needed is not None), default=None)
+    takes = f"; it takes {needed}" if needed is not None and needed > seeds else ""
+    return ("one seed per model cannot show one" if seeds <= 1 else f"{seeds} seeds per model cannot show one") + takes
 
 
 def _oriented(d: Difference) -> tuple[float | None, float | None, float | None]:
@@ -94,15 +107,15 @@ def _oriented(d: Difference) -> tuple[float | None, float | None, float | None]:
 
 
 def _tally(pairs: list[Difference]) -> str:
-    """'Of 6 pairs, 2 differ and 4 show no difference.'"""
+    """'Of 6 comparisons, 2 differ and 4 show no difference.'"""
     kinds = {
         "differ": sum(d.verdict in BETTER for d in pairs),
         "are equivalent": sum(d.verdict == EQUIVALENT for d in pairs),
-        "have no verdict": sum(d.verdict == NO_VERDICT for d in pairs),
+        "have no verdict": sum(d.verdict in NO_VERDICT for d in pairs),
     }
     kinds["show no difference"] = len(pairs) - sum(kinds.values())
     parts = [f"{k} {words if k > 1 else _singular(words)}" for words, k in kinds.items() if k]
-    return f"Of {n.counted(len(pairs), 'pair')} of models, {n.listed(parts)}."
+    return f"Of {n.counted(len(pairs), 'comparison')} of models, {n.listed(parts)}."
 
 
 def _singular(words: str) -> str:
