@@ -43,7 +43,7 @@ HOW_TO = """Train, evaluate and measure small sequence models. Five commands to 
 
 REQUIRED = ("torch", "numpy", "scipy", "tqdm", "matplotlib", "numba", "platformdirs", "jinja2")
 INSTALL = "enter the environment that has it (such as `. .venv/bin/activate`), or run `pip install -r requirements.txt`"
-COMMANDS = ("train", "list", "generate", "check", "speed", "profile", "kernels", "study", "reproduce", "report")
+COMMANDS = ("train", "list", "generate", "check", "speed", "profile", "kernels", "study", "report", "reproduce")
 SHARED = ("train", "resume", "evaluate")  # torchrun's processes share their work; of the others rank 0 does all
 
 

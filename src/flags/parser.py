@@ -28,7 +28,8 @@ examples:
   python benchmark.py check --model my_layer.py
   python benchmark.py list --task dyck
 
-commands: train (default), list, generate, check, speed, profile, kernels, study, reproduce; each has its own --help."""
+commands: train (default), list, generate, check, speed, profile, kernels, study, report, reproduce; each has its
+own --help."""
 
 
 class Store(argparse.Action):

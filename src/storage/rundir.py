@@ -43,7 +43,7 @@ __all__ = ["RunDir", "existing_runs", "open_sealed", "read_json", "seal", "write
 RUN_FILES = (
     *("config.json", "env.json", "metrics.jsonl", "metrics.json", "ckpt.pt", "best.pt", "samples.txt", "vocab.json"),
     *("eval-[0-9]*.json", "results.jsonl", "results.csv", "history.json", "trace.json", "stacks.txt", "memory.json"),
-    *("tables.md", f"{TEMP_PREFIX}*"),
+    *("tables.md", "report.html", f"{TEMP_PREFIX}*"),
 )
 RUN_FOLDERS = {
     "figures": ("*.png", "*.svg", "*.pdf", f"{TEMP_PREFIX}*"),

@@ -235,4 +235,7 @@ def _gate(model: str, found: dict) -> Gate:
     )
     flags = v.part(found, "flags")
     words = " ".join(f"--{v.shown(name)} {v.text(flags, name)}".strip() for name in flags if name != "model")
+    error = v.text(found, "error")
+    if error:
+        rows = (*rows, Check("check", "error", "", "", error))
     return Gate(model, v.text(found, "verdict"), tuple(counts.items()), rows, v.shown(words))
