@@ -385,6 +385,11 @@ def test_the_scoreboard_has_each_score_with_interval_and_seeds(planted):
     assert rows["gru", "parity"]["steps to solve"].text == "> 600"
 
 
+def test_steps_to_solve_are_not_claimed_where_half_of_the_seeds_solve_it():
+    found = [scores(Document(cells=[cell("gru", v)])).rows[0][8].text for v in ((0.5, 0.5, 0.99), (0.5, 0.99, 0.99))]
+    assert found == ["> 600", n.MISSING]
+
+
 def test_equal_terms_are_one_row_for_all_tasks(planted):
     rows = terms(read([planted])).rows
     assert [(row[0], row[1], row[4].text.replace(n.NO_BREAK, " ")) for row in rows] == [

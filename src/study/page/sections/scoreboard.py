@@ -158,8 +158,8 @@ def _success(cell: Cell) -> Entry:
 def _steps(cell: Cell) -> Entry:
     if cell.median_steps is not None:
         return Entry(n.whole(round(cell.median_steps)), cell.median_steps)
-    if cell.success is None or cell.steps is None or cell.is_solved:
-        return Entry(n.MISSING)
+    if cell.success is None or cell.steps is None or 2 * cell.success.k >= cell.success.n:
+        return Entry(n.MISSING)  # half of the seeds solve it, and when they first did is not known
     return Entry(f"> {n.whole(cell.steps)}", float(cell.steps) + 0.5)
 
 
