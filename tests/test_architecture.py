@@ -202,7 +202,7 @@ WITHOUT_TORCH = [
     *"src.study.report src.study.records src.study.sameness".split(),
     *"src.study.findings src.study.comparison.stored".split(),
     *sorted(name for name in MODULES if name.startswith("src.commands.")),
-    *sorted(name for name in MODULES if room_of(name) in TORCH_FREE_ROOMS),
+    *sorted(name for name in MODULES if room_of(name) in TORCH_FREE_ROOMS or name.startswith("src.study.page")),
     *sorted({entry.target.split(":")[0] for entry in TASKS.values()}),
     *sorted({target.split(":")[0] for target in PANELS.values()}),
 ]

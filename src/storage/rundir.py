@@ -44,7 +44,7 @@ RUN_FILES = (
     *("config.json", "env.json", "metrics.jsonl", "metrics.json", "ckpt.pt", "best.pt", "samples.txt", "vocab.json"),
     *("eval-[0-9]*.json", "results.jsonl", "results.csv", "history.json", "trace.json", "stacks.txt", "memory.json"),
     *("pairs.npz", "vocab_source.json", "vocab_target.json", "checkpoint.npz"),
-    *("test_items.json", "tables.md", f"{TEMP_PREFIX}*"),
+    *("test_items.json", "tables.md", "report.html", f"{TEMP_PREFIX}*"),
 )
 RUN_FOLDERS = {
     "figures": ("*.png", "*.svg", "*.pdf", f"{TEMP_PREFIX}*"),

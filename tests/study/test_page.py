@@ -5,6 +5,7 @@ python -m pytest tests/study/test_page.py
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -73,7 +74,7 @@ GRU, MAMBA, OURS = cell("gru", (0.5,) * 3), cell("mamba", (0.97,) * 3), cell("ou
         ),
         (
             Document(cells=[GRU, OURS], differences=[difference("gru", "ours", 0.0, "equivalent")], margin=0.02),
-            "gru and ours are equivalent on parity within a margin of 0.02.",
+            "On parity, gru and ours are equivalent within a margin of 0.02.",
         ),
         (
             Document(cells=[GRU], differences=[difference("gru", "ours", 0.2, "no verdict", seeds=(11,), p=None)]),
@@ -89,7 +90,7 @@ GRU, MAMBA, OURS = cell("gru", (0.5,) * 3), cell("mamba", (0.97,) * 3), cell("ou
                 ],
             ),
             "mamba scores higher than gru on parity, by 0.47 [0.32, 0.62], p = 0.01. "
-            "Of 2 pairs of models, 1 differs and 1 shows no difference.",
+            "Of 2 comparisons of models, 1 differs and 1 shows no difference.",
         ),
         (
             Document(cells=[GRU, cell("lstm", (0.5,) * 3)]),
@@ -102,10 +103,29 @@ GRU, MAMBA, OURS = cell("gru", (0.5,) * 3), cell("mamba", (0.97,) * 3), cell("ou
             "The highest median score on parity is 0.700, of ours and lstm.",
         ),
         (Document(cells=[cell("gru", ())]), "gru has no score on parity."),
+        (
+            Document(
+                cells=[GRU, MAMBA],
+                differences=[
+                    difference("gru", "mamba", 0.47, "better", length="256"),
+                    replace(difference("gru", "mamba", 0.0, "better", improvement=0.98), task="all tasks", value=None),
+                    difference("ours", "mamba", 0.9, "exploratory", is_headline=False),
+                ],
+            ),
+            "mamba scores higher than gru over all tasks, p = 0.01. Of 2 comparisons of models, 2 differ.",
+        ),
+        (
+            Document(cells=[GRU, MAMBA], differences=[difference("gru", "mamba", 0.47, "better", length="256")]),
+            "mamba scores higher than gru on parity at length 256, by 0.47 [0.32, 0.62], p = 0.01.",
+        ),
+        (
+            Document(cells=[GRU, OURS], differences=[difference("gru", "ours", 0.2, "no verdict", needed=6)]),
+            "There is no verdict on any difference: 3 seeds per model cannot show one; it takes 6.",
+        ),
     ],
     ids=[
         "one model", "one model, two tasks", "better", "worse", "no difference", "equivalent", "one seed", "several",
-        "all equal", "tie at the top", "no score",
+        "all equal", "tie at the top", "no score", "all tasks", "a length", "too few seeds",
     ],
 )  # fmt: skip
 def test_the_first_sentence_says_what_the_verdicts_say(document, first):
@@ -363,6 +383,11 @@ def test_the_scoreboard_has_each_score_with_interval_and_seeds(planted):
     assert row["scaled"].text == n.share((0.98 - CHANCE) / (1 - CHANCE))
     assert rows["gru", "copy"]["seeds"].text == "2 (1 hole)"
     assert rows["gru", "parity"]["steps to solve"].text == "> 600"
+
+
+def test_steps_to_solve_are_not_claimed_where_half_of_the_seeds_solve_it():
+    found = [scores(Document(cells=[cell("gru", v)])).rows[0][8].text for v in ((0.5, 0.5, 0.99), (0.5, 0.99, 0.99))]
+    assert found == ["> 600", n.MISSING]
 
 
 def test_equal_terms_are_one_row_for_all_tasks(planted):

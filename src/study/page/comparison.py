@@ -36,7 +36,7 @@ from src.study.page.runs import check_size, read_origin, read_run
 
 FAILED = ("failed", "timeout")
 MOST_ROWS = 20_000
-AT_EDGE = "yes"
+AT = "at_"  # the start of a column of scores at a length
 
 
 def read_comparison(folder: Path) -> Document:
@@ -46,11 +46,10 @@ def read_comparison(folder: Path) -> Document:
         raise UserError(f"'{folder}': the comparison is not finished; continue it with the same `compare` command")
     plan, verdicts = sealed(folder / "plan.json"), sealed(folder / "verdicts.json")
     settings = v.part(config, "settings")
+    command = v.text(config, "command", v.LONGEST_COMMAND) or v.text(settings, "command", v.LONGEST_COMMAND)
     rows = read_table(folder / "results.csv", ("run", "role", "task", "model", "setting", "status"))
     document = Document(
-        sources=[
-            Source("compare", v.shown(str(folder)), v.text(settings, "command", v.LONGEST_COMMAND), None, settings)
-        ],
+        sources=[Source("compare", v.shown(str(folder)), command, None, settings)],
         alpha=v.number(verdicts, "alpha"),
         margin=v.number(verdicts, "margin"),
         planned=len(rows),
@@ -134,13 +133,12 @@ def _cell(row: dict, planned: dict[Key, dict]) -> Cell:
 
 
 def _success(row: dict) -> Share | None:
-    """The seeds that reached the threshold: `success` is their number, or their share of `n`."""
-    n, value = v.cell_count(row, "n"), v.cell_number(row, "success")
-    if not n or value is None:
-        return None
+    """The seeds whose score reaches the threshold, with the interval of the table."""
     threshold, scores = v.cell_number(row, "threshold"), v.cell_numbers(row, "values")
-    k = sum(score >= threshold for score in scores) if threshold is not None and scores else round(value * n)
-    return Share(min(k, n), n, v.cell_number(row, "success_low"), v.cell_number(row, "success_high"))
+    if threshold is None or not scores:
+        return None
+    k = sum(score >= threshold for score in scores)
+    return Share(k, len(scores), v.cell_number(row, "success_low"), v.cell_number(row, "success_high"))
 
 
 # Runs
@@ -152,7 +150,8 @@ def _add_run(document: Document, folder: Path, row: dict) -> None:
     seed, name = v.cell_count(row, "seed"), v.text(row, "run")
     if status in FAILED or status not in ("done", "diverged"):
         why = v.text(row, "why") or "never run"
-        document.holes.append(Hole(key, seed, role, f"{status}: {why}" if status in FAILED else why))
+        why = f"{status}: {why}" if status in FAILED else why
+        document.holes.append(Hole(key, seed, role, why, v.cell_number(row, "lr")))
         return
     run = Run(key=key, folder=v.shown(f"{folder}/runs/{name}"), name=name, role=role, status=status, seed=seed)
     try:
@@ -183,10 +182,10 @@ def _add_verdicts(document: Document, verdicts: dict) -> None:
         for s in v.records(verdicts, "suite")
         if (value := v.number(s, "iqm")) is not None
     ]
-    known = {(hole.key, hole.seed, hole.role) for hole in document.holes}
+    known = {(hole.key, hole.seed, hole.role, hole.lr) for hole in document.holes}
     for hole in v.records(verdicts, "holes"):
-        found = Hole(_key(hole), v.count(hole, "seed"), v.text(hole, "role"), v.text(hole, "why"))
-        if (found.key, found.seed, found.role) not in known:
+        found = Hole(_key(hole), v.count(hole, "seed"), v.text(hole, "role"), v.text(hole, "why"), v.number(hole, "lr"))
+        if (found.key, found.seed, found.role, found.lr) not in known:
             document.holes.append(found)
     document.notes = list(v.texts(verdicts, "notes"))
 
@@ -197,6 +196,7 @@ def _tasks(suite: dict) -> int | None:
 
 
 def _difference(pair: dict) -> Difference:
+    measure = v.text(pair, "measure")
     return Difference(
         **{name: v.text(pair, name) for name in ("task", "setting", "metric", "a", "b", "method", "verdict")},
         **{name: v.number(pair, name) for name in ("low", "high", "smallest_p", "items_low", "items_high")},
@@ -205,6 +205,10 @@ def _difference(pair: dict) -> Difference:
         p=v.number(pair, "p_adjusted"),
         is_separated=v.flag(pair, "separated"),
         is_headline=v.flag(pair, "headline"),
+        length=measure.removeprefix(AT) if measure.startswith(AT) else "",
+        improvement=v.number(pair, "improvement"),
+        steps=v.count(pair, "within_steps"),
+        needed=v.count(pair, "needed_seeds"),
     )
 
 
@@ -231,4 +235,7 @@ def _gate(model: str, found: dict) -> Gate:
     )
     flags = v.part(found, "flags")
     words = " ".join(f"--{v.shown(name)} {v.text(flags, name)}".strip() for name in flags if name != "model")
+    error = v.text(found, "error")
+    if error:
+        rows = (*rows, Check("check", "error", "", "", error))
     return Gate(model, v.text(found, "verdict"), tuple(counts.items()), rows, v.shown(words))

@@ -188,9 +188,11 @@ class Cell:
 
 @dataclass(frozen=True)
 class Difference:
-    """A pair of models on a task. value: mean over seeds of the score of b minus that of a.
+    """A pair of models on a task, or over all tasks. value: mean over seeds of the score of b minus that of a.
 
-    p: after correction for all pairs of its family.  is_headline: it belongs to the pairs that were named in advance.
+    p: after correction for its family.  is_headline: it belongs to the comparisons that were planned.  length: of the
+    inputs, where it is not that of the task.  improvement: over all tasks, the probability that a run of b is ahead.
+    steps: of the longest training.  needed: the seeds that a verdict takes, where there are too few.
     """
 
     task: str
@@ -210,6 +212,10 @@ class Difference:
     items_high: float | None = None
     verdict: str = ""
     is_headline: bool = False
+    length: str = ""
+    improvement: float | None = None
+    steps: int | None = None
+    needed: int | None = None
 
 
 @dataclass(frozen=True)
@@ -220,6 +226,7 @@ class Hole:
     seed: int | None
     role: str
     why: str
+    lr: float | None = None
 
 
 @dataclass(frozen=True)

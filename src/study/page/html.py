@@ -25,6 +25,7 @@ MARK = '<meta name="generator" content="sequence bench report">'
 KINDS = {"compare": "comparison", "study": "study", "speed": "record of speed", "train": "run"}
 PLURALS = {"study": "studies", "speed": "records of speed"}
 MOST_IN_TITLE = 3
+FLAG = re.compile(r"--\w{1,40}\b")
 ONE_LINE = 26  # characters of a cell that is not broken
 
 
@@ -51,9 +52,13 @@ def render(document: Document) -> str:
 
 
 def names(sentence: str) -> Markup:
-    """A sentence with an element around each marked name, and around each `word` of the program."""
+    """A text with an element around each marked name, each `word` of the program, and each flag.
+
+    A flag must not break at its hyphens.
+    """
     safe = escape(sentence).replace(ISOLATE, Markup("<b>")).replace(END, Markup("</b>"))
-    return Markup(re.sub(r"`([^`<>]+)`", r"<code>\1</code>", str(safe)))
+    safe = re.sub(r"`([^`<>]+)`", r"<code>\1</code>", str(safe))
+    return Markup(re.sub(FLAG, r'<span class="flag">\g<0></span>', safe))
 
 
 def short(value: Entry | str) -> str:

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from src.study.page import numbers as n
 from src.study.page.blocks import Answer, Section, Sentence, named
-from src.study.page.evidence import Cell, Cost, Difference, Document
+from src.study.page.evidence import Cell, Difference, Document
 from src.study.page.evidence import label as label_of
+from src.study.page.price import cost_of, room_of, terms, time_of
 
 BETTER = {"better": 1, "worse": -1}
-EQUIVALENT, NO_VERDICT = "equivalent", "no verdict"
+EQUIVALENT, NO_VERDICT = "equivalent", ("no verdict", "exploratory")
 MOST_NAMED = 3
-EQUAL = 1.05  # parameters that differ by at most this factor are called equal
 
 
 def build(document: Document) -> list:
@@ -51,29 +51,16 @@ def differences(document: Document) -> Sentence:
 
 def _of_pairs(document: Document, pairs: list[Difference]) -> str:
     decided = [d for d in pairs if d.verdict in BETTER]
-    judged = [d for d in pairs if d.verdict != NO_VERDICT]
+    judged = [d for d in pairs if d.verdict not in NO_VERDICT]
     if decided:
-        one = max(decided, key=lambda d: abs(d.value or 0.0))
-        winner, loser = (named(one.b), named(one.a)) if BETTER[one.verdict] > 0 else (named(one.a), named(one.b))
-        where = f" ({one.setting})" if one.setting else ""
-        size, low, high = _oriented(one)
-        chance = "" if one.p is None else f", p{n.NO_BREAK}{_equals(one.p)}"
-        rest = _tally(pairs)
-        first = (
-            f"{winner} scores higher than {loser} on {named(one.task)}{where}, by {n.score(size, low, high)}{chance}"
-        )
-        return f"{first}. {rest}" if len(pairs) > 1 else f"{first}."
+        rest = f" {_tally(pairs)}" if len(pairs) > 1 else ""
+        return f"{_decided(max(decided, key=_weight))}.{rest}"
     if not judged:
-        most = max((len(d.seeds) for d in pairs), default=0)
-        return f"There is no verdict on any difference: {_few(most)}."
+        return f"There is no verdict on any difference: {_too_few(pairs)}."
     if all(d.verdict == EQUIVALENT for d in pairs):
         margin = "" if document.margin is None else f" within a margin of {document.margin:g}"
-        return (
-            f"All {len(pairs)} pairs of models are equivalent{margin}."
-            if len(pairs) > 1
-            else (f"{named(pairs[0].a)} and {named(pairs[0].b)} are equivalent on {named(pairs[0].task)}{margin}.")
-        )
-    seeds = n.listed([str(s) for s in sorted({len(d.seeds) for d in pairs})])
+        return f"{_both(pairs)} are equivalent{margin}."
+    seeds = n.listed([str(s) for s in sorted({len(d.seeds) for d in judged if d.seeds})]) or "these"
     budget = _budget(document.cells)
     if len(pairs) == 1:
         only = pairs[0]
@@ -82,8 +69,34 @@ def _of_pairs(document: Document, pairs: list[Difference]) -> str:
     return f"No pair of models is shown to differ with {seeds} seeds{budget}. {_tally(pairs)}"
 
 
-def _few(seeds: int) -> str:
-    return "one seed per model cannot show one" if seeds <= 1 else f"{seeds} seeds per model cannot show one"
+def _weight(d: Difference) -> tuple:
+    """What is told first: a difference over all tasks, then one at the lengths of the task, then the largest."""
+    return d.improvement is not None, not d.length, abs(d.value or 0.0)
+
+
+def _decided(d: Difference) -> str:
+    """'ours scores higher than gru on parity, by 0.48 [0.44, 0.52], p = 0.012'."""
+    winner, loser = (d.b, d.a) if BETTER[d.verdict] > 0 else (d.a, d.b)
+    where = f"over {d.task}" if d.improvement is not None else f"on {named(d.task)}"
+    where += f" at length {d.length}" if d.length else ""
+    where += f" ({d.setting})" if d.setting else ""
+    size = "" if d.value is None else f", by {n.score(*_oriented(d))}"
+    chance = "" if d.p is None else f", p{n.NO_BREAK}{_equals(d.p)}"
+    return f"{named(winner)} scores higher than {named(loser)} {where}{size}{chance}"
+
+
+def _both(pairs: list[Difference]) -> str:
+    if len(pairs) > 1:
+        return f"The models of all {len(pairs)} comparisons"
+    return f"On {named(pairs[0].task)}, {named(pairs[0].a)} and {named(pairs[0].b)}"
+
+
+def _too_few(pairs: list[Difference]) -> str:
+    """'3 seeds per model cannot show one; it takes 6'."""
+    seeds = max((len(d.seeds) for d in pairs), default=0)
+    needed = max((d.needed for d in pairs if d.needed is not None), default=None)
+    takes = f"; it takes {needed}" if needed is not None and needed > seeds else ""
+    return ("one seed per model cannot show one" if seeds <= 1 else f"{seeds} seeds per model cannot show one") + takes
 
 
 def _oriented(d: Difference) -> tuple[float | None, float | None, float | None]:
@@ -94,15 +107,15 @@ def _oriented(d: Difference) -> tuple[float | None, float | None, float | None]:
 
 
 def _tally(pairs: list[Difference]) -> str:
-    """'Of 6 pairs, 2 differ and 4 show no difference.'"""
+    """'Of 6 comparisons, 2 differ and 4 show no difference.'"""
     kinds = {
         "differ": sum(d.verdict in BETTER for d in pairs),
         "are equivalent": sum(d.verdict == EQUIVALENT for d in pairs),
-        "have no verdict": sum(d.verdict == NO_VERDICT for d in pairs),
+        "have no verdict": sum(d.verdict in NO_VERDICT for d in pairs),
     }
     kinds["show no difference"] = len(pairs) - sum(kinds.values())
     parts = [f"{k} {words if k > 1 else _singular(words)}" for words, k in kinds.items() if k]
-    return f"Of {n.counted(len(pairs), 'pair')} of models, {n.listed(parts)}."
+    return f"Of {n.counted(len(pairs), 'comparison')} of models, {n.listed(parts)}."
 
 
 def _singular(words: str) -> str:
@@ -244,98 +257,6 @@ def _budget(cells: list[Cell]) -> str:
     if not steps:
         return ""
     return f" within {steps[0]:,} steps" if len(steps) == 1 else f" within {steps[0]:,} to {steps[-1]:,} steps"
-
-
-# Price
-
-
-def terms(document: Document) -> Sentence | None:
-    """Parameters and state of the models, where no times were measured."""
-    cells = document.cells
-    sizes = sorted({cell.layers or cell.parameters for cell in cells} - {None})
-    states = sorted({cell.state_bytes for cell in cells} - {None})
-    if not sizes:
-        return None
-    what = "parameters outside embeddings and head" if all(cell.layers is not None for cell in cells) else "parameters"
-    if len(cells) == 1:
-        state = f", and {n.bytes_of(states[0])} of state while it writes one sequence" if states else ""
-        return Sentence(f"It has {n.whole(sizes[0])} {what}{state}.", "terms", "terms")
-    if sizes[-1] <= EQUAL * sizes[0]:
-        text = f"The models have {_range(sizes, n.whole)} {what}, equal within {100 * (EQUAL - 1):.0f} %"
-    else:
-        text = (
-            f"The models differ in size: {_range(sizes, n.whole)} {what}, a factor of {n.plain(sizes[-1] / sizes[0])}"
-        )
-    state = f"; their state takes {_range(states, n.bytes_of)}" if states else ""
-    return Sentence(f"{text}{state}.", "terms", "terms")
-
-
-def _range(values: list, form) -> str:
-    ends = list(dict.fromkeys((form(values[0]), form(values[-1]))))
-    return " to ".join(ends)
-
-
-def cost_of(document: Document) -> Sentence | None:
-    """The time of a training step beside scores."""
-    found = [sentence for cost in document.costs if (sentence := time_of(cost)) is not None]
-    return found[0] if found else None
-
-
-def time_of(cost: Cost) -> Sentence | None:
-    """The fastest and the slowest training step at the longest length that all models have."""
-    found = _at_longest(cost, "train", "step_ms") or _at_longest(cost, "decode", "token_ms")
-    if found is None:
-        return None
-    x, rows = found
-    what = "a training step" if rows[0]["metric"] == "step_ms" else "decoding one token"
-    if len(rows) == 1:
-        one = rows[0]
-        return Sentence(
-            f"At {n.whole(int(x))} tokens {what} of {named(one['model'])} takes {n.quantity(one['value'], 'ms')}.",
-            "cost",
-            "cost",
-        )
-    fast, slow = rows[0], rows[-1]
-    if _overlap(fast, slow):
-        said = f"all {len(rows)} models take the same time within their intervals, {n.quantity(fast['value'], 'ms')}"
-        return Sentence(f"At {n.whole(int(x))} tokens, for {what}, {said}.", "cost", "cost")
-    ratio = f", {n.plain(slow['value'] / fast['value'])} times as long" if fast["value"] > 0 else ""
-    quick, long = (f"{named(row['model'])} ({n.quantity(row['value'], 'ms')}" for row in (fast, slow))
-    text = f"At {n.whole(int(x))} tokens {what} is fastest with {quick}) and slowest with {long}{ratio})."
-    return Sentence(text, "cost", "cost")
-
-
-def room_of(cost: Cost) -> Sentence | None:
-    """State or memory at the longest common length."""
-    found = _at_longest(cost, "decode", "state_bytes")
-    what = "the state of decoding takes"
-    if found is None:
-        found, what = _at_longest(cost, "memory", "peak_bytes"), "one layer needs a peak of"
-    if found is None:
-        return None
-    x, rows = found
-    ends = [rows[0], rows[-1]] if len(rows) > 1 else rows
-    told = " and ".join(f"{n.bytes_of(row['value'])} with {named(row['model'])}" for row in ends)
-    return Sentence(f"At {n.whole(int(x))} tokens {what} {told}.", "cost", "cost")
-
-
-def _at_longest(cost: Cost, panel: str, metric: str) -> tuple[float, list[dict]] | None:
-    """(x, rows by value) at the largest x that every model with this metric has, at the smallest batch."""
-    rows = [r for r in cost.rows if r["panel"] == panel and r["metric"] == metric and r["value"] is not None]
-    rows = [r for r in rows if r["x"] is not None and r["status"] == "ok"]
-    if panel == "decode" and rows:
-        least = min(r["batch"] or 0 for r in rows)
-        rows = [r for r in rows if (r["batch"] or 0) == least]
-    models = {r["model"] for r in rows}
-    xs = [x for x in {r["x"] for r in rows} if {r["model"] for r in rows if r["x"] == x} == models]
-    if not xs:
-        return None
-    return max(xs), sorted((r for r in rows if r["x"] == max(xs)), key=lambda r: r["value"])
-
-
-def _overlap(a: dict, b: dict) -> bool:
-    ends = (a["low"], a["high"], b["low"], b["high"])
-    return None not in ends and a["low"] <= b["high"] and b["low"] <= a["high"]
 
 
 ANSWER = Section("answer", "The answer", build, "nothing was given that an answer could rest on")

@@ -37,7 +37,7 @@ def _checks(gate: Gate) -> list[tuple]:
         (
             gate.model,
             row.name,
-            Entry(row.status, None, BAD if row.status == "fail" else WARN),
+            Entry(row.status, None, WARN if row.status == "skipped" else BAD),
             row.measured,
             row.allowed,
             row.note,

@@ -170,13 +170,14 @@ def notes(document: Document) -> list[str]:
 
 
 def _holes(document: Document) -> Table:
-    columns = (Column("model"), Column("task"), Column("seed", "number"), Column("role"), Column("why"))
+    columns = (Column("model"), Column("task"), Column("seed", "number"), Column("role"), Column("rate"), Column("why"))
     rows = tuple(
         (
             label(hole.key),
             hole.key[0],
             Entry(n.MISSING if hole.seed is None else str(hole.seed), hole.seed),
             hole.role,
+            n.MISSING if hole.lr is None else f"{hole.lr:g}",
             hole.why,
         )
         for hole in document.holes

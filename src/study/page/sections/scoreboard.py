@@ -158,8 +158,8 @@ def _success(cell: Cell) -> Entry:
 def _steps(cell: Cell) -> Entry:
     if cell.median_steps is not None:
         return Entry(n.whole(round(cell.median_steps)), cell.median_steps)
-    if cell.success is None or cell.steps is None or cell.is_solved:
-        return Entry(n.MISSING)
+    if cell.success is None or cell.steps is None or 2 * cell.success.k >= cell.success.n:
+        return Entry(n.MISSING)  # half of the seeds solve it, and when they first did is not known
     return Entry(f"> {n.whole(cell.steps)}", float(cell.steps) + 0.5)
 
 
@@ -221,24 +221,31 @@ def differences(document: Document) -> Table:
 
 
 def _difference_row(d: Difference, document: Document) -> tuple:
-    words = d.verdict
-    if words == "equivalent" and document.margin is not None:
-        words += f" within {document.margin:g}"
-    if words in ("no difference shown", "worse"):
-        steps = {c.steps for c in document.cells if c.task == d.task and c.steps is not None}
-        words += f" within {n.whole(max(steps))} steps" if steps else ""
-    words += ", every seed apart" if d.is_separated else ""
+    value = Entry(n.difference(d.value, d.low, d.high), d.value)
+    if d.improvement is not None:
+        value = Entry(f"ahead with probability {d.improvement:.2f}", d.improvement - 0.5)
     return (
         label(("", d.b, d.setting)),
         d.a,
-        d.task,
-        Entry(words or n.MISSING, None, TONES.get(d.verdict, "")),
-        Entry(n.difference(d.value, d.low, d.high), d.value),
+        f"{d.task}, length {d.length}" if d.length else d.task,
+        Entry(_verdict(d, document) or n.MISSING, None, TONES.get(d.verdict, "")),
+        value,
         Entry(n.probability(d.p), d.p),
-        Entry(str(len(d.seeds)), len(d.seeds)),
+        Entry(str(len(d.seeds)) if d.seeds else n.MISSING, len(d.seeds)),
         Entry(n.interval(d.items_low, d.items_high), d.items_low),
         "planned" if d.is_headline else "exploratory",
     )
+
+
+def _verdict(d: Difference, document: Document) -> str:
+    """The word of the verdict, with the budget of a negative one."""
+    if d.verdict == "equivalent" and document.margin is not None:
+        return f"equivalent within {document.margin:g}"
+    if d.verdict == "no verdict" and d.needed is not None:
+        return f"no verdict: takes {n.counted(d.needed, 'seed')}"
+    steps = d.steps or max((c.steps for c in document.cells if c.task == d.task and c.steps is not None), default=None)
+    within = f" within {n.whole(steps)} steps" if steps and d.verdict in ("no difference shown", "worse") else ""
+    return f"{d.verdict}{within}{', every seed apart' if d.is_separated else ''}"
 
 
 def suite(document: Document) -> Table:
