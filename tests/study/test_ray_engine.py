@@ -89,19 +89,19 @@ def test_two_nodes_leave_the_bytes_of_the_local_engine(cluster, tmp_path):
 def test_a_job_whose_node_is_killed_runs_again_on_another(cluster, tmp_path):
     first = cluster.add_node(num_cpus=1)
     with make("ray", tmp_path / "ray", address=cluster.address) as engine:
-        engine.submit([Job("a", "killed/a", LONG)])
+        folder = f"killed-{os.getpid()}/a"
+        engine.submit([Job("a", folder, LONG)])
         outcomes = engine.outcomes()
-
         engine._start(engine._queue.popleft())
-        until(lambda: begun("killed/a"))
-        cluster.add_node(num_cpus=1)
+        until(lambda: begun(folder))
         cluster.remove_node(first, allow_graceful=False)
+        cluster.add_node(num_cpus=1)
         (outcome,) = outcomes
     assert (outcome.status, outcome.attempts) == (DONE, 2), outcome.why
     with make("local", tmp_path / "local", workers=1) as engine:
         engine.submit([Job("a", "a", LONG)])
         assert [o.status for o in engine.outcomes()] == [DONE]
-    assert content(tmp_path / "ray/killed/a") == content(tmp_path / "local/a")
+    assert content(tmp_path / "ray" / folder) == content(tmp_path / "local/a")
 
 
 def test_a_job_that_takes_too_long_comes_back_with_its_state_and_goes_on(cluster, tmp_path):
