@@ -65,6 +65,7 @@ def wait(folder, words):
 
 
 def refuse_to_stop(folder, words):
+    folder.parent.mkdir(parents=True, exist_ok=True)
     (folder.parent / "stubborn").touch()
     while True:
         try:

@@ -97,7 +97,7 @@ def test_a_job_sees_the_folder_and_the_environment_of_its_parent(tmp_path, monke
 @pytest.mark.slow
 def test_a_job_that_takes_too_long_is_interrupted_and_one_that_goes_on_is_killed(tmp_path, monkeypatch):
     """Long enough for the job to begin; it is not tried again."""
-    monkeypatch.setattr(local_engine, "GRACE_SECONDS", 0.1)
+    monkeypatch.setattr(local_engine, "GRACE_SECONDS", 4)
     found = run(light(tmp_path, timeout=5), "wait", "refuse_to_stop")
     assert {(o.status, o.why, o.attempts) for o in found.values()} == {(TIMEOUT, "took longer than 5 s", 1)}
     assert (tmp_path / "runs/0-wait/saved").exists()

@@ -46,7 +46,7 @@ def test_a_run_leaves_the_same_bytes_as_alone(method, alone, tmp_path, monkeypat
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGKILL"])
 def test_a_run_whose_parent_was_stopped_goes_on_to_the_same_bytes(name, tmp_path):
-    words = (*TRAINING, "--max_steps", "3000")
+    words = (*TRAINING, "--max_steps", "1500")
     home = tmp_path / "home"
     process = parent(home, words)
     logs = [home / n / "metrics.jsonl" for n in "ab"]
@@ -70,7 +70,7 @@ def test_a_run_whose_parent_was_stopped_goes_on_to_the_same_bytes(name, tmp_path
 
 def test_a_killed_worker_goes_on_from_its_checkpoint(tmp_path):
     with LocalEngine(tmp_path, workers=1) as engine:
-        engine.submit([Job("a", "a", (*TRAINING, "--max_steps", "3000"))])
+        engine.submit([Job("a", "a", (*TRAINING, "--max_steps", "1500"))])
         outcomes, seen = engine.outcomes(), []
         thread = threading.Thread(target=lambda: seen.append(next(outcomes)))
         thread.start()

@@ -3,12 +3,14 @@
 python -m pytest tests/study/test_ray_engine.py -m slow          # needs requirements-cluster.txt
 """
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from pathlib import Path
 
 import pytest
@@ -33,7 +35,7 @@ from src.study.engines import Job, make
 if __name__ == "__main__":
     try:
         with make("ray", {home!r}, workers=1) as engine:
-            engine.submit([Job("a", "a", {words!r})])
+            engine.submit([Job("a", {folder!r}, {words!r})])
             for outcome in engine.outcomes():
                 print(outcome)
     except KeyboardInterrupt:
@@ -51,8 +53,8 @@ def cluster():
     made.shutdown()
 
 
-def until(true, seconds=120.0) -> None:
-    """Wait for something, at most `seconds`."""
+def until(true, seconds=240.0) -> None:
+    """Wait for something, at most `seconds`: a cluster starts slowly on a busy machine."""
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline, "it did not happen"
@@ -60,8 +62,8 @@ def until(true, seconds=120.0) -> None:
 
 
 def begun(folder) -> bool:
-    """Whether a run has a checkpoint, on a node of this machine."""
-    return any(Path(tempfile.gettempdir()).glob(f"seq-bench-*/{folder}/ckpt.pt"))
+    """Whether a run has made a step, on a node of this machine."""
+    return any(Path(tempfile.gettempdir()).glob(f"seq-bench-*/{folder}/metrics.jsonl"))
 
 
 def test_two_nodes_leave_the_bytes_of_the_local_engine(cluster, tmp_path):
@@ -89,19 +91,19 @@ def test_two_nodes_leave_the_bytes_of_the_local_engine(cluster, tmp_path):
 def test_a_job_whose_node_is_killed_runs_again_on_another(cluster, tmp_path):
     first = cluster.add_node(num_cpus=1)
     with make("ray", tmp_path / "ray", address=cluster.address) as engine:
-        engine.submit([Job("a", "killed/a", LONG)])
+        folder = f"killed-{os.getpid()}/a"
+        engine.submit([Job("a", folder, LONG)])
         outcomes = engine.outcomes()
-
         engine._start(engine._queue.popleft())
-        until(lambda: begun("killed/a"))
-        cluster.add_node(num_cpus=1)
+        until(lambda: begun(folder))
         cluster.remove_node(first, allow_graceful=False)
+        cluster.add_node(num_cpus=1)
         (outcome,) = outcomes
     assert (outcome.status, outcome.attempts) == (DONE, 2), outcome.why
     with make("local", tmp_path / "local", workers=1) as engine:
         engine.submit([Job("a", "a", LONG)])
         assert [o.status for o in engine.outcomes()] == [DONE]
-    assert content(tmp_path / "ray/killed/a") == content(tmp_path / "local/a")
+    assert content(tmp_path / "ray" / folder) == content(tmp_path / "local/a")
 
 
 def test_a_job_that_takes_too_long_comes_back_with_its_state_and_goes_on(cluster, tmp_path):
@@ -116,10 +118,13 @@ def test_a_job_that_takes_too_long_comes_back_with_its_state_and_goes_on(cluster
     assert 0 < steps[0] < steps[1]
 
 
-def ray_processes() -> set[str]:
-    listed = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, timeout=20).stdout
-    words = ("raylet", "gcs_server", "ray::", "seq-bench-", "multiprocessing.forkserver")
-    return {line.split()[0] for line in listed.splitlines() if any(word in line for word in words)}
+def started_with(mark: str) -> list[str]:
+    """The processes that have this text in their environment: those that a command started, and what these started."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            found += [path.parent.name] if mark.encode() in path.read_bytes() else []
+    return found
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGKILL"])
@@ -128,14 +133,17 @@ def test_nothing_is_left_of_a_command_that_was_stopped(name, tmp_path):
     home = tmp_path / "home"
     script = tmp_path / "start.py"
     words = (*TRAINING, "--max_steps", "200000")
-    script.write_text(START.format(root=str(ROOT), home=str(home), words=words))
-    before = ray_processes()
-    process = subprocess.Popen([sys.executable, str(script)], start_new_session=True)
-    until(lambda: begun("a"))
+    folder = f"stopped-{os.getpid()}-{name}/a"
+    script.write_text(START.format(root=str(ROOT), home=str(home), folder=folder, words=words))
+    mark = str(uuid.uuid4())
+    environ = {**os.environ, "MARK_OF_THE_TEST": mark}
+    process = subprocess.Popen([sys.executable, str(script)], start_new_session=True, env=environ)
+    until(lambda: begun(folder))
+    assert len(started_with(mark)) > 3
     os.kill(process.pid, getattr(signal, name))
     assert process.wait(timeout=120) == (130 if name == "SIGINT" else -signal.SIGKILL)
-    until(lambda: not ray_processes() - before)
-    assert (home / "a/ckpt.pt").exists() is (name == "SIGINT")
+    until(lambda: not started_with(mark))
+    assert (home / folder / "ckpt.pt").exists() is (name == "SIGINT")
 
 
 def test_a_cluster_that_is_not_there_is_one_line(tmp_path):

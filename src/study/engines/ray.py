@@ -97,7 +97,9 @@ class RayEngine:
         """Connect to the cluster, or start one. UserError of one line where that fails."""
         quiet = {"log_to_driver": False, "logging_level": "ERROR"}
         cores = {"num_cpus": self.workers * max(1, self.threads)} if self.workers else {}
-        where = {"address": self.address} if self.address else {"include_dashboard": False, **cores}
+        # Without an address Ray would connect to any cluster that it finds on this machine.
+        alone = {"address": "local", "include_dashboard": False, **cores}
+        where = {"address": self.address} if self.address else alone
         try:
             self.ray.init(**where, **quiet, runtime_env={"working_dir": program})
         except (RuntimeError, ValueError, ConnectionError, TimeoutError) as error:
