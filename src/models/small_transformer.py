@@ -134,7 +134,7 @@ class TransformerLM(ARModel):
         n_positions: int = 128,  # the longest T with learned positions
         dropout: float = 0.1,
         pos: str = "learned",  # or "sinusoidal" or "none"
-        embed_std: float = 1.0,  # standard deviation of new embeddings
+        embed_std: float = 0.3,  # standard deviation of new embeddings
     ):
         """Embeddings (C, D) and (n_positions, D), n_layer blocks, head (D, C). UserError where a size does not fit."""
         super().__init__()
