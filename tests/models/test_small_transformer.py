@@ -9,18 +9,20 @@ import re
 
 import pytest
 import torch
-from conftest import TINY
 from small_models import C, NoTask, disturb, tokens
 from torch import nn
 
+from src.commands.train import ignored_lines
 from src.flags.fields import UserError
 from src.flags.run_flags import resolve
 from src.models import MODELS, small_transformer
 from src.models.backbone import build, sinusoid
+from src.models.fair import fair_differences
 from src.models.hybrid import Hybrid
 from src.models.match import counts
 from src.models.small_transformer import MultiHeadAttention, TransformerLM, causal_mask, sinusoids
 from src.models.transformer import Attention
+from src.setup.plan import plan
 
 TABLE = 63
 LENGTHS = [1, 7, 63]
@@ -196,13 +198,13 @@ def test_a_size_that_does_not_fit_is_one_line(given, told):
     assert "\n" not in str(caught.value)
 
 
-def test_flags_of_the_block_change_nothing_and_a_run_says_so(main):
-    typed = "--fair --norm rms --no_bias --attn_dropout 0.1".split()
-    words = [word for word in TINY if word != "--quiet"]
-    code, _, err = main("--task", "reverse", "--model", "small_transformer", *words, *typed, "--out_dir", "run")
-    assert code == 0
-    assert "notice: --fair, --norm, --no_bias, --attn_dropout change nothing: TransformerLM is a whole model" in err
-    assert "TransformerLM: a whole model, which has no block of the bench" in err  # what --fair leaves different
+def test_flags_of_the_block_change_nothing_and_a_run_says_so():
+    typed = "--fair --norm rms --no_bias --attn_dropout 0.1 --d_model 32 --embed_std 0.1".split()
+    setup, _ = plan(["--task", "reverse", "--model", "small_transformer", "--device", "cpu", "--threads", "1", *typed])
+    (line,) = ignored_lines(setup, C)
+    assert "notice: --fair, --norm, --no_bias, --attn_dropout change nothing: TransformerLM is a whole model" in line
+    model = build(TransformerLM, C, setup.args, TABLE)
+    assert fair_differences(model, setup.args) == ["TransformerLM: a whole model, which has no block of the bench"]
 
 
 def test_a_hybrid_refuses_it_and_does_not_offer_it():
