@@ -2,7 +2,13 @@
 
 import torch
 
+from src.models import MODELS
+from src.models.contract import ARModel
+
 C = 11  # characters of the vocabulary
+WHOLE = [name for name, entry in MODELS.items() if issubclass(entry.load(), ARModel)]  # without a block of the bench
+IN_BACKBONE = [name for name in MODELS if name not in WHOLE]
+LAYERS = [name for name in IN_BACKBONE if name != "hybrid"]
 
 
 class NoTask:

@@ -1,9 +1,9 @@
 """Cost: parameters, bytes of state, the time of late and early steps, and growth of time and memory with T.
 
 These values are measured. Only --strict judges them. What long passes compute must be finite, which is judged. An
-exponent is the log-log slope over three lengths, each twice the one before: 1 is linear, 2 is quadratic. The model has
+exponent is the log-log slope over three lengths, each twice the one before: 1 is linear, 2 is quadratic. A backbone has
 no MLP here, and the lengths double until the longest takes SLOW seconds, so that fixed overhead does not hide the
-growth of the layer.
+growth of the layer. A whole model stays as it is.
 
 Each check that measures time takes a `clock`, a function that returns seconds.
 """
@@ -19,6 +19,7 @@ from collections.abc import Callable
 import torch
 
 from src.checks.base import NO_MIXER, Result, Subject, judged, measured, mixers, not_finite, skipped
+from src.models.contract import ARModel
 from src.models.fair import fair_differences
 from src.models.state import state_bytes
 from src.utils.memory import kept_bytes
@@ -156,7 +157,8 @@ def exponents(subject: Subject, clock: Clock | None = None):
     clock: None for the CPU time of this process, to which other processes add nothing, or for time.perf_counter on a
     GPU.
     """
-    model = subject.model(max_len=LONGEST, dim_ffn=0).train()
+    without_mlp = {} if issubclass(subject.model_class, ARModel) else {"dim_ffn": 0}
+    model = subject.model(max_len=LONGEST, **without_mlp).train()
     most = min(LONGEST, model.max_len or LONGEST)
     if most < FIRST:
         yield skipped("exponents in T", f"the model takes {most} tokens at most")

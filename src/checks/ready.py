@@ -85,6 +85,7 @@ def ignored_lines(setup: Setup, vocab_size: int) -> list[str]:
     typed = [name for name in BLOCK_FLAGS if name in setup.explicit]
     if not typed or not issubclass(setup.model_class, ARModel):
         return []
-    found = ", ".join(f"--{name}" for name in unread(setup.model_class, vocab_size, setup.args, typed))
+    ignored = unread(setup.model_class, vocab_size, setup.args, typed)
+    found = ", ".join("--no_bias" if name == "bias" else f"--{name}" for name in ignored)
     whole = f"{setup.model_class.__name__} is a whole model, which has no block of the bench and does not read them"
     return [f"notice: {found} change{'s' * (',' not in found)} nothing: {whole}"] if found else []

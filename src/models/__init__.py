@@ -63,6 +63,11 @@ MODELS = {
         "different layers in one model, named by --layers",
         "after Lieber et al. 2024 (Jamba)",
     ),
+    "small_transformer": Entry(
+        "src.models.small_transformer:TransformerLM",
+        "a small transformer to read: a whole model, nothing fused or cached",
+        "after Vaswani et al. 2017; Radford et al. 2019",
+    ),
     "template": Entry(
         "src.models.template:GatedConv",
         "gated causal convolution: the file to copy for a layer of your own",

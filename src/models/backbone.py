@@ -191,7 +191,7 @@ class Backbone(ARModel):
 def build(model_class: type, vocab_size: int, args: RunFlags, max_len: int) -> ARModel:
     """A model from its class: a mixer or a hybrid gets the backbone around it, a whole ARModel is built as it is."""
     if issubclass(model_class, ARModel):
-        model = model_class(vocab_size, args)
+        model = model_class.from_flags(vocab_size, args, max_len)
         initialise(model, resolve_auto(model_class, args).init, args.n_layer)
         return model
     return Backbone(model_class, vocab_size, args, max_len)

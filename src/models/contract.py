@@ -43,7 +43,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from src.flags.run_flags import RunArgs
+from src.flags.run_flags import RunArgs, RunFlags
 from src.models.sampling import check_sampling, sample
 
 State = tuple
@@ -149,6 +149,14 @@ class ARModel(nn.Module):
     surrogate_gradient = False
     ops: tuple[str, ...] = ()
     max_len: int | None = None  # longest T that the model can take; None where the length has no bound
+
+    @classmethod
+    def from_flags(cls, vocab_size: int, args: RunFlags, max_len: int) -> ARModel:
+        """The model of a run.  max_len: tokens of its longest sequence, the size of a learned position table.
+
+        A class whose constructor takes sizes, and not flags, translates them here.
+        """
+        return cls(vocab_size, args)
 
     def forward(self, x, attn_mask=None):
         """Token ids x (B, T) -> logits (B, T, C).

@@ -23,8 +23,11 @@ from src.models.short_conv import ShortConv
 from src.storage.randomness import kept_random_state
 
 CONVOLUTIONS = (nn.Conv1d, ShortConv)
-# The flags of the block that the bench puts around a layer.
-BLOCK_FLAGS = ("fair", "norm", "mlp", "dim_ffn", "short_conv", "tie_weights", "embed_std", "embed_dropout")
+# The flags of the embedding, the block and the head that the bench puts around a layer, and of dropout inside it.
+BLOCK_FLAGS = (
+    *("fair", "norm", "mlp", "dim_ffn", "short_conv", "bias"),
+    *("tie_weights", "embed_std", "embed_dropout", "attn_dropout"),
+)
 
 
 def block_words(model_class: type, args: RunArgs) -> str:
@@ -57,7 +60,7 @@ def unread(model_class: type, vocab_size: int, args: RunFlags, names: Iterable[s
 
     try:
         with kept_random_state(), torch.device("meta"):
-            model_class(vocab_size, Watched())
+            model_class.from_flags(vocab_size, Watched(), 1)
     except Exception:  # it copies the flags as a dataclass, or cannot be built without memory
         return []
     return [name for name in names if name not in seen]

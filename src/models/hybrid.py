@@ -61,7 +61,8 @@ def _mixer(name: str) -> type[Mixer]:
     mixers = {n: entry for n, entry in MODELS.items() if n != "hybrid"}
     found = find("layers", mixers, name, lambda: (Mixer,))
     if not issubclass(found, Mixer):
-        raise UserError(f"--layers: got '{name}', a whole model, allowed: layers, of {', '.join(mixers)}")
+        layers = ", ".join(n for n, entry in mixers.items() if issubclass(entry.load(), Mixer))
+        raise UserError(f"--layers: got '{name}', a whole model, allowed: layers, of {layers}")
     return found
 
 

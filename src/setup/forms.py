@@ -65,7 +65,7 @@ def _watched(name: str, model: ARModel) -> Iterator[dict]:
         inputs[layer] = given[0]
         _check(name, "forward of the mixer", output, given[0].shape, given[0].dtype)
 
-    layers = [block.mixer for block in getattr(model, "blocks", ()) if isinstance(block.mixer, Mixer)]
+    layers = [block.mixer for block in getattr(model, "blocks", ()) if isinstance(getattr(block, "mixer", None), Mixer)]
     handles = [layer.register_forward_hook(hook) for layer in layers]
     try:
         yield inputs

@@ -7,7 +7,7 @@ import json
 
 import pytest
 import torch
-from small_models import WHOLE_FILE, NoTask, tokens
+from small_models import LAYERS, WHOLE_FILE, NoTask, tokens
 from torch import nn
 
 from src.flags.fields import UserError
@@ -22,7 +22,6 @@ from src.setup.stored import open_run
 from src.storage.files import seal
 from src.storage.rundir import write_json
 
-LAYERS = [name for name in MODELS if name != "hybrid"]
 C, TABLE, RATE = 11, 40, 0.25
 KEPT = {"retnet": "rotates", "template": "a convolution of its own"}  # the layers that no flag can make equal
 

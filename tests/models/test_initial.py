@@ -8,7 +8,7 @@ import math
 
 import pytest
 import torch
-from small_models import C, NoTask, tokens
+from small_models import IN_BACKBONE, LAYERS, C, NoTask, tokens
 from torch import nn
 
 from dataset import TASKS
@@ -20,7 +20,6 @@ from src.models.contract import ARModel, Mixer
 from src.models.hybrid import Hybrid
 from src.models.initial import maps_of, parts_of
 
-LAYERS = [name for name in MODELS if name != "hybrid"]
 INITS = ("published", "torch", "xavier", "normal")
 # What belongs to the definition of a layer and starts the same under every --init.
 OWN = {
@@ -89,7 +88,7 @@ def test_nanogpt_and_zoology_are_among_those_presets():
 # --- what auto means -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", IN_BACKBONE)
 def test_auto_is_the_published_start_and_torchs_under_fair(name):
     model_class = MODELS[name].load()
     assert resolve_auto(model_class, arguments(model_class)).init == "published"
@@ -100,7 +99,7 @@ def test_auto_is_the_published_start_and_torchs_under_fair(name):
 # --- the four starts -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", IN_BACKBONE)
 def test_under_fair_the_maps_of_every_layer_are_uniform_with_torchs_bound(name):
     for where, one in maps(make(name, fair=True)):
         bound = one.weight.shape[1] ** -0.5
@@ -123,7 +122,7 @@ def test_xavier_scales_each_part_of_a_fused_map_by_its_own_size(name):
         assert all(getattr(bias, "_no_reinit", False) or not bias.any() for bias in one.biases), where
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", IN_BACKBONE)
 def test_normal_has_gpt2s_standard_deviations(name):
     model = make(name, init="normal", dim_ffn=96)
     residual = 0.02 / math.sqrt(2 * len(model.blocks))

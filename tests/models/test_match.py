@@ -8,7 +8,7 @@ import json
 
 import pytest
 import torch
-from small_models import NoTask, decoding_gap, tokens
+from small_models import IN_BACKBONE, LAYERS, WHOLE, NoTask, decoding_gap, tokens
 from torch import nn
 
 from src.flags.fields import UserError, own_config
@@ -35,7 +35,6 @@ from src.setup import classes
 
 SIZE = (40, 80)  # characters of the vocabulary, tokens of a position table
 TOKENS = 60
-LAYERS = [name for name in MODELS if name != "hybrid"]
 
 
 def arguments(model_class, **given):
@@ -75,12 +74,12 @@ def test_parameters_counted_without_memory_are_those_of_the_real_model(name):
 @pytest.mark.parametrize(("target", "rule"), [(150_000, "layers"), (1_000_000, "all")])
 @pytest.mark.parametrize("name", MODELS)
 def test_match_params_comes_within_one_per_cent_and_says_what_it_changed(name, target, rule):
-    """Without an MLP only the width is free. Its steps may be coarser than one per cent; beyond two it is refused."""
+    """Without a free MLP only the width is. Its steps may be coarser than one per cent; beyond two it is refused."""
     try:
         model_class, args, lines = solve(name, target=target, rule=rule)
     except UserError as refused:
         model_class = MODELS[name].load()
-        assert name == "hybrid" or resolve_auto(model_class, arguments(model_class)).dim_ffn == 0
+        assert name in ("hybrid", *WHOLE) or resolve_auto(model_class, arguments(model_class)).dim_ffn == 0
         assert "the nearest possible is" in str(refused)  # noqa: PT017
         return
     model = build(model_class, SIZE[0], args, SIZE[1])
@@ -134,7 +133,7 @@ class Usual(OneHot):
 
 
 @pytest.mark.parametrize("tie", [False, True])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", IN_BACKBONE)
 def test_layers_are_the_parameters_of_the_blocks_and_the_last_norm(name, tie):
     model_class = MODELS[name].load()
     args = arguments(model_class, tie_weights=tie)
