@@ -122,14 +122,14 @@ CASES = {
     "flag with dashes": ("--max-steps 12", r"unknown flag --max-steps .*did you mean '--max_steps'\?"),
     "text without a flag": (
         "needle --task",
-        r"unknown command 'needle', allowed: train, list, generate, check, speed, profile, kernels, study, compare, report, "
-        r"reproduce, translate; did you mean '--task needle'\?",
+        r"unknown command 'needle', allowed: train, list, generate, check, speed, profile, kernels, study, compare, "
+        r"report, reproduce, translate; did you mean '--task needle'\?",
     ),
     "command misspelt": ("genrate --out_dir x", r"unknown command 'genrate', allowed: .*did you mean 'generate'\?"),
     "command unknown": (
         "xyzzy",
-        r"unknown command 'xyzzy', allowed: train, list, generate, check, speed, profile, kernels, study, compare, report, "
-        "reproduce, translate; .*--help",
+        r"unknown command 'xyzzy', allowed: train, list, generate, check, speed, profile, kernels, study, compare, "
+        "report, reproduce, translate; .*--help",
     ),
     # splits and lengths
     "no validation examples": ("--val_size 0", r"--val_size: got 0, allowed: at least 1"),
