@@ -48,6 +48,7 @@ COMMANDS = (
     *("train", "list", "generate", "check", "speed", "profile", "kernels", "study", "compare", "report"),
     *("reproduce", "translate"),
 )
+SYNONYMS = {"sweep": "compare", "tune": "compare", "grid": "compare", "benchmark": "speed", "eval": "train --eval_only"}
 SHARED = ("train", "resume", "evaluate")  # torchrun's processes share their work; of the others rank 0 does all
 
 
@@ -142,6 +143,8 @@ def meant(command: str) -> str:
     for flag, names in (("--task", TASKS), ("--model", MODELS)):
         if command in names:
             return f"; did you mean '{flag} {command}'?"
+    if command in SYNONYMS:
+        return f"; did you mean '{SYNONYMS[command]}'?"
     return suggest(command, COMMANDS) or "; flags begin with --, see --help"
 
 

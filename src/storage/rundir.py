@@ -46,6 +46,7 @@ RUN_FILES = (
     *("pairs.npz", "vocab_source.json", "vocab_target.json", "checkpoint.npz"),
     *("test_items.json", "tables.md", "report.html", f"{TEMP_PREFIX}*"),
 )
+REDRAWN = {"compare": "report"}  # the command that draws again what a command measured, where it is not its own
 RUN_FOLDERS = {
     "figures": ("*.png", "*.svg", "*.pdf", f"{TEMP_PREFIX}*"),
     "tensorboard": ("events.out.tfevents.*", "*.pt.trace.json"),
@@ -279,7 +280,7 @@ class RunDir:
     def _refuse_kind(self) -> None:
         """UserError for a folder of measurements, which has no checkpoint and cannot be resumed."""
         if kind := self.stored_kind():
-            redraw = "" if kind == "translate" else f", or redraw it with `{kind} --vis_only`"
+            redraw = f", or redraw it with `{REDRAWN.get(kind, f'{kind} --vis_only')}`" if kind != "translate" else ""
             raise UserError(
                 f"--out_dir: '{self.path}' holds results of `{kind}`, allowed: the directory of a training run; "
                 f"continue it with the same `{kind}` command{redraw}"

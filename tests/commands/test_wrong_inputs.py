@@ -126,6 +126,7 @@ CASES = {
         r"report, reproduce, translate; did you mean '--task needle'\?",
     ),
     "command misspelt": ("genrate --out_dir x", r"unknown command 'genrate', allowed: .*did you mean 'generate'\?"),
+    "command of another program": ("sweep --task needle", r"unknown command 'sweep', .*did you mean 'compare'\?"),
     "command unknown": (
         "xyzzy",
         r"unknown command 'xyzzy', allowed: train, list, generate, check, speed, profile, kernels, study, compare, "

@@ -267,9 +267,8 @@ class _Pair:
         tests = f"{tested} test{'s' * (tested != 1)}"
         p = "" if adjusted is None else f" (p = {adjusted:.2g} after correction for {tests})"
         if found.word in ("better", "worse"):
-            return (
-                f"{self.b} is {found.word} than {self.a} {where}{at}{self._amount()}{found.words[len(found.word) :]}{p}"
-            )
+            within = found.words.removeprefix(found.word)
+            return f"{self.b} is {found.word} than {self.a} {where}{at}{within}{self._amount()}{p}"
         return f"{self.b} against {self.a} {where}{at}: {found.words}{self._amount()}{p}"
 
     def _amount(self) -> str:
