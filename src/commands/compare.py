@@ -38,6 +38,7 @@ def compare(argv: list[str], asked) -> int:
     import dataclasses
 
     from src.setup.sides import Side
+    from src.study import engines
     from src.study.comparison import cost, folder, planned, variants
     from src.study.comparison.budget import fit, read_budget
     from src.study.comparison.cells import prepare_cells
@@ -46,6 +47,7 @@ def compare(argv: list[str], asked) -> int:
     budget = read_budget(config.budget) if config.budget else 0.0
     place = folder.Folder(control.out_dir)
     place.check(control.reuse)
+    engines.check(control.engine)
     say = planned.sayer(control.quiet)
     cells = prepare_cells(asked, say)
     workers, left_out = workers_of(control), []
