@@ -18,7 +18,6 @@ run failed; it is a named hole in every table.
 
 from __future__ import annotations
 
-import os
 import sys
 
 
@@ -37,11 +36,11 @@ def compare(argv: list[str], asked) -> int:
     """Prepare every cell, show the plan, and carry it out; returns the exit code."""
     import dataclasses
 
-    from src.setup.sides import Side
     from src.study import engines
-    from src.study.comparison import cost, folder, planned, variants
+    from src.study.comparison import cost, folder, planned, variants, verdicts
     from src.study.comparison.budget import fit, read_budget
     from src.study.comparison.cells import prepare_cells
+    from src.study.engines.local import usable_cores
 
     control, config = asked.control, asked.comparison.config
     budget = read_budget(config.budget) if config.budget else 0.0
@@ -50,17 +49,18 @@ def compare(argv: list[str], asked) -> int:
     engines.check(control.engine)
     say = planned.sayer(control.quiet)
     cells = prepare_cells(asked, say)
-    workers, left_out = workers_of(control), []
+    workers, left_out = control.workers or max(1, usable_cores() // control.threads), []
     if budget:
         fitted, left_out = fit(cells, asked.comparison, budget, workers)
         if fitted.steps_share < 1:
             cells = prepare_cells(dataclasses.replace(asked, comparison=fitted), say)
         asked = dataclasses.replace(asked, comparison=fitted)
-    plain: list[Side] = list(asked.comparison.models)
+    missing = variants.missing(asked.tasks, asked.comparison.models, asked.classes)
     notes = [
         *left_out,
+        *verdicts.seeds_notes(asked.comparison),
         *(cost.notes(cells) if config.cost else []),
-        *(variants.question(v, s) for v, s in variants.missing(asked.tasks, plain, asked.classes)),
+        *(variants.question(variant, sides) for variant, sides in missing),
     ]
     if control.plan or not control.quiet:
         print(
@@ -70,9 +70,3 @@ def compare(argv: list[str], asked) -> int:
     if control.plan:
         return 0
     return folder.carry_out(place, argv, asked, cells, notes, workers)
-
-
-def workers_of(control) -> int:
-    """Runs at the same time: as many as cores of this process, each with its threads."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return control.workers or max(1, cores // control.threads)

@@ -10,7 +10,7 @@ from src.flags.fields import UserError
 from src.study.comparison import planned, request, variants
 from src.study.comparison.budget import fit, read_budget, seconds_of
 from src.study.comparison.cells import prepare_cells
-from src.study.comparison.verdicts import seeds_note
+from src.study.comparison.verdicts import seeds_notes
 
 RECALL = ("--task", "recall")
 
@@ -184,10 +184,11 @@ def test_a_shorter_plan_trains_fewer_steps():
 
 def test_the_plan_says_what_its_seeds_cannot_show():
     def note(*typed):
-        return seeds_note(request.read([*SMALL, *typed]).comparison)
+        return seeds_notes(request.read([*SMALL, *typed]).comparison)
 
-    assert note("--model", "gru,lstm") == "3 seeds cannot give a verdict on a single task, 4 can (1 test in the table)"
-    assert note("--model", "gru,lstm", "--seeds", "4") == ""
-    assert "nothing to be compared with" in note("--model", "gru")
+    (said,) = note("--model", "gru,lstm")
+    assert said == "3 seeds cannot give a verdict on a single task, 4 can (1 test in the table)"
+    assert note("--model", "gru,lstm", "--seeds", "4") == []
+    assert "nothing to be compared with" in note("--model", "gru")[0]
     two = request.read(["--task", "parity,recall", "--model", "gru,lstm"]).comparison
-    assert seeds_note(two).endswith("all tasks together can have one")
+    assert seeds_notes(two)[0].endswith("all tasks together can have one")

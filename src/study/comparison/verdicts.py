@@ -65,18 +65,18 @@ def judge(campaign: Campaign) -> dict:
     }
 
 
-def seeds_note(comparison: Comparison) -> str:
-    """What this number of seeds cannot show; empty where each task can have a verdict. For the plan."""
+def seeds_notes(comparison: Comparison) -> list[str]:
+    """What this number of seeds cannot show, for the plan; nothing where each task can have a verdict."""
     tasks, others = len(comparison.tasks), len(comparison.models) - 1
     if not others:
-        return "one model has nothing to be compared with, so there will be no verdict"
+        return ["one model has nothing to be compared with, so there will be no verdict"]
     tests = others * (tasks + (tasks > 1))
     needed, seeds = seeds_needed(tests, ALPHA, comparison.config.claim), comparison.config.seeds
     if needed is None or seeds >= needed:
-        return ""
-    together = "; all tasks together can have one" if tasks > 1 and seeds > 1 else ""
+        return []
     table = f"{tests} test{'s' * (tests > 1)} in the table"
-    return f"{seeds} seeds cannot give a verdict on a single task, {needed} can ({table}){together}"
+    together = "; all tasks together can have one" if tasks > 1 and seeds > 1 else ""
+    return [f"{seeds} seeds cannot give a verdict on a single task, {needed} can ({table}){together}"]
 
 
 def _lengths(campaign: Campaign, setting: str) -> list[str]:
