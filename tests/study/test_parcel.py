@@ -157,6 +157,14 @@ def test_a_gpu_is_asked_for_where_the_words_name_one(words, gpus):
     assert ray_engine.resources(Job("a", "a", words), 2) == {"CPU": 2, **({"GPU": gpus} if gpus else {})}
 
 
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "127.0.0.1:x", "ray://127.0.0.1:99999"])
+def test_a_cluster_that_is_not_there_is_one_line_at_once(address):
+    with pytest.raises(UserError, match="where no cluster answers"):
+        ray_engine.check_address(address)
+    for fine in ("", "auto"):
+        ray_engine.check_address(fine)
+
+
 def test_a_stopped_run_that_has_not_begun_leaves_the_folder_as_it_was(tmp_path):
     write({"config.json": b"old"}, tmp_path / "runs/a")
     engine, job = ray_engine.RayEngine(tmp_path), Job("a", "runs/a", ())

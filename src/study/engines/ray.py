@@ -19,6 +19,7 @@ import importlib
 import itertools
 import os
 import shutil
+import socket
 import tempfile
 import time
 from collections import deque
@@ -37,7 +38,7 @@ from src.study.engines.node import STOPPED, Delivery, Order, carry_out
 from src.study.engines.parcel import DATA, Files, files_of, needed, put
 
 INSTALL = "--engine ray: Ray is not installed; run `pip install -r requirements-cluster.txt`"
-POLL_SECONDS = 0.5
+POLL_SECONDS, CONNECT_SECONDS = 0.5, 10.0
 LONGEST_WHY = 500
 
 
@@ -97,6 +98,7 @@ class RayEngine:
         """Connect to the cluster, or start one. UserError of one line where that fails."""
         quiet = {"log_to_driver": False, "logging_level": "ERROR"}
         cores = {"num_cpus": self.workers * max(1, self.threads)} if self.workers else {}
+        check_address(self.address)
         # Without an address Ray would connect to any cluster that it finds on this machine.
         alone = {"address": "local", "include_dashboard": False, **cores}
         where = {"address": self.address} if self.address else alone
@@ -231,6 +233,20 @@ def installed():
         if error.name != "ray":
             raise
         raise UserError(INSTALL) from error
+
+
+def check_address(address: str) -> None:
+    """UserError if nothing listens at HOST:PORT. Ray itself would try for minutes."""
+    host, colon, port = address.rpartition("://")[2].rpartition(":")
+    if not colon:
+        return  # `auto`, or nothing
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise UserError(
+            f"--ray_address: got '{address}', where no cluster answers ({first_line(error)}), allowed: HOST:PORT of a "
+            "cluster's head, or auto; leave it out to start Ray here"
+        ) from error
 
 
 def copy_program(folder: Path) -> None:
