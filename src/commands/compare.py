@@ -36,17 +36,18 @@ def compare(argv: list[str], asked) -> int:
     """Prepare every cell, show the plan, and carry it out; returns the exit code."""
     import dataclasses
 
-    from src.study import engines
     from src.study.comparison import cost, folder, planned, variants, verdicts
     from src.study.comparison.budget import fit, read_budget
     from src.study.comparison.cells import prepare_cells
     from src.study.engines.local import usable_cores
+    from src.study.engines.ray import installed
 
     control, config = asked.control, asked.comparison.config
     budget = read_budget(config.budget) if config.budget else 0.0
     place = folder.Folder(control.out_dir)
     place.check(control.reuse)
-    engines.check(control.engine)
+    if control.engine == "ray":
+        installed()
     say = planned.sayer(control.quiet)
     cells = prepare_cells(asked, say)
     workers, left_out = control.workers or max(1, usable_cores() // control.threads), []

@@ -12,7 +12,7 @@ import torch
 from small_models import C, NoTask, disturb, tokens
 from torch import nn
 
-from src.commands.train import ignored_lines
+from src.checks.ready import ignored_lines
 from src.flags.fields import UserError
 from src.flags.run_flags import resolve
 from src.models import MODELS, small_transformer

@@ -3,6 +3,8 @@
 python -m pytest tests/study/test_compare_request.py
 """
 
+import dataclasses
+
 import pytest
 from planted_runs import SMALL, cells_of
 
@@ -154,8 +156,7 @@ def test_a_budget_that_is_no_time_is_one_line(text):
 
 def test_a_budget_cuts_growths_then_seeds_then_steps_and_says_so():
     asked, cells = cells_of("gru", "lstm", typed=("--seeds", "8"))
-    for cell in cells:
-        cell.terms["run_seconds"] = 103.0
+    cells = [dataclasses.replace(cell, terms={**cell.terms, "run_seconds": 103.0}) for cell in cells]
     whole = seconds_of(cells, asked.comparison, growths=2)
 
     def fitted(seconds):
@@ -175,8 +176,6 @@ def test_a_budget_cuts_growths_then_seeds_then_steps_and_says_so():
 
 
 def test_a_shorter_plan_trains_fewer_steps():
-    import dataclasses
-
     asked, _ = cells_of("gru")
     short = dataclasses.replace(asked, comparison=dataclasses.replace(asked.comparison, steps_share=0.5))
     assert prepare_cells(short)[0].terms["steps"] == 10

@@ -88,11 +88,3 @@ def make(name: str, home, **settings) -> Engine:
         raise UserError(f"--engine: got '{name}', allowed: {', '.join(ENGINES)}{suggest(name, ENGINES)}")
     module, _, engine = ENGINES[name].partition(":")
     return getattr(importlib.import_module(module), engine)(home, **settings)
-
-
-def check(name: str) -> None:
-    """UserError if the engine of this name needs a package that is not installed. For use before long work."""
-    if name == "ray":
-        from src.study.engines.ray import installed
-
-        installed()
