@@ -200,7 +200,7 @@ WITHOUT_TORCH = [
     *"src.measure.progress".split(),
     *"src.measure.speed.analysis src.measure.profile.trace src.measure.kernels.subjects src.study.claims".split(),
     *"src.study.report src.study.records src.study.sameness".split(),
-    *"src.study.findings src.study.comparison.stored".split(),
+    *"src.study.findings src.study.comparison.stored src.study.comparison.request".split(),
     *sorted(name for name in MODULES if name.startswith("src.commands.")),
     *sorted(name for name in MODULES if room_of(name) in TORCH_FREE_ROOMS or name.startswith("src.study.page")),
     *sorted({entry.target.split(":")[0] for entry in TASKS.values()}),

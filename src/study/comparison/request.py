@@ -14,7 +14,6 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dataset.loaders import parse_lengths
 from src.flags.fields import UserError, option, own_config, suggest
 from src.flags.groups import SHARED, ControlConfig, MachineConfig, ModelConfig, TrainConfig
 from src.flags.parser import Parser, add_flags, read_flags
@@ -253,6 +252,8 @@ def _is_tested_beyond(task: Side, model: Side, common: Sequence[str]) -> bool:
 
 def beyond_training(task, eval_lengths: Sequence[str]) -> list[int]:
     """Those of --eval_lengths that are longer than what the task trains on."""
+    from dataset.loaders import parse_lengths  # it imports torch, and --help must answer at once
+
     longest = max(task.lengths or (0,))
     return [n for n in parse_lengths(task, eval_lengths) if n > longest]
 
