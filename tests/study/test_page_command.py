@@ -101,6 +101,7 @@ def test_the_command_imports_no_torch(run):
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{run}/report.html\n", "")
 
 
+@pytest.mark.slow
 def test_a_real_run_becomes_a_page(main, tmp_path):
     more = ["--task", "copy", "--model", "gru", "--eval_lengths", "2x", "--max_steps", "5"]
     code, _, err = main(*TINY, *more, "--out_dir", "A")
