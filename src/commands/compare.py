@@ -56,6 +56,7 @@ def compare(argv: list[str], asked) -> int:
         if fitted.steps_share < 1:
             cells = prepare_cells(dataclasses.replace(asked, comparison=fitted), say)
         asked = dataclasses.replace(asked, comparison=fitted)
+    say("")
     missing = variants.missing(asked.tasks, asked.comparison.models, asked.classes)
     notes = [
         *left_out,

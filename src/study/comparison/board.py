@@ -19,8 +19,8 @@ class Board:
         self.expected = self.taken = 0.0  # of the runs that ended in this process
         self.bar, self.total, self.finished, self.before = None, 0, 0, 0
 
-    def begin(self, total: int) -> None:
-        """total: the runs that are needed at least; `update` may raise it."""
+    def begin(self, total: int, seconds_left: float) -> None:
+        """total: the runs that are needed at least; `update` may raise it.  seconds_left: of one worker."""
         self.total = total
         if not self.quiet and sys.stderr.isatty():
             from tqdm import tqdm
@@ -30,8 +30,9 @@ class Board:
                 unit="run",
                 dynamic_ncols=True,
                 leave=False,
-                bar_format="{percentage:3.0f}%|{bar}| {n}/{total} runs [{elapsed}, {postfix}]",
+                bar_format="{percentage:3.0f}%|{bar}| {n}/{total} runs [{elapsed}{postfix}]",
             )
+            self.update(total, seconds_left)
 
     def update(self, total: int, seconds_left: float) -> None:
         """The runs that the plan has by now, and the seconds of one worker that the remaining ones may take."""

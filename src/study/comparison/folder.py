@@ -133,7 +133,7 @@ def carry_out(place: Folder, argv: list[str], asked, cells: Sequence[Cell], note
 
 def _run(campaign: Campaign, control, workers: int, board: Board) -> None:
     """Carry out the campaign, one line per run."""
-    board.begin(campaign.total())
+    board.begin(campaign.total(), campaign.seconds_left(run_seconds))
     settings = {"workers": workers, "threads": control.threads, "timeout": 60 * control.timeout}
     if control.engine == "ray":
         settings["address"] = control.ray_address

@@ -15,12 +15,15 @@ HEAD = ("model", "parameters", "of layers", "state bytes", "init", "positions", 
 
 
 def sayer(quiet: bool) -> Callable[[str], None]:
-    """A function that shows what is prepared, on one line of a terminal that is written over; else nothing."""
+    """A function that shows what is prepared, on one line of a terminal that is written over; else nothing.
+
+    An empty text removes the line.
+    """
     if quiet or not sys.stderr.isatty():
         return lambda line: None
 
     def say(line: str) -> None:
-        print(f"\r\033[K{line} ...", end="", file=sys.stderr, flush=True)
+        print(f"\r\033[K{line}{' ...' * bool(line)}", end="", file=sys.stderr, flush=True)
 
     return say
 
