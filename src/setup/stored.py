@@ -27,9 +27,9 @@ from src.setup.classes import blaming, find_model, find_task
 from src.setup.code import KINDS, Asked, Code, check_loaded, choose
 from src.setup.plan import Setup
 from src.storage import checkpoint
+from src.storage.finished import finished_metrics
 from src.storage.items import open_items
 from src.storage.rundir import RunDir, open_sealed, read_json
-from src.storage.schema import validate
 from src.utils.launch import launched
 
 NOTHING = Asked()
@@ -185,19 +185,7 @@ def check_same_data(run_dir: RunDir, facts: DataFacts) -> None:
 
 def verify(run: StoredRun) -> None:
     """UserError where a result or a checkpoint of a finished run is missing, damaged or of another version."""
-    document = open_metrics(run.run_dir)
+    document = finished_metrics(run.run_dir)
     open_items(run.run_dir, document)
     for path in (run.run_dir.ckpt, *([run.run_dir.best] if document["best_step"] is not None else [])):
         load_checkpoint(run, path, "cpu")
-
-
-def open_metrics(run_dir: RunDir) -> dict:
-    """metrics.json of a finished training. UserError where it is missing, damaged or of another version."""
-    document = open_sealed(run_dir.metrics)
-    try:
-        validate(document)
-    except ValueError as error:
-        raise UserError(
-            f"{run_dir.metrics}: not of this schema: {error}; make the run again with --overwrite"
-        ) from error
-    return document

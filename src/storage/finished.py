@@ -1,4 +1,4 @@
-"""The results of a finished training, verified: read without torch, by commands that only show them."""
+"""The results of a finished training, verified. Nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -16,5 +16,5 @@ def finished_metrics(run: RunDir) -> dict:
     try:
         validate(document)
     except ValueError as error:
-        raise UserError(f"{run.metrics}: not of this schema: {error}") from error
+        raise UserError(f"{run.metrics}: not of this schema: {error}; make the run again with --overwrite") from error
     return document

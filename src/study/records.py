@@ -47,8 +47,8 @@ from src.flags.parser import Parser, report_error
 from src.measure.speed.panels import looks
 from src.stats.intervals import wilson
 from src.storage.files import open_sealed, read_json, write_atomic
+from src.storage.finished import finished_metrics
 from src.storage.rundir import RunDir
-from src.storage.schema import validate
 from src.study.comparison.stored import KIND, open_stored
 
 POINTS = 100
@@ -165,14 +165,7 @@ def _training_record(kinds: dict[str, str]) -> dict[str, bytes]:
 
 def _open_run(run: RunDir) -> tuple[dict, dict, dict]:
     """metrics.json, config.json and env.json of a finished run, verified."""
-    if not run.finished:
-        raise UserError(f"{run.path}: not finished, it has no metrics.json yet; continue it with --resume")
-    metrics = open_sealed(run.metrics)
-    try:
-        validate(metrics)
-    except ValueError as error:
-        raise UserError(f"{run.metrics}: not of this schema: {error}") from error
-    return metrics, open_sealed(run.config), read_json(run.env)
+    return finished_metrics(run), open_sealed(run.config), read_json(run.env)
 
 
 def _run_row(name: str, metrics: dict, config: dict, env: dict, machines: dict) -> dict:

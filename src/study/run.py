@@ -14,8 +14,8 @@ from __future__ import annotations
 
 from src.measure.speed.analysis import analyse
 from src.measure.speed.run import whole_cells
-from src.setup.stored import open_metrics
 from src.storage.files import read_json
+from src.storage.finished import finished_metrics
 from src.storage.record import Record
 from src.storage.rows import make_row, rows_of
 from src.storage.rundir import RunDir
@@ -85,7 +85,7 @@ class Study(Parts):
 
     def _metrics(self, part: Part) -> dict | None:
         run_dir = RunDir(self.folder(part))
-        return open_metrics(run_dir) if run_dir.exists and run_dir.finished else None
+        return finished_metrics(run_dir) if run_dir.exists and run_dir.finished else None
 
     def rows_of(self, part: Part) -> list[dict]:
         """The rows that a part has so far, and one more if it failed."""

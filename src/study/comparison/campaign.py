@@ -19,8 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from src.flags.fields import UserError
-from src.setup.stored import open_metrics
 from src.storage import checkpoint
+from src.storage.finished import finished_metrics
 from src.storage.items import open_items
 from src.storage.rundir import RunDir, open_sealed, read_json
 from src.study.comparison.cells import Cell, rates_of
@@ -255,7 +255,7 @@ def verified(folder: Path) -> Known:
     """
     run_dir = RunDir(folder)
     open_sealed(run_dir.config)
-    metrics = open_metrics(run_dir)
+    metrics = finished_metrics(run_dir)
     open_items(run_dir, metrics)
     for path in (run_dir.ckpt, *([run_dir.best] if metrics["best_step"] is not None else [])):
         checkpoint.load(path, "cpu")

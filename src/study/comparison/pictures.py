@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 
 from src.figures import runs as run_figures
-from src.setup.stored import open_metrics
+from src.storage.finished import finished_metrics
 from src.storage.rundir import RunDir
 from src.study.comparison.campaign import REPORT, Campaign
 
@@ -21,7 +21,7 @@ def draw(home: Path, campaign: Campaign) -> list[Path]:
     paths, first = [], campaign.comparison.seeds[0]
     for group in campaign.groups:
         runs = [
-            (run.cell.model, open_metrics(RunDir(home / run.folder)))
+            (run.cell.model, finished_metrics(RunDir(home / run.folder)))
             for run, known in campaign.runs()
             if run.role == REPORT and known.row and run.cell.group == group.key and run.seed == first
         ]
