@@ -107,6 +107,13 @@ def test_a_learned_table_is_replaced_for_all_where_longer_inputs_are_tested_unle
     assert {cell.terms["pos"] for cell in cells} == {"sinusoidal"}
 
 
+def test_recurrent_layers_among_themselves_have_no_positions():
+    _, cells = cells_of("gru", "lstm")
+    assert {cell.terms["pos"] for cell in cells} == {"none"}
+    _, cells = cells_of("transformer --pos alibi", "gru")
+    assert [cell.terms["pos"] for cell in cells] == ["alibi", "none"]
+
+
 def test_fair_both_gives_two_settings_and_equal_surroundings_in_one_of_them():
     _, cells = cells_of("transformer", "gru", typed=("--fair", "both"))
     assert list(dict.fromkeys(cell.setting for cell in cells)) == ["published", "fair"]

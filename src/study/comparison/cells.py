@@ -38,8 +38,7 @@ from src.utils.training import (
 
 TIMED_STEPS = 4  # after one that is not counted; a plan of ten cells then takes seconds
 START_SECONDS = 3.0  # a worker's start, figures and samples; corrected by the runs that are finished
-EXTRAPOLATES = "none"  # the positions of all models where a length beyond training is tested: defined at every length
-INSIDE = "learned"  # the positions of all models otherwise
+TABLE, NO_TABLE = "learned", "none"
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,19 +69,24 @@ class Cell:
 def prepare_cells(asked: Asked, say: Callable[[str], None] = lambda line: None) -> list[Cell]:
     """All cells, in the order of the tables. UserError that names the cell where a run could not begin."""
     cells = []
+    wants_table = any(
+        asked.classes[model.label].default_pos == TABLE and "--pos" not in " ".join(model.flags)
+        for model in asked.comparison.models
+    )
     for task in asked.comparison.tasks:
         for setting in asked.comparison.settings:
-            cells += _group(asked.comparison, task, setting, say)
+            cells += _group(asked.comparison, task, setting, wants_table, say)
     return cells
 
 
-def _group(comparison: Comparison, task: Side, setting: Setting, say) -> list[Cell]:
+def _group(comparison: Comparison, task: Side, setting: Setting, wants_table: bool, say) -> list[Cell]:
     """The cells of one task and setting. The first model decides how many parameters the others get."""
     found: list[Cell] = []
     for model in comparison.models:
         say(f"preparing {' '.join(filter(None, (task.label, model.label, setting.label)))}")
         try:
-            found.append(_cell(comparison, task, model, setting, found[0].terms if found else None))
+            first = found[0].terms if found else None
+            found.append(_cell(comparison, task, model, setting, wants_table, first))
         except UserError as error:
             where = ", ".join(filter(None, (task.label, model.label, setting.label)))
             raise UserError(f"{where}: {error}{_advice(str(error), comparison)}") from error
@@ -97,7 +101,9 @@ def _advice(message: str, comparison: Comparison) -> str:
     return ""
 
 
-def _cell(comparison: Comparison, task: Side, model: Side, setting: Setting, first: dict | None) -> Cell:
+def _cell(
+    comparison: Comparison, task: Side, model: Side, setting: Setting, wants_table: bool, first: dict | None
+) -> Cell:
     words = (*comparison.common, *task.words, *model.words, *setting.words, "--threads", str(comparison.threads))
     words = (*words, "--solved_at", f"{comparison.config.solved_at:g}", "--seed", str(comparison.seeds[0]))
     setup, request = plan(list(words))
@@ -106,7 +112,7 @@ def _cell(comparison: Comparison, task: Side, model: Side, setting: Setting, fir
     args = setup.args
     fixed = ("--precision", args.precision, "--device", args.device)  # on every machine as on this one
     if args.pos == "auto" and not args.fair and not issubclass(setup.model_class, ARModel):
-        fixed = (*fixed, "--pos", _positions(setup))
+        fixed = (*fixed, "--pos", _positions(setup, wants_table))
     if comparison.steps_share < 1:
         fixed = (*fixed, "--max_steps", str(_fewer_steps(setup, comparison.steps_share)))
     match = _match_words(comparison.config.match_params, first)
@@ -115,10 +121,15 @@ def _cell(comparison: Comparison, task: Side, model: Side, setting: Setting, fir
     return Cell(task.label, model.label, setting.label, words, ready.setup, _terms(ready, model))
 
 
-def _positions(setup: Setup) -> str:
-    """The positions of every model that does not say otherwise. A learned table ends at the training length."""
+def _positions(setup: Setup, wants_table: bool) -> str:
+    """The positions of every model that does not say otherwise.
+
+    A learned table for all if one of the models was published with it, because attention alone has no order. It ends
+    at the training length, so there is none where longer inputs are tested. Recurrent layers among themselves have
+    none: at --embed_std 1 a table hides the characters (selective copying with mamba: 1.00 without, 0.01 with it).
+    """
     is_beyond = beyond_training(setup.task_class(setup.args), setup.args.eval_lengths)
-    return EXTRAPOLATES if is_beyond else INSIDE
+    return TABLE if wants_table and not is_beyond else NO_TABLE
 
 
 def _fewer_steps(setup: Setup, share: float) -> int:
