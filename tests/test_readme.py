@@ -335,36 +335,6 @@ def test_chance_of_graded_metrics_is_that_of_the_default_run(name):
     assert f"; constant {levels['constant']['primary']:.3f} |" in TEXT["docs/tasks.md"]
 
 
-def own_flags(row: dict) -> list[str]:
-    """The flags of a run that belong to its layer."""
-    return re.sub(r"--(lr|lr_tried|threads) \S+", "", row["flags"]).split()
-
-
-@pytest.mark.skipif(
-    (ROOT / "runs/records/findings/comparisons.json").is_file(), reason="tests/study/test_findings.py compares the page"
-)
-def test_findings_are_those_of_the_record():
-    """Each cell with three seeds is the seeds of one layer in the record, in their order."""
-    record, checked = rows("findings"), 0
-    for table in re.findall(r"(?:^\|.*\n)+", TEXT["docs/findings.md"], flags=re.M):
-        header, _, *lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
-        for layer, thousands, *cells in lines:
-            model, *flags = layer.strip("`").split()
-            runs = [row for row in record.values() if row["model"] == model and own_flags(row) == flags]
-            runs = [row for row in runs if f"{int(row['parameters']) / 1000:.0f} k" == thousands]
-            for name, cell in zip(header[2:], cells, strict=True):
-                length = re.match(r"(\d+) (?:bits|letters)", name)
-                column = f"at_{length[1]}" if length else "value"
-                numbers = re.findall(r"(?<![\d,.])\d\.\d{3}", cell)
-                if not numbers:
-                    assert all(row[column] == "undefined" for row in runs), (layer, cell)
-                    continue
-                found = [f"{float(row[column]):.3f}" for row in sorted(runs, key=lambda row: int(row["seed"]))]
-                assert found == numbers, (layer, name)
-                checked += 1
-    assert checked == 15
-
-
 def test_main_result_and_recipe_are_those_of_the_record():
     main, recipe = rows("main"), rows("recipe")
     needle = [row for row in main.values() if row["task"] == "needle" and row["model"] == "mamba"]

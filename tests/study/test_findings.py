@@ -203,10 +203,6 @@ def test_the_command_rewrites_a_page(record, tmp_path, capsys):
     assert page.read_text() == findings.rewritten(PAGE, findings.read_evidence(record))
 
 
-IS_COMPARED = (findings.RECORD / records.COMPARISONS).is_file()
-
-
-@pytest.mark.skipif(not IS_COMPARED, reason="the record is older than `compare`")
 def test_the_page_is_that_of_the_record():
     text = findings.PAGE.read_text(encoding="utf-8")
     assert findings.rewritten(text, findings.read_evidence(findings.RECORD)) == text
