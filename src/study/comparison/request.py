@@ -189,6 +189,7 @@ def read(argv: Sequence[str], description: str = "") -> Asked:
     classes = {side.label: find_model(side.name, _layers(side.flags)) for side in sides["model"]}
     tasks, common = _tasks(sides, common)
     settings = read_settings(values.set, config.fair)
+    _check_decided(tasks, values.set)
     _check_common(common, [find_task(_task_name(side)) for side in tasks], classes.values(), made)
     for side in sides["model"]:
         _check_own(side, classes[side.label], settings)
@@ -291,6 +292,17 @@ def _check_common(common: Sequence[str], tasks: Sequence[type], models, made: Pa
         if name not in known:
             flags = [*made._option_string_actions, *(f"--{n}" for n in known)]
             raise UserError(f"unknown flag --{name} for `compare` and `train`{suggest(f'--{name}', flags)}; see --help")
+
+
+def _check_decided(tasks: Sequence[Side], settings: Sequence[str]) -> None:
+    """UserError for a flag in the quotes of a task, or in --set, that the comparison decides for all runs."""
+    decided = {f.name for part in (*PARTS, ControlConfig) for f in dataclasses.fields(part)} | {*LISTS, *NOT_HERE}
+    found = [(f"--{side.kind}: '{side.label}' has --{name}", name) for side in tasks for name in _names(side.flags)]
+    set_names = [text.partition("=")[0].removeprefix("--") for text in settings]
+    for where, name in (*found, *((f"--set: got {name}", name) for name in set_names)):
+        if name in decided:
+            how = f"{NOT_HERE[name]}; leave it out" if name in NOT_HERE else f"give --{name} of its own"
+            raise UserError(f"{where}, which `compare` decides for all runs; {how}")
 
 
 def _check_own(side: Side, model_class: type, settings: Sequence[Setting]) -> None:
