@@ -116,8 +116,13 @@ def open_run(out_dir: str, asked: Asked = NOTHING) -> StoredRun:
 
 def load_checkpoint(run: StoredRun, path: Path, device: torch.device | str) -> dict:
     """The payload of one of a run's checkpoints. UserError where it is missing, damaged, or belongs to another run."""
+    return _load_of(run.config["args"], path, device)
+
+
+def _load_of(args: dict, path: Path, device: torch.device | str) -> dict:
+    """The payload of a checkpoint of the run with these flags, which are those of its config.json."""
     payload = checkpoint.load(path, device)
-    here, there = run.config["args"], {**OLDER_RUNS, **payload["args"]}
+    here, there = {**OLDER_RUNS, **args}, {**OLDER_RUNS, **payload["args"]}
     if there != here:
         name = next((k for k in here if there.get(k) != here[k]), "args")
         raise UserError(
@@ -185,7 +190,16 @@ def check_same_data(run_dir: RunDir, facts: DataFacts) -> None:
 
 def verify(run: StoredRun) -> None:
     """UserError where a result or a checkpoint of a finished run is missing, damaged or of another version."""
-    document = finished_metrics(run.run_dir)
-    open_items(run.run_dir, document)
-    for path in (run.run_dir.ckpt, *([run.run_dir.best] if document["best_step"] is not None else [])):
-        load_checkpoint(run, path, "cpu")
+    verify_files(run.run_dir, run.config["args"])
+
+
+def verify_files(run_dir: RunDir, args: dict) -> dict:
+    """metrics.json of a finished run, after what `verify` does. No code of the run is executed.
+
+    args: the flags in its config.json.
+    """
+    document = finished_metrics(run_dir)
+    open_items(run_dir, document)
+    for path in (run_dir.ckpt, *([run_dir.best] if document["best_step"] is not None else [])):
+        _load_of(args, path, "cpu")
+    return document

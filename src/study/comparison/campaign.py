@@ -19,9 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from src.flags.fields import UserError
-from src.storage import checkpoint
-from src.storage.finished import finished_metrics
-from src.storage.items import open_items
+from src.setup.stored import verify_files
 from src.storage.rundir import RunDir, open_sealed, read_json
 from src.study.comparison.cells import Cell, rates_of
 from src.study.comparison.digest import run_name
@@ -102,7 +100,6 @@ class Campaign:
         self.sources = [Path(folder) / "runs" for folder in reuse]
         self.known: dict[str, Known] = {}
         self._made: dict[tuple, Run] = {}  # a name takes a millisecond
-        self.reused = 0
         keys = list(dict.fromkeys(cell.group for cell in cells))
         self.groups = [self._group([cell for cell in cells if cell.group == key]) for key in keys]
 
@@ -236,7 +233,6 @@ class Campaign:
             copy_whole(there, here)
         else:
             return False
-        self.reused += 1
         return True
 
 
@@ -254,11 +250,7 @@ def verified(folder: Path) -> Known:
     No code of the run is executed.
     """
     run_dir = RunDir(folder)
-    open_sealed(run_dir.config)
-    metrics = finished_metrics(run_dir)
-    open_items(run_dir, metrics)
-    for path in (run_dir.ckpt, *([run_dir.best] if metrics["best_step"] is not None else [])):
-        checkpoint.load(path, "cpu")
+    metrics = verify_files(run_dir, open_sealed(run_dir.config)["args"])
     return Known(metrics["status"], "", result_of(metrics, read_json(run_dir.env)))
 
 

@@ -25,7 +25,7 @@ from pathlib import Path
 from src.flags.fields import UserError
 from src.measure.session import continuing
 from src.storage import env
-from src.storage.files import make_writable, open_sealed, read_json, seal, write_atomic, write_json
+from src.storage.files import make_writable, open_sealed, seal, write_atomic, write_json
 from src.storage.rundir import RunDir
 from src.study import engines
 from src.study.comparison.board import Board
@@ -202,13 +202,3 @@ def _end(place: Folder, argv: list[str], verdicts: Mapping, code: int, quiet: bo
         print(f"report: {place.path / 'report.html'}")
     print(place.path)
     return FAILED if verdicts["holes"] else code
-
-
-def read_plan(home: Path) -> dict:
-    """plan.json of a comparison. UserError if it was edited."""
-    return open_sealed(home / "plan.json")
-
-
-def read_settings(home: Path) -> dict:
-    """What was asked, of a comparison's config.json."""
-    return read_json(home / "config.json")["settings"]

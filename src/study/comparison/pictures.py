@@ -7,13 +7,13 @@ The lines are of the first fresh seed. The report shows all seeds.
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from src.figures import runs as run_figures
 from src.storage.finished import finished_metrics
 from src.storage.rundir import RunDir
 from src.study.comparison.campaign import REPORT, Campaign
+from src.study.comparison.stored import slug
 
 
 def draw(home: Path, campaign: Campaign) -> list[Path]:
@@ -28,8 +28,3 @@ def draw(home: Path, campaign: Campaign) -> list[Path]:
         if runs:
             paths += run_figures.overlay(runs, home / "figures" / slug(" ".join(group.key)))
     return paths
-
-
-def slug(text: str) -> str:
-    """A label as the name of a folder: 'word_problem --group S3' -> 'word_problem-group-S3'."""
-    return re.sub(r"[^\w.=]+", "-", text).strip("-") or "all"

@@ -10,8 +10,9 @@ family of its own.
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from src.stats.pairs import over_tasks, paired_seeds, tost, two_level_bootstrap
 from src.stats.permutation import seeds_needed
 from src.stats.seeds import suite_iqm
 from src.stats.verdicts import headline, holm, verdict
-from src.storage.items import read_items
+from src.storage.items import Items, read_items
 from src.study.comparison.campaign import Campaign
 from src.study.comparison.cells import Cell
 from src.study.comparison.request import Comparison
@@ -48,9 +49,10 @@ class Scores:
 def judge(campaign: Campaign) -> dict:
     """The content of verdicts.json."""
     config, pairs = campaign.comparison.config, []
+    read = functools.cache(read_items)  # a run is in a pair with each other model
     for setting in dict.fromkeys(cell.setting for cell in campaign.cells):
         for name in (VALUE, *_lengths(campaign, setting)):
-            pairs += _family(campaign, setting, name)
+            pairs += _family(campaign, setting, name, read)
     return {
         "schema": 1,
         "alpha": ALPHA,
@@ -109,7 +111,7 @@ def _scores(campaign: Campaign, name: str, setting: str) -> list[Scores]:
     ]
 
 
-def _family(campaign: Campaign, setting: str, name: str) -> list[dict]:
+def _family(campaign: Campaign, setting: str, name: str, read: Callable[[Path], Items]) -> list[dict]:
     """All pairs of one setting and one column: the headline family first, then the exploratory pairs."""
     scores = _scores(campaign, name, setting)
     labels = [model.label for model in campaign.comparison.models]
@@ -126,8 +128,8 @@ def _family(campaign: Campaign, setting: str, name: str) -> list[dict]:
     main = [pair for pair in found if pair.a == first]
     family = headline({pair.key: pair.facts for pair in main}, campaign.comparison.config.claim, ALPHA)
     equivalent = _equivalence(main, campaign.comparison.config.margin)
-    rows = [pair.judged(family, equivalent.get(pair.key)) for pair in main]
-    return [*rows, *(pair.exploratory() for pair in found if pair.a != first)]
+    rows = [pair.judged(family, equivalent.get(pair.key), read) for pair in main]
+    return [*rows, *(pair.exploratory(read) for pair in found if pair.a != first)]
 
 
 def _common_seeds(a: Scores, b: Scores) -> bool:
@@ -172,10 +174,10 @@ class _Pair:
         pairs = self.over.values() if self.over else [self.scores]
         return max(s.cell.terms["steps"] for pair in pairs for s in pair)
 
-    def judged(self, family, equivalent: float | None) -> dict:
+    def judged(self, family, equivalent: float | None, read) -> dict:
         """The row of a pair of the headline family."""
         config, adjusted = self.campaign.comparison.config, family.adjusted[self.key]
-        items = self._items()
+        items = self._items(read)
         found = verdict(
             self.facts,
             adjusted,
@@ -199,12 +201,12 @@ class _Pair:
             "headline": True,
         }
 
-    def exploratory(self) -> dict:
+    def exploratory(self, read) -> dict:
         """The row of another pair."""
         empty = dict.fromkeys(("p_adjusted", "family", "tested", "needed_seeds", "equivalent_p"))
         words = f"{self.b} against {self.a} on {self.task}: exploratory, no verdict"
         return {
-            **self._row(self._items()),
+            **self._row(self._items(read)),
             **empty,
             "verdict": "exploratory",
             "words": words,
@@ -241,7 +243,7 @@ class _Pair:
             "within_steps": self.steps,
         }
 
-    def _items(self) -> dict | None:
+    def _items(self, read) -> dict | None:
         """The difference over seeds and test sequences; None where the two models did not see the same sequences."""
         if self.over is not None or self.name != VALUE:
             return None
@@ -250,7 +252,7 @@ class _Pair:
             return None
         items = []
         for seed in self.seeds:
-            pair = read_items(a.folders[seed]), read_items(b.folders[seed])
+            pair = read(a.folders[seed]), read(b.folders[seed])
             if pair[0].digest != pair[1].digest:
                 return None
             items.append(pair)
