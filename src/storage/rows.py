@@ -14,13 +14,12 @@ null. Nothing here imports torch.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import sys
 from collections.abc import Iterable
 
 from src.storage.notes import listed
+from src.storage.tables import csv_bytes
 
 # Remarks that a note of a row of decoding may hold. Tables and figures show them beside the numbers.
 NO_PREFILL = "no prefill written: the prompt is read token by token"
@@ -188,13 +187,7 @@ def to_jsonl(rows: Iterable[dict]) -> bytes:
 
 def to_csv(rows: Iterable[dict]) -> bytes:
     """results.csv: one column per field except `values`; objects are compact JSON, null is an empty cell."""
-    columns = [name for name in FIELDS if name != "values"]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    for row in rows:
-        writer.writerow([_cell(row[name]) for name in columns])
-    return text.getvalue().encode("utf-8")
+    return csv_bytes([name for name in FIELDS if name != "values"], rows, _cell)
 
 
 def _cell(value) -> str:

@@ -27,8 +27,6 @@ Floats keep six significant digits. Wrong input is one line on stderr and exit c
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 import re
@@ -49,6 +47,7 @@ from src.stats.intervals import wilson
 from src.storage.files import open_sealed, read_json, write_atomic
 from src.storage.finished import finished_metrics
 from src.storage.rundir import RunDir
+from src.storage.tables import csv_bytes, read_csv
 from src.study.comparison.stored import KIND, open_stored
 
 POINTS = 100
@@ -516,11 +515,7 @@ def _ordered(rows: list[dict]) -> list[str]:
 
 
 def _to_csv(columns, rows: list[dict]) -> bytes:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows([_cell(row.get(column)) for column in columns] for row in rows)
-    return text.getvalue().encode("utf-8")
+    return csv_bytes(columns, rows, _cell)
 
 
 def _cell(value) -> str:
@@ -556,22 +551,7 @@ def _spread(value, levels: int, indent: int = 0) -> str:
 
 def _read_csv(path: Path, columns):
     """(line number, row) of a table that has at least these columns; UserError if it is missing or damaged."""
-    try:
-        reader = csv.DictReader(io.StringIO(path.read_bytes().decode("utf-8")), strict=True)
-        rows = [(reader.line_num, row) for row in reader]
-    except OSError as error:
-        raise UserError(f"'{path}': cannot be read ({error.strerror}), allowed: the {path.name} of a record") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"'{path}' is damaged ({error}); restore it, or collect the record again") from error
-    missing = [column for column in columns if column not in (reader.fieldnames or ())]
-    if missing:
-        raise UserError(f"'{path}' has no column '{missing[0]}'; restore it, or collect the record again")
-    for n, row in rows:
-        if None in row or None in row.values():
-            raise UserError(
-                f"'{path}' line {n} is damaged: not one cell per column; restore it, or collect the record again"
-            )
-    return rows
+    return read_csv(path, columns, "restore it, or collect the record again", f", allowed: the {path.name} of a record")
 
 
 def _is_number(value) -> bool:

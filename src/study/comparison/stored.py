@@ -10,8 +10,6 @@ Nothing here imports torch.
 
 from __future__ import annotations
 
-import csv
-import io
 import itertools
 import json
 import re
@@ -23,6 +21,7 @@ from pathlib import Path
 from src.flags.fields import UserError
 from src.storage.files import open_sealed
 from src.storage.rundir import RunDir
+from src.storage.tables import read_csv
 
 KIND = "compare"
 FINISHED = ("done", "diverged")
@@ -136,12 +135,9 @@ def _read_rows(path: Path) -> list[dict]:
 
 def _read_summary(path: Path, settings: Mapping) -> list[dict]:
     """The rows of summary.csv, without empty cells. Each cell must have all seeds, else the table is an older one."""
-    try:
-        rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8")), strict=True))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"'{path}': cannot be read ({error}); {AGAIN.format(path.parent)}") from error
+    rows = [row for _, row in read_csv(path, (*CELL, "seeds"), AGAIN.format(path.parent))]
     seeds = " ".join(map(str, settings["seeds"]))
-    whole = all({*CELL, "seeds"} <= row.keys() and row["seeds"] == seeds for row in rows)
+    whole = all(row["seeds"] == seeds for row in rows)
     if not whole or sorted(map(_cell, rows)) != sorted(_cells(settings)):
         raise UserError(f"'{path}' is not of the seeds and models of config.json; {AGAIN.format(path.parent)}")
     return [{name: _value(name, text) for name, text in row.items() if text or name in CELL} for row in rows]

@@ -9,12 +9,11 @@ The same plan gives the same bytes on every engine, but for the columns MACHINE.
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 
+from src.storage.tables import csv_bytes
 from src.study.records import length_columns
 
 RUN_COLUMNS = (
@@ -110,11 +109,7 @@ def by_length(column: str) -> tuple:
 
 def to_csv(rows: Iterable[Mapping], columns: Sequence[str]) -> bytes:
     """CSV with a header. Numbers have as many digits as they need to be read back."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows([_cell(row.get(column)) for column in columns] for row in rows)
-    return text.getvalue().encode("utf-8")
+    return csv_bytes(columns, rows, _cell)
 
 
 def _cell(value) -> str:

@@ -8,15 +8,14 @@ that cannot be read becomes a hole with its reason, and the rest is shown. A tab
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import re
 from pathlib import Path
 
 from src.flags.fields import UserError
 from src.storage.files import open_sealed, read_json
 from src.storage.rundir import RunDir
+from src.storage.tables import read_csv
 from src.study.page import values as v
 from src.study.page.evidence import (
     Cell,
@@ -80,20 +79,7 @@ def sealed(path: Path) -> dict:
 def read_table(path: Path, columns: tuple[str, ...]) -> list[dict]:
     """The rows of a CSV file that has these columns; UserError if it is missing or damaged."""
     check_size(path)
-    try:
-        reader = csv.DictReader(io.StringIO(path.read_bytes().decode("utf-8")), strict=True)
-        rows = [row for _, row in zip(range(MOST_ROWS), reader, strict=False)]
-    except OSError as error:
-        raise UserError(f"'{path}': cannot be read ({error.strerror}); run the same `compare` command again") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"'{path}' is damaged ({error}); run the same `compare` command again") from error
-    missing = [column for column in columns if column not in (reader.fieldnames or ())]
-    if missing:
-        raise UserError(f"'{path}' has no column '{missing[0]}'; run the same `compare` command again")
-    broken = next((n for n, row in enumerate(rows, 2) if None in row or None in row.values()), None)
-    if broken:
-        raise UserError(f"'{path}' line {broken} is damaged: not one cell per column")
-    return rows
+    return [row for _, row in read_csv(path, columns, "run the same `compare` command again", most=MOST_ROWS)]
 
 
 def _key(row: dict) -> Key:
