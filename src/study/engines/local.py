@@ -41,6 +41,7 @@ from src.storage.files import open_sealed, read_json
 from src.storage.rundir import RunDir
 from src.study.engines import ATTEMPTS, DIVERGED, DONE, FAILED, TIMEOUT, Job, Outcome, check_folder
 from src.study.engines.interrupts import Interrupts
+from src.study.engines.queued import Queued
 from src.study.engines.worker import END, LOST, STOP, Errand, work
 
 COMMAND = "benchmark:main"
@@ -71,7 +72,7 @@ class Attempt:
     kill_at: float | None = None
 
 
-class LocalEngine:
+class LocalEngine(Queued):
     """home: the folder that holds the jobs' folders.  workers: processes at a time; 0 = as many as cores allow.
 
     threads: CPU threads of one job, which each job's words repeat; 0 leaves OMP_NUM_THREADS as it is.
@@ -92,13 +93,13 @@ class LocalEngine:
         target: str = COMMAND,
         preload: Sequence[str] | None = None,
     ):
-        self.home, self.threads, self.timeout, self.attempts = Path(home), threads, timeout, attempts
+        super().__init__(home)
+        self.threads, self.timeout, self.attempts = threads, timeout, attempts
         self.workers = workers or max(1, usable_cores() // max(1, threads))
         self.quiet, self.logs, self.target = quiet, logs, target
         self.preload = what_a_training_needs() if preload is None else preload
-        self._queue: deque[tuple[Job, int]] = deque()
-        self._running: dict[int, Attempt] = {}  # by the sentinel of its process
-        self._folders: set[str] = set()
+        self._queue: deque[tuple[Job, int]]
+        self._running: dict[int, Attempt]  # by the sentinel of its process
         self._context = None
         self._interrupts = Interrupts()
 
@@ -119,20 +120,13 @@ class LocalEngine:
             self._folders.add(job.folder)
             self._queue.append((job, 1))
 
-    def outcomes(self) -> Iterator[Outcome]:
-        """The outcomes, each as soon as it is known. KeyboardInterrupt passes through after all workers have ended."""
-        try:
-            while self._queue or self._running:
-                while self._queue and len(self._running) < self.workers:
-                    self._start(*self._queue.popleft())
-                for attempt in self._ended():
-                    outcome = self._conclude(attempt, self._close(attempt))
-                    if outcome is not None:
-                        self._folders.discard(outcome.job.folder)
-                        yield outcome
-        except KeyboardInterrupt:
-            self.stop()
-            raise
+    def _fill(self) -> None:
+        while self._queue and len(self._running) < self.workers:
+            self._start(*self._queue.popleft())
+
+    def _conclusions(self) -> Iterator[Outcome | None]:
+        for attempt in self._ended():
+            yield self._conclude(attempt, self._close(attempt))
 
     def stop(self) -> None:
         """Interrupt all workers, and wait until they have saved their state. A second Ctrl-C kills them at once."""
@@ -146,10 +140,6 @@ class LocalEngine:
         finally:
             self._kill_all()
             self._folders.clear()
-
-    def log(self, job: Job) -> Path:
-        """The file with what a job printed."""
-        return self.home / "logs" / f"{job.folder}.txt"
 
     def _kill_all(self) -> None:
         with self._interrupts.held():

@@ -36,6 +36,7 @@ from src.study.engines.interrupts import Interrupts
 from src.study.engines.local import COMMAND, GRACE_SECONDS
 from src.study.engines.node import STOPPED, Delivery, Order, carry_out
 from src.study.engines.parcel import DATA, Files, files_of, needed, put
+from src.study.engines.queued import Queued
 
 INSTALL = "--engine ray: Ray is not installed; run `pip install -r requirements-cluster.txt`"
 POLL_SECONDS, CONNECT_SECONDS = 0.5, 10.0
@@ -53,7 +54,7 @@ class Attempt:
     began: float
 
 
-class RayEngine:
+class RayEngine(Queued):
     """home: the folder that holds the jobs' folders.  address: of a cluster, `auto` for the one here; "" starts Ray.
 
     workers: jobs at a time on a Ray that is started here; 0 = as many as cores allow.  threads, timeout, target,
@@ -70,12 +71,12 @@ class RayEngine:
         target: str = COMMAND,
         preload: Sequence[str] | None = None,
     ):
-        self.home, self.address, self.workers, self.threads = Path(home), address, workers, threads
+        super().__init__(home)
+        self.address, self.workers, self.threads = address, workers, threads
         self.settings = {"threads": threads, "timeout": timeout, "target": target, "preload": preload}
         self.checks_words = target == COMMAND
-        self._queue: deque[Attempt] = deque()
-        self._running: dict[object, Attempt] = {}  # by the reference of the task
-        self._folders: set[str] = set()
+        self._queue: deque[Attempt]
+        self._running: dict[object, Attempt]  # by the reference of the task
         self._sent: dict[str, object] = {}
         self._closing = contextlib.ExitStack()
 
@@ -131,21 +132,14 @@ class RayEngine:
             self._sent[key] = self.ray.put(files)
         return self._sent[key]
 
-    def outcomes(self) -> Iterator[Outcome]:
-        """The outcomes, each as soon as it is known. KeyboardInterrupt passes through after all tasks have ended."""
-        try:
-            while self._queue or self._running:
-                while self._queue:
-                    self._start(self._queue.popleft())
-                ready, _ = self.ray.wait(list(self._running), num_returns=1, timeout=POLL_SECONDS)
-                for reference in ready:
-                    outcome = self._conclude(self._running.pop(reference), reference)
-                    if outcome is not None:
-                        self._folders.discard(outcome.job.folder)
-                        yield outcome
-        except KeyboardInterrupt:
-            self.stop()
-            raise
+    def _fill(self) -> None:
+        while self._queue:
+            self._start(self._queue.popleft())
+
+    def _conclusions(self) -> Iterator[Outcome | None]:
+        ready, _ = self.ray.wait(list(self._running), num_returns=1, timeout=POLL_SECONDS)
+        for reference in ready:
+            yield self._conclude(self._running.pop(reference), reference)
 
     def stop(self) -> None:
         """Interrupt all tasks and fetch the state that they saved. A second Ctrl-C ends them at once."""
@@ -156,18 +150,13 @@ class RayEngine:
                 self.ray.cancel(reference, force=False)
             until = time.monotonic() + GRACE_SECONDS
             while self._running and time.monotonic() < until:
-                ready, _ = self.ray.wait(list(self._running), num_returns=1, timeout=POLL_SECONDS)
-                for reference in ready:
-                    self._conclude(self._running.pop(reference), reference)
+                for _ in self._conclusions():  # what came back is in its place
+                    pass
         finally:
             self._queue.clear()
             for reference in self._running:
                 self.ray.cancel(reference, force=True)
             self._running.clear()
-
-    def log(self, job: Job) -> Path:
-        """The file with what a job printed."""
-        return self.home / "logs" / f"{job.folder}.txt"
 
     def _start(self, attempt: Attempt) -> None:
         job = attempt.job
