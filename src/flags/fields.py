@@ -31,12 +31,25 @@ __all__ = [
 ]
 
 
-def option(default, help, *, least=None, most=None, above=None, below=None, choices=None, shorthand=None, paths=False):
+def option(
+    default,
+    help,
+    *,
+    least=None,
+    most=None,
+    above=None,
+    below=None,
+    choices=None,
+    shorthand=None,
+    paths=False,
+    bare=None,
+):
     """A dataclass field that is a flag.
 
     least, above, most, below: bounds (>=, >, <=, <) of a number.  choices: the allowed strings.
     shorthand: {flag: value}, further flags that set this one (`--rope` for `--pos rope`).
     paths: the flag may name several paths; the field holds the first.
+    bare: the choice that the flag means without a value.
     A field of type tuple[...] is a list flag, which takes commas or spaces.
     """
     metadata = {
@@ -48,6 +61,7 @@ def option(default, help, *, least=None, most=None, above=None, below=None, choi
         "choices": choices,
         "shorthand": shorthand or {},
         "paths": paths,
+        "bare": bare,
     }
     return dataclasses.field(default=default, metadata=metadata)
 

@@ -95,7 +95,8 @@ def add_flags(parser: argparse.ArgumentParser, config_class, title: str, default
             if f.default is True:
                 add(f"--no_{f.name}", action=Store, nargs=0, const="false", help=f"short for --{f.name} false")
         elif choices:
-            add(f"--{f.name}", action=Store, metavar="{" + ",".join(choices) + "}", help=text)
+            alone = {"nargs": "?", "const": f.metadata["bare"]} if f.metadata.get("bare") else {}
+            add(f"--{f.name}", action=Store, metavar="{" + ",".join(choices) + "}", help=text, **alone)
         else:
             many = kinds.is_list(kind) or f.metadata.get("paths")
             how = {"nargs": "+", "action": "extend"} if many else {"action": Store}

@@ -69,6 +69,7 @@ class CompareConfig:
         "no",
         "no = each layer as published; yes = all in the same block; both = two tables; without a value: yes",
         choices=("no", "yes", "both"),
+        bare="yes",
     )
     variants: bool = option(False, "add known variants that change the answer, such as --neg_eigen for parity")
     solved_at: float = option(0.95, "score from which a run counts as solved", above=0.0, most=1.0)
@@ -175,7 +176,7 @@ def parser(description: str) -> Parser:
 def read(argv: Sequence[str], description: str = "") -> Asked:
     """The comparison that a command line asks for. UserError where it is wrong, as far as it can be read."""
     made = parser(description)
-    values, common = made.parse_known_args(_with_fair(argv))
+    values, common = made.parse_known_args(argv)
     sides = {name: read_sides(name, getattr(values, name)) for name in LISTS if name != "set"}
     given = read_flags(values, PARTS)
     config, control = (
@@ -197,15 +198,6 @@ def read(argv: Sequence[str], description: str = "") -> Asked:
     models = with_variants(names, sides["model"], classes) if config.variants else sides["model"]
     comparison = Comparison(tasks, models, settings, tuple(common), config, control.threads)
     return Asked(comparison, control, classes, names)
-
-
-def _with_fair(argv: Sequence[str]) -> list[str]:
-    """`--fair` without a value means `--fair yes`."""
-    words = list(argv)
-    return [
-        "--fair=yes" if word == "--fair" and (i + 1 == len(words) or words[i + 1].startswith("-")) else word
-        for i, word in enumerate(words)
-    ]
 
 
 def _check_numbers(config: CompareConfig) -> None:
