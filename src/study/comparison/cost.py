@@ -39,7 +39,7 @@ BATCH_TOKENS = 2048
 DECODE_BATCHES = (1,)
 CELL_SECONDS = 2.0
 # A guess for the plan: the command's start, and a cell with the memory that is measured before its time.
-START_SECONDS, SECONDS_A_CELL = 15.0, 1.5
+START_SECONDS, SECONDS_PER_CELL = 15.0, 1.5
 
 
 def words(cells: Sequence[Cell]) -> str:
@@ -64,7 +64,7 @@ def notes(cells: Sequence[Cell]) -> list[str]:
 
 def seconds_of(models: int) -> float:
     """Seconds that the measurement of so many small models takes."""
-    return START_SECONDS + models * len(PANELS) * (1 + len(LENGTHS)) * SECONDS_A_CELL
+    return START_SECONDS + models * len(PANELS) * (1 + len(LENGTHS)) * SECONDS_PER_CELL
 
 
 def measure_cost(home: Path, comparison: Comparison, cells: Sequence[Cell], quiet: bool) -> int:
