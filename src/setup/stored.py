@@ -25,6 +25,7 @@ from src.flags.run_flags import RunArgs, resolve, resolved
 from src.models.contract import ARModel
 from src.setup.classes import blaming, find_model, find_task
 from src.setup.code import KINDS, Asked, Code, check_loaded, choose
+from src.setup.log import verify_log
 from src.setup.plan import Setup
 from src.storage import checkpoint
 from src.storage.finished import finished_metrics
@@ -200,6 +201,7 @@ def verify_files(run_dir: RunDir, args: dict) -> dict:
     """
     document = finished_metrics(run_dir)
     open_items(run_dir, document)
-    for path in (run_dir.ckpt, *([run_dir.best] if document["best_step"] is not None else [])):
-        _load_of(args, path, "cpu")
+    if document["best_step"] is not None:
+        _load_of(args, run_dir.best, "cpu")
+    verify_log(run_dir, _load_of(args, run_dir.ckpt, "cpu"), document)
     return document
