@@ -564,7 +564,7 @@ DAMAGE = {
         r"ckpt.pt': its copy of the log is damaged",
     ),
     "log whose copy lacks a step": (
-        lambda run: reseal_log(run, *[x for x in (run / "metrics.jsonl").read_bytes().splitlines(True)[:5]]),
+        lambda run: reseal_log(run, *(run / "metrics.jsonl").read_bytes().splitlines(True)[:5]),
         r"ckpt.pt': its copy of the log is damaged \(ends at step 4 of 6\)",
     ),
     "data changed": (
