@@ -26,7 +26,9 @@ def resume(argv: list[str], world) -> int:
     from src.setup.session import check_backends, environment, open_session
     from src.setup.stored import (
         asked_by,
+        check_best,
         check_same_data,
+        check_state,
         load_checkpoint,
         load_weights,
         one_out_dir,
@@ -35,6 +37,8 @@ def resume(argv: list[str], world) -> int:
     )
     from src.storage import env
     from src.storage.rundir import write_json
+    from src.utils import training
+    from src.utils.reporter import Reporter
 
     seen = first_look(argv)
     run = open_run(one_out_dir(seen), asked_by(seen, training=True))
@@ -56,7 +60,9 @@ def resume(argv: list[str], world) -> int:
         payload = load_checkpoint(run, run.run_dir.ckpt, device) if run.run_dir.ckpt.exists() else None
         check_same_data(run.run_dir, session.data.facts)
         if payload:
+            check_best(run, model, payload)
             load_weights(run, model, payload)
+            check_state(run, training.Fit(model, session, run.run_dir, Reporter(quiet=True)), payload)
         log = on_main(world, lambda: known_log(run.run_dir, payload, request.control.from_checkpoint_log))
         if world.is_main:
             run.run_dir.clean()

@@ -40,6 +40,7 @@ from src.utils.evaluation import allowed_ids, evaluate, teacher_forced, validati
 from src.utils.metrics import bpc, finite, perplexity
 from src.utils.precision import autocast
 from src.utils.reporter import Reporter
+from src.utils.restoring import state_problem
 from src.utils.session import Session
 
 __all__ = [
@@ -295,6 +296,20 @@ class Fit:
             "ran": ran.noted(),
             "log": packed(self.run_dir.training_log.copy()),
         }
+
+    def problem_of(self, payload: dict) -> str:
+        """Why this training cannot go on from a checkpoint's payload; empty where it can. Nothing is changed."""
+        if payload["vocab"] != self.vocab:
+            return "its vocabulary is not that of this data"
+        fresh = {
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "progress": dict(vars(Progress())),
+        }
+        if payload["step"] > self.steps:
+            return f"it is at step {payload['step']} of {self.steps}"
+        return state_problem(payload, fresh, [p for g in self.optimizer.param_groups for p in g["params"]])
 
     def restore(self, payload: dict) -> None:
         """Continue from a checkpoint's payload."""
