@@ -88,6 +88,8 @@ def allowed_changes(request, run) -> dict:
 
     if request.control.overwrite:
         raise UserError("--eval_only and --overwrite contradict each other; give one")
+    if request.control.from_checkpoint_log:
+        raise UserError("--from_checkpoint_log: only goes with --resume; leave it out")
     changes = {}
     for name, value in request.explicit.items():
         if name in CHANGEABLE:

@@ -75,6 +75,8 @@ def check_control(request) -> None:
         raise UserError("--figures: only goes with --vis_only")
     if request.control.allow_code:
         raise UserError("--allow_code: only goes with --resume, --eval_only and generate; leave it out")
+    if request.control.from_checkpoint_log:
+        raise UserError("--from_checkpoint_log: only goes with --resume; add that, or leave it out")
 
 
 def announce(reporter, setup, backends: dict[str, dict], data, run_dir) -> None:

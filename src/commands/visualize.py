@@ -22,6 +22,8 @@ def main(argv: list[str]) -> int:
     namespace = parser.parse_strict(argv)
     out_dirs = namespace.__dict__.pop("out_dir", [])
     control = ControlConfig(**read_flags(namespace, [ControlConfig]))
+    if control.from_checkpoint_log:
+        raise UserError("--from_checkpoint_log: only goes with --resume; leave it out")
     if not out_dirs:
         raise UserError("--vis_only: no --out_dir given; name one run, or several to overlay")
     runs = [RunDir.open(name) for name in out_dirs]

@@ -126,13 +126,17 @@ def parse_value(field: dataclasses.Field, kind, text):
 def check_value(field: dataclasses.Field, value, name: str = "") -> None:
     """Raise UserError when `value` is outside the bounds or the choices of its field. Lists and None have none.
 
+    No number may be infinite or NaN, also in a list.
+
     name: what the message calls the value; the field's flag if it is empty.
     """
+    rules, flag = field.metadata, name or "--" + field.name
+    if isinstance(value, (list, tuple)):
+        for item in value:
+            _check_finite(flag, item)
     if value is None or isinstance(value, (list, tuple)):
         return
-    rules, flag = field.metadata, name or "--" + field.name
-    if isinstance(value, float) and not math.isfinite(value):
-        raise UserError(f"{flag}: got {value}, allowed: a finite number")
+    _check_finite(flag, value)
     if rules.get("choices") and value not in rules["choices"]:
         raise UserError(
             f"{flag}: got '{value}', allowed: {', '.join(rules['choices'])}{suggest(str(value), rules['choices'])}"
@@ -146,6 +150,14 @@ def check_value(field: dataclasses.Field, value, name: str = "") -> None:
         bound = rules.get(name)
         if bound is not None and broken(bound):
             raise UserError(f"{flag}: got {value}, allowed: {sign} {bound}")
+
+
+def _check_finite(flag: str, value) -> None:
+    """UserError for an infinite number, for NaN, and for a whole number that torch has no type for."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{flag}: got {value}, allowed: a finite number")
+    if isinstance(value, int) and abs(value) >= 2**63:
+        raise UserError(f"{flag}: got a whole number of {len(str(abs(value)))} digits, allowed: below 2^63")
 
 
 def own_config(cls):

@@ -203,6 +203,9 @@ class ControlConfig:
     eval_only: bool = option(False, "evaluate the checkpoints of --out_dir, print JSON")
     vis_only: bool = option(False, "redraw the figures of --out_dir; several directories are overlaid into --figures")
     resume: bool = option(False, "continue the run in --out_dir")
+    from_checkpoint_log: bool = option(
+        False, "with --resume: if metrics.jsonl was lost or changed, write it again from the copy in ckpt.pt"
+    )
     allow_code: bool = option(
         False,
         "with --resume and --eval_only: if your own file is gone or has changed, run the copy in the run directory",

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import difflib
 import enum
+import numbers
 import types
 import typing
 
 SCALARS = (int, float, bool, str)
 METAVARS = {int: "N", float: "X"}
+WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 ALLOWED = (
     "int, float, bool, str, Literal[...], an Enum, list[...] or tuple[...] of these, and `| None` with any of them"
 )
@@ -126,22 +128,38 @@ def _convert_one(flag: str, kind, text, optional: bool = False):
     try:
         return kind(text)
     except ValueError:
-        what = "a whole number" if kind is int else "a number"
-        raise UserError(f"{flag}: got '{text}', allowed: {what}{or_none}") from None
+        raise UserError(f"{flag}: got '{text}', allowed: {WORDS[kind]}{or_none}") from None
 
 
 def from_json(flag: str, kind, value):
-    """The value of a flag as its type has it, from what JSON, a preset or a script gives."""
+    """The value of a flag as its type has it, from what JSON, a preset or a script gives.
+
+    UserError for a value of another type: a configuration may have been edited by hand.
+    """
     kind, _ = without_none(kind)
     if value is None:
         return None
     origin = typing.get_origin(kind)
     if origin in (list, tuple):
+        if not isinstance(value, (list, tuple)) or (is_fixed(kind) and len(value) != len(items_of(kind))):
+            raise _wrong_type(flag, value, f"a list of {len(items_of(kind))}" if is_fixed(kind) else "a list")
         items = items_of(kind) if is_fixed(kind) else items_of(kind) * len(value)
         return origin(from_json(flag, item, v) for item, v in zip(items, value, strict=True))
     if words := words_of(kind):
         return value if value in words.values() else _convert_one(flag, kind, value)
-    return float(value) if kind is float else value
+    if kind is float and isinstance(value, numbers.Real) and not isinstance(value, bool):
+        try:
+            return float(value)
+        except OverflowError:  # a whole number of hundreds of digits
+            raise _wrong_type(flag, value, "a finite number") from None
+    fits = {int: numbers.Integral, bool: (bool,), str: (str,), float: ()}[kind]
+    if not isinstance(value, fits) or (kind is int and isinstance(value, bool)):
+        raise _wrong_type(flag, value, WORDS[kind])
+    return value
+
+
+def _wrong_type(flag: str, value, allowed: str) -> UserError:
+    return UserError(f"{flag}: got {value!r:.60}, allowed: {allowed}")
 
 
 def to_json(value):

@@ -100,6 +100,8 @@ def resolve(task_class, model_class=None, *, preset: dict | None = None, **given
             value = given.get(f.name, preset.get(f.name, default_of(f)))
             if value is dataclasses.MISSING:
                 raise UserError(f"--{f.name}: missing, {part.__qualname__} has no default for it; give it a value")
+            if value is None and default_of(f) is not None and not kinds.without_none(types[f.name])[1]:
+                raise UserError(f"--{f.name}: got null, allowed: {kinds.metavar(types[f.name])}")
             values[f.name] = kinds.from_json("--" + f.name, types[f.name], value)
             check_value(f, values[f.name])
             specs.append((f.name, types[f.name]))

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Callable, Mapping
 from typing import TypeVar
@@ -13,10 +12,12 @@ from typing import TypeVar
 from src.figures import runs as run_figures
 from src.flags.fields import UserError
 from src.flags.groups import ControlConfig
+from src.flags.hints import resuming
 from src.flags.parser import Request
 from src.models.contract import ARModel
 from src.ops import ran
 from src.setup.code import Code
+from src.setup.log import changed
 from src.storage.rows import rows_of, to_jsonl
 from src.storage.rundir import RunDir, read_json, seal, write_atomic, write_json
 from src.storage.schema import validate
@@ -41,6 +42,7 @@ def carry_out(
         with ran.recording() as seen:
             fit = training.fit(model, session, run_dir, reporter, payload)
             reporter.close()
+            on_main(session.world, lambda: check_log(run_dir))
             reporter.say("evaluating the best and the last weights ...")
             document, samples, items = results.final_metrics(fit, began)
             for name, why in document["failed"].items():
@@ -52,14 +54,19 @@ def carry_out(
     except (training.Interrupted, KeyboardInterrupt):
         reporter.close()
         if main:
-            words = ["python", sys.argv[0], "--resume", "--out_dir", str(run_dir.path)]
-            print(f"interrupted; continue with: {shlex.join(words)}", file=sys.stderr)
+            print(f"interrupted; continue with: {resuming(run_dir.path)}", file=sys.stderr)
         return 130
     if main:
         if not reporter.quiet:
             print(summary(document))
         print(run_dir.path)
     return 3 if document["status"] == "diverged" else 0
+
+
+def check_log(run_dir: RunDir) -> None:
+    """UserError where metrics.jsonl is not what this process logged. Nothing is sealed that was not measured."""
+    if problem := run_dir.training_log.problem():
+        raise changed(run_dir, problem)
 
 
 def record_backends(run_dir: RunDir, seen: ran.Seen) -> None:

@@ -25,12 +25,15 @@ from src.flags.run_flags import RunArgs, resolve, resolved
 from src.models.contract import ARModel
 from src.setup.classes import blaming, find_model, find_task
 from src.setup.code import KINDS, Asked, Code, check_loaded, choose
+from src.setup.log import verify_log
 from src.setup.plan import Setup
 from src.storage import checkpoint
 from src.storage.finished import finished_metrics
 from src.storage.items import open_items
 from src.storage.rundir import RunDir, open_sealed, read_json
 from src.utils.launch import launched
+from src.utils.restoring import head_problem, weights_problem
+from src.utils.training import Fit
 
 NOTHING = Asked()
 # Flags that came later, and what a run did that was started before them.
@@ -82,7 +85,7 @@ def open_run(out_dir: str, asked: Asked = NOTHING) -> StoredRun:
     A user's file that is gone or has changed is a UserError too, unless `asked` says what to use in its place.
     """
     run_dir = RunDir.open(out_dir)
-    config = open_sealed(run_dir.config)
+    config = open_config(run_dir)
     stored = config["args"]
     if "mlp" not in stored and stored.get("fair"):
         raise UserError(
@@ -114,6 +117,39 @@ def open_run(out_dir: str, asked: Asked = NOTHING) -> StoredRun:
     return StoredRun(run_dir, args, task_class, model_class, config, code)
 
 
+def open_config(run_dir: RunDir) -> dict:
+    """The content of config.json, verified: its digest, and that what is read from it has the right types.
+
+    The values of the flags are checked where they are read (`resolve`).
+    """
+    config = open_sealed(run_dir.config)
+    stored = config.get("args")
+    texts = {"preset": config.get("preset"), "precision_reason": config.get("precision_reason")}
+    if isinstance(stored, dict):
+        texts |= {f"args.{kind}": stored.get(kind) for kind in KINDS}
+        texts |= {"args.layers": name for name in _list(stored.get("layers", []))}
+    objects = {name: config.get(name) for name in ("args", "explicit", "files")} | {"helpers": config.get("helpers", {})}
+    if isinstance(objects["files"], dict):
+        texts |= {f"files.{kind}": digest for kind, digest in objects["files"].items()}
+    if isinstance(objects["helpers"], dict):
+        objects |= {f"helpers.{kind}": named for kind, named in objects["helpers"].items()}
+        digests = [d for named in objects["helpers"].values() if isinstance(named, dict) for d in named.values()]
+        texts |= {f"helpers, the digest number {n}": d for n, d in enumerate(digests, 1)}
+    wrong = [(name, value, "text") for name, value in texts.items() if not isinstance(value, str)]
+    wrong += [(name, value, "an object") for name, value in objects.items() if not isinstance(value, dict)]
+    for name, value, allowed in wrong:
+        raise UserError(
+            f"'{run_dir.config}': {name}: got {value!r:.60}, allowed: {allowed}; restore the file, or start again with "
+            "--overwrite"
+        )
+    return config
+
+
+def _list(value) -> list:
+    """The items of a list, or the value itself where it is none."""
+    return value if isinstance(value, list) else [value]
+
+
 def load_checkpoint(run: StoredRun, path: Path, device: torch.device | str) -> dict:
     """The payload of one of a run's checkpoints. UserError where it is missing, damaged, or belongs to another run."""
     return _load_of(run.config["args"], path, device)
@@ -122,6 +158,8 @@ def load_checkpoint(run: StoredRun, path: Path, device: torch.device | str) -> d
 def _load_of(args: dict, path: Path, device: torch.device | str) -> dict:
     """The payload of a checkpoint of the run with these flags, which are those of its config.json."""
     payload = checkpoint.load(path, device)
+    if problem := head_problem(payload):
+        raise UserError(f"'{path}' is damaged: {problem}; restore it, or train again with --overwrite")
     here, there = {**OLDER_RUNS, **args}, {**OLDER_RUNS, **payload["args"]}
     if there != here:
         name = next((k for k in here if there.get(k) != here[k]), "args")
@@ -133,9 +171,36 @@ def _load_of(args: dict, path: Path, device: torch.device | str) -> dict:
 
 
 def load_weights(run: StoredRun, model: ARModel, payload: dict) -> None:
-    """Put the weights of a checkpoint into a model. UserError where they do not fit a user's own file."""
-    with blaming("model", run.code["model"].path if "model" in run.code else run.args.model, "its weights are loaded"):
+    """Put the weights of a checkpoint into a model. UserError where they do not fit it."""
+    own = "model" in run.code  # torch's message says more about a file that the user has changed
+    problem = weights_problem(payload["model"], model.state_dict())
+    if problem and not own:
+        raise UserError(
+            f"'{run.run_dir.path}': the weights of step {payload['step']} are not those of this model: {problem}; "
+            "restore the checkpoint, or train again with --overwrite"
+        )
+    with blaming("model", run.code["model"].path if own else run.args.model, "its weights are loaded"):
         model.load_state_dict(payload["model"])
+        if problem:
+            raise ValueError(f"the weights of step {payload['step']} do not fit: {problem}")
+
+
+def check_best(run: StoredRun, model: ARModel, payload: dict) -> None:
+    """UserError where a run that goes on would find at its end that its best.pt is not there or not its own."""
+    if isinstance(payload.get("progress"), dict) and payload["progress"].get("best_step") is not None:
+        best = load_checkpoint(run, run.run_dir.best, "cpu")
+        if best["vocab"] != payload["vocab"]:
+            raise UserError(
+                f"'{run.run_dir.best}' has another vocabulary than '{run.run_dir.ckpt}'; restore it, or train again "
+                "with --overwrite"
+            )
+        load_weights(run, model, best)
+
+
+def check_state(run: StoredRun, job: Fit, payload: dict) -> None:
+    """UserError where the training cannot go on from what ckpt.pt holds. Nothing is changed."""
+    if problem := job.problem_of(payload):
+        raise UserError(f"'{run.run_dir.ckpt}': {problem}; restore it, or train again with --overwrite")
 
 
 def override(run: StoredRun, changes: dict) -> StoredRun:
@@ -200,6 +265,7 @@ def verify_files(run_dir: RunDir, args: dict) -> dict:
     """
     document = finished_metrics(run_dir)
     open_items(run_dir, document)
-    for path in (run_dir.ckpt, *([run_dir.best] if document["best_step"] is not None else [])):
-        _load_of(args, path, "cpu")
+    if document["best_step"] is not None:
+        _load_of(args, run_dir.best, "cpu")
+    verify_log(run_dir, _load_of(args, run_dir.ckpt, "cpu"), document)
     return document

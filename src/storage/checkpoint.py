@@ -6,7 +6,8 @@ torch.save writes a zip archive. The SHA-256 of its bytes is appended as the arc
     after:  [ the same archive, comment length 71 ] [ "sha256:" + 64 hex digits ]
 
 `load` checks the digest before anything is unpickled, then reads with weights_only=True. The digest is no signature:
-whoever can write the file can compute it. A crafted file is stopped by weights_only, which runs no code.
+whoever can write the file can compute it. A crafted file is stopped by weights_only, which runs no code, and by
+src/storage/outline.py, which refuses one that would take more memory than it has bytes.
 Payloads are plain: tensors, numbers, strings, None, lists, tuples and dicts. They are normalised before they are
 written. So equal payloads give equal bytes, whether a value was just computed or came from an earlier checkpoint.
 """
@@ -25,6 +26,7 @@ import torch
 
 from src.flags.fields import UserError
 from src.storage.files import write_atomic
+from src.storage.outline import check_outline
 
 KEYS = ("model", "args", "vocab")  # of every checkpoint; training adds optimiser, scheduler, step, random states, ...
 # The end record of a zip without its comment length, the length 71, and the comment.
@@ -68,6 +70,12 @@ def load(path, map_location="cpu") -> dict:
     problem = _digest_problem(data)
     if problem:
         raise UserError(f"'{path}' {problem}; {_way_out(path)}")
+    try:
+        check_outline(data)
+    except ValueError as error:
+        raise UserError(
+            f"'{path}' is not a checkpoint of this program: {error}; nothing in it was run; {_way_out(path)}"
+        ) from error
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's advice on archives of other kinds, which are refused anyway

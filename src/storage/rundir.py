@@ -15,15 +15,14 @@ from __future__ import annotations
 import contextlib
 import importlib.machinery
 import json
-import math
 import os
 import time
 from pathlib import Path
 
 from src.flags.fields import UserError, suggest
+from src.flags.hints import resuming
 from src.storage.files import (
     TEMP_PREFIX,
-    append_whole,
     make_writable,
     open_sealed,
     probe,
@@ -35,6 +34,7 @@ from src.storage.files import (
     write_json,
 )
 from src.storage.lock import FolderLock
+from src.storage.log import RunLog
 
 __all__ = ["RunDir", "existing_runs", "open_sealed", "read_json", "seal", "write_atomic", "write_json"]
 
@@ -62,7 +62,7 @@ class RunDir:
         self.path = Path(path)
         self._is_new = False
         self._lock = FolderLock(self.path)
-        self._log = None
+        self.training_log = RunLog(self.log)
 
     config = property(lambda self: self.path / "config.json")
     env = property(lambda self: self.path / "env.json")
@@ -185,58 +185,20 @@ class RunDir:
 
     def release(self) -> None:
         """Give the lock back; nothing happens if it is not held."""
-        self._close_log()
+        self.training_log.close()
         self._lock.release()
 
     def append(self, row: dict) -> None:
-        """Add one line to metrics.jsonl at once. row: has an int "step"; NaN and infinity are written as null.
-
-        If the disk is full, the line is taken back before OSError is raised.
-        """
-        if not isinstance(row.get("step"), int):
-            raise ValueError(f"row: got step={row.get('step')!r}, allowed: an int, by which --resume cuts the log back")
-        finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
-        line = json.dumps(finite, allow_nan=False) + "\n"
-        if self._log is None:
-            self._log = open(self.log, "ab", buffering=0)  # stays open: a run logs many lines
-        append_whole(self._log, line.encode("ascii"))
+        """Add one line to metrics.jsonl at once, see `RunLog.append`."""
+        self.training_log.append(row)
 
     def read_log(self) -> list[dict]:
         """The rows of metrics.jsonl. An incomplete last line is left out; a damaged one before it is a UserError."""
-        return [row for _, row in self._log_lines()]
+        return [row for _, row in self.training_log.rows()]
 
     def truncate_log(self, step: int) -> None:
-        """Keep the rows up to the checkpoint's step, byte for byte. Nothing happens without a log."""
-        self._close_log()
-        if os.path.isfile(self.log):
-            write_atomic(self.log, b"".join(line + b"\n" for line, row in self._log_lines() if row["step"] <= step))
-
-    def _log_lines(self) -> list[tuple[bytes, dict]]:
-        try:
-            lines = self.log.read_bytes().split(b"\n")
-        except FileNotFoundError:
-            return []
-        lines.pop()  # empty, or a part of a line after a kill: each line ends with a line break
-        found = []
-        for n, line in enumerate(lines, 1):
-            try:
-                row = json.loads(line)
-                whole = isinstance(row, dict) and isinstance(row.get("step"), int)
-            except (ValueError, RecursionError):
-                whole = False
-            if whole:
-                found.append((line, row))
-            elif n < len(lines):
-                raise UserError(
-                    f"'{self.log}' line {n} is damaged, allowed: a JSON object with a step; "
-                    "restore the file, or start again with --overwrite"
-                )
-        return found
-
-    def _close_log(self) -> None:
-        if self._log is not None:
-            self._log.close()
-            self._log = None
+        """Keep the rows up to a step, byte for byte. Nothing happens without a log."""
+        self.training_log.restore([line + b"\n" for line, row in self.training_log.rows() if row["step"] <= step])
 
     @classmethod
     def _create_dated(cls, root: Path) -> RunDir:
@@ -292,10 +254,10 @@ class RunDir:
                 f"--out_dir: '{self.path}' holds results of `{kind}`; replace them with --overwrite, "
                 "or choose another --out_dir"
             )
-        state = "a finished run" if self.finished else "an unfinished run"
+        state, go_on = ("a finished run", "verify") if self.finished else ("an unfinished run", "continue")
         return UserError(
-            f"--out_dir: '{self.path}' holds {state}; continue it with --resume, replace it with --overwrite, "
-            "or choose another --out_dir"
+            f"--out_dir: '{self.path}' holds {state}; {go_on} it with `{resuming(self.path)}`, replace it with "
+            "--overwrite, or choose another --out_dir"
         )
 
     def _remove_run_files(self) -> None:

@@ -270,13 +270,7 @@ def curves(log: list[dict], steps: int, eval_every: int) -> dict:
 
     final_train is the mean training loss per trained character over the last `eval_every` steps.
     """
-    train = [r for r in log if "loss" in r]
-    block = -(-len(train) // CURVE_POINTS) or 1
-    blocks = [train[i : i + block] for i in range(0, len(train), block)]
-    loss = {
-        "train": [[b[-1]["step"], sum(r["loss"] for r in b) / len(b)] for b in blocks],
-        "val": [[r["step"], r["val_loss"]] for r in log if "val_loss" in r],
-    }
+    train, loss = [r for r in log if "loss" in r], loss_curve(log)
     ppl = {k: [[s, finite(perplexity(v))] for s, v in points] for k, points in loss.items()}
     norms = [r["grad_norm"] for r in train if r["grad_norm"] is not None]
     tail = [r for r in train if r["step"] > steps - eval_every] or train[-1:]
@@ -295,6 +289,17 @@ def curves(log: list[dict], steps: int, eval_every: int) -> dict:
             "bpc": None if final is None else bpc(final),
             "ppl": None if final is None else finite(perplexity(final)),
         },
+    }
+
+
+def loss_curve(log: list[dict]) -> dict[str, list]:
+    """The training losses, at most CURVE_POINTS, and all validation losses: [step, nats per scored character] each."""
+    train = [r for r in log if "loss" in r]
+    block = -(-len(train) // CURVE_POINTS) or 1
+    blocks = [train[i : i + block] for i in range(0, len(train), block)]
+    return {
+        "train": [[b[-1]["step"], sum(r["loss"] for r in b) / len(b)] for b in blocks],
+        "val": [[r["step"], r["val_loss"]] for r in log if "val_loss" in r],
     }
 
 

@@ -31,6 +31,7 @@ from src.flags.run_flags import RunFlags, to_dict
 from src.models.contract import ARModel
 from src.ops import ran
 from src.storage import checkpoint
+from src.storage.log_copy import packed
 from src.storage.randomness import kept_random_state, seed_rank
 from src.storage.rundir import RunDir
 from src.utils.attempt import attempt
@@ -39,6 +40,7 @@ from src.utils.evaluation import allowed_ids, evaluate, teacher_forced, validati
 from src.utils.metrics import bpc, finite, perplexity
 from src.utils.precision import autocast
 from src.utils.reporter import Reporter
+from src.utils.restoring import state_problem
 from src.utils.session import Session
 
 __all__ = [
@@ -278,7 +280,8 @@ class Fit:
         """What a checkpoint holds: the weights, the flags, the vocabulary, and all state that continuing needs.
 
         Every rank must call it: "random" has the random state of each rank, in the order of the ranks. "ran" is part of
-        it, so that a run that is continued records what ran in its earlier processes.
+        it, so that a run that is continued records what ran in its earlier processes. "log" is the log so far. Only
+        rank 0 has one, and writes the checkpoint.
         """
         return {
             "model": self.model.state_dict(),
@@ -291,7 +294,22 @@ class Fit:
             "progress": dict(vars(self.progress)),
             "random": self.world.gather(checkpoint.random_state()),
             "ran": ran.noted(),
+            "log": packed(self.run_dir.training_log.copy()),
         }
+
+    def problem_of(self, payload: dict) -> str:
+        """Why this training cannot go on from a checkpoint's payload; empty where it can. Nothing is changed."""
+        if payload["vocab"] != self.vocab:
+            return "its vocabulary is not that of this data"
+        fresh = {
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "progress": dict(vars(Progress())),
+        }
+        if payload["step"] > self.steps:
+            return f"it is at step {payload['step']} of {self.steps}"
+        return state_problem(payload, fresh, [p for g in self.optimizer.param_groups for p in g["params"]])
 
     def restore(self, payload: dict) -> None:
         """Continue from a checkpoint's payload."""
@@ -321,6 +339,7 @@ class Fit:
         """Write ckpt.pt. Every rank must call it, and rank 0 writes."""
         payload = self.payload()
         if self.world.is_main:
+            self.run_dir.training_log.sync()
             checkpoint.save(self.run_dir.ckpt, payload)
         self._saved_at = time.perf_counter()
 
@@ -401,6 +420,7 @@ class Fit:
             if better:  # before ckpt.pt: after a kill in between, the continued run writes the same best.pt again
                 weights = self.model.state_dict()
                 payload = {"model": weights, "args": to_dict(self.args), "vocab": self.vocab, "step": p.step}
+                self.run_dir.training_log.sync()
                 checkpoint.save(self.run_dir.best, payload)
         self.reporter.validation(row, self.steps, better)
 

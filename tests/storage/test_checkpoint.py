@@ -343,6 +343,100 @@ def test_an_undamaged_file_of_other_content_is_refused(tmp_path, content):
     assert "not a checkpoint of this program" in refused(tmp_path / "ckpt.pt")
 
 
+# ---- files that would unpack to more than they are
+
+
+def rewritten(data: bytes, change, compression=zipfile.ZIP_STORED, twice: str = "") -> bytes:
+    """The archive with other content. change: {entry: bytes} -> the same.  twice: an entry to write two times."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", compression) as archive:
+        for name, content in change(entries).items():
+            archive.writestr(name, content)
+            if name.endswith(twice or "no such entry"):
+                archive.writestr(name, content)
+    return with_digest(buffer.getvalue())
+
+
+def bomb(kind: str) -> bytes:
+    """A file of some thousand bytes, with its correct digest, that would take more memory than that."""
+    large, small = torch.zeros(1_000_000), torch.arange(1_000.0)
+
+    def archive_of(model) -> bytes:
+        buffer = io.BytesIO()
+        torch.save({"model": model, "args": {}, "vocab": []}, buffer)
+        return buffer.getvalue()
+
+    def replaced(old: bytes, new: bytes):
+        return lambda entries: {n: c.replace(old, new) if n.endswith("data.pkl") else c for n, c in entries.items()}
+
+    def grown(entries: dict) -> dict:
+        """A list of 10 that holds one list of 10 ten times, and so on."""
+        laughs: list = [0] * 10
+        for _ in range(9):
+            laughs = [laughs] * 10
+        pickled = pickle.dumps({"model": laughs, "args": {}, "vocab": []}, protocol=2)
+        return {n: pickled if n.endswith("data.pkl") else c for n, c in entries.items()}
+
+    allocating = pickle.dumps({"model": {}, "args": bytearray(5), "vocab": []}, protocol=2)
+    elements = pickle.dumps(1_000, protocol=2)[2:-1]  # the instruction for the number of elements
+    return {
+        "compressed entries": lambda: rewritten(archive_of(large), lambda e: e, zipfile.ZIP_DEFLATED),
+        "an entry twice": lambda: rewritten(archive_of(small), lambda e: e, twice="data/0"),
+        "a tensor of one element, expanded": lambda: with_digest(archive_of(small[:1].clone().expand(10**9))),
+        "many views of one storage": lambda: with_digest(archive_of([small[i:] for i in range(20)])),
+        "a storage larger than its entry": lambda: rewritten(
+            archive_of(small), replaced(elements, pickle.dumps(60_000, protocol=2)[2:-1])
+        ),
+        "lists of lists of lists": lambda: rewritten(archive_of(small), grown),
+        "a call that allocates": lambda: with_digest(zip_of(allocating)),
+        "a memo of 2^31 places": lambda: with_digest(zip_of(b"\x80\x02}r\xff\xff\xff\x7f.")),
+        "a directory before the directory": lambda: with_digest(b"x" * 100 + archive_of(small)),
+    }[kind]()
+
+
+BOMBS = {
+    "compressed entries": "compressed entry",
+    "an entry twice": "two entries of one name",
+    "a tensor of one element, expanded": "not contiguous",
+    "many views of one storage": "share a storage",
+    "a storage larger than its entry": "another size than its entry",
+    "lists of lists of lists": "refers to one value twice",
+    "a call that allocates": "more than plain values",
+    "a memo of 2^31 places": "must have model",
+    "a directory before the directory": "read in two ways",
+}
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize(("kind", "reason"), BOMBS.items(), ids=BOMBS)
+def test_a_file_that_unpacks_to_more_than_it_is_is_refused_before_torch_reads_it(tmp_path, monkeypatch, kind, reason):
+    data = bomb(kind)
+    assert len(data) < 100_000
+    (tmp_path / "ckpt.pt").write_bytes(data)
+    if kind != "a memo of 2^31 places":  # nothing but a dict, in the end
+        monkeypatch.setattr(torch, "load", None)
+    text = refused(tmp_path / "ckpt.pt")
+    assert "not a checkpoint of this program" in text
+    assert reason in text
+
+
+def test_every_kind_of_tensor_and_value_that_is_saved_passes_the_outline(tmp_path):
+    dtypes = [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.bool, torch.complex64]
+    dtypes += [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex128, torch.uint16]
+    model = {
+        f"{dtype}, {shape}": torch.ones(shape).to(dtype)
+        for dtype in dtypes
+        for shape in ((), (0,), (3, 0, 2), (4, 1, 3))
+    }
+    args = {"a": [1, 2**40, -(2**80), 0.5, None, True, (), (1,), (1, 2, 3, 4), [], {}, {"a": {}}], "word": "x" * 300}
+    checkpoint.save(tmp_path / "x.pt", {"model": model, "args": args, "vocab": ["é", "é", "x" * 300]})
+    loaded = checkpoint.load(tmp_path / "x.pt")
+    assert loaded["args"] == args
+    assert all(torch.equal(loaded["model"][name], tensor) for name, tensor in model.items())
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_scripted_model_is_refused(tmp_path):
     buffer = io.BytesIO()

@@ -149,7 +149,7 @@ limit = {"write": 4096, "append": 100, "create": 0}[what]
 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 try:
     if what == "write": write_atomic(folder / "x", b"n" * 100_000)
-    if what == "append": RunDir(folder).append({"step": 3, "text": "n" * 200})
+    if what == "append": RunDir(folder).append({"step": 3, **{f"n{i}": i for i in range(40)}})
     if what == "create": RunDir.create(folder / "a" / "b")
 except UserError as error: print("UserError", error)
 except OSError as error: print(error.errno)
@@ -160,7 +160,7 @@ except OSError as error: print(error.errno)
 @pytest.mark.parametrize("what", ["write", "append", "create"])
 def test_a_file_that_cannot_grow_leaves_everything_as_it_was(tmp_path, what):
     (tmp_path / "x").write_bytes(b"old")
-    RunDir(tmp_path).append({"step": 1, "text": "n" * 50})
+    RunDir(tmp_path).append({"step": 1, **{f"n{i}": i for i in range(4)}})
     before = tree(tmp_path)
     process = start(LIMITED, tmp_path, what)
     stdout, stderr = process.communicate(timeout=60)

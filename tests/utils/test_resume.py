@@ -6,6 +6,8 @@
 what is left in its directory, and compared with a run to which nothing happened.
 """
 
+import contextlib
+import hashlib
 import json
 import os
 import pickle
@@ -27,8 +29,11 @@ from src.figures import runs as run_figures
 from src.setup.stored import OLDER_RUNS
 from src.storage import checkpoint
 from src.storage.files import seal
+from src.storage.log import RunLog
+from src.storage.log_copy import packed
 from src.storage.record import Record
 from src.storage.rows import check_row
+from src.utils import training
 
 if not hasattr(signal, "SIGKILL"):
     pytest.skip("needs a system with SIGKILL", allow_module_level=True)
@@ -485,6 +490,28 @@ def other_ckpt(run: Path) -> None:
     checkpoint.save(run / "ckpt.pt", {**payload, "args": {**payload["args"], "d_model": 32}})
 
 
+def bytes_of(run: Path) -> dict:
+    """All files of a run but the lock."""
+    return {str(p): p.read_bytes() for p in sorted(run.rglob("*")) if p.is_file() and p.name != ".lock"}
+
+
+def edit_log(run: Path, change) -> None:
+    """Change the lines of a log."""
+    path = run / "metrics.jsonl"
+    path.write_bytes(b"".join(change(path.read_bytes().splitlines(keepends=True))))
+
+
+def reseal_log(run: Path, *lines: bytes) -> None:
+    """A log of these lines, and a checkpoint whose copy has them too where that is possible."""
+    (run / "metrics.jsonl").write_bytes(b"".join(lines))
+    log = RunLog(run / "other.jsonl")
+    with contextlib.suppress(ValueError):
+        log.restore(lines)
+    payload = checkpoint.load(run / "ckpt.pt")
+    digest = hashlib.sha256(b"".join(lines)).hexdigest()
+    checkpoint.save(run / "ckpt.pt", {**payload, "log": {**packed(log.copy()), "sha256": digest, "rows": len(lines)}})
+
+
 DAMAGE = {
     "crafted pickle": (
         lambda run: torch.save(Bomb(run / "boom"), run / "ckpt.pt"),
@@ -504,8 +531,41 @@ DAMAGE = {
     ),
     "config cut": (lambda run: os.truncate(run / "config.json", 100), r"config.json' is truncated or not JSON"),
     "log broken": (
-        lambda run: (run / "metrics.jsonl").write_text('{"step": 1}\n???\n{"step": 2}\n'),
-        r"metrics.jsonl.*2",
+        lambda run: edit_log(run, lambda lines: [lines[0], b"???\n", *lines[2:]]),
+        r"metrics.jsonl' line 2 is not what was logged.*--resume --from_checkpoint_log --out_dir",
+    ),
+    "log without a line": (
+        lambda run: edit_log(run, lambda lines: lines[:2] + lines[3:]),
+        r"metrics.jsonl' line 3 is not what was logged",
+    ),
+    "log with a line twice": (
+        lambda run: edit_log(run, lambda lines: [*lines[:2], *lines[1:]]),
+        r"metrics.jsonl' line 3 is not what was logged",
+    ),
+    "log without its tail": (
+        lambda run: edit_log(run, lambda lines: lines[:5]),
+        r"metrics.jsonl' has lost its line 6",
+    ),
+    "log with zeros": (
+        lambda run: edit_log(run, lambda lines: [*lines[:3], bytes(len(lines[3])), *lines[4:]]),
+        r"metrics.jsonl' line 4 is not what was logged",
+    ),
+    "log with another loss": (
+        lambda run: edit_log(run, lambda lines: [re.sub(rb'"loss": [0-9.]+', b'"loss": 99', li) for li in lines]),
+        r"metrics.jsonl' line 1 is not what was logged",
+    ),
+    "log with NaN": (
+        lambda run: edit_log(run, lambda lines: [re.sub(rb'"loss": [0-9.]+', b'"loss": NaN', li) for li in lines]),
+        r"metrics.jsonl' line 1 is not what was logged",
+    ),
+    "log gone": (lambda run: (run / "metrics.jsonl").unlink(), r"metrics.jsonl' is gone"),
+    "log of strings, and a checkpoint that agrees": (
+        lambda run: reseal_log(run, b'{"step": 1, "loss": "x"}\n'),
+        r"ckpt.pt': its copy of the log is damaged",
+    ),
+    "log whose copy lacks a step": (
+        lambda run: reseal_log(run, *(run / "metrics.jsonl").read_bytes().splitlines(True)[:5]),
+        r"ckpt.pt': its copy of the log is damaged \(ends at step 4 of 6\)",
     ),
     "data changed": (
         lambda run: edit_json(run / "env.json", lambda d: d["data"].update(digest="0" * 64)),
@@ -517,10 +577,95 @@ DAMAGE = {
 @pytest.mark.parametrize(("damage", "pattern"), DAMAGE.values(), ids=DAMAGE)
 def test_damaged_run_is_refused(main, copy, damage, pattern):
     damage(copy)
+    before = bytes_of(copy)
     code, out, err = main("--resume", "--out_dir", copy)
     assert (code, out, err.count("\n")) == (2, "", 1), err
     assert re.search(pattern, err), err
+    assert bytes_of(copy) == before
     assert not (copy / "boom").exists()
+    assert not (copy / "metrics.json").exists()
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda log: log.unlink(), lambda log: log.write_bytes(log.read_bytes().replace(b": 0.", b": 9."))]
+)
+def test_a_damaged_log_is_written_again_from_the_checkpoint_on_request(main, copy, references, damage):
+    """The first lines come from the copy in ckpt.pt. The run then ends as if nothing had happened."""
+    damage(copy / "metrics.jsonl")
+    code, _, err = main("--resume", "--from_checkpoint_log", "--out_dir", copy)
+    assert code == 0, err
+    assert f"notice: '{copy / 'metrics.jsonl'}' is written again from ckpt.pt, to the byte" in err
+    assert_same(copy, references("fresh"))
+
+
+def test_the_log_of_a_finished_run_is_verified_and_can_be_written_again(main, finished):
+    whole = (finished / "metrics.jsonl").read_bytes()
+    for change in (lambda lines: lines[:-1], lambda lines: [*lines, lines[-1]], lambda lines: lines[::-1]):
+        edit_log(finished, change)
+        code, out, err = main("--resume", "--out_dir", finished)
+        assert (code, out, err.count("\n")) == (2, "", 1), err
+        assert re.search(r"metrics.jsonl' .*--from_checkpoint_log", err), err
+    code, out, err = main("--resume", "--from_checkpoint_log", "--out_dir", finished)
+    assert (code, out) == (0, f"{finished}\n"), err
+    assert (finished / "metrics.jsonl").read_bytes() == whole
+
+
+def test_losses_of_a_finished_run_that_are_not_those_of_its_log_are_refused(main, finished):
+    """metrics.json resealed with another curve."""
+    edit_json(finished / "metrics.json", lambda d: d["loss_curve"]["train"][2].__setitem__(1, 0.5))
+    edit_json(finished / "metrics.json", lambda d: d.update(seal(d)))
+    code, _, err = main("--resume", "--out_dir", finished)
+    assert (code, err.count("\n")) == (2, 1), err
+    assert "has other losses than the curve in metrics.json" in err
+
+
+def without_copy(run: Path) -> None:
+    """A checkpoint of an older version."""
+    payload = checkpoint.load(run / "ckpt.pt")
+    checkpoint.save(run / "ckpt.pt", {key: value for key, value in payload.items() if key != "log"})
+
+
+def test_an_older_run_continues_where_its_log_has_every_step_once(main, copy, references):
+    without_copy(copy)
+    code, _, err = main("--resume", "--out_dir", copy)
+    assert code == 0, err
+    assert "is of an older version without a copy of the log" in err
+    assert_same(copy, references("fresh"))
+
+
+@pytest.mark.parametrize(
+    ("change", "pattern"),
+    [
+        (lambda lines: lines[:2] + lines[3:], "line 3 is"),
+        (lambda lines: [*lines[:2], *lines[1:]], "line 3 is of step 2, but step 3 comes next"),
+        (lambda lines: lines[:4], "ends at step 3 of 6"),
+        (lambda lines: [li.replace(b"false", b'"no"') for li in lines], "line 1: got clipped"),
+        (lambda lines: [re.sub(rb'"loss": [0-9.]+', b'"loss": 1e999', li) for li in lines], "got loss=Infinity"),
+    ],
+)
+def test_an_older_run_whose_log_lacks_something_is_refused(main, copy, change, pattern):
+    without_copy(copy)
+    edit_log(copy, change)
+    before = bytes_of(copy)
+    for flags in ([], ["--from_checkpoint_log"]):
+        code, out, err = main("--resume", *flags, "--out_dir", copy)
+        assert (code, out, err.count("\n")) == (2, "", 1), err
+        assert re.search("older version and holds no copy" if flags else pattern, err), err
+    assert bytes_of(copy) == before
+
+
+def test_a_log_that_changes_while_the_run_goes_on_seals_nothing(main, copy, monkeypatch):
+    """Another program rewrites the log in the last step: no metrics.json is made of it."""
+    honest = training.Fit.run
+
+    def run_and_change(self):
+        honest(self)
+        edit_log(copy, lambda lines: lines[:-1])
+
+    monkeypatch.setattr(training.Fit, "run", run_and_change)
+    code, out, err = main("--resume", "--quiet", "--out_dir", copy)
+    assert (code, out, err.count("\n")) == (2, "", 1), err
+    assert "was changed by another program" in err
     assert not (copy / "metrics.json").exists()
 
 
