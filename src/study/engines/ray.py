@@ -32,7 +32,7 @@ from src.storage.env import PROGRAM, PROJECT, git_commit, versions
 from src.storage.files import read_json, write_json
 from src.storage.rundir import RunDir
 from src.study.engines import ATTEMPTS, FAILED, Job, Outcome, check_folder
-from src.study.engines.interrupts import Interrupts
+from src.utils.interrupts import Interrupts
 from src.study.engines.local import COMMAND, GRACE_SECONDS
 from src.study.engines.node import STOPPED, Delivery, Order, carry_out
 from src.study.engines.parcel import DATA, Files, files_of, needed, put
