@@ -60,7 +60,6 @@ def put(folder, lines, name="results.jsonl") -> None:
     (folder / name).write_bytes(b"".join(lines))
 
 
-
 # What happens to the lines of results.jsonl (2 + 3 + 3 + 1), and the cells that are whole afterwards.
 DAMAGE = {
     "nothing": (lambda x: x, [0, 1, 2, 3]),
@@ -123,7 +122,8 @@ def test_a_kill_at_any_byte_leaves_whole_cells(folder):
     for i, end in enumerate(ends):
         begin = ends[i - 1] if i else 0
         text, mark = b"".join(rows[begin:end]), marks[i]
-        states = [(text[:n], b"") for n in range(0, len(text), 401)] + [(text, mark[:n]) for n in range(0, len(mark), 41)]
+        states = [(text[:n], b"") for n in range(0, len(text), 401)]
+        states += [(text, mark[:n]) for n in range(0, len(mark), 41)]
         for part, part_of_mark in states:
             put(folder, [*rows[:begin], part])
             put(folder, [*marks[:i], part_of_mark], "cells.jsonl")

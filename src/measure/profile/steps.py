@@ -200,9 +200,7 @@ def _operators(job: Job, steps: int, record) -> None:
         rows.append(job.row(panel="groups", form=group, metric="self_ms", **spread(values), **common))
     windows = [(end - start) / 1e3 for start, end in reading.step_windows(trace)]
     slower = "recorded by the profiler, so slower than without it"
-    rows.append(
-        job.row(panel="groups", form="whole step", metric="step_ms", **spread(windows), **common, note=slower)
-    )
+    rows.append(job.row(panel="groups", form="whole step", metric="step_ms", **spread(windows), **common, note=slower))
     drawing = spread([1e3 * s for s in seconds[WARMUP_STEPS:]])
     before = "drawing a batch, which comes before the step"
     rows.append(job.row(panel="data", metric="batch_ms", **drawing, **common, note=before))
