@@ -29,6 +29,7 @@ from src.flags.fields import UserError, suggest
 from src.flags.parser import first_look, report_error
 from src.models import MODELS
 from src.utils import console
+from src.utils.interrupts import Interrupts
 from src.utils.launch import Place, alone, launched
 from src.utils.memory import is_out_of_memory
 
@@ -58,7 +59,7 @@ def main(argv: list[str]) -> int:
     place = Place()
     try:
         place = launched()
-        with own_files.hosted():
+        with Interrupts(), own_files.hosted():
             code = run(argv, place)
         console.finish()
         return code

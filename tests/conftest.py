@@ -35,6 +35,15 @@ def bench(*arguments, cwd=None, env=None, timeout=240, **kwargs):
     )
 
 
+@pytest.fixture(scope="session", autouse=True)
+def state_folder(tmp_path_factory):
+    """The folder with what the bench remembers for its user; the tests leave that of the person who runs them alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("state")
+        patch.setenv("XDG_STATE_HOME", str(folder))
+        yield folder
+
+
 @pytest.fixture
 def main(capsys, monkeypatch, tmp_path):
     """Call `benchmark.main` in this process, inside a temporary folder: (exit code, stdout, stderr)."""

@@ -47,7 +47,11 @@ class GenerateConfig(machine_flags("device", precision=PRECISION, seed=SEED)):
     weights: str = option("best", "best: lowest validation loss; last: end of training", choices=("best", "last"))
     task: str = option("", "another version of the run's own task file")
     model: str = option("", "another version of the run's own model file")
-    allow_code: bool = option(False, "if your own file is gone or has changed, run the copy in the run directory")
+    allow_code: bool = option(
+        False,
+        "if your own file is gone, has changed, or is not known as one that you have run, run its copy in the run "
+        "directory",
+    )
     out_dir: str = option("", "the run's directory", paths=True)
 
 

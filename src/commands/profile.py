@@ -159,7 +159,8 @@ def measure(argv: list[str], config: ProfileConfig, control: MeasureControl, res
             suite.measure(job, drawn, config.steps, Limits(config.cell_seconds), record, progress.next)
         except Diverged as error:
             diverged = str(error)
-            record.add(job.row(panel="diverged", metric="step_ms", status="diverged", note=diverged))
+            if all(row["panel"] != "diverged" for row in record.rows):
+                record.add(job.row(panel="diverged", metric="step_ms", status="diverged", note=diverged))
 
     def finish(status):
         history = {"title": title_of(args), "memory": suite.memory_of(record.path), "gate": verdict.note}

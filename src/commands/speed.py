@@ -112,7 +112,7 @@ def measure(argv, entries: dict[str, Entry], given: dict) -> int:
     from src.measure.session import conduct, machine_fields, say_interrupted
     from src.measure.speed.analysis import analyse
     from src.measure.speed.panels import looks
-    from src.measure.speed.run import Study, whole_cells
+    from src.measure.speed.run import Study
     from src.storage import env
     from src.storage.record import DONE, INTERRUPTED, Record
 
@@ -166,7 +166,7 @@ def measure(argv, entries: dict[str, Entry], given: dict) -> int:
     backends = {name: subject.backends for name, subject in subjects.items()}
     facts = env.collect(json.loads(json.dumps(settings)), device, precision, backends)
     progress = Progress(control.quiet, config.cell_seconds)
-    if conduct(record, settings, facts, work, finish, progress, whole_cells) == INTERRUPTED:
+    if conduct(record, settings, facts, work, finish, progress) == INTERRUPTED:
         return say_interrupted(record, argv)
     show(record.rows, findings, control.quiet)
     print(record.path)

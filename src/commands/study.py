@@ -107,7 +107,7 @@ def study(argv, config: StudyConfig, machine: StudyMachine, control: MeasureCont
     with record.lock():
         if not record.exists:
             work.clear()
-        record.begin(settings, env.collect(json.loads(json.dumps(settings)), device, precision, {}), lambda rows: [])
+        record.begin(settings, env.collect(json.loads(json.dumps(settings)), device, precision, {}))
         try:
             work.run(planning.TimeLeft(control.quiet))
             history = {"settings": settings, **work.conclude()}

@@ -208,7 +208,8 @@ class ControlConfig:
     )
     allow_code: bool = option(
         False,
-        "with --resume and --eval_only: if your own file is gone or has changed, run the copy in the run directory",
+        "with --resume and --eval_only: if your own file is gone, has changed, or is not known as one that you have "
+        "run, run its copy in the run directory",
     )
     figures: str = option("", "folder for the overlay of several --out_dir (with --vis_only)")
     quiet: bool = option(False, "no progress, only the run directory")

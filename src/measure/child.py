@@ -14,7 +14,8 @@ before. It counts every byte of a page that was touched, by torch, by a compiled
 not count memory that was there before, nor memory that was reserved and never written. Memory comes in pages, so
 differences below about 256 KiB mean nothing. Systems without /proc use the largest resident set of the process so far
 (ru_maxrss) in place of VmHWM. A child that the system kills because memory ran out is a result (`OutOfMemory`). It does
-not harm this process.
+not harm this process. Server and children end at once if this process is killed, because their memory and their time
+would disturb what is measured next (src/utils/lifetime.py).
 """
 
 from __future__ import annotations
@@ -23,12 +24,15 @@ import contextlib
 import importlib
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
+
+from src.utils.lifetime import LOST, end_with
 
 PROJECT = Path(__file__).resolve().parents[2]
 MMAP_BYTES = 64 * 1024
@@ -97,7 +101,7 @@ class Children:
             }
             # In its own session, so that Ctrl-C reaches this process only; `close` then ends the group.
             self._server = subprocess.Popen(
-                [sys.executable, "-m", "src.measure.child"],
+                [sys.executable, "-m", "src.measure.child", str(os.getpid())],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 env=env,
@@ -154,8 +158,9 @@ def _largest() -> int:
     return used if sys.platform == "darwin" else used * 1024  # bytes there, KiB elsewhere
 
 
-def serve() -> None:
-    """Answer requests, one per line of stdin, until it ends."""
+def serve(parent: int) -> None:
+    """Answer requests, one per line of stdin, until it ends. parent: the process id of the one that asks."""
+    end_with(parent, watch=False)
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)  # what a user's layer prints is not an answer
     for line in sys.stdin:
@@ -179,12 +184,14 @@ def resolve(target: str):
 def _fork(function, spec: dict) -> dict:
     """Run function(spec) in a child; {"result"}, {"error", "memory"} or {"signal"}."""
     reading, writing = os.pipe()
-    pid = os.fork()
+    server, pid = os.getpid(), os.fork()
     if pid == 0:
         os.close(reading)
+        end_with(server)
         _work(function, spec, writing)
     os.close(writing)
     with os.fdopen(reading, "rb") as pipe:
+        _end_without_parent(pipe, pid)
         text = pipe.read()
     _, status = os.waitpid(pid, 0)
     if os.WIFSIGNALED(status):
@@ -194,6 +201,17 @@ def _fork(function, spec: dict) -> dict:
         if text
         else {"error": f"the child ended with exit code {os.WEXITSTATUS(status)}", "memory": False}
     )
+
+
+def _end_without_parent(pipe, child: int) -> None:
+    """Wait until the child answers or ends. If stdin ends before, nobody waits for the answer: end both.
+
+    No request comes while one is worked on, so stdin can be read here only if it has ended.
+    """
+    ready, _, _ = select.select([pipe, 0], [], [])
+    if pipe not in ready:
+        os.kill(child, signal.SIGKILL)
+        os._exit(LOST)
 
 
 def _work(function, spec: dict, writing: int) -> None:
@@ -229,4 +247,4 @@ def _line(answer: dict) -> bytes:
 
 
 if __name__ == "__main__":
-    serve()
+    serve(int(sys.argv[1]))

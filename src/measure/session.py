@@ -24,14 +24,13 @@ def conduct(
     work: Callable,
     finish: Callable,
     progress: Progress,
-    keep: Callable = lambda rows: rows,
 ) -> str:
     """Measure into a record under its lock. Returns "done" or "interrupted"; in both cases finish(status) was called.
 
-    keep: see `Record.begin`.  An error of `work` is raised after finish("interrupted").
+    An error of `work` is raised after finish("interrupted").
     """
     with record.lock():
-        record.begin(settings, env, keep)
+        record.begin(settings, env)
         status = INTERRUPTED
         try:
             work(progress)
@@ -39,8 +38,10 @@ def conduct(
         except KeyboardInterrupt:
             pass
         finally:
-            progress.close()
-            finish(status)
+            try:
+                progress.close()
+            finally:  # also where the terminal of the bar is gone
+                finish(status)
     return status
 
 

@@ -26,7 +26,7 @@ from __future__ import annotations
 import dataclasses
 
 from src.flags.fields import UserError, copy_of, field_types, option, own_config
-from src.flags.registry import find
+from src.flags.registry import find, is_path
 from src.models import MODELS
 from src.models.backbone import Backbone, build, max_len_of
 from src.models.contract import Mixer
@@ -59,6 +59,8 @@ class Hybrid:
 
 def _mixer(name: str) -> type[Mixer]:
     mixers = {n: entry for n, entry in MODELS.items() if n != "hybrid"}
+    if is_path(name):  # a run keeps the code and the digests of --task and --model alone
+        raise UserError(f"--layers: got the file '{name}', allowed: names of layers, of {', '.join(mixers)}")
     found = find("layers", mixers, name, lambda: (Mixer,))
     if not issubclass(found, Mixer):
         layers = ", ".join(n for n, entry in mixers.items() if issubclass(entry.load(), Mixer))

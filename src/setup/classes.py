@@ -20,6 +20,7 @@ from src.flags import own_files, registry
 from src.flags.fields import UserError
 from src.flags.places import here
 from src.models import MODELS
+from src.storage import executed
 from src.utils.memory import is_out_of_memory
 
 if TYPE_CHECKING:
@@ -27,14 +28,32 @@ if TYPE_CHECKING:
 
 
 def find_task(name: str) -> type[Task]:
-    """The class of --task: a registered name, or a path to a user's file."""
-    return registry.find("task", TASKS, name, (Task,))
+    """The class of --task: a registered name, or a path to a user's file, which is executed.
+
+    A file is only handed to this function or to `find_model` after the user has named it, or `src.setup.code.choose`
+    has allowed it. Then it counts as one that this user has run.
+    """
+    found = registry.find("task", TASKS, name, (Task,))
+    remember(name)
+    return found
 
 
 def find_model(name: str, layers: tuple[str, ...] = ()) -> type[Mixer] | type[ARModel]:
     """The class of --model: a registered name, or a path to a user's file. A hybrid is made of its --layers."""
     found = registry.find("model", MODELS, name, _model_bases)
+    remember(name)
     return found.of(tuple(layers)) if layers and hasattr(found, "of") else found
+
+
+def remember(name: str) -> str:
+    """Note that a user's file was run, so that a run of it can be opened. Returns why this failed, empty if it did not.
+
+    The name of a registered task or layer needs no note.
+    """
+    if not registry.is_path(name):
+        return ""
+    path = own_files.absolute(name)
+    return executed.record(path, own_files.digests(own_files.code_of(path)))
 
 
 @contextlib.contextmanager

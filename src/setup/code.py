@@ -5,11 +5,18 @@
     code = choose(run_dir, config, "model", Asked(allow_code=True))
     model_class = find_model(code.path); check_loaded(run_dir, config, "model", code)
 
-A run directory may come from a stranger. So code that lies in one is executed only where --allow_code asks for it.
+A run directory may come from a stranger, whose config.json can name any file with its right digest. So nothing that it
+names is imported before `choose` has decided, and `choose` allows three things alone:
+
+- the file that the run names, outside of the run directory and unchanged, if this user has run exactly that code from
+  that path on this machine before (src/storage/executed.py)
+- a file whose path is typed now, by --model or --task
+- the copy in the run directory, if --allow_code is typed now
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +26,8 @@ from src.flags.own_files import absolute, code_of, digests, file_digest
 from src.flags.places import here
 from src.flags.registry import is_path
 from src.flags.run_flags import RunFlags
+from src.setup.classes import remember
+from src.storage import executed
 from src.storage.rundir import RunDir, write_atomic
 
 KINDS = ("task", "model")
@@ -61,8 +70,13 @@ def identity(args: RunFlags) -> dict:
 
 
 def keep(run_dir: RunDir, args: RunFlags) -> None:
-    """Copy the user's files of a run, and the modules that they load from their folders, into the run directory."""
+    """Copy the user's files of a run, and the modules that they load from their folders, into the run directory.
+
+    Modules that were imported inside functions are known by now, so the files count anew as run with all of these.
+    """
     for kind, code in _own_code(args).items():
+        if why := remember(getattr(args, kind)):
+            print(f"notice: {why}; so the run will be opened only with --{kind} PATH or --allow_code", file=sys.stderr)
         for name, path in code.items():
             target = run_dir.code / kind / name
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -70,35 +84,43 @@ def keep(run_dir: RunDir, args: RunFlags) -> None:
 
 
 def choose(run_dir: RunDir, config: dict, kind: str, asked: Asked) -> Code | None:
-    """The file that a run opens for its task or its model; None where it has none of the user's.
+    """The file that a run opens for its task or its model; None where it has none of the user's. Executes nothing.
 
-    Raises UserError where the file is gone or has changed and nothing else was asked for.
+    Raises UserError where the file is gone, has changed, or was never run by this user, and nothing else was asked for.
     """
-    if kind not in config["files"]:
+    named = config["args"][kind]
+    if not isinstance(named, str):
+        raise UserError(f"'{run_dir.config}': got {named!r:.40} for its {kind}, allowed: a name or a path; restore it")
+    if not is_path(named):
         return None
-    stored, typed = Path(config["args"][kind]), asked.files.get(kind)
+    stored, typed = Path(named), asked.files.get(kind)
     typed = absolute(typed) if typed and is_path(typed) else None
-    problem = _problem(stored, _expected(config, kind))
+    expected = _expected(run_dir, config, kind)
+    problem = _problem(stored, expected)
     if typed is not None and (typed != stored or (problem and not asked.training)):
         if not typed.is_file():
             raise UserError(f"--{kind}: got '{typed}' (no such file), allowed: a .py file")
         notice = f"--{kind}: '{typed}' is used, another version than that of the run"
         return Code(str(typed), "another", file_digest(typed), notice)
     inside = run_dir.path.resolve() in stored.parents
-    if not problem and not inside:
+    if not problem and not inside and (typed == stored or executed.has_run(stored, expected)):
         return Code(str(stored), "original", config["files"][kind])
-    problem = "lies in the run directory" if inside else problem
+    unknown = f"is not known as one that you have run on this machine ('{executed.executed_folder()}')"
+    problem = "lies in the run directory" if inside else problem or unknown
     what = f"the {kind} file '{stored}' of this run {problem}"
     copy = run_dir.path.resolve() / "code" / kind / stored.name
     other = f"--{kind} PATH uses another version of it" + (" (under another path)" if asked.training else "")
+    if problem == unknown:
+        what, other = f"{what}; read it first, if the run is not yours", f"--{kind} '{stored}' runs that file"
     if "helpers" not in config:
-        raise UserError(f"{run_dir.path}: {what}, and this older run kept no copy; restore the file; {other}")
+        restore = "" if problem == unknown else "restore the file; "
+        raise UserError(f"{run_dir.path}: {what}, and this older run kept no copy; {restore}{other}")
     if not asked.allow_code:
         raise UserError(
             f"{run_dir.path}: {what}; --allow_code uses the copy in '{copy.parent}', which runs code from the run "
             f"directory; {other}"
         )
-    if damage := _problem(copy, _expected(config, kind)):
+    if damage := _problem(copy, expected):
         raise UserError(f"{run_dir.path}: {what}, and the copy '{copy}' {damage}; restore one of them; {other}")
     return Code(str(copy), "copy", config["files"][kind], f"{what}; its copy in the run directory is used")
 
@@ -107,7 +129,7 @@ def check_loaded(run_dir: RunDir, config: dict, kind: str, code: Code | None) ->
     """UserError where a file now loads a module from its folder that it did not load when the run began."""
     if code is None or code.version == "another" or "helpers" not in config:
         return
-    more = code_of(Path(code.path)).keys() - _expected(config, kind).keys()
+    more = code_of(Path(code.path)).keys() - _expected(run_dir, config, kind).keys()
     if more:
         raise UserError(
             f"{run_dir.path}: the {kind} file '{code.path}' now loads '{min(more)}' from its folder, which it did not "
@@ -124,10 +146,18 @@ def _own_code(args: RunFlags) -> dict[str, dict[str, Path]]:
     return {kind: code_of(Path(getattr(args, kind))) for kind in KINDS if is_path(getattr(args, kind))}
 
 
-def _expected(config: dict, kind: str) -> dict[str, str]:
-    """{name: digest} of the code at the start of the run."""
-    helpers = config.get("helpers", {}).get(kind, {})
-    return {Path(config["args"][kind]).name: config["files"][kind], **helpers}
+def _expected(run_dir: RunDir, config: dict, kind: str) -> dict[str, str]:
+    """{name: digest} of the code at the start of the run. UserError where config.json does not tell."""
+    try:
+        code = {Path(config["args"][kind]).name: config["files"][kind], **config.get("helpers", {}).get(kind, {})}
+    except (KeyError, TypeError, AttributeError):
+        code = {"": None}
+    if not all(isinstance(text, str) for item in code.items() for text in item):
+        raise UserError(
+            f"'{run_dir.config}' names the {kind} file '{config['args'][kind]}' without its digest, so it was not "
+            "written by this program; restore it"
+        )
+    return code
 
 
 def _problem(path: Path, expected: dict[str, str]) -> str:

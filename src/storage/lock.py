@@ -38,7 +38,8 @@ class FolderLock:
     def acquire(self) -> None:
         """Take the lock, or raise UserError at once if another process (or another lock here) has it."""
         try:
-            fd = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+            # The process id is written into it, so a link to somebody's file must not be followed.
+            fd = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
         except OSError as error:
             raise UserError(
                 f"--out_dir: '{self.folder}' cannot be locked ({error.strerror}), allowed: a folder that can be "

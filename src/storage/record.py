@@ -1,26 +1,34 @@
-"""The folder of a measuring command: each row is on disk at once, and the same command continues where it stopped.
+"""The folder of a measuring command: each cell is on disk at once, and the same command continues where it stopped.
 
     record = Record.open_for("speed", out_dir, settings, overwrite)   # new, or an old one with the same settings
     with record.lock():
         record.begin(settings, env)             # config.json and env.json, before any work; reads an old record's rows
-        record.add(make_row(...))               # one flushed line of results.jsonl
+        record.add(make_row(...), ...)          # all rows of one cell: lines of results.jsonl, and their mark
         record.finish(history)                  # results.csv and history.json, which marks the command as finished
 
+A cell is what is measured at once, such as one form of an op at one length; it can be several rows. cells.jsonl has one
+line per cell: the digests of its rows. It is written after the rows. So a cell is whole if its mark is there, and each
+row that the mark names. Every other row was cut off by a kill, edited, damaged or doubled. It is dropped when the
+command continues, and its cell is measured again.
+
 Settings are everything that decides what is measured. Other settings for the same folder are a UserError. As in a run
-directory (src/storage/rundir.py), files appear whole or not at all. A kill can leave an incomplete last line in
-results.jsonl; it is removed. Nothing here imports torch.
+directory (src/storage/rundir.py), files appear whole or not at all. Nothing here imports torch.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import sys
+from collections import Counter
 
 from src.flags.fields import UserError
 from src.storage.files import append_whole, open_sealed, read_json, seal, write_atomic, write_json
 from src.storage.rows import check_row, to_csv, to_jsonl
 from src.storage.rundir import RunDir
 
-FILES = ("results.jsonl", "results.csv", "history.json")
+FILES = ("results.jsonl", "cells.jsonl", "results.csv", "history.json")
+DIGEST_DIGITS = 32  # hexadecimal, of the SHA-256 of a line
 INTERRUPTED, DONE = "interrupted", "done"
 
 
@@ -37,6 +45,7 @@ class Record(RunDir):
 
     table = property(lambda self: self.path / "results.csv")
     history = property(lambda self: self.path / "history.json")
+    cells = property(lambda self: self.path / "cells.jsonl")
 
     @property
     def finished(self) -> bool:
@@ -78,15 +87,14 @@ class Record(RunDir):
             raise UserError(f"--out_dir: '{record.path}' holds {_what(stored)}, allowed: a folder of `{kind}`")
         return record
 
-    def begin(self, settings: dict, env: dict, keep=lambda rows: rows) -> None:
-        """Write config.json and env.json of a new record. For an old one, read the rows and remove what a kill left.
+    def begin(self, settings: dict, env: dict) -> None:
+        """Write config.json and env.json of a new record. Of an old one, keep the whole cells and remove the rest.
 
-        keep: old rows -> rows to keep. If one measurement is several rows, a kill may have left only some of them.
+        What is removed is told on stderr, unless it is the end that a kill cut off.
         """
         self.clean()
         if self.exists:
-            self.rows = keep(self.read_rows())
-            write_atomic(self.results, to_jsonl(self.rows))  # without an incomplete last line
+            self._keep_whole_cells()
         else:
             for name in FILES:
                 (self.path / name).unlink(missing_ok=True)
@@ -95,10 +103,21 @@ class Record(RunDir):
             write_json(self.env, env)
 
     def add(self, *rows: dict) -> None:
-        """Append rows to results.jsonl at once, flushed to the operating system; a full disk leaves whole lines."""
-        with open(self.results, "ab", buffering=0) as file:
-            append_whole(file, to_jsonl(rows))
+        """Append all rows of one cell at once, then its mark, both flushed to the operating system.
+
+        A full disk leaves whole lines. Rows without their mark do not count.
+        """
+        lines = to_jsonl(rows)
+        for path, data in ((self.results, lines), (self.cells, mark_of(lines.splitlines()))):
+            with open(path, "ab", buffering=0) as file:
+                append_whole(file, data)
         self.rows += rows
+
+    def clear_rows(self) -> None:
+        """Forget all rows, on the disk too."""
+        self.rows = []
+        write_atomic(self.cells, b"")
+        write_atomic(self.results, b"")
 
     def finish(self, history: dict, status: str = DONE) -> dict:
         """Write results.csv, then history.json with the rows and what was derived from them. Returns it sealed."""
@@ -112,23 +131,63 @@ class Record(RunDir):
         return open_sealed(self.history)
 
     def read_rows(self) -> list[dict]:
-        """The whole rows of results.jsonl, none without the file; UserError with the line number for a damaged one."""
-        try:
-            lines = self.results.read_bytes().split(b"\n")
-        except FileNotFoundError:
-            return []
-        rows = []
-        for n, line in enumerate(lines[:-1], 1):
-            try:
-                row = json.loads(line)
-                check_row(row)
-            except (ValueError, RecursionError):
-                raise UserError(
-                    f"'{self.results}' line {n} is damaged, allowed: a row of src/storage/rows.py; "
-                    "restore the file, or start again with --overwrite"
-                ) from None
-            rows.append(row)
+        """The rows of the whole cells, none without the files.
+
+        UserError if the command had ended and its rows are not those that it ended with.
+        """
+        cells, _, _ = self._read_cells()
+        rows = _rows_of(cells)
+        if self.finished and rows != self.read_history()["rows"]:
+            raise UserError(
+                f"'{self.results}' was cut or edited after its command had ended; the same command with --out_dir "
+                f"{self.path} measures again what is missing"
+            )
         return rows
+
+    def _keep_whole_cells(self) -> None:
+        """Read the rows of the whole cells, and remove all others from the disk."""
+        cells, odd, is_cut = self._read_cells()
+        self.rows = _rows_of(cells)
+        if self.finished and self.rows != self.read_history()["rows"]:
+            self.history.unlink()  # first: the record is not finished any more
+            self.table.unlink(missing_ok=True)
+        if odd and not is_cut:
+            print(
+                f"notice: '{self.results}': {odd} row{'s do' if odd > 1 else ' does'} not belong to a whole cell "
+                "(cut off, edited or doubled) and will not be used; what is missing is measured again",
+                file=sys.stderr,
+            )
+        write_atomic(self.results, b"".join(line + b"\n" for cell in cells for line in cell))
+        write_atomic(self.cells, b"".join(map(mark_of, cells)))
+
+    def _read_cells(self) -> tuple[list[list[bytes]], int, bool]:
+        """The lines of each whole cell, how many other lines there are, and whether these are the end of the file."""
+        lines = _lines(self.results)
+        by_digest, left, cells = {_digest(line): line for line in lines}, Counter(lines), []
+        for digests in self._marks():
+            needed = Counter(map(by_digest.get, digests))
+            if None not in needed and needed <= left:
+                left -= needed
+                cells.append([by_digest[digest] for digest in digests])
+        whole = sum(map(len, cells))
+        return cells, len(lines) - whole, [line for cell in cells for line in cell] == lines[:whole]
+
+    def _marks(self) -> list[list[str]]:
+        """The digests of the rows of each cell. A damaged mark is left out.
+
+        A finished record of an older version has no marks. Then its history.json, which is sealed, tells its rows.
+        """
+        if not self.cells.exists() and self.finished:
+            return [[_digest(line) for line in to_jsonl(self.read_history()["rows"]).splitlines()]]
+        found = []
+        for line in _lines(self.cells):
+            try:
+                digests = json.loads(line)
+            except (ValueError, RecursionError):
+                continue
+            if isinstance(digests, list) and digests and all(isinstance(digest, str) for digest in digests):
+                found.append(digests)
+        return found
 
     def _refuse_others(self, settings: dict) -> None:
         """UserError unless config.json has this kind and these settings."""
@@ -149,6 +208,30 @@ class Record(RunDir):
 
     def _refuse_kind(self) -> None:
         """Allowed here: `of` compares the kind itself."""
+
+
+def mark_of(lines: list[bytes]) -> bytes:
+    """The line of cells.jsonl for a cell. lines: its rows, as results.jsonl has them, without line breaks."""
+    return json.dumps(list(map(_digest, lines))).encode("ascii") + b"\n"
+
+
+def _digest(line: bytes) -> str:
+    return hashlib.sha256(line).hexdigest()[:DIGEST_DIGITS]
+
+
+def _lines(path) -> list[bytes]:
+    """The lines of a file that are not empty; none without the file."""
+    try:
+        return [line for line in path.read_bytes().split(b"\n") if line]
+    except FileNotFoundError:
+        return []
+
+
+def _rows_of(cells: list[list[bytes]]) -> list[dict]:
+    rows = [json.loads(line) for cell in cells for line in cell]
+    for row in rows:
+        check_row(row)
+    return rows
 
 
 def difference(then, now, name: str = "") -> tuple | None:

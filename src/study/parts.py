@@ -67,7 +67,10 @@ class Parts:
         """Whether a part is finished. UserError if its files were altered."""
         if part.kind != "training":
             record = Record(self.folder(part))
-            return record.exists and record.finished and bool(record.read_history())
+            if not (record.exists and record.finished):
+                return False
+            record.read_rows()
+            return True
         run_dir = RunDir(self.folder(part))
         if not (run_dir.exists and run_dir.finished):
             return False

@@ -22,8 +22,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from src.flags.fields import UserError, suggest
+from src.flags.own_files import absolute
+from src.flags.parser import first_look
+from src.flags.places import here
+from src.flags.registry import is_path
 from src.setup.plan import Setup, plan
 from src.setup.stored import open_run
+from src.storage import executed
 from src.storage.env import git_commit
 from src.storage.files import make_writable, read_json, seal, write_json
 from src.storage.lock import FolderLock
@@ -172,6 +177,7 @@ class Reproduction:
             )
         for part in self.parts:
             try:
+                _refuse_unknown_code(part)
                 setup, _ = plan(list(part.words))
             except UserError as error:
                 raise UserError(f"'{self.chosen.folder}', row '{part.folder}': {error}") from error
@@ -226,6 +232,21 @@ class Reproduction:
     def _write(self, answers: list[Answer]) -> None:
         document = {"schema": 1, "record": self.chosen.folder.name, "rows": [as_json(answer) for answer in answers]}
         write_json(self.home / ANSWERS, seal(document))
+
+
+def _refuse_unknown_code(part: Part) -> None:
+    """UserError for a row with a file that this user has not run. A record may come from somebody else.
+
+    It must come before `plan`, which imports the files.
+    """
+    seen = first_look(list(part.words), texts=("match_params",))
+    for name in filter(None, (seen.task, seen.model, *seen.match_params)):
+        if is_path(name) and here(absolute(name)).is_file() and not executed.is_as_it_was_run(absolute(name)):
+            raise UserError(
+                f"the file '{name}' is not known as one that you have run on this machine "
+                f"('{executed.executed_folder()}'); read it first, if the record is not yours; then a run of it, "
+                "or `check --model PATH`, makes it known"
+            )
 
 
 def _kept(commit: str, head: str) -> list[str]:

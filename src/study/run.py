@@ -13,7 +13,6 @@ parts. A study that was stopped loses at most the part that was running, and tha
 from __future__ import annotations
 
 from src.measure.speed.analysis import analyse
-from src.measure.speed.run import whole_cells
 from src.storage.files import read_json
 from src.storage.finished import finished_metrics
 from src.storage.record import Record
@@ -74,8 +73,7 @@ class Study(Parts):
 
     def _collect_rows(self) -> list[dict]:
         """Replace the record's rows by those of all parts; return the rows of the panels."""
-        self.record.rows = []
-        self.record.results.write_bytes(b"")
+        self.record.clear_rows()
         panels = []
         for part in self.parts:
             rows = [{**row, "model": part.model or row["model"]} for row in self.rows_of(part)]
@@ -94,8 +92,7 @@ class Study(Parts):
             metrics = self._metrics(part)
             return [*rows_of(metrics, read_json(self.folder(part) / "env.json")), *failed] if metrics else failed
         record = Record(self.folder(part))
-        rows = record.read_rows() if record.exists else []
-        return [*(whole_cells(rows) if part.kind == "panels" else rows), *failed]
+        return [*(record.read_rows() if record.exists else []), *failed]
 
     def _row_of_failure(self, part: Part) -> dict:
         about = {"panel": "parts", "task": part.task or None, "model": part.model or None, "metric": "part"}

@@ -13,8 +13,10 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+from collections import Counter
 
 import pytest
 import torch
@@ -78,6 +80,11 @@ def without_torch(*arguments):
 
 def rows_in(folder) -> list[dict]:
     return [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+
+
+def keys_in(folder) -> list[tuple]:
+    """What each row is about."""
+    return [(row["op"], row["metric"], row["backend"], row["form"], row["x"]) for row in rows_in(folder)]
 
 
 # Costs
@@ -365,13 +372,15 @@ def test_a_compiled_form_is_compiled_whole_and_its_first_call_is_apart(tmp_path,
     assert sum(r["backend"] == "compiled" and r["metric"] == "ms" and r["status"] == "ok" for r in found) == 4
 
 
-def test_ctrl_c_keeps_what_was_measured_and_the_same_command_goes_on(command, tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_request_to_stop_keeps_what_was_measured_and_the_same_command_goes_on(command, tmp_path, monkeypatch, name):
+    """Ctrl-C, `kill` and a closed terminal end a command in the same way. The signal is a real one."""
     timed, real = [], benching._time
 
     def stops(plan, shape, which, *rest):
         timed.append((shape.T, which))
         if len(timed) == 3:
-            raise KeyboardInterrupt
+            os.kill(os.getpid(), getattr(signal, name))
         real(plan, shape, which, *rest)
 
     monkeypatch.setattr(benching, "_time", stops)
@@ -386,11 +395,35 @@ def test_ctrl_c_keeps_what_was_measured_and_the_same_command_goes_on(command, tm
     assert code == 0, err
     rows = rows_in(tmp_path / "run")
     assert rows[: len(kept)] == kept
-    keys = [(r["op"], r["metric"], r["backend"], r["form"], r["x"]) for r in rows]
+    keys = keys_in(tmp_path / "run")
     assert len(keys) == len(set(keys)) == 2 + 2 * 2 * 2 * 3
     code, _, err = command(*flags[:2], *TINY, "--out_dir", tmp_path / "run")
     assert code == 2
     assert "--overwrite" in err
+
+
+def test_a_file_cut_inside_a_cell_or_with_a_doubled_roofline_row_gives_each_row_once(command, tmp_path):
+    """Continued anywhere: a doubled row would double the ceiling, and a cut one would come twice."""
+    flags = ("--op", "softmax", "--backends", "eager,fused", "--lengths", "8", *TINY[2:], "--out_dir", tmp_path / "run")
+    assert command(*flags)[0] == 0
+    path = tmp_path / "run" / "results.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    whole = keys_in(tmp_path / "run")
+    assert len(lines) == len(set(whole)) == 2 + 2 * 2 * 3
+    changes = (
+        lines[:1],  # inside the ceilings
+        lines[:4],  # inside the first form
+        [*lines[:7], lines[7][:200]],  # inside a row
+        [lines[0], *lines],  # a doubled roofline row
+        [lines[0].replace(b'"value": ', b'"value": 9'), *lines[1:]],  # an edited one
+    )
+    for change in changes:
+        path.write_bytes(b"".join(change))
+        code, _, err = command(*flags)
+        assert code == 0, err
+        assert Counter(keys_in(tmp_path / "run")) == Counter(whole)
+        history = json.loads((tmp_path / "run" / "history.json").read_text())
+        assert (history["status"], history["rows"]) == ("done", rows_in(tmp_path / "run"))
 
 
 # The command

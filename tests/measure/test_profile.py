@@ -485,6 +485,27 @@ def test_an_op_that_is_wrong_here_gets_no_timing(command, tmp_path, monkeypatch)
     assert not (tmp_path / "run").exists()
 
 
+def test_a_profile_cut_inside_a_cell_has_each_row_once_when_it_is_continued(profiled, command, tmp_path):
+    """Inside the table by operator, which is one cell, and inside the rows of a length."""
+    flags = [*FLAGS, "--lengths", "16,24,48", "--out_dir", tmp_path / "run"]
+    whole = {key_of(row) for row in rows_in(profiled[0]) if row["panel"] != "operators"}
+    first = next(i for i, row in enumerate(rows_in(profiled[0])) if row["panel"] == "length")
+    for kept in (7, first + 1):
+        shutil.copytree(profiled[0], tmp_path / "run")
+        path = tmp_path / "run" / "results.jsonl"
+        path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:kept]))
+        code, _, err = command(*flags)
+        assert code == 0, err
+        keys = [key_of(row) for row in rows_in(tmp_path / "run")]
+        assert len(keys) == len(set(keys))
+        assert whole <= set(keys)
+        shutil.rmtree(tmp_path / "run")
+
+
+def key_of(row) -> tuple:
+    return row["panel"], row["op"], row["form"], row["metric"], row["x"]
+
+
 def test_ctrl_c_keeps_what_was_measured_and_the_same_command_continues(command, tmp_path, monkeypatch):
     measured, stopped, real = [], [], profiling._length_rows
 

@@ -27,7 +27,7 @@ from src.measure.speed import plan
 from src.measure.speed.analysis import analyse, tables
 from src.measure.speed.panels import PANELS, decode, load, looks, memory, train
 from src.measure.speed.panels.train import Train
-from src.measure.speed.run import Study, key_of, whole_cells
+from src.measure.speed.run import Study, key_of
 from src.ops import attention as attention_op
 from src.storage.rows import check_row, make_row
 
@@ -610,16 +610,6 @@ def test_ctrl_c_ends_with_130_and_leaves_no_process(tmp_path):
     assert read(tmp_path / "out")
     processes = subprocess.run(["ps", "-eo", "ppid,args"], capture_output=True, text=True, timeout=20).stdout
     assert not [line for line in processes.splitlines() if line.split()[:1] == [str(running.pid)]]
-
-
-def test_a_torn_line_and_an_unfinished_cell_are_measured_again(whole, tmp_path):
-    rows = read(whole)
-    first = [r for r in rows if r["panel"] == "train" and r["x"] == 32 and r["model"] == "gru"]
-    partial = [*rows[:10], *[r for r in first[:2] if r not in rows[:10]]]
-    kept = whole_cells(partial)
-    assert all(r in partial for r in kept)
-    assert {key_of(r) for r in partial if r not in kept} <= {key_of(first[0])} | {key_of(rows[9])}
-    assert whole_cells(rows) == rows
 
 
 @pytest.mark.parametrize(

@@ -24,8 +24,8 @@ from src.storage.files import seal, write_json
 from src.study import engines
 from src.study.engines import DIVERGED, DONE, FAILED, TIMEOUT, Job
 from src.study.engines import local as local_engine
-from src.study.engines.interrupts import Interrupts
 from src.study.engines.local import LocalEngine, how_to_go_on, last_words, what_a_training_needs
+from src.utils.interrupts import Interrupts
 
 LIGHT = ("pytest", "src.study.engines.worker")  # a server that starts at once
 

@@ -77,8 +77,7 @@ def bench(plan: Plan, record, progress) -> None:
     if ceilings.ceilings_of(record.rows) is None:
         progress("ceilings")
         samples = ceilings.measure_ceilings(plan.device, plan.dtype, plan.limits, clock=plan.clock)
-        for row in _ceiling_rows(plan, samples):
-            record.add(row)
+        record.add(*_ceiling_rows(plan, samples))
     have = {
         (row["backend"], row["form"], row["x"])
         for row in record.rows
@@ -234,8 +233,7 @@ def _time(plan: Plan, shape: Shape, which: str, admitted: dict[str, Admitted], r
             status = "out of memory" if lost else "failed"
             record.add(_row(plan, shape, which, name, metric="ms", status=status, note=note))
             continue
-        for row in _timed_rows(plan, shape, which, name, outcome, admitted[name].verdict):
-            record.add(row)
+        record.add(*_timed_rows(plan, shape, which, name, outcome, admitted[name].verdict))
 
 
 def output_gradient(like, seed: int):
@@ -276,7 +274,7 @@ def _timed_rows(plan: Plan, shape: Shape, which: str, name: str, sample, verdict
         ("gflop_per_s", "GFLOP/s", lambda s: cost.operations / s / 1e9),
         ("gb_per_s", "GB/s", lambda s: cost.bytes / s / 1e9),
         ("ms", "ms", lambda s: 1e3 * s),
-    )  # ms is the last one: a rerun counts a form with this row as measured
+    )
     return [
         _row(plan, shape, which, name, metric=metric, note=verdict.note, **_timed(sample, unit, of, first))
         for metric, unit, of in metrics

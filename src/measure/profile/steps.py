@@ -50,7 +50,7 @@ from src.models.backbone import build
 from src.stats import medians
 from src.storage.randomness import seed_all
 from src.storage.rows import make_row, timed
-from src.storage.rundir import write_atomic, write_json
+from src.storage.rundir import read_json, write_atomic, write_json
 from src.utils import memory
 from src.utils.session import Session
 from src.utils.training import compile_model, make_optimizer, make_scaler, make_scheduler, total_steps, train_step
@@ -126,12 +126,7 @@ def measure(job: Job, drawn, steps: int, limits, record, progress) -> None:
     progress(words): called before each piece of work, at most `steps_of(drawn)` times.
     Raises Diverged and KeyboardInterrupt; the rows measured before it are in the record.
     """
-    # The last row of a length is its peak. A length that has it, or a row that says why not, is done.
-    have = {
-        (row["panel"], row["x"])
-        for row in record.rows
-        if row["panel"] != "length" or row["metric"] == "peak_bytes" or row["status"] != "ok"
-    }
+    have = {(row["panel"], row["x"]) for row in record.rows}
     if not have:
         for name in FILES:  # left by a profile whose config.json is gone
             (record.path / name).unlink(missing_ok=True)
@@ -189,38 +184,27 @@ def _operators(job: Job, steps: int, record) -> None:
     common = {"parameters": parameters(training.model), "n": steps, "warmups": WARMUP_STEPS, "tokens": tokens}
     table = reading.operators(trace, reading.own_names(own_functions()))  # known once the model has run
     kind = "kernels on the device" if job.device.type == "cuda" else "self time on the CPU"
-    for entry in table:
-        calls = f"{entry['calls']:g} calls per step; {entry['group']}; {kind}"
-        record.add(
-            job.row(
-                panel="operators",
-                op=entry["name"],
-                form=entry["group"],
-                metric="self_ms",
-                **spread(entry["ms"]),
-                **common,
-                note=calls,
-            )
-        )
-    for group, values in reading.by_group(table).items():
-        record.add(job.row(panel="groups", form=group, metric="self_ms", **spread(values), **common))
-    windows = [(end - start) / 1e3 for start, end in reading.step_windows(trace)]
-    record.add(
+    rows = [
         job.row(
-            panel="groups",
-            form="whole step",
-            metric="step_ms",
-            **spread(windows),
+            panel="operators",
+            op=entry["name"],
+            form=entry["group"],
+            metric="self_ms",
+            **spread(entry["ms"]),
             **common,
-            note="recorded by the profiler, so slower than without it",
+            note=f"{entry['calls']:g} calls per step; {entry['group']}; {kind}",
         )
-    )
+        for entry in table
+    ]
+    for group, values in reading.by_group(table).items():
+        rows.append(job.row(panel="groups", form=group, metric="self_ms", **spread(values), **common))
+    windows = [(end - start) / 1e3 for start, end in reading.step_windows(trace)]
+    slower = "recorded by the profiler, so slower than without it"
+    rows.append(job.row(panel="groups", form="whole step", metric="step_ms", **spread(windows), **common, note=slower))
     drawing = spread([1e3 * s for s in seconds[WARMUP_STEPS:]])
-    record.add(
-        job.row(
-            panel="data", metric="batch_ms", **drawing, **common, note="drawing a batch, which comes before the step"
-        )
-    )
+    before = "drawing a batch, which comes before the step"
+    rows.append(job.row(panel="data", metric="batch_ms", **drawing, **common, note=before))
+    record.add(*rows)
 
 
 def endless(loader):
@@ -415,9 +399,11 @@ def _lengths(job: Job, drawn: dict, limits, record, progress) -> None:
 def _length_rows(job: Job, length: int, training: Training, sample, peak: int, record) -> None:
     """Time per step and per token, and the peak of the allocations."""
     common = {**_place(length, training.batches), "parameters": parameters(training.model)}
-    record.add(job.row(**common, metric="step_ms", **timed(sample)))
-    record.add(job.row(**common, metric="token_us", **timed(sample, "us", lambda s: 1e6 * s / common["tokens"])))
-    record.add(job.row(**common, metric="peak_bytes", value=peak, unit="bytes", n=1, note=memory_note(job.device)))
+    record.add(
+        job.row(**common, metric="step_ms", **timed(sample)),
+        job.row(**common, metric="token_us", **timed(sample, "us", lambda s: 1e6 * s / common["tokens"])),
+        job.row(**common, metric="peak_bytes", value=peak, unit="bytes", n=1, note=memory_note(job.device)),
+    )
 
 
 def _lost(job: Job, length: int, batches, error: Exception, record) -> None:
@@ -457,4 +443,4 @@ def peak_bytes(step, device) -> int:
 def memory_of(folder) -> dict | None:
     """The memory timeline that `measure` wrote: {"steps", "unit", "points"}; None if it did not yet."""
     path = Path(folder) / "memory.json"
-    return json.loads(path.read_bytes()) if path.is_file() else None
+    return read_json(path) if path.is_file() else None

@@ -61,19 +61,6 @@ def key_of(row: dict) -> tuple:
     return row["panel"], row["model"], row["x"], row["batch"], row["tokens"]
 
 
-def whole_cells(rows: list[dict]) -> list[dict]:
-    """The rows of complete cells: those with all their metrics, or with one row that says why there are none."""
-    found: dict[tuple, set] = {}
-    for row in rows:
-        found.setdefault(key_of(row), set()).add(row["metric"] if row["status"] == "ok" else None)
-
-    def whole(key) -> bool:
-        panel = load(key[0])
-        return None in found[key] or set(panel.metrics) <= found[key] or set(panel.overhead_metrics) == found[key]
-
-    return [row for row in rows if whole(key_of(row))]
-
-
 class Study:
     """The cells of all panels, measured into a record.
 

@@ -40,9 +40,10 @@ from src.storage.env import PROJECT
 from src.storage.files import open_sealed, read_json
 from src.storage.rundir import RunDir
 from src.study.engines import ATTEMPTS, DIVERGED, DONE, FAILED, TIMEOUT, Job, Outcome, check_folder
-from src.study.engines.interrupts import Interrupts
 from src.study.engines.queued import Queued
-from src.study.engines.worker import END, LOST, STOP, Errand, work
+from src.study.engines.worker import END, STOP, Errand, work
+from src.utils.interrupts import Interrupts
+from src.utils.lifetime import LOST
 
 COMMAND = "benchmark:main"
 OK, DIVERGENCE, INTERRUPTED = 0, 3, 130  # exit codes of a command

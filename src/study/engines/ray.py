@@ -32,11 +32,11 @@ from src.storage.env import PROGRAM, PROJECT, git_commit, versions
 from src.storage.files import read_json, write_json
 from src.storage.rundir import RunDir
 from src.study.engines import ATTEMPTS, FAILED, Job, Outcome, check_folder
-from src.study.engines.interrupts import Interrupts
 from src.study.engines.local import COMMAND, GRACE_SECONDS
 from src.study.engines.node import STOPPED, Delivery, Order, carry_out
 from src.study.engines.parcel import DATA, Files, files_of, needed, put
 from src.study.engines.queued import Queued
+from src.utils.interrupts import Interrupts
 
 INSTALL = "--engine ray: Ray is not installed; run `pip install -r requirements-cluster.txt`"
 POLL_SECONDS, CONNECT_SECONDS = 0.5, 10.0

@@ -23,10 +23,10 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
 from src.measure.child import resolve
+from src.utils.lifetime import LOST
 
 STOP, END = b"stop", b"end"
 ORPHAN_SECONDS = 1.5
-LOST = 255  # the exit code of a process that has lost its parent
 
 
 @dataclass(frozen=True)
