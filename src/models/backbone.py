@@ -36,6 +36,7 @@ FAIR = BlockDefaults("rms", 4, 4, "gelu")  # the block of every layer under --fa
 # Positions of every layer under --fair. Recurrent layers know the order without any, the shared convolution tells the
 # other ones that of neighbours, and a learned table would end at the training length.
 FAIR_POS = "none"
+NORM_EPS = 1e-5  # added to the variance or to the mean square
 MLP_MULTIPLE = 8  # the hidden width of a SwiGLU is a multiple of this, because matrix units are slow at others
 
 
@@ -73,12 +74,9 @@ class Backbone(ARModel):
         self.norm = make_norm(layers[-1][1])
         self.loss_backend = parse_backend(args.backend, "softmax")
         self.head = Linear(args.d_model, vocab_size, bias=False, backend=args.backend)
-        self.head_scale = 1.0
+        self.head_scale = head_scale(args)
         if args.tie_weights:
             self.head.weight = self.embed.weight
-            # The final norm has a mean square of 1, so these weights alone would give logits of std embed_std sqrt(D).
-            # Above 1 they are scaled down to 1, as in Raffel et al. 2020 (T5). Below, as in GPT-2, nothing is scaled.
-            self.head_scale = 1 / max(1.0, args.embed_std * math.sqrt(args.d_model))
         initialise(self, args.init, args.n_layer)
 
     def cache_kind(self) -> str:
@@ -202,6 +200,15 @@ def build(model_class: type, vocab_size: int, args: RunFlags, max_len: int) -> A
     return Backbone(model_class, vocab_size, args, max_len)
 
 
+def head_scale(args: RunFlags) -> float:
+    """The factor before a head: 1, or less where it is tied to an embedding of large values.
+
+    The final norm has a mean square of 1, so a tied head alone would give logits of std embed_std sqrt(D). Above 1 they
+    are scaled down to 1, as in Raffel et al. 2020 (T5). Below, as in GPT-2, nothing is scaled.
+    """
+    return 1 / max(1.0, args.embed_std * math.sqrt(args.d_model)) if args.tie_weights else 1.0
+
+
 def max_len_of(args: RunFlags) -> int:
     """Tokens of a learned position table where only the flags are known: context_len + 256.
 
@@ -241,6 +248,7 @@ def _decide(model_class: type, flags: RunFlags) -> RunArgs:
         values |= {"mlp": mlp}
         values |= {"dim_ffn": hidden_width(mlp, block.ffn_ratio * flags.d_model)} if flags.dim_ffn < 0 else {}
         values |= {"short_conv": block.short_conv} if flags.short_conv < 0 else {}
+        values |= {"bias": flags.bias and block.bias}
     return resolved(flags, **values)
 
 
@@ -360,7 +368,7 @@ class MLP(nn.Module):
 def make_norm(args: RunArgs) -> nn.Module:
     """LayerNorm (Ba et al. 2016) or RMSNorm (Zhang & Sennrich 2019) over d_model channels."""
     if args.norm == "rms":
-        return RMSNorm(args.d_model, 1e-5, args.backend)
+        return RMSNorm(args.d_model, NORM_EPS, args.backend)
     return nn.LayerNorm(args.d_model, bias=args.bias)
 
 

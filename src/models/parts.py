@@ -173,6 +173,38 @@ def apply_rotary(x, start: int, rates, backend: str = "auto"):
     return rope(x, angle.cos(), angle.sin(), "pairs", backend)
 
 
+class Rotation:
+    """Rotation of channels (i, i + K / 2) by position x base^(-2i / K). Su et al. 2021 (rope), equation 34.
+
+    The pairs are those of Llama as Hugging Face stores it. Cosines and sines are kept for the positions that were asked
+    for, so that a step of decoding looks them up.
+    """
+
+    def __init__(self, size: int, base: float, backend: str = "auto"):
+        """size: channels per head, K.  base: of the rates.  backend: of the op `rope`."""
+        self.size, self.base, self.backend = size, base, backend
+        self._table = torch.empty(2, 0, size // 2)
+
+    def __call__(self, x, start: int):
+        """x (B, T, H, K) at positions start .. start + T - 1, rotated; in x's dtype, computed in float32 at least."""
+        cos, sin = self.table(start + x.shape[1], x)[:, start:]
+        return rope(x, cos, sin, "halves", self.backend)
+
+    def table(self, end: int, like):
+        """Cosines and sines (2, end, K / 2) of positions 0 .. end - 1, on the device of `like`, float32 at least."""
+        kept, dtype = self._table, accumulation_dtype(like)
+        if kept.shape[1] < end or kept.device != like.device or kept.dtype != dtype:
+            # Also for a backward pass: what inference_mode makes could not be kept for one.
+            with torch.inference_mode(False), torch.no_grad():
+                self._table = kept = self._computed(1 << (end - 1).bit_length(), like.device, dtype)
+        return kept[:, :end]
+
+    def _computed(self, positions: int, device, dtype):
+        rates = self.base ** (torch.arange(0, self.size, 2, device=device, dtype=dtype) / -self.size)
+        angle = torch.arange(positions, device=device, dtype=dtype)[:, None] * rates
+        return torch.stack([angle.cos(), angle.sin()])
+
+
 def l2_normalize(x):
     """x (..., K) at unit length, computed in float32. The result has x's dtype, and a zero vector stays zero."""
     y = at_least_float32(x)
