@@ -34,6 +34,7 @@ def resume(argv: list[str], world) -> int:
         one_out_dir,
         open_run,
         same_as_stored,
+        stored_tokenizer,
     )
     from src.storage import env
     from src.storage.rundir import write_json
@@ -55,7 +56,7 @@ def resume(argv: list[str], world) -> int:
     try:
         if world.share(run.run_dir.finished):  # by another process, between the first look and the lock
             return report_finished(run, request.control, world)
-        session = open_session(setup, device, world)
+        session = open_session(setup, device, world, stored_tokenizer(run))
         model = build_model(setup, session.tokenizer, session.task, device)
         payload = load_checkpoint(run, run.run_dir.ckpt, device) if run.run_dir.ckpt.exists() else None
         check_same_data(run.run_dir, session.data.facts)
@@ -69,7 +70,7 @@ def resume(argv: list[str], world) -> int:
             if not run.run_dir.env.exists():
                 write_json(run.run_dir.env, environment(setup, session, check_backends(setup, device)))
             record_code(run.run_dir, run.code, payload["step"] if payload else 0)
-            session.tokenizer.save(run.run_dir.vocab)
+            session.tokenizer.save(run.run_dir.path)
             run.run_dir.training_log.restore(log.lines)
         reporter = make_reporter(request.control, world, run.run_dir)
         if log and log.notice:
