@@ -19,6 +19,7 @@ from torch.utils.data import Dataset
 from dataset.corpus.stored_text import StoredIds
 from dataset.task import Example, Task
 from dataset.tokenizer import BOS, EOS, PAD, CharTokenizer
+from dataset.windows import Consecutive
 
 IGNORE = -100  # the value of y where nothing is trained
 
@@ -118,6 +119,11 @@ class ExampleDataset(Dataset):
         """Tokens of x, per example."""
         return self.prompt_chars + self.answer_chars + 1
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest example."""
+        return int(self.tokens.max())
+
     def __getitem__(self, i: int) -> dict:
         ids = self.ids[self.starts[i] : self.starts[i + 1]]
         return {
@@ -189,17 +195,19 @@ class WindowDataset(Dataset):
     ids: an array, or `StoredIds` of a text that is kept in a file.
     """
 
-    def __init__(self, ids: np.ndarray | StoredIds, spans: np.ndarray | list[tuple[int, int]]):
+    def __init__(self, ids: np.ndarray | StoredIds, spans: Consecutive | np.ndarray | list[tuple[int, int]]):
         self.ids = ids
-        self.spans = np.asarray(spans, dtype=np.int64)
+        self.spans = spans if isinstance(spans, Consecutive) else np.asarray(spans, dtype=np.int64)
 
     def __len__(self) -> int:
         return len(self.spans)
 
     @property
-    def tokens(self) -> np.ndarray:
-        """Tokens of x, per window."""
-        return self.spans[:, 1] - self.spans[:, 0]
+    def longest(self) -> int:
+        """Tokens of the longest window."""
+        if isinstance(self.spans, Consecutive):
+            return self.spans.longest
+        return int((self.spans[:, 1] - self.spans[:, 0]).max())
 
     def __getitem__(self, i: int) -> dict:
         start, end = self.spans[i]

@@ -20,12 +20,12 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from dataset.common import Batch, ExampleDataset, WindowDataset, collate_fn, collate_windows
 from dataset.corpus.language import LanguageTask
-from dataset.plans import FreshBatches, LengthBatches, WindowBatches, draw_length
+from dataset.plans import FreshBatches, LengthBatches, OrderedBatches, WindowBatches, draw_length
 from dataset.seeds import stream
 from dataset.splits import check_train_size, draw_heldout, draw_train
 from dataset.task import Example, Task
 from dataset.tokenizer import CharTokenizer
-from dataset.windows import epoch_windows, windows_consecutive
+from dataset.windows import Consecutive, epoch_windows
 from src.flags.fields import UserError
 from src.flags.run_flags import RunFlags
 
@@ -130,11 +130,6 @@ def _loader(dataset: Dataset, batches: Sampler | list[list[int]], collate: Calla
     return DataLoader(dataset, batch_sampler=batches, collate_fn=collate, generator=torch.Generator())
 
 
-def _fixed_loader(dataset: Dataset, rows: int, order: np.ndarray, collate: Callable[..., Batch]) -> DataLoader:
-    """A loader over a whole dataset in a fixed order, `rows` examples per batch."""
-    return _loader(dataset, [order[i : i + rows].tolist() for i in range(0, len(order), rows)], collate)
-
-
 def _eval_rows(args: RunFlags, tokens: int, trained: int) -> int:
     """Rows of an evaluation batch of sequences of this many tokens.  trained: tokens of the longest training sequence.
 
@@ -177,8 +172,11 @@ def sequences_digest(task: Task, dataset: ExampleDataset | WindowDataset) -> str
     """
     if isinstance(dataset, ExampleDataset):
         return _digest(dataset.examples)
-    text = repr((sorted(task.identity().items()), dataset.spans.tolist()))
-    return hashlib.sha256(text.encode()).hexdigest()
+    sha = hashlib.sha256(f"({sorted(task.identity().items())!r}, [".encode())
+    for i, block in enumerate(dataset.spans.blocks()):
+        sha.update((", " * (i > 0) + repr(block.tolist())[1:-1]).encode())
+    sha.update(b"])")
+    return sha.hexdigest()
 
 
 def heldout_loader(
@@ -187,8 +185,8 @@ def heldout_loader(
     """A loader over fixed examples, in the order of their token count, so that little is padded."""
     data = ExampleDataset(examples, [length] * len(examples), task, tokenizer, args.loss_on)
     order = np.argsort(data.tokens, kind="stable")
-    rows = _eval_rows(args, int(data.tokens.max()), task.max_tokens())
-    return _fixed_loader(data, rows, order, collate_fn)
+    rows = _eval_rows(args, data.longest, task.max_tokens())
+    return _loader(data, [order[i : i + rows].tolist() for i in range(0, len(order), rows)], collate_fn)
 
 
 def _train_loader(task: Task, tokenizer: CharTokenizer, args: RunFlags) -> DataLoader:
@@ -223,8 +221,8 @@ def _window_loaders(task: LanguageTask, args: RunFlags) -> tuple[CharTokenizer, 
     plan = WindowBatches(train, args.train_size or epoch_windows(len(ids["train"]), n), n, rows, args.seed)
     loaders = {"train": _loader(train, plan, collate_windows)}
     for split, size in (("val", args.val_size), ("test", args.test_size), ("heldout", 0)):
-        spans = windows_consecutive(len(ids[split]), n)
-        loaders[split] = _window_loader(WindowDataset(ids[split], spans[:size] if size else spans), args, n)
+        spans = Consecutive(len(ids[split]), n)
+        loaders[split] = _window_loader(WindowDataset(ids[split], spans.first(size) if size else spans), args, n)
     sizes = plan.n_windows, len(loaders["val"].dataset), len(loaders["test"].dataset)
     facts = DataFacts(task.digest, task.source, *sizes, {"val": [], "test": []}, len(tokenizer), task.unknown_rate)
     return tokenizer, loaders, TaskData(task, tokenizer, facts)
@@ -239,8 +237,8 @@ def _windows_of_length(task: LanguageTask, tokenizer: CharTokenizer, args: RunFl
             f"--eval_lengths: got {length}, allowed: at most {n_chars - 1}, the scored characters of the test set; "
             f"{more}"
         )
-    return _window_loader(WindowDataset(ids, windows_consecutive(n_chars, length)), args, length)
+    return _window_loader(WindowDataset(ids, Consecutive(n_chars, length)), args, length)
 
 
 def _window_loader(data: WindowDataset, args: RunFlags, length: int) -> DataLoader:
-    return _fixed_loader(data, _eval_rows(args, length, args.context_len), np.arange(len(data)), collate_windows)
+    return _loader(data, OrderedBatches(len(data), _eval_rows(args, length, args.context_len)), collate_windows)

@@ -39,8 +39,8 @@ from src.utils.evaluation import (
     MOST_TOKENS,
     evaluate,
     scores_of,
-    teacher_forced,
     teacher_forced_metric,
+    text_scores,
     unit_of,
 )
 from src.utils.memory import is_out_of_memory
@@ -176,7 +176,7 @@ def evaluate_splits(model: ARModel, session: Session) -> tuple[dict[str, dict], 
     scores = {split: scores_of(model, s.loaders[split], s.device, s.args, s.data, s.world) for split in ("val", "test")}
     results = {split: found.result() for split, found in scores.items()}
     if "heldout" in s.loaders:
-        heldout = teacher_forced(model, s.loaders["heldout"], s.device, s.args, world=s.world)
+        heldout = text_scores(model, s.loaders["heldout"], s.device, s.args, world=s.world)
         results["test"]["heldout_loss"] = heldout.loss
     return results, scores["test"].by_unit()
 
@@ -196,7 +196,7 @@ def length_curve(model: ARModel, session: Session, final_test: dict | None) -> l
     for length in s.eval_lengths:
         loader = length_loader(task, s.tokenizer, s.args, length)
         try:
-            why = why_undefined(model, int(loader.dataset.tokens.max()))
+            why = why_undefined(model, loader.dataset.longest)
             if why:
                 rows.append(_undefined_row(length, len(loader.dataset), why))
                 continue
