@@ -20,6 +20,7 @@ from torch.utils.data import Dataset
 from dataset.corpus.stored_text import BLOCK, StoredIds
 from dataset.task import Example, Task
 from dataset.tokenizer import BOS, EOS, PAD, Tokenizer
+from dataset.windows import Consecutive, Listed
 
 IGNORE = -100  # the value of y where nothing is trained
 
@@ -119,6 +120,11 @@ class ExampleDataset(Dataset):
         """Tokens of x, per example."""
         return self.prompt_chars + self.answer_chars + 1
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest example."""
+        return int(self.tokens.max())
+
     def __getitem__(self, i: int) -> dict:
         ids = self.ids[self.starts[i] : self.starts[i + 1]]
         return {
@@ -194,27 +200,28 @@ class WindowDataset(Dataset):
     def __init__(
         self,
         ids: np.ndarray | StoredIds,
-        spans: np.ndarray | list[tuple[int, int]],
+        spans: Consecutive | Listed | np.ndarray | list[tuple[int, int]],
         tokenizer: Tokenizer | None = None,
     ):
         self.ids, self.tokenizer = ids, tokenizer
-        self.spans = np.asarray(spans, dtype=np.int64)
+        self.spans = spans if isinstance(spans, (Consecutive, Listed)) else np.asarray(spans, dtype=np.int64)
 
     def __len__(self) -> int:
         return len(self.spans)
 
     @property
-    def tokens(self) -> np.ndarray:
-        """Tokens of x, per window."""
-        return self.spans[:, 1] - self.spans[:, 0]
+    def longest(self) -> int:
+        """Tokens of the longest window."""
+        return (Listed(self.spans) if isinstance(self.spans, np.ndarray) else self.spans).longest
 
     @functools.cached_property
     def scored_bytes(self) -> int:
         """Bytes of UTF-8 of all that the windows predict. The tokenizer must be known."""
         total, bytes_of = 0, self.tokenizer.bytes_of
-        for start, end in _joined(self.spans + 1):
-            for at in range(start, end, BLOCK):
-                total += int(bytes_of[self.ids[at : min(at + BLOCK, end)]].sum())
+        for spans in self.spans.blocks():
+            for start, end in _joined(spans + 1):
+                for at in range(start, end, BLOCK):
+                    total += int(bytes_of[self.ids[at : min(at + BLOCK, end)]].sum())
         return total
 
     def __getitem__(self, i: int) -> dict:

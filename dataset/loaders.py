@@ -20,12 +20,12 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from dataset.common import Batch, ExampleDataset, WindowDataset, collate_fn, collate_windows
 from dataset.corpus.language import LanguageTask
-from dataset.plans import DocumentBatches, FreshBatches, LengthBatches, WindowBatches, draw_length
+from dataset.plans import DocumentBatches, FreshBatches, LengthBatches, OrderedBatches, WindowBatches, draw_length
 from dataset.seeds import stream
 from dataset.splits import check_train_size, draw_heldout, draw_train
 from dataset.task import Example, Task
 from dataset.tokenizer import CharTokenizer, Tokenizer
-from dataset.windows import epoch_windows, windows_consecutive
+from dataset.windows import Consecutive, epoch_windows
 from src.flags.fields import UserError
 from src.flags.run_flags import RunFlags
 
@@ -132,11 +132,6 @@ def _loader(dataset: Dataset, batches: Sampler | list[list[int]], collate: Calla
     return DataLoader(dataset, batch_sampler=batches, collate_fn=collate, generator=torch.Generator())
 
 
-def _fixed_loader(dataset: Dataset, rows: int, order: np.ndarray, collate: Callable[..., Batch]) -> DataLoader:
-    """A loader over a whole dataset in a fixed order, `rows` examples per batch."""
-    return _loader(dataset, [order[i : i + rows].tolist() for i in range(0, len(order), rows)], collate)
-
-
 def _eval_rows(args: RunFlags, tokens: int, trained: int) -> int:
     """Rows of an evaluation batch of sequences of this many tokens.  trained: tokens of the longest training sequence.
 
@@ -179,8 +174,11 @@ def sequences_digest(task: Task, dataset: ExampleDataset | WindowDataset) -> str
     """
     if isinstance(dataset, ExampleDataset):
         return _digest(dataset.examples)
-    text = repr((sorted(task.identity().items()), dataset.spans.tolist()))
-    return hashlib.sha256(text.encode()).hexdigest()
+    sha = hashlib.sha256(f"({sorted(task.identity().items())!r}, [".encode())
+    for i, block in enumerate(dataset.spans.blocks()):
+        sha.update((", " * (i > 0) + repr(block.tolist())[1:-1]).encode())
+    sha.update(b"])")
+    return sha.hexdigest()
 
 
 def heldout_loader(
@@ -189,8 +187,8 @@ def heldout_loader(
     """A loader over fixed examples, in the order of their token count, so that little is padded."""
     data = ExampleDataset(examples, [length] * len(examples), task, tokenizer, args.loss_on)
     order = np.argsort(data.tokens, kind="stable")
-    rows = _eval_rows(args, int(data.tokens.max()), task.max_tokens())
-    return _fixed_loader(data, rows, order, collate_fn)
+    rows = _eval_rows(args, data.longest, task.max_tokens())
+    return _loader(data, [order[i : i + rows].tolist() for i in range(0, len(order), rows)], collate_fn)
 
 
 def _train_loader(task: Task, tokenizer: Tokenizer, args: RunFlags) -> DataLoader:
@@ -246,8 +244,8 @@ def _windows_of_length(task: LanguageTask, tokenizer: Tokenizer, args: RunFlags,
             f"--eval_lengths: got {length}, allowed: at most {n_chars - 1}, the scored {tokenizer.unit}s of the test "
             f"set; {more}"
         )
-    return _window_loader(WindowDataset(ids, windows_consecutive(n_chars, length), tokenizer), args, length)
+    return _window_loader(WindowDataset(ids, Consecutive(n_chars, length), tokenizer), args, length)
 
 
 def _window_loader(data: WindowDataset, args: RunFlags, length: int) -> DataLoader:
-    return _fixed_loader(data, _eval_rows(args, length, args.context_len), np.arange(len(data)), collate_windows)
+    return _loader(data, OrderedBatches(len(data), _eval_rows(args, length, args.context_len)), collate_windows)

@@ -16,7 +16,7 @@ from dataset.seeds import stream
 from dataset.splits import draw_train
 from dataset.task import Task
 from dataset.tokenizer import Tokenizer
-from dataset.windows import windows_random
+from dataset.windows import BLOCK, windows_random
 from src.flags.run_flags import RunFlags
 
 
@@ -112,10 +112,25 @@ def draw_length(task: Task, train_lengths: str, rng: np.random.Generator) -> int
     return task.longest_length() if train_lengths == "fixed" else task.train_length(rng)
 
 
+class OrderedBatches(Sampler):
+    """Batches of all rows of a dataset in their order, `size` rows per batch."""
+
+    def __init__(self, n_rows: int, size: int):
+        self.n_rows, self.size = n_rows, size
+
+    def __iter__(self):
+        for at in range(0, self.n_rows, self.size):
+            yield np.arange(at, min(at + self.size, self.n_rows))
+
+    def __len__(self) -> int:
+        return -(-self.n_rows // self.size)
+
+
 class WindowBatches(Sampler):
     """Batches of windows at random offsets. An epoch has `n_windows` of them, drawn from (seed, epoch).
 
-    Iterating again without `set_epoch` continues with the next epoch.
+    The windows are drawn in blocks of about BLOCK, and rows number those of one block: the windows of a whole epoch
+    would need more memory for a longer text. Iterating again without `set_epoch` continues with the next epoch.
     """
 
     def __init__(self, dataset: WindowDataset, n_windows: int, context_len: int, batch_size: int, seed: int):
@@ -128,10 +143,14 @@ class WindowBatches(Sampler):
 
     def __iter__(self):
         rng = np.random.default_rng([self.seed, self.epoch, 2])
-        self.dataset.spans = windows_random(self.dataset.ids, self.n_windows, self.context_len, rng)
-        rows = np.arange(self.n_windows)
-        for at in range(self.start * self.batch_size, self.n_windows, self.batch_size):
-            yield rows[at : at + self.batch_size]
+        size, begin = self.batch_size, self.start * self.batch_size
+        block = max(1, BLOCK // size) * size
+        for first in range(0, self.n_windows, block):
+            rows = min(block, self.n_windows - first)
+            # A generator draws the same numbers in blocks as at once. Blocks before `begin` are drawn and not used.
+            self.dataset.spans = windows_random(self.dataset.ids, rows, self.context_len, rng)
+            for at in range(max(0, begin - first), rows, size):
+                yield np.arange(at, min(at + size, rows))
         self.set_epoch(self.epoch + 1)
 
     def __len__(self) -> int:

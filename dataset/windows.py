@@ -6,7 +6,13 @@ written as a (start, end) span of the characters that it reads: text[start:end] 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
 import numpy as np
+
+BLOCK = 1 << 16  # windows that are held at once
 
 
 def epoch_windows(n_chars: int, context_len: int) -> int:
@@ -23,9 +29,95 @@ def windows_random(ids, n: int, context_len: int, rng: np.random.Generator) -> n
     return np.stack([starts, starts + context_len], axis=1)
 
 
-def windows_consecutive(n_chars: int, context_len: int) -> list[tuple[int, int]]:
-    """(start, end) of the windows that predict every character of a text once, except the first one, in order.
+@dataclass(frozen=True)
+class Consecutive:
+    """The windows that predict every character of a text once, except the first one, in order.
 
-    The last window may be shorter. A text of fewer than two characters has no window.
+    windows[3] is the (start, end) of one of them, windows[rows] those of many, (n, 2) int64. They are computed when
+    they are asked for, so that memory does not grow with the text. The last window may be shorter. A text of fewer than
+    two characters has no window.
     """
-    return [(start, min(start + context_len, n_chars - 1)) for start in range(0, n_chars - 1, context_len)]
+
+    n_chars: int
+    context_len: int
+
+    def __len__(self) -> int:
+        return epoch_windows(max(0, self.n_chars - 1), self.context_len)
+
+    def __getitem__(self, rows: int | np.ndarray) -> np.ndarray:
+        if isinstance(rows, int) and not 0 <= rows < len(self):  # this also ends a loop over the windows
+            raise IndexError(f"window: got {rows}, allowed: 0 to {len(self) - 1}")
+        start = np.asarray(rows, dtype=np.int64) * self.context_len
+        return np.stack([start, np.minimum(start + self.context_len, self.n_chars - 1)], axis=-1)
+
+    def first(self, n: int) -> Consecutive:
+        """The first n windows, or all of them where there are fewer."""
+        return Consecutive(min(self.n_chars, n * self.context_len + 1), self.context_len)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest window, which is the first one."""
+        return max(0, min(self.context_len, self.n_chars - 1))
+
+    @property
+    def n_predicted(self) -> int:
+        """Tokens that the windows predict."""
+        return max(0, self.n_chars - 1)
+
+    def places(self, at: int, n: int) -> tuple[np.ndarray, np.ndarray]:
+        """(window, position in it) of the predictions at .. at + n - 1, counted over all windows: (n,) each."""
+        return np.divmod(np.arange(at, at + n), self.context_len)
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """All windows in order, BLOCK at once: (n, 2)."""
+        for at in range(0, len(self), BLOCK):
+            yield self[np.arange(at, min(at + BLOCK, len(self)))]
+
+
+@dataclass(frozen=True, eq=False)
+class Listed:
+    """Windows of any lengths, such as one per document, in the order in which they are listed.
+
+    spans: (n, 2) int64, their (start, end). The methods are those of `Consecutive`.
+    """
+
+    spans: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.spans)
+
+    def __getitem__(self, rows: int | np.ndarray) -> np.ndarray:
+        return self.spans[rows]
+
+    def first(self, n: int) -> Listed:
+        """The first n windows, or all of them where there are fewer."""
+        return Listed(self.spans[:n])
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest window."""
+        return int(self._tokens.max(initial=0))
+
+    @property
+    def n_predicted(self) -> int:
+        """Tokens that the windows predict."""
+        return int(self._tokens.sum())
+
+    @property
+    def _tokens(self) -> np.ndarray:
+        return self.spans[:, 1] - self.spans[:, 0]
+
+    @cached_property
+    def _ends(self) -> np.ndarray:
+        return np.cumsum(self._tokens)
+
+    def places(self, at: int, n: int) -> tuple[np.ndarray, np.ndarray]:
+        """(window, position in it) of the predictions at .. at + n - 1, counted over all windows: (n,) each."""
+        numbers = np.arange(at, at + n)
+        rows = np.searchsorted(self._ends, numbers, side="right")
+        return rows, numbers - (self._ends[rows] - self._tokens[rows])
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """All windows in order, BLOCK at once: (n, 2)."""
+        for at in range(0, len(self), BLOCK):
+            yield self.spans[at : at + BLOCK]

@@ -56,7 +56,7 @@ from dataset.splits import SPLITS
 from dataset.task import Slice, Task
 from dataset.tokenizer import SPECIAL, UNK, CharTokenizer, Tokenizer
 from dataset.vocabulary import read_tokenizer
-from dataset.windows import windows_consecutive
+from dataset.windows import Consecutive, Listed
 from src.flags.fields import UserError
 from src.flags.groups import DataConfig
 from src.flags.places import here
@@ -152,16 +152,13 @@ class LanguageTask(Task):
             return self._stored.ids(split)
         return tokenizer.encode(self.heldout_text() if split == "heldout" else self.text(split))
 
-    def spans(self, split: str, size: int, n_ids: int) -> np.ndarray:
-        """What each row of a held-out split reads, as (start, end) within its n_ids ids: (n, 2).
+    def spans(self, split: str, size: int, n_ids: int) -> Consecutive | Listed:
+        """What each row of a split reads, as (start, end) within its n_ids ids.
 
         size: the number of rows, 0 for all. A row is a window, or a document.
         """
-        if self.by_document:
-            found = self._rows[split]
-        else:
-            found = np.array(windows_consecutive(n_ids, self.args.context_len), dtype=np.int64).reshape(-1, 2)
-        return found[:size] if size else found
+        found = Listed(self._rows[split]) if self.by_document else Consecutive(n_ids, self.args.context_len)
+        return found.first(size) if size else found
 
     def counts(self, split: str, tokenizer: Tokenizer) -> np.ndarray:
         """How often each token of the vocabulary occurs in a split: (len(tokenizer),)."""
@@ -177,7 +174,7 @@ class LanguageTask(Task):
         """How often each token is predicted by the rows of the test set: (len(tokenizer),)."""
         ids = self.ids("test", tokenizer)
         if self.by_document:
-            scored = self.spans("test", self.args.test_size, len(ids)) + 1
+            scored = self.spans("test", self.args.test_size, len(ids)).spans + 1
         else:
             scored = [(1, self.test_chars(self.args.test_size))]
         return _count(ids, scored, len(tokenizer))

@@ -78,7 +78,7 @@ def check_lengths(session: Session) -> dict[int, int]:
     task, args, tokens = session.task, session.args, {}
     with blaming("task", args.task):
         for length in session.eval_lengths:
-            tokens[length] = int(length_loader(task, session.tokenizer, args, length).dataset.tokens.max())
+            tokens[length] = length_loader(task, session.tokenizer, args, length).dataset.longest
         low, high = task.lengths or (1, 0)
         for length in range(low, min(high, low + SHORT_LENGTHS) + 1):
             draw_train(task, 1, length, stream(task, "lengths", args.seed))

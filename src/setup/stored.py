@@ -132,7 +132,9 @@ def open_config(run_dir: RunDir) -> dict:
     if isinstance(stored, dict):
         texts |= {f"args.{kind}": stored.get(kind) for kind in KINDS}
         texts |= {"args.layers": name for name in _list(stored.get("layers", []))}
-    objects = {name: config.get(name) for name in ("args", "explicit", "files")} | {"helpers": config.get("helpers", {})}
+    objects = {name: config.get(name) for name in ("args", "explicit", "files")} | {
+        "helpers": config.get("helpers", {})
+    }
     if isinstance(objects["files"], dict):
         texts |= {f"files.{kind}": digest for kind, digest in objects["files"].items()}
     if isinstance(objects["helpers"], dict):

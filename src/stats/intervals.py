@@ -25,10 +25,14 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable, Iterable
 from statistics import NormalDist
 
 import numpy as np
 
+from src.stats.sums import add_to
+
+Parts = Callable[[], Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]]]  # values, bin and cluster of some items
 BIN_RULES = ("auto", "each", "linear", "log2")
 INTERVAL_OF = "test sampling"  # what the interval of a score covers. It does not cover seeds.
 MOST_DISTINCT = 24  # "auto" has one bin per value up to this many
@@ -86,9 +90,9 @@ def clustered(values, clusters=None, interval: str = "wilson", level: float = 0.
     values = _checked(values, interval)
     if not len(values):
         raise ValueError("values: got none, allowed: at least one")
-    return _estimates(
-        values, np.zeros(len(values), dtype=np.int64), 1, _checked_clusters(clusters, len(values)), interval, level
-    )[0]
+    index, clusters = np.zeros(len(values), dtype=np.int64), _checked_clusters(clusters, len(values))
+    cell, bin_of = _cells(index, clusters)
+    return _estimates(lambda: [(values, index, cell)], bin_of, 1, interval, level)[0]
 
 
 def binned(values, xs, bins: str = "auto", interval: str = "wilson", level: float = 0.95, clusters=None) -> list[dict]:
@@ -107,9 +111,28 @@ def binned(values, xs, bins: str = "auto", interval: str = "wilson", level: floa
             f"values and xs: got {len(values)} and {len(xs)} items, allowed: as many of one as of the other"
         )
     names, index = bin_edges(xs, bins)
-    found = _estimates(values, index, len(names), _checked_clusters(clusters, len(values)), interval, level)
-    kept = ("value", "count", "ci", "n_effective")
-    return [{**name, **{k: e[k] for k in kept}} for name, e in zip(names, found, strict=True) if e["count"]]
+    cell, bin_of = _cells(index, _checked_clusters(clusters, len(values)))
+    return _filled(names, _estimates(lambda: [(values, index, cell)], bin_of, len(names), interval, level))
+
+
+def clustered_parts(parts: Parts, clusters: int, interval: str = "wilson", level: float = 0.95) -> dict:
+    """`clustered`, to the last bit, for items that come in parts because memory does not hold them all.
+
+    parts: called twice. Each time it gives all items in the same order: values (n,), their bin, here 0, and their
+        cluster (n,).
+    clusters: how many there are. They are numbered from 0.
+    """
+    return _estimates_of_parts(parts, 1, clusters, interval, level)[0]
+
+
+def binned_parts(
+    parts: Parts, names: list[dict], clusters: int, interval: str = "wilson", level: float = 0.95
+) -> list[dict]:
+    """`binned`, to the last bit, for items that come in parts. Arguments as for `clustered_parts`.
+
+    names: the bins, as `bin_edges` gives them. `parts` numbers them from 0.
+    """
+    return _filled(names, _estimates_of_parts(parts, len(names), clusters, interval, level))
 
 
 def bin_edges(xs, bins: str = "auto") -> tuple[list[dict], np.ndarray]:
@@ -181,17 +204,39 @@ def _wilson(successes: np.ndarray, count: np.ndarray, z) -> tuple[np.ndarray, np
     return lo, hi
 
 
-def _estimates(values, index, size: int, clusters, interval: str, level: float) -> list[dict]:
-    """`clustered` of each of `size` bins, some of which may be empty. index: (N,), the bin of each item."""
+def _filled(names: list[dict], found: list[dict]) -> list[dict]:
+    """The bins that hold an item, with what is shown of their estimates."""
+    kept = ("value", "count", "ci", "n_effective")
+    return [{**name, **{k: e[k] for k in kept}} for name, e in zip(names, found, strict=True) if e["count"]]
+
+
+def _estimates_of_parts(parts: Parts, size: int, clusters: int, interval: str, level: float) -> list[dict]:
+    """`_estimates` where every bin has a cell for each of `clusters`, which may be empty."""
+
+    def with_cells():
+        for values, index, cluster in parts():
+            yield _checked(values, interval), index, index * clusters + cluster
+
+    return _estimates(with_cells, np.repeat(np.arange(size), clusters), size, interval, level)
+
+
+def _estimates(parts: Parts, bin_of: np.ndarray, size: int, interval: str, level: float) -> list[dict]:
+    """`clustered` of each of `size` bins, some of which may be empty.
+
+    parts: gives (values, bin, cell) of the items, called twice. A cell is what a cluster has in one bin.
+    bin_of: (cells,), the bin of each cell.
+    """
     if not size:
         return []
-    count = np.bincount(index, minlength=size)
-    mean = np.bincount(index, weights=values, minlength=size) / np.maximum(count, 1)
-    units, squares, mixed = _over_clusters(values, index, size, clusters, mean)
+    count = total = None
+    for values, index, _ in parts():
+        count, total = add_to(count, index, None, size), add_to(total, index, values, size)
+    mean = total / np.maximum(count, 1)
+    single, units, squares, mixed = _over_clusters(parts, bin_of, size, mean)
     freedom, n = np.maximum(units - 1, 1), np.maximum(count, 1)
     variance = squares / freedom / (n * (n / np.maximum(units, 1)))
     # Of single items this is again `variance`: a design effect of exactly 1.
-    single = np.bincount(index, weights=(values - mean[index]) ** 2, minlength=size) / np.maximum(n - 1, 1) / n
+    single = single / np.maximum(n - 1, 1) / n
     own = units == count
     effect = np.where(own | (single == 0), 1.0, variance / np.where(single > 0, single, 1.0))
     effect = np.where(units == 1, n, effect)  # one sequence tells nothing about the next
@@ -215,21 +260,32 @@ def _estimates(values, index, size: int, clusters, interval: str, level: float) 
     return [dict(zip(names, row, strict=True)) for row in rows]
 
 
-def _over_clusters(values, index, size: int, clusters, mean):
-    """Of each bin: its clusters, the sum of their squared residuals, and the fewer of those with a hit or a miss."""
+def _cells(index: np.ndarray, clusters: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """The cell (N,) of each item, and the bin of each cell.  index: (N,), the bins of the items."""
     if clusters is None:
-        cell, bin_of = np.arange(len(values)), index
-    else:
-        _, number = np.unique(clusters, return_inverse=True)
-        pairs = index * (number.max(initial=0) + 1) + number
-        _, first, cell = np.unique(pairs, return_index=True, return_inverse=True)
-        bin_of = index[first]
-    units = np.bincount(bin_of, minlength=size)
-    residuals = np.bincount(cell, weights=values - mean[index], minlength=len(bin_of))
+        return np.arange(len(index)), index
+    _, number = np.unique(clusters, return_inverse=True)
+    pairs = index * (number.max(initial=0) + 1) + number
+    _, first, cell = np.unique(pairs, return_index=True, return_inverse=True)
+    return cell, index[first]
+
+
+def _over_clusters(parts: Parts, bin_of: np.ndarray, size: int, mean: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Of each bin: the squared residuals of its items, its clusters, their squared residuals, and how many are mixed.
+
+    A residual is what an item, or a cluster, has more than the mean of its bin. Mixed counts the clusters with a hit or
+    those with a miss, whichever are fewer.
+    """
+    single = residuals = items = hits = misses = None
+    cells = len(bin_of)
+    for values, index, cell in parts():
+        more = values - mean[index]
+        single, residuals = add_to(single, index, more**2, size), add_to(residuals, cell, more, cells)
+        items = add_to(items, cell, None, cells)
+        hits, misses = add_to(hits, cell[values > 0], None, cells), add_to(misses, cell[values < 1], None, cells)
+    units, hit, miss = (np.bincount(bin_of, weights=n > 0, minlength=size) for n in (items, hits, misses))
     squares = np.bincount(bin_of, weights=residuals**2, minlength=size)
-    hit, miss = (np.bincount(cell, weights=part, minlength=len(bin_of)) > 0 for part in (values > 0, values < 1))
-    mixed = np.minimum(*(np.bincount(bin_of, weights=part, minlength=size) for part in (hit, miss)))
-    return units, squares, mixed.astype(np.int64)
+    return single, units.astype(np.int64), squares, np.minimum(hit, miss).astype(np.int64)
 
 
 def _categories(xs: np.ndarray, bins: str):

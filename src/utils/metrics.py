@@ -77,8 +77,19 @@ def finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
+class Losses:
+    """What the scores of one pass have in common: a mean `loss` in nats per scored character."""
+
+    loss: float
+
+    def losses(self) -> dict[str, float | None]:
+        """The mean loss as metrics.json stores it: in nats, in bits, and as perplexity."""
+        value = self.loss
+        return {"loss": value, "bpc": bpc(value), "ppl": finite(perplexity(value))}
+
+
 @dataclass
-class Scored:
+class Scored(Losses):
     """The scored characters of one evaluation pass, in the order of the dataset. All arrays are (N,).
 
     row: the example.  nll: nats.  correct: whether the prediction is right.  gap: characters between the evidence and
@@ -109,10 +120,10 @@ class Scored:
         """Mean nats per scored character."""
         return float(self.nll.sum() / len(self.nll))
 
-    def losses(self) -> dict[str, float | None]:
-        """The mean loss as metrics.json stores it: in nats, in bits, and as perplexity."""
-        value = self.loss
-        return {"loss": value, "bpc": bpc(value), "ppl": finite(perplexity(value))}
+    @property
+    def accuracy(self) -> float:
+        """The share of scored characters that are predicted right."""
+        return float(self.correct.mean())
 
 
 def _mean_by(values: Iterable, groups: Iterable) -> dict[int, tuple[float, int]]:

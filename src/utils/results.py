@@ -40,8 +40,8 @@ from src.utils.evaluation import (
     MOST_TOKENS,
     evaluate,
     scores_of,
-    teacher_forced,
     teacher_forced_metric,
+    text_scores,
     unit_of,
 )
 from src.utils.memory import is_out_of_memory
@@ -178,9 +178,9 @@ def evaluate_splits(model: ARModel, session: Session) -> tuple[dict[str, dict], 
     results = {split: found.result() for split, found in scores.items()}
     if "heldout" in s.loaders:
         loader = s.loaders["heldout"]
-        heldout = teacher_forced(model, loader, s.device, s.args, world=s.world)
+        heldout = text_scores(model, loader, s.device, s.args, world=s.world)
         results["test"]["heldout_loss"] = heldout.loss
-        scored = len(heldout.row), loader.dataset.scored_bytes
+        scored = heldout.count, loader.dataset.scored_bytes
         results["test"]["heldout_bits_per_byte"] = bits_per_byte(heldout.loss, *scored)
     return results, scores["test"].by_unit()
 
@@ -200,7 +200,7 @@ def length_curve(model: ARModel, session: Session, final_test: dict | None) -> l
     for length in s.eval_lengths:
         loader = length_loader(task, s.tokenizer, s.args, length)
         try:
-            why = why_undefined(model, int(loader.dataset.tokens.max()))
+            why = why_undefined(model, loader.dataset.longest)
             if why:
                 rows.append(_undefined_row(length, len(loader.dataset), why))
                 continue

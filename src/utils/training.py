@@ -36,7 +36,7 @@ from src.storage.randomness import kept_random_state, seed_rank
 from src.storage.rundir import RunDir
 from src.utils.attempt import attempt
 from src.utils.distributed import World
-from src.utils.evaluation import allowed_ids, evaluate, teacher_forced, validation_score
+from src.utils.evaluation import allowed_ids, evaluate, pass_over, validation_score
 from src.utils.metrics import bpc, finite, perplexity
 from src.utils.precision import autocast
 from src.utils.reporter import Reporter
@@ -406,11 +406,11 @@ class Fit:
 
     def _validate(self) -> None:
         among = allowed_ids(self.session.data, self.device)
-        scored = teacher_forced(self.model, self.loaders["val"], self.device, self.args, among, self.world)
+        scored = pass_over(self.model, self.loaders["val"], self.device, self.args, among, self.world)
         loss, p = scored.loss, self.progress
         if not math.isfinite(loss):
             raise Diverged("the validation loss is not finite")
-        row = {"step": p.step, "val_loss": loss, "val_token_acc": float(scored.correct.mean())}
+        row = {"step": p.step, "val_loss": loss, "val_token_acc": scored.accuracy}
         better = p.best_val is None or loss < p.best_val
         if better:
             p.best_val, p.best_step = loss, p.step

@@ -25,7 +25,7 @@ from dataset.corpus import cache, ngram, sources
 from dataset.loaders import TaskData, build_loaders, length_loader
 from dataset.tiny_shakespeare import TinyShakespeare
 from dataset.tokenizer import SPECIAL
-from dataset.windows import epoch_windows, windows_consecutive, windows_random
+from dataset.windows import Consecutive, epoch_windows, windows_random
 from src.flags.fields import UserError
 from src.flags.run_flags import resolve
 from src.utils.chance import chance_levels
@@ -397,7 +397,7 @@ def test_line_ends_are_kept(tmp_path):
 
 @pytest.mark.parametrize(("n", "length"), [(10, 3), (9, 3), (2, 3), (7, 7), (8, 7), (100, 1), (1, 3), (0, 3)])
 def test_consecutive_windows_predict_every_character_but_the_first_once(n, length):
-    spans = windows_consecutive(n, length)
+    spans = [tuple(map(int, span)) for span in Consecutive(n, length)]
     assert [i + 1 for start, end in spans for i in range(start, end)] == list(range(1, n))
     assert all(end - start == length for start, end in spans[:-1])
     assert all(end > start for start, end in spans)
@@ -539,8 +539,10 @@ def test_windows_of_every_length_score_the_text_of_the_test_set(tmp_path, length
     text = [int(c) for batch in loaders["test"] for row, n in zip(batch.y, batch.lengths, strict=True) for c in row[:n]]
     assert len(text) == 21 * 24
     assert [int(c) for i in range(len(data)) for c in data[i]["ids"][1:]] == text
-    assert set(data.tokens[:-1]) <= {length}
-    assert 1 <= data.tokens[-1] <= length
+    tokens = [data[i]["length"] for i in range(len(data))]
+    assert set(tokens[:-1]) <= {length}
+    assert 1 <= tokens[-1] <= length
+    assert data.longest == max(tokens)
     with pytest.raises(
         UserError,
         match="--eval_lengths: got 505, allowed: at most 504, the scored characters of the test set; raise --test_size",
