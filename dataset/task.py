@@ -113,6 +113,11 @@ class Task:
                 "(--max_len, else --context_len)"
             )
 
+    @classmethod
+    def unread(cls, args: RunFlags) -> Task:
+        """The task without its data, for what continues prompts: sizes and `prompt_ids`."""
+        return cls(args)
+
     # What a task writes: one of these two.
 
     def examples(self, rng: np.random.Generator, n: int, length: int | None) -> list[Example]:

@@ -74,6 +74,13 @@ class LanguageTask(Task):
         self.read()
         self._check_size()
 
+    @classmethod
+    def unread(cls, args: RunFlags) -> LanguageTask:
+        """The task without its text, which need not be there any more."""
+        task = cls.__new__(cls)
+        Task.__init__(task, args)
+        return task
+
     def read(self) -> None:
         """Read the text. Called once."""
         self._corpus = self.corpus()

@@ -114,7 +114,7 @@ def load(out_dir: str, config: GenerateConfig):
         raise UserError(f"{path}: no such checkpoint; train the run further with --resume")
     payload = load_checkpoint(run, path, device)
     tokenizer = CharTokenizer(payload["vocab"])
-    task = run.task_class(run.args)
+    task = run.task_class.unread(run.args)
     model = build_model(run, tokenizer, task, device)
     load_weights(run, model, payload)
     return model.eval(), tokenizer, task, device, precision
