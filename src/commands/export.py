@@ -52,12 +52,12 @@ def export(out_dir: str, config: ExportConfig) -> int:
     """The work of the command. Everything that can be wrong is found before the first file is written."""
     import torch
 
+    from dataset.vocabulary import tokenizer_of
     from src.exchange.folder import check_target, write_folder
     from src.exchange.outgoing import contents, fitting, sizes
     from src.setup.code import Asked
     from src.setup.plan import build_model
     from src.setup.stored import load_checkpoint, load_weights, open_run
-    from dataset.vocabulary import tokenizer_of
 
     target = Path(config.to)
     check_target(target, config.overwrite)

@@ -1,4 +1,4 @@
-"""The table of families: which of our layers has a form in the package `transformers`, and which class is which layer."""
+"""The table of families: which of our layers is which class of the package `transformers`."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ def read_object(path: Path) -> dict:
         found = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(
-            f"import: '{path}' cannot be read ({error.strerror}), allowed: a folder that `export` or save_pretrained wrote"
+            f"import: '{path}' cannot be read ({error.strerror}), allowed: a folder that save_pretrained wrote"
         ) from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"import: '{path}' is no JSON ({str(error).splitlines()[0]}); restore the file") from None

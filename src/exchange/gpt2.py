@@ -8,8 +8,8 @@
     transformer.ln_f, lm_head           norm, head
 
 Their maps are stored as (inputs, outputs), ours as (outputs, inputs). Their `gelu` is the exact one, as ours; GPT-2 of
-2019 has `gelu_new`, an approximation by tanh, which is not here. They always have biases: `--no_bias` becomes zeros, and
-the key "bias" of config.json, which the package ignores, takes them away again.
+2019 has `gelu_new`, an approximation by tanh, which is not here. They always have biases: `--no_bias` becomes zeros,
+and the key "bias" of config.json, which the package ignores, takes them away again.
 """
 
 from __future__ import annotations
