@@ -62,6 +62,7 @@ def write_folder(
             (temp / name).write_text(text, encoding="utf-8")
         _write_tensors(temp / WEIGHTS, tensors)
         for file in temp.iterdir():
+            file.chmod((temp / "config.json").stat().st_mode)  # the library lets only the owner read its file
             with open(file, "rb+") as written:
                 os.fsync(written.fileno())
         _give_name(temp, path)

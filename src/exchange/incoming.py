@@ -131,9 +131,8 @@ def write_run(plan: Plan, run_dir: RunDir) -> None:
 
 def _environment(setup: Setup, origin: dict) -> dict:
     """env.json: the machine, and no data, because an import reads none."""
-    chosen = env.collect(
-        setup.args, torch.device(setup.args.device), (setup.args.precision, setup.precision_reason), {}
-    )
+    args, device = setup.args, torch.device(setup.args.device)
+    chosen = env.collect(args, device, (args.precision, setup.precision_reason), {})
     return {**chosen, "data": {"digest": "", "source": "none read"}, "imported": origin}
 
 
@@ -149,9 +148,7 @@ def _check_typed(explicit: dict, source: Source, args: RunArgs) -> None:
     model = {f.name for part in (ModelConfig, own) if part for f in dataclasses.fields(part)}
     for name, value in explicit.items():
         if name in training:
-            raise UserError(
-                f"--{name}: got {as_text(value)}, allowed: no flag of the optimisation; give it with --init_from"
-            )
+            raise UserError(f"--{name}: got {as_text(value)}, allowed: no flag of training; give it with --init_from")
         if name in model - source.settings.defaults.keys() and value != getattr(args, name):
             raise UserError(
                 f"--{name}: got {as_text(value)}, allowed: {as_text(getattr(args, name))}, that of '{source.path}'; "

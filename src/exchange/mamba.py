@@ -159,8 +159,8 @@ class Mamba2(Recurrent):
         values, flags = self.shared_flags(config)
         if not _is_unlimited(values["time_step_limit"]):
             raise UserError(
-                f"config.json: got time_step_limit {values['time_step_limit']!r:.60}, allowed: [0, Infinity]; the layer "
-                "here has no bounds of the step size"
+                f"config.json: got time_step_limit {values['time_step_limit']!r:.60}, allowed: [0, Infinity]; the "
+                "layer here has no bounds of the step size"
             )
         heads, channels = whole(values, "num_heads"), whole(values, "head_dim")
         if heads * channels != flags["expand"] * flags["d_model"]:
