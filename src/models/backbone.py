@@ -33,6 +33,7 @@ FAIR = BlockDefaults("rms", 4, 4, "gelu")  # the block of every layer under --fa
 # Positions of every layer under --fair. Recurrent layers know the order without any, the shared convolution tells the
 # other ones that of neighbours, and a learned table would end at the training length.
 FAIR_POS = "none"
+NORM_EPS = 1e-5  # added to the variance or to the mean square
 MLP_MULTIPLE = 8  # the hidden width of a SwiGLU is a multiple of this, because matrix units are slow at others
 
 
@@ -69,12 +70,9 @@ class Backbone(ARModel):
         self.max_len = min((n for n in bounds if n is not None), default=None)
         self.norm = make_norm(layers[-1][1])
         self.head = nn.Linear(args.d_model, vocab_size, bias=False)
-        self.head_scale = 1.0
+        self.head_scale = head_scale(args)
         if args.tie_weights:
             self.head.weight = self.embed.weight
-            # The final norm has a mean square of 1, so these weights alone would give logits of std embed_std sqrt(D).
-            # Above 1 they are scaled down to 1, as in Raffel et al. 2020 (T5). Below, as in GPT-2, nothing is scaled.
-            self.head_scale = 1 / max(1.0, args.embed_std * math.sqrt(args.d_model))
         initialise(self, args.init, args.n_layer)
 
     def cache_kind(self) -> str:
@@ -197,6 +195,15 @@ def build(model_class: type, vocab_size: int, args: RunFlags, max_len: int) -> A
     return Backbone(model_class, vocab_size, args, max_len)
 
 
+def head_scale(args: RunFlags) -> float:
+    """The factor before a head: 1, or less where it is tied to an embedding of large values.
+
+    The final norm has a mean square of 1, so a tied head alone would give logits of std embed_std sqrt(D). Above 1 they
+    are scaled down to 1, as in Raffel et al. 2020 (T5). Below, as in GPT-2, nothing is scaled.
+    """
+    return 1 / max(1.0, args.embed_std * math.sqrt(args.d_model)) if args.tie_weights else 1.0
+
+
 def max_len_of(args: RunFlags) -> int:
     """Tokens of a learned position table where only the flags are known: context_len + 256.
 
@@ -236,6 +243,7 @@ def _decide(model_class: type, flags: RunFlags) -> RunArgs:
         values |= {"mlp": mlp}
         values |= {"dim_ffn": hidden_width(mlp, block.ffn_ratio * flags.d_model)} if flags.dim_ffn < 0 else {}
         values |= {"short_conv": block.short_conv} if flags.short_conv < 0 else {}
+        values |= {"bias": flags.bias and block.bias}
     return resolved(flags, **values)
 
 
@@ -339,7 +347,7 @@ class MLP(nn.Module):
 
 def make_norm(args: RunArgs) -> nn.Module:
     """LayerNorm (Ba et al. 2016) or RMSNorm (Zhang & Sennrich 2019) over d_model channels."""
-    return nn.RMSNorm(args.d_model, eps=1e-5) if args.norm == "rms" else nn.LayerNorm(args.d_model, bias=args.bias)
+    return nn.RMSNorm(args.d_model, eps=NORM_EPS) if args.norm == "rms" else nn.LayerNorm(args.d_model, bias=args.bias)
 
 
 def stated_max_len(mixer: Mixer) -> int | None:

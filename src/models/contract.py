@@ -59,6 +59,7 @@ class BlockDefaults(NamedTuple):
     ffn_ratio: float = 4
     short_conv: int = 0  # width of the short convolution; 0 = none, -1 = the layer has a flag of its own
     mlp: str = "gelu"  # "gelu" or "swiglu"
+    bias: bool = True  # biases in the maps of the MLP and in a LayerNorm; --no_bias takes them away from every layer
 
 
 class Mixer(nn.Module):

@@ -160,6 +160,45 @@ def apply_rotary(x, start: int, rates):
     return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2).to(x.dtype)
 
 
+class Rotation:
+    """Rotation of channels (i, i + K / 2) by position x base^(-2i / K). Su et al. 2021 (rope), equation 34.
+
+    The pairs are those of Llama as Hugging Face stores it. Cosines and sines are kept for the positions that were asked
+    for, so that a step of decoding looks them up.
+    """
+
+    def __init__(self, size: int, base: float):
+        """size: channels per head, K.  base: of the rates."""
+        self.size, self.base = size, base
+        self._table = torch.empty(2, 0, size // 2)
+
+    def __call__(self, x, start: int):
+        """x (B, T, H, K) at positions start .. start + T - 1, rotated; in x's dtype, computed in float32 at least."""
+        cos, sin = self.table(start + x.shape[1], x)[:, start:]
+        return rotate_halves(x, cos, sin)
+
+    def table(self, end: int, like):
+        """Cosines and sines (2, end, K / 2) of positions 0 .. end - 1, on the device of `like`, float32 at least."""
+        kept, dtype = self._table, accumulation_dtype(like)
+        if kept.shape[1] < end or kept.device != like.device or kept.dtype != dtype:
+            # Also for a backward pass: what inference_mode makes could not be kept for one.
+            with torch.inference_mode(False), torch.no_grad():
+                self._table = kept = self._computed(1 << (end - 1).bit_length(), like.device, dtype)
+        return kept[:, :end]
+
+    def _computed(self, positions: int, device, dtype):
+        rates = self.base ** (torch.arange(0, self.size, 2, device=device, dtype=dtype) / -self.size)
+        angle = torch.arange(positions, device=device, dtype=dtype)[:, None] * rates
+        return torch.stack([angle.cos(), angle.sin()])
+
+
+def rotate_halves(x, cos, sin):
+    """x (B, T, H, K) = [x1, x2] -> [x1 cos - x2 sin, x2 cos + x1 sin], for cos and sin (T, K / 2)."""
+    x1, x2 = at_least_float32(x).chunk(2, dim=-1)
+    cos, sin = cos[:, None], sin[:, None]
+    return torch.cat([x1 * cos - x2 * sin, x2 * cos + x1 * sin], dim=-1).to(x.dtype)
+
+
 def l2_normalize(x):
     """x (..., K) at unit length, computed in float32. The result has x's dtype, and a zero vector stays zero."""
     y = at_least_float32(x)
