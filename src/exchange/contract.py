@@ -22,6 +22,7 @@ from torch import Tensor
 
 from src.flags.fields import UserError
 from src.flags.run_flags import RunArgs
+from src.models.backbone import head_scale
 
 Tensors = Mapping[str, Tensor]
 
@@ -101,6 +102,15 @@ def misfits(wanted: Mapping[str, tuple[Any, Any, str]]) -> str:
         if got != needed:
             return f"--{flag} is {got} in this run, allowed: {needed}; {remedy}"
     return ""
+
+
+def unscaled(state: Tensors, args: RunArgs) -> Tensors:
+    """A state dict of ours that gives the same logits without a scale of a tied head.
+
+    The final norm takes the scale over, since the head is linear. See `head_scale` in src/models/backbone.py.
+    """
+    scale = head_scale(args)
+    return state if scale == 1.0 else {n: t * scale if n.startswith("norm.") else t for n, t in state.items()}
 
 
 def renamed(tensors: Tensors, names: Mapping[str, str]) -> dict[str, Tensor]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from src.exchange.contract import Family
 from src.exchange.gpt2 import GPT2
+from src.exchange.llama import Llama
 from src.exchange.mamba import Mamba, Mamba2
 from src.flags.fields import UserError
 
-FAMILIES: tuple[Family, ...] = (GPT2(), Mamba(), Mamba2())
+FAMILIES: tuple[Family, ...] = (Llama(), GPT2(), Mamba(), Mamba2())
 
 
 def of_model(name: str) -> Family:

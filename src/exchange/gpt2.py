@@ -16,7 +16,19 @@ from __future__ import annotations
 
 from torch import Tensor, zeros
 
-from src.exchange.contract import Family, Settings, Shape, Tensors, check_fixed, misfits, renamed, share, switch, whole
+from src.exchange.contract import (
+    Family,
+    Settings,
+    Shape,
+    Tensors,
+    check_fixed,
+    misfits,
+    renamed,
+    share,
+    switch,
+    unscaled,
+    whole,
+)
 from src.flags.fields import UserError
 from src.flags.run_flags import RunArgs, drop_rate
 
@@ -91,7 +103,7 @@ class GPT2(Family):
         }
 
     def to_theirs(self, state: Tensors, args: RunArgs) -> dict[str, Tensor]:
-        names = _names(args, True)
+        names, state = _names(args, True), unscaled(state, args)
         theirs = {name: _turned(name, t) for name, t in renamed(state, names).items()}
         missing = {ours: name for ours, name in names.items() if ours not in state}  # the biases of --no_bias
         for ours, name in missing.items():

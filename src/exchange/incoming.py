@@ -36,6 +36,8 @@ from src.setup.plan import Setup, build_model, make_setup, resolve_model
 from src.storage import checkpoint, env
 from src.storage.rundir import RunDir, seal, write_json
 
+# Flags of the model that would change what the folder says, or say how weights start that come from the folder.
+WITHOUT_EFFECT = {"fair": False, "match_params": "", "match_state": 0, "init": "published"}
 EVALUATION = ("batch_size", "batch_chars")  # flags of the optimisation that evaluation reads too
 
 
@@ -74,7 +76,7 @@ def read(path: str) -> Source:
 def planned(source: Source, request: Request, task_name: str) -> Plan:
     """The run that a folder and the typed flags make. UserError where they do not fit together."""
     task_class, model_class = find_task(task_name), find_model(source.family.model)
-    flags = {**source.settings.flags, "embed_std": _quiet_std(source.settings.flags["d_model"])}
+    flags = {**source.settings.flags, **WITHOUT_EFFECT, "embed_std": _quiet_std(source.settings.flags["d_model"])}
     typed = {"task": task_name, **request.explicit, "model": source.family.model}
     if source.settings.table and task_class.reads_text:
         typed.setdefault("context_len", source.settings.table)

@@ -17,7 +17,18 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from src.exchange.contract import Family, Settings, Shape, Tensors, check_fixed, misfits, renamed, switch, whole
+from src.exchange.contract import (
+    Family,
+    Settings,
+    Shape,
+    Tensors,
+    check_fixed,
+    misfits,
+    renamed,
+    switch,
+    unscaled,
+    whole,
+)
 from src.flags.fields import UserError
 from src.flags.run_flags import RunArgs
 from src.models.mamba import PUBLISHED_STATE as MAMBA_STATE
@@ -89,7 +100,7 @@ class Recurrent(Family):
         return values, flags
 
     def to_theirs(self, state: Tensors, args: RunArgs) -> dict[str, Tensor]:
-        return renamed(state, self._names(args))
+        return renamed(unscaled(state, args), self._names(args))
 
     def to_ours(self, tensors: Tensors, args: RunArgs) -> dict[str, Tensor]:
         ours = renamed(tensors, {theirs: ours for ours, theirs in self._names(args).items()})

@@ -43,24 +43,14 @@ def contents(
     text, settings = tokenizer.hugging_face()
     if begins_with_bos(task, tokenizer):
         text = _with_bos(text, tokenizer)
+    longest = {"model_max_length": model.max_len} if model.max_len else {}
     documents = {
         "config.json": config,
         "generation_config.json": {**ids, "eos_token_id": stops if len(stops) > 1 else stops[0]},
         "tokenizer.json": text,
-        "tokenizer_config.json": {**settings, **({"chat_template": template} if template else {})},
+        "tokenizer_config.json": {**settings, **longest, **({"chat_template": template} if template else {})},
     }
-    return documents, family.to_theirs(unscaled(model), args)
-
-
-def unscaled(model: Backbone) -> dict[str, Tensor]:
-    """The state dict of a model that gives the same logits without a scale of its head.
-
-    A tied head may be scaled (src/models/backbone.py). The final norm takes the scale over, since the head is linear.
-    """
-    state = {name: tensor.detach() for name, tensor in model.state_dict().items()}
-    if model.head_scale == 1.0:
-        return state
-    return {name: t * model.head_scale if name in ("norm.weight", "norm.bias") else t for name, t in state.items()}
+    return documents, family.to_theirs(model.state_dict(), args)
 
 
 def begins_with_bos(task: Task, tokenizer: Tokenizer) -> bool:

@@ -1,4 +1,4 @@
-"""`export`: what a folder holds, what has no form in Hugging Face's format, and that a folder appears whole or not at all.
+"""`export`: what a folder holds, what has no form there, and that a folder appears whole or not at all.
 
 python -m pytest tests/exchange/test_export.py
 """
@@ -68,7 +68,22 @@ MAMBA2 = {
     "backbone.norm_f.weight": (D,),
     "lm_head.weight": (V, D),
 }
+LLAMA = {
+    "model.embed_tokens.weight": (V, D),
+    "model.layers.0.input_layernorm.weight": (D,),
+    "model.layers.0.self_attn.q_proj.weight": (D, D),
+    "model.layers.0.self_attn.k_proj.weight": (D // 2, D),
+    "model.layers.0.self_attn.v_proj.weight": (D // 2, D),
+    "model.layers.0.self_attn.o_proj.weight": (D, D),
+    "model.layers.0.post_attention_layernorm.weight": (D,),
+    "model.layers.0.mlp.gate_proj.weight": (40, D),
+    "model.layers.0.mlp.up_proj.weight": (40, D),
+    "model.layers.0.mlp.down_proj.weight": (D, 40),
+    "model.norm.weight": (D,),
+    "lm_head.weight": (V, D),
+}
 SHAPES = {
+    "llama": (LLAMA, "LlamaForCausalLM", ("--n_kv_head", 1)),
     "transformer": (GPT2, "GPT2LMHeadModel", ()),
     "mamba": (MAMBA, "MambaForCausalLM", ("--d_state", 4)),
     "mamba2": (MAMBA2, "Mamba2ForCausalLM", ("--d_state", 4, "--headdim", 8)),
@@ -122,9 +137,9 @@ def test_equal_runs_give_equal_bytes(main, runs, tmp_path):
     assert all((tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes() for name in FILES)
 
 
-def test_a_tied_head_is_not_stored_twice_and_its_scale_is_in_the_last_norm(main, tmp_path, monkeypatch):
+def test_a_tied_head_is_not_stored_twice_and_its_scale_is_in_the_last_norm(main, tmp_path):
     run = untrained(tmp_path / "run", CHARS, "--task", "text", "--model", "mamba", "--tie_weights", "--embed_std", 0.5)
-    model, tokenizer, _ = model_of(run.path)
+    model = model_of(run.path)[0]
     assert model.head_scale == 0.5
     assert main("export", "run", "--to", "tied")[0] == 0
     tensors = load_file(tmp_path / "tied" / "model.safetensors")
@@ -157,7 +172,11 @@ MISFITS = {
     "positions": ("mamba", ["--pos", "learned"], "--pos is learned in this run, allowed: none"),
     "neg_eigen": ("mamba", ["--neg_eigen"], "--neg_eigen is True in this run, allowed: False"),
     "fair": ("mamba", ["--fair"], "--fair is True in this run, allowed: False"),
-    "gru": ("gru", [], "--model: got 'gru', which has no form in Hugging Face's format, allowed: transformer, mamba"),
+    "gru": (
+        "gru",
+        [],
+        "--model: got 'gru', which has no form in Hugging Face's format, allowed: llama, transformer, mamba",
+    ),
 }
 
 
