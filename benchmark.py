@@ -6,6 +6,7 @@
     python benchmark.py check --model my_layer.py
     python benchmark.py speed --model transformer,mamba
     python benchmark.py reproduce main
+    python benchmark.py export runs/<timestamp> --to my_model
     python benchmark.py translate train --config src/numpy_transformer/configs/tiny_enfr.yaml
 
 Exit codes: 0 done, 1 the machine failed or a reproduced row is different, 2 the input is wrong, 3 the run diverged,
@@ -43,12 +44,13 @@ HOW_TO = """Train, evaluate and measure small sequence models. Five commands to 
 
 `python benchmark.py --help` shows all flags."""
 
-REQUIRED = ("torch", "numpy", "scipy", "tqdm", "matplotlib", "numba", "platformdirs", "jinja2", "yaml")
+REQUIRED = ("torch", "numpy", "scipy", "tqdm", "matplotlib", "numba", "platformdirs", "jinja2", "yaml", "safetensors")
 INSTALL = "enter the environment that has it (such as `. .venv/bin/activate`), or run `pip install -r requirements.txt`"
 COMMANDS = (
     *("train", "list", "generate", "check", "speed", "profile", "kernels", "study", "compare", "report"),
-    *("reproduce", "translate"),
+    *("reproduce", "translate", "export", "import"),
 )
+FILES = {"import": "import_"}  # the file of a command whose name Python does not allow for a module
 SYNONYMS = {"sweep": "compare", "tune": "compare", "grid": "compare", "benchmark": "speed", "eval": "train --eval_only"}
 SHARED = ("train", "resume", "evaluate")  # torchrun's processes share their work; of the others rank 0 does all
 
@@ -113,7 +115,7 @@ def run(argv: list[str], place: Place) -> int:
         print(HOW_TO, file=sys.stderr)
         return 2
     try:
-        return importlib.import_module(f"src.commands.{command}").main(rest)
+        return importlib.import_module(f"src.commands.{FILES.get(command, command)}").main(rest)
     except SystemExit as error:
         frames = own_files.own_frames(error)
         if not frames:

@@ -43,12 +43,13 @@ MAY_IMPORT = {
     "utils": (*BOTTOM, "figures", "dataset", "ops", "models"),
     "setup": (*BOTTOM, "figures", "dataset", "ops", "models", "utils"),
     "checks": (*BOTTOM, "dataset", "ops", "models", "utils", "setup"),
+    "exchange": (*BOTTOM, "dataset", "ops", "models", "utils", "setup"),
     "measure": (*BOTTOM, "figures", "dataset", "ops", "models", "utils", "setup"),
     "study": (*BOTTOM, "figures", "dataset", "ops", "models", "utils", "setup", "checks", "measure"),
     "numpy_transformer": (*BOTTOM, "figures"),
     "commands": (
         *(*BOTTOM, "figures", "dataset", "ops", "models", "utils", "setup", "checks", "measure", "study"),
-        "numpy_transformer",
+        *("exchange", "numpy_transformer"),
     ),
     "benchmark": ("flags", "dataset", "models", "utils", "commands"),
 }

@@ -99,13 +99,14 @@ def allowed_changes(request, run) -> dict:
     if request.control.from_checkpoint_log:
         raise UserError("--from_checkpoint_log: only goes with --resume; leave it out")
     changes = {}
+    changeable = (*CHANGEABLE, "data_path") if "imported" in run.config else CHANGEABLE  # an import reads no data
     for name, value in request.explicit.items():
-        if name in CHANGEABLE:
+        if name in changeable:
             changes[name] = value
         elif not is_stored(name, value, run):
             raise UserError(
                 f"--{name}: got {as_text(value)}, but the run has {as_text(getattr(run.args, name))}; with --eval_only "
-                f"only {', '.join(CHANGEABLE)} may change"
+                f"only {', '.join(changeable)} may change"
             )
     if "batch_size" in changes:
         changes["batch_chars"] = 0

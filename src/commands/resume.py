@@ -29,6 +29,7 @@ def resume(argv: list[str], world) -> int:
         check_best,
         check_same_data,
         check_state,
+        check_trained,
         load_checkpoint,
         load_weights,
         one_out_dir,
@@ -43,6 +44,7 @@ def resume(argv: list[str], world) -> int:
 
     seen = first_look(argv)
     run = open_run(one_out_dir(seen), asked_by(seen, training=True))
+    check_trained(run)
     request = read_request(argv, run.task_class, run.model_class)
     same_as_stored(request, run)
     if run.run_dir.finished:

@@ -28,8 +28,8 @@ examples:
   python benchmark.py check --model my_layer.py
   python benchmark.py list --task dyck
 
-commands: train (default), list, generate, check, speed, profile, kernels, study, compare, report, reproduce, translate;
-each has its own --help."""
+commands: train (default), list, generate, check, speed, profile, kernels, study, compare, report, reproduce, translate,
+export, import; each has its own --help."""
 
 
 class Store(argparse.Action):

@@ -222,6 +222,15 @@ def override(run: StoredRun, changes: dict) -> StoredRun:
     return dataclasses.replace(run, args=dataclasses.replace(run.args, **changes))
 
 
+def check_trained(run: StoredRun) -> None:
+    """UserError for a run that `import` made: it has weights, and no training to go on with."""
+    if "imported" in run.config:
+        raise UserError(
+            f"--resume: '{run.run_dir.path}' was imported and has no state of a training; train on from its weights "
+            "with --init_from"
+        )
+
+
 def same_as_stored(request: Request, run: StoredRun) -> None:
     """UserError where a flag typed with --resume differs from the stored run."""
     if request.control.overwrite:

@@ -126,8 +126,8 @@ def remove_files(folder: Path, pattern: str) -> None:
             path.unlink(missing_ok=True)
 
 
-def make_writable(folder: Path) -> None:
-    """Make a folder and its parents, and write one byte into it to be sure.
+def make_writable(folder: Path, flag: str = "--out_dir") -> None:
+    """Make a folder and its parents, and write one byte into it to be sure. flag: where the folder was typed.
 
     Raises UserError, and leaves no new folder, if that fails.
     """
@@ -143,7 +143,7 @@ def make_writable(folder: Path) -> None:
         for part in made:
             with contextlib.suppress(OSError):
                 part.rmdir()
-        raise unwritable(folder, error) from error
+        raise unwritable(folder, error, flag) from error
 
 
 def probe(folder: Path) -> None:
@@ -158,10 +158,10 @@ def probe(folder: Path) -> None:
     path.unlink()
 
 
-def unwritable(folder: Path, error: OSError) -> UserError:
-    """The error for an --out_dir that cannot be written."""
+def unwritable(folder: Path, error: OSError, flag: str = "--out_dir") -> UserError:
+    """The error for a folder that cannot be written. flag: where it was typed."""
     return UserError(
-        f"--out_dir: got '{folder}', which cannot be written ({error.strerror}), allowed: a folder that can; "
+        f"{flag}: got '{folder}', which cannot be written ({error.strerror}), allowed: a folder that can; "
         "choose another"
     )
 

@@ -256,11 +256,22 @@ class RunDir:
                 f"--out_dir: '{self.path}' holds results of `{kind}`; replace them with --overwrite, "
                 "or choose another --out_dir"
             )
+        if self._is_imported():
+            return UserError(
+                f"--out_dir: '{self.path}' holds an imported run; replace it with --overwrite, or choose another"
+            )
         state, go_on = ("a finished run", "verify") if self.finished else ("an unfinished run", "continue")
         return UserError(
             f"--out_dir: '{self.path}' holds {state}; {go_on} it with `{resuming(self.path)}`, replace it with "
             "--overwrite, or choose another --out_dir"
         )
+
+    def _is_imported(self) -> bool:
+        """Whether `import` made this run: then it has no training to continue."""
+        try:
+            return json.loads(self.config.read_bytes())["status"] == "imported"
+        except (OSError, ValueError, RecursionError, KeyError, TypeError):
+            return False
 
     def _remove_run_files(self) -> None:
         """Remove what a run writes. `.lock` stays: it is held."""

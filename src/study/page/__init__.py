@@ -49,7 +49,7 @@ def check_target(target: Path) -> None:
     try:
         probe(next(p for p in target.parents if os.path.lexists(p)))
     except OSError as error:
-        raise UserError(str(unwritable(target.parent, error)).replace("--out_dir", "--out")) from error
+        raise unwritable(target.parent, error, "--out") from error
 
 
 def write_page(document: Document, target: Path) -> Path:
