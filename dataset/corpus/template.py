@@ -10,7 +10,8 @@ between `{% generation %}` and `{% endgeneration %}`. A template without these t
 conversation: the text of an assistant turn is what it adds to the text that ends in the generation prompt.
 
 A template may come from somebody else, with a run. It runs in Jinja's immutable sandbox: it cannot reach attributes of
-Python objects, change a value, or import. It is stopped after SECONDS of computing, MEMORY more bytes or MOST_CHARACTERS.
+Python objects, change a value, or import. It is stopped after SECONDS of computing, at MEMORY more bytes, and after
+MOST_CHARACTERS of text.
 
 Source of the conventions: the page "Chat templates" of the documentation of transformers. No torch here.
 """
