@@ -102,7 +102,16 @@ class Task:
     slices: ClassVar[tuple[Slice, ...]] = ()
     score_among: str = ""  # if not empty, a prediction is the argmax among these characters (dyck --mode lm)
     train_all = False  # train every written character, whatever --loss_on says (dyck --mode lm, language tasks)
+    given_tokenizer: Tokenizer | None = None  # that of the run of --init_from, for a task on real text
     pool_lengths = True  # a batch may mix lengths if its examples do not fill a batch of one length
+
+    @classmethod
+    def opened(cls, args: RunFlags, tokenizer: Tokenizer | None = None) -> Task:
+        """The task of a run.  tokenizer: that of the run that this one begins with (--init_from), if there is one."""
+        task = cls.__new__(cls)
+        task.given_tokenizer = tokenizer
+        task.__init__(args)
+        return task
 
     def __init__(self, args: RunFlags):
         self.args = args

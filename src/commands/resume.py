@@ -53,6 +53,8 @@ def resume(argv: list[str], world) -> int:
         check_same_data(run.run_dir, session.data.facts)
         if payload:
             load_weights(run, model, payload)
+        elif setup.source:
+            setup.source.apply(model, session.tokenizer)
         if world.is_main:
             run.run_dir.clean()
             if not run.run_dir.env.exists():

@@ -55,6 +55,8 @@ def train(argv: list[str], world) -> int:
     try:
         if world.is_main:
             keep(run_dir, setup.args)
+            if setup.source:
+                setup.source.keep(run_dir)
             write_json(run_dir.config, seal(setup.config()))
             write_json(run_dir.env, environment(setup, session, ready.backends))
             session.tokenizer.save(run_dir.vocab)

@@ -37,7 +37,7 @@ def open_session(setup: Setup, device: torch.device, world: World | None = None)
     Building the data needs no decision about the model. `with_args` gives the session the flags of the resolved model.
     """
     with blaming("task", setup.args.task):
-        task = setup.task_class(setup.args)
+        task = setup.task_class.opened(setup.args, setup.source and setup.source.tokenizer)
         eval_lengths = parse_lengths(task, setup.args.eval_lengths)
         _, loaders, data = build_loaders(task, setup.args)
     return Session(setup.args, data, loaders, device, world or World(), tuple(eval_lengths), setup.preset)
@@ -87,4 +87,5 @@ def environment(setup: Setup, session: Session, backends: dict[str, dict]) -> di
     """The content of env.json: the machine, the choices made on it, and the identity of the data."""
     collected = env.collect(setup.args, session.device, (setup.args.precision, setup.precision_reason), backends)
     facts = session.data.facts
-    return {**collected, "data": {"digest": facts.digest, "source": facts.source}}
+    began = {"init_from": setup.source.described()} if setup.source else {}
+    return {**collected, "data": {"digest": facts.digest, "source": facts.source}, **began}

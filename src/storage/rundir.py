@@ -41,7 +41,7 @@ __all__ = ["RunDir", "existing_runs", "open_sealed", "read_json", "seal", "write
 # What `--overwrite` may remove, of a training run and of the commands that measure. config.json is the first: after a
 # kill in between, the directory counts as new.
 RUN_FILES = (
-    *("config.json", "env.json", "metrics.jsonl", "metrics.json", "ckpt.pt", "best.pt", "samples.txt", "vocab.json"),
+    *("config.json", "env.json", "metrics.jsonl", "metrics.json", "ckpt.pt", "best.pt", "init.pt", "samples.txt", "vocab.json"),
     *("eval-[0-9]*.json", "results.jsonl", "results.csv", "history.json", "trace.json", "stacks.txt", "memory.json"),
     *("pairs.npz", "vocab_source.json", "vocab_target.json", "checkpoint.npz"),
     *("test_items.json", "tables.md", "report.html", f"{TEMP_PREFIX}*"),
@@ -52,7 +52,7 @@ RUN_FOLDERS = {
     "tensorboard": ("events.out.tfevents.*", "*.pt.trace.json"),
 }
 # If an earlier run left these, they would look like this run's.
-RESULT_FILES = ("metrics.jsonl", "metrics.json", "test_items.json", "results.jsonl", "ckpt.pt", "best.pt")
+RESULT_FILES = ("metrics.jsonl", "metrics.json", "test_items.json", "results.jsonl", "ckpt.pt", "best.pt", "init.pt")
 
 
 class RunDir:
@@ -71,6 +71,7 @@ class RunDir:
     log = property(lambda self: self.path / "metrics.jsonl")
     ckpt = property(lambda self: self.path / "ckpt.pt")
     best = property(lambda self: self.path / "best.pt")
+    init = property(lambda self: self.path / "init.pt")
     results = property(lambda self: self.path / "results.jsonl")
     samples = property(lambda self: self.path / "samples.txt")
     vocab = property(lambda self: self.path / "vocab.json")

@@ -304,6 +304,7 @@ def public_args(args: RunFlags) -> dict:
     for flag in ("task", "model"):
         values[flag] = Path(values[flag]).stem if registry.is_path(values[flag]) else values[flag]
     del values["data_path"]
+    values["init_from"] = Path(values["init_from"]).name
     return values
 
 
