@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 
 from dataset.corpus.stored_text import StoredIds
 from dataset.task import Example, Task
-from dataset.tokenizer import BOS, EOS, PAD, CharTokenizer
+from dataset.tokenizer import BOS, EOS, PAD, Tokenizer
 
 IGNORE = -100  # the value of y where nothing is trained
 
@@ -80,7 +80,7 @@ class ExampleDataset(Dataset):
     """
 
     def __init__(
-        self, examples: list[Example], lengths: list[int | None], task: Task, tokenizer: CharTokenizer, loss_on: str
+        self, examples: list[Example], lengths: list[int | None], task: Task, tokenizer: Tokenizer, loss_on: str
     ):
         self.examples = examples
         self.task_lengths = np.asarray([0 if n is None else n for n in lengths], dtype=np.int64)
@@ -94,7 +94,7 @@ class ExampleDataset(Dataset):
             self._encode_labels(tokenizer)
         self._encode_gaps()
 
-    def _encode_labels(self, tokenizer: CharTokenizer) -> None:
+    def _encode_labels(self, tokenizer: Tokenizer) -> None:
         labels = [e.labels or () for e in self.examples]
         self.label_starts = np.concatenate([[0], np.cumsum([len(part) for part in labels])])
         self.label_at = np.fromiter(

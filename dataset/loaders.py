@@ -24,7 +24,7 @@ from dataset.plans import FreshBatches, LengthBatches, WindowBatches, draw_lengt
 from dataset.seeds import stream
 from dataset.splits import check_train_size, draw_heldout, draw_train
 from dataset.task import Example, Task
-from dataset.tokenizer import CharTokenizer
+from dataset.tokenizer import CharTokenizer, Tokenizer
 from dataset.windows import epoch_windows, windows_consecutive
 from src.flags.fields import UserError
 from src.flags.run_flags import RunFlags
@@ -61,12 +61,12 @@ class TaskData:
     """
 
     task: Task
-    tokenizer: CharTokenizer
+    tokenizer: Tokenizer
     facts: DataFacts
     chance_train: list[Example] = field(default_factory=list)
 
 
-def build_loaders(task: Task, args: RunFlags) -> tuple[CharTokenizer, dict[str, DataLoader], TaskData]:
+def build_loaders(task: Task, args: RunFlags) -> tuple[Tokenizer, dict[str, DataLoader], TaskData]:
     """The tokenizer, the loaders "train", "val" and "test", and what evaluation must know.
 
     A task on real text also has the loader "heldout": val and test together.
@@ -74,7 +74,7 @@ def build_loaders(task: Task, args: RunFlags) -> tuple[CharTokenizer, dict[str, 
     return _window_loaders(task, args) if task.reads_text else _example_loaders(task, args)
 
 
-def length_loader(task: Task, tokenizer: CharTokenizer, args: RunFlags, length: int) -> DataLoader:
+def length_loader(task: Task, tokenizer: Tokenizer, args: RunFlags, length: int) -> DataLoader:
     """A test set at another length.
 
     A task that makes its own data draws it from a random stream of its own. A task on real text scores the characters
@@ -148,7 +148,7 @@ def _eval_rows(args: RunFlags, tokens: int, trained: int) -> int:
 # Loaders of examples.
 
 
-def _example_loaders(task: Task, args: RunFlags) -> tuple[CharTokenizer, dict[str, DataLoader], TaskData]:
+def _example_loaders(task: Task, args: RunFlags) -> tuple[Tokenizer, dict[str, DataLoader], TaskData]:
     tokenizer, length = CharTokenizer.build(task.alphabet), task.longest_length()
     heldout, left_out = {}, {}
     for split in ("val", "test"):
@@ -182,7 +182,7 @@ def sequences_digest(task: Task, dataset: ExampleDataset | WindowDataset) -> str
 
 
 def heldout_loader(
-    task: Task, tokenizer: CharTokenizer, args: RunFlags, examples: list[Example], length: int | None
+    task: Task, tokenizer: Tokenizer, args: RunFlags, examples: list[Example], length: int | None
 ) -> DataLoader:
     """A loader over fixed examples, in the order of their token count, so that little is padded."""
     data = ExampleDataset(examples, [length] * len(examples), task, tokenizer, args.loss_on)
@@ -191,7 +191,7 @@ def heldout_loader(
     return _fixed_loader(data, rows, order, collate_fn)
 
 
-def _train_loader(task: Task, tokenizer: CharTokenizer, args: RunFlags) -> DataLoader:
+def _train_loader(task: Task, tokenizer: Tokenizer, args: RunFlags) -> DataLoader:
     if args.train_size == 0:
         return DataLoader(FreshBatches(task, tokenizer, args), batch_size=None, generator=torch.Generator())
     check_train_size(task, args.train_size)
@@ -214,7 +214,7 @@ def draw_train_set(task: Task, n: int, train_lengths: str, seed: int) -> tuple[l
 # Loaders of windows.
 
 
-def _window_loaders(task: LanguageTask, args: RunFlags) -> tuple[CharTokenizer, dict[str, DataLoader], TaskData]:
+def _window_loaders(task: LanguageTask, args: RunFlags) -> tuple[Tokenizer, dict[str, DataLoader], TaskData]:
     tokenizer = task.tokenizer()
     ids = {split: task.ids(split, tokenizer) for split in ("train", "val", "test", "heldout")}
     n = args.context_len
@@ -230,7 +230,7 @@ def _window_loaders(task: LanguageTask, args: RunFlags) -> tuple[CharTokenizer, 
     return tokenizer, loaders, TaskData(task, tokenizer, facts)
 
 
-def _windows_of_length(task: LanguageTask, tokenizer: CharTokenizer, args: RunFlags, length: int) -> DataLoader:
+def _windows_of_length(task: LanguageTask, tokenizer: Tokenizer, args: RunFlags, length: int) -> DataLoader:
     ids = task.ids("test", tokenizer)
     n_chars = task.test_chars(args.eval_size or args.test_size)
     if length >= n_chars:

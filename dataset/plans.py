@@ -15,7 +15,7 @@ from dataset.common import Batch, ExampleDataset, WindowDataset, collate_fn
 from dataset.seeds import stream
 from dataset.splits import draw_train
 from dataset.task import Task
-from dataset.tokenizer import CharTokenizer
+from dataset.tokenizer import Tokenizer
 from dataset.windows import windows_random
 from src.flags.run_flags import RunFlags
 
@@ -78,7 +78,7 @@ class FreshBatches(IterableDataset):
     Iterating again without `set_epoch` continues after the last batch.
     """
 
-    def __init__(self, task: Task, tokenizer: CharTokenizer, args: RunFlags):
+    def __init__(self, task: Task, tokenizer: Tokenizer, args: RunFlags):
         self.task, self.tokenizer, self.args = task, tokenizer, args
         self._tokens: dict[int | None, int] = {}
         self.set_epoch(0)

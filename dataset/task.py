@@ -25,7 +25,7 @@ from typing import ClassVar
 import numpy as np
 
 from dataset.seeds import stream
-from dataset.tokenizer import CharTokenizer
+from dataset.tokenizer import Tokenizer
 from src.flags.fields import UserError, option
 from src.flags.run_flags import RunFlags
 
@@ -240,7 +240,7 @@ class Task:
         """Tokens of the longest sequence that a model reads or writes. It sets the size of tables and caches."""
         return self.max_chars(length or self.longest_length()) + 2
 
-    def prompt_ids(self, prompt: str, tokenizer: CharTokenizer) -> np.ndarray:
+    def prompt_ids(self, prompt: str, tokenizer: Tokenizer) -> np.ndarray:
         """The ids that a model continues after a prompt: (1, T) int64, T >= 1."""
         return tokenizer.encode_prompt(prompt)
 

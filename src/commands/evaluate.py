@@ -50,7 +50,7 @@ def evaluate(argv: list[str], world) -> int:
         if not path.exists():
             continue
         payload = load_checkpoint(run, path, device)
-        if payload["vocab"] != session.tokenizer.tokens:
+        if payload["vocab"] != session.tokenizer.payload():
             raise UserError(
                 f"{path}: its vocabulary is not that of this data; the text or the task has changed since training, "
                 "restore it"

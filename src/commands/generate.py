@@ -93,7 +93,7 @@ def read_stdin() -> str:
 
 def load(out_dir: str, config: GenerateConfig):
     """The trained model, its tokenizer, task, device and precision; sizes come from the run's own files."""
-    from dataset.tokenizer import CharTokenizer
+    from dataset.vocabulary import tokenizer_of
     from src.setup.code import Asked
     from src.setup.plan import build_model, set_threads
     from src.setup.stored import is_stored, load_checkpoint, load_weights, open_run
@@ -113,7 +113,7 @@ def load(out_dir: str, config: GenerateConfig):
     if not path.exists():
         raise UserError(f"{path}: no such checkpoint; train the run further with --resume")
     payload = load_checkpoint(run, path, device)
-    tokenizer = CharTokenizer(payload["vocab"])
+    tokenizer = tokenizer_of(payload["vocab"])
     task = run.task_class(run.args)
     model = build_model(run, tokenizer, task, device)
     load_weights(run, model, payload)
@@ -124,7 +124,6 @@ def write(model, tokenizer, task, device, precision: str, config: GenerateConfig
     """Print the continuation of one prompt."""
     import torch
 
-    from dataset.tokenizer import EOS
     from src.utils.precision import autocast
 
     try:
@@ -149,7 +148,7 @@ def write(model, tokenizer, task, device, precision: str, config: GenerateConfig
                 temperature=0.0 if config.greedy else config.temperature,
                 top_k=config.top_k or None,
                 top_p=config.top_p if config.top_p < 1 else None,
-                stop_id=EOS,
+                stop_id=tokenizer.eos,
                 generator=generator,
             )
     except ValueError as error:

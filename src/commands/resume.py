@@ -60,7 +60,7 @@ def resume(argv: list[str], world) -> int:
             if not run.run_dir.env.exists():
                 write_json(run.run_dir.env, environment(setup, session, check_backends(setup, device)))
             record_code(run.run_dir, run.code, payload["step"] if payload else 0)
-            session.tokenizer.save(run.run_dir.vocab)
+            session.tokenizer.save(run.run_dir.path)
             run.run_dir.truncate_log(payload["step"] if payload else 0)
         reporter = make_reporter(request.control, world, run.run_dir)
         reporter.say(f"resuming {run.run_dir.path} at step {payload['step'] if payload else 0}")

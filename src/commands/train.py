@@ -59,7 +59,7 @@ def train(argv: list[str], world) -> int:
                 setup.source.keep(run_dir)
             write_json(run_dir.config, seal(setup.config()))
             write_json(run_dir.env, environment(setup, session, ready.backends))
-            session.tokenizer.save(run_dir.vocab)
+            session.tokenizer.save(run_dir.path)
         reporter = make_reporter(request.control, world, run_dir)
         announce(reporter, setup, ready.backends, session.data, run_dir)
         for line in ready.lines:

@@ -30,7 +30,7 @@ from src.storage import env
 if TYPE_CHECKING:
     import torch
 
-    from dataset.tokenizer import CharTokenizer
+    from dataset.tokenizer import Tokenizer
     from src.models.contract import ARModel
 
 TRAINING_BYTES = 16  # per parameter: the weight, its gradient and AdamW's two moments in float32
@@ -180,7 +180,7 @@ def check_together(args: RunFlags, explicit: dict, task_class: type[Task]) -> No
         )
 
 
-def resolve_model(setup: Setup, tokenizer: CharTokenizer, task: Task) -> tuple[Setup, list[str]]:
+def resolve_model(setup: Setup, tokenizer: Tokenizer, task: Task) -> tuple[Setup, list[str]]:
     """Decide the model's `auto` values, and solve --match_params and --match_state.
 
     Returns the setup with its RunArgs, and lines that say what was solved.
@@ -233,7 +233,7 @@ def check_memory(args: RunFlags, parameters: int) -> None:
         )
 
 
-def build_model(run: HasModel, tokenizer: CharTokenizer, task: Task, device: torch.device) -> ARModel:
+def build_model(run: HasModel, tokenizer: Tokenizer, task: Task, device: torch.device) -> ARModel:
     """The model of a run on its device, with fresh weights that its seed decides."""
     from src.models.backbone import build
     from src.storage.randomness import seed_all

@@ -41,7 +41,8 @@ __all__ = ["RunDir", "existing_runs", "open_sealed", "read_json", "seal", "write
 # What `--overwrite` may remove, of a training run and of the commands that measure. config.json is the first: after a
 # kill in between, the directory counts as new.
 RUN_FILES = (
-    *("config.json", "env.json", "metrics.jsonl", "metrics.json", "ckpt.pt", "best.pt", "init.pt", "samples.txt", "vocab.json"),
+    *("config.json", "env.json", "metrics.jsonl", "metrics.json", "ckpt.pt", "best.pt", "samples.txt", "vocab.json"),
+    *("tokenizer.json", "tokenizer_config.json", "init.pt", "chat_template.jinja"),
     *("eval-[0-9]*.json", "results.jsonl", "results.csv", "history.json", "trace.json", "stacks.txt", "memory.json"),
     *("pairs.npz", "vocab_source.json", "vocab_target.json", "checkpoint.npz"),
     *("test_items.json", "tables.md", "report.html", f"{TEMP_PREFIX}*"),
@@ -74,6 +75,7 @@ class RunDir:
     init = property(lambda self: self.path / "init.pt")
     results = property(lambda self: self.path / "results.jsonl")
     samples = property(lambda self: self.path / "samples.txt")
+    template = property(lambda self: self.path / "chat_template.jinja")
     vocab = property(lambda self: self.path / "vocab.json")
     figures = property(lambda self: self.path / "figures")
     code = property(lambda self: self.path / "code")

@@ -17,7 +17,7 @@ import torch
 from dataset.loaders import TaskData
 from dataset.seeds import stream
 from dataset.task import Example
-from dataset.tokenizer import SPECIAL, CharTokenizer
+from dataset.tokenizer import SPECIAL, Tokenizer
 from src.models.contract import ARModel
 from src.ops import ran
 from src.storage.rundir import write_atomic
@@ -93,7 +93,7 @@ def language_samples(
 def _label_samples(
     model: ARModel,
     examples: Sequence[Example],
-    tokenizer: CharTokenizer,
+    tokenizer: Tokenizer,
     device: torch.device | str,
     precision: str,
 ) -> str:

@@ -270,7 +270,7 @@ class Fit:
         self.scheduler = make_scheduler(self.optimizer, args, self.steps)
         self.scaler = make_scaler(args, device)
         self.progress = Progress()
-        self.vocab = session.tokenizer.tokens
+        self.vocab = session.tokenizer.payload()
         if not self.world.is_main:  # after the weights, which are equal: each rank drops out other numbers
             seed_rank(args.seed, self.world.rank)
 
