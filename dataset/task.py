@@ -91,6 +91,8 @@ class Task:
     Config: ClassVar[type | None] = None
     kind = "answer"  # answer, labels or language: the name in metrics.json. Other code asks the methods below instead
     reads_text = False  # True for a task on real text (LanguageTask), whose sizes count windows
+    talks = False  # True for conversations (dataset/chat.py), which `generate --chat` continues
+    protocol = ""  # of a task on real text: which tokens evaluation scores, in words
     # Values instead of those of src.flags.fields.SMALL, so that a default run learns in minutes on two cores.
     small: ClassVar[dict] = {}
     base: ClassVar[dict] = {}  # the same for --preset base, where the shared sizes do not fit the task

@@ -59,6 +59,7 @@ class LanguageTask(Task):
     kind = "language"
     reads_text = True
     primary = "token_acc"
+    protocol = "consecutive windows of the text, each starting without memory; all characters but the first are scored"
     train_all = True
     lengths = None
     own_text = False  # True if a text needs --data_path or a large download: then `list` shows no windows

@@ -22,6 +22,7 @@ from src.ops.choices import choices
 from src.setup.classes import blaming
 from src.setup.plan import Setup
 from src.storage import env
+from src.storage.rundir import RunDir, write_atomic
 from src.utils.distributed import World
 from src.utils.evaluation import teacher_forced_metric
 from src.utils.session import Session
@@ -76,6 +77,13 @@ def check_lengths(session: Session) -> dict[int, int]:
         for length in range(low, min(high, low + SHORT_LENGTHS) + 1):
             draw_train(task, 1, length, stream(task, "lengths", args.seed))
     return tokens
+
+
+def write_vocabulary(session: Session, run_dir: RunDir) -> None:
+    """Write what text needs to become ids: the tokenizer's files, and the chat template of conversations."""
+    session.tokenizer.save(run_dir.path)
+    if session.task.talks:
+        write_atomic(run_dir.template, session.task.form.template.text.encode())
 
 
 def check_backends(setup: Setup, device: torch.device) -> dict[str, dict]:

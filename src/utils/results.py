@@ -46,7 +46,7 @@ from src.utils.evaluation import (
 from src.utils.memory import is_out_of_memory
 from src.utils.metrics import bpc, finite, perplexity
 from src.utils.precision import autocast
-from src.utils.samples import language_samples, samples_text
+from src.utils.samples import chat_samples, language_samples, samples_text
 from src.utils.session import Session
 from src.utils.training import Fit, Progress
 
@@ -115,6 +115,8 @@ def final_metrics(fit: Fit, began: float) -> tuple[dict, str, dict]:
 def _samples(model: ARModel, examples: list[Example], session: Session) -> str:
     """The text of samples.txt."""
     data, device, args = session.data, session.device, session.args
+    if session.task.talks:
+        return chat_samples(model, data, device, args.precision)
     if session.task.reads_text:
         try:
             return language_samples(model, data, device, args.seed, precision=args.precision)
