@@ -1,6 +1,6 @@
 """Chat: write the answers of an assistant in conversations.
 
-    --data_path chats.jsonl   {"messages": [{"role": "user", "content": "hello"}, {"role": "assistant", "content": ...}]}
+    --data_path chats.jsonl   {"messages": [{"role": "user", "content": "hello"}, {"role": "assistant", ...}]}
     without it                dataset/chats.jsonl, sixty small conversations of this project
 
     <|user|>hello<|end|><|assistant|>Hello! How can I help you?<|end|>

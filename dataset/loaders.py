@@ -20,8 +20,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from dataset.common import Batch, ExampleDataset, WindowDataset, collate_fn, collate_windows
 from dataset.corpus.language import LanguageTask
-from dataset.rows import RowDataset, collate_rows
 from dataset.plans import FreshBatches, LengthBatches, WindowBatches, draw_length
+from dataset.rows import RowDataset, collate_rows
 from dataset.seeds import stream
 from dataset.splits import check_train_size, draw_heldout, draw_train
 from dataset.task import Example, Task

@@ -1,9 +1,9 @@
 """From a conversation to ids, and which of them are trained: a chat template together with a tokenizer.
 
-    form = ChatFormat(tokenizer)                           # the template of this project; or ChatFormat(tokenizer, text)
-    ids, trained = form.encode(messages)                   # (n,) int32 and (n,) bool
-    ids = form.prompt(messages)                            # (n,) int32, ends where an assistant's answer begins
-    form.end                                               # the id that ends an answer
+    form = ChatFormat(tokenizer)                # with the template of this project; or ChatFormat(tokenizer, text)
+    ids, trained = form.encode(messages)        # (n,) int32 and (n,) bool
+    ids = form.prompt(messages)                 # (n,) int32, ends where an assistant's answer begins
+    form.end                                    # the id that ends an answer
 
     <|user|>hi<|end|><|assistant|>Hello!<|end|>
                                   ^^^^^^^^^^^^^           trained: what an assistant writes, and its end of turn

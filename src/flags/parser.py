@@ -136,7 +136,8 @@ def first_look(
 ) -> argparse.Namespace:
     """The flags that decide how the rest of the line is read. Anything else is left alone.
 
-    --task, --model, --preset and --init_from are texts or None, --out_dir is a list of paths, --help and --allow_code are bools.
+    --task, --model, --preset and --init_from are texts or None, --out_dir is a list of paths, --help and --allow_code
+    are bools.
     lists: flags that become tuples, of words with commas or spaces between them.
     modes: flags that are on or off, and of which at most one may be on.
     texts: flags that become tuples of their words as they were typed.
