@@ -23,8 +23,6 @@ from dataset.corpus.template import ROLE_TOKENS, SPELLED, WITH_TOKENS, ChatTempl
 from dataset.tokenizer import Tokenizer
 from src.flags.fields import UserError
 
-PROBE = (Message("user", "a"), Message("assistant", "a"))
-
 
 class ChatFormat:
     """A template and a tokenizer.  text: the template; "" is the one of this project that suits the tokenizer.
@@ -83,7 +81,8 @@ class ChatFormat:
 
     def _end(self) -> int:
         """The id that ends an answer."""
-        ids, trained = self.encode(PROBE)
+        letter = next((t for t in self.tokenizer.tokens if len(t) == 1 and t.isalnum()), "a")
+        ids, trained = self.encode((Message("user", letter), Message("assistant", letter)))
         last = int(ids[np.flatnonzero(trained)[-1]])
         if last not in self.tokenizer.special_ids.values():
             raise UserError(

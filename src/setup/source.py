@@ -117,9 +117,7 @@ def open_source(out_dir: str) -> Source:
     if not path.exists():
         raise UserError(f"--init_from: '{run_dir.path}' has no checkpoint yet; train it further with --resume")
     if path == run_dir.ckpt:
-        print(
-            f"notice: --init_from: '{run_dir.path}' has no best.pt yet, so its last weights are used", file=sys.stderr
-        )
+        print(f"notice: --init_from: '{run_dir.path}' has no best.pt, so its last weights are used", file=sys.stderr)
     payload = checkpoint.load(path)
     if payload["args"] != config["args"]:
         raise UserError(f"--init_from: '{path}' belongs to another run than the config.json beside it; restore it")
@@ -160,10 +158,8 @@ def check_tensors(source: Source, model: ARModel) -> None:
     for name in dict.fromkeys([*mine, *theirs]):
         got, needed = (tuple(t[name].shape) if name in t else "none" for t in (mine, theirs))
         if got != needed:
-            advice = (
-                "give --context_len or another --pos" if name.startswith("pos_embed") else "give the flags of that run"
-            )
+            is_table = name.startswith("pos_embed")
+            advice = "give its --context_len and --max_len" if is_table else "leave out the flags that differ"
             raise UserError(
-                f"--init_from: tensor {name}: this model has {got}, but '{source.run}' has {needed}; {advice}, so that "
-                "both are of one shape"
+                f"--init_from: tensor {name}: this model has {got}, but '{source.run}' has {needed}; {advice}"
             )

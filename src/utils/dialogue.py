@@ -82,9 +82,7 @@ def _next_line() -> str | None:
     at_terminal = sys.stdin.isatty()
     while True:
         try:
-            if (
-                not sys.stdout.isatty() or not at_terminal
-            ):  # stdout is for answers; `input` would write its prompt there
+            if not (at_terminal and sys.stdout.isatty()):  # stdout is for answers; `input` would write its prompt there
                 print("you> " if at_terminal else "", end="", file=sys.stderr, flush=True)
                 return input()
             return input("you> ")

@@ -4,8 +4,8 @@
     prompts = read_prompts(Path("prompts.jsonl"))        # "a string", {"prompt": "..."} or {"messages": [...]} per line
     print(line_of(prompts[0], "the text"))
 
-A .jsonl file gets .jsonl back, with the key `text` added. Any other file gets one line per prompt, in which a line break
-is written as \\n.
+A .jsonl file gets .jsonl back, with the key `text` added. Any other file gets one line per prompt, in which a line
+break is written as \\n.
 """
 
 from __future__ import annotations
