@@ -21,6 +21,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import secrets
 import signal
 import threading
 from collections.abc import Iterator, Sequence
@@ -32,8 +33,8 @@ from src.flags.fields import UserError
 SECONDS = 5.0  # of computing time for one rendering; an ordinary one takes a millisecond
 MEMORY = 1 << 28  # bytes that one rendering may need besides those of the program
 MOST_CHARACTERS = 1 << 22  # of one rendering
-# Marks around what is trained. Contents hold no NUL (see `check_text`), so neither can be written by anybody.
-OPENED, CLOSED = "\0<", "\0>"
+# Marks around what is trained. Random, because a model may write any text, and so may a template.
+OPENED, CLOSED = (f"\0{secrets.token_hex(8)}{end}" for end in "<>")
 
 # The template of a tokenizer that has ROLE_TOKENS, and the one that spells the roles.
 WITH_TOKENS = """\
