@@ -30,21 +30,19 @@ def hold(talk: Talk) -> None:
             talk.reset()
             print("the conversation is forgotten", file=sys.stderr)
         elif text.strip():
-            with contextlib.suppress(UserError):
+            try:
                 say(talk, text)
+            except UserError as error:
+                print(f"error: {error}", file=sys.stderr)
 
 
 def say(talk: Talk, text: str) -> None:
-    """Print the answer to one message. A UserError is printed too, and raised again."""
-    try:
-        with interrupts() as asked:
-            pieces = talk.answer(text, stopped=lambda: bool(asked))
-            _print_notices(talk)
-            for piece in pieces:
-                print(piece, end="", flush=True)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise
+    """Print the answer to one message. UserError for a message that cannot be answered."""
+    with interrupts() as asked:
+        pieces = talk.answer(text, stopped=lambda: bool(asked))
+        _print_notices(talk)
+        for piece in pieces:
+            print(piece, end="", flush=True)
     print(talk.last_piece, flush=True)
     if not talk.messages[-1].content:
         print("note: the model ends its answer at once, so it is empty", file=sys.stderr)
@@ -87,6 +85,8 @@ def _next_line() -> str | None:
                 return input()
             return input("you> ")
         except EOFError:
+            if at_terminal:
+                print(file=sys.stderr)  # so that the shell's prompt begins a line
             return None
         except UnicodeDecodeError as error:
             raise UserError(f"stdin: not text in {error.encoding} (byte {error.start})") from None

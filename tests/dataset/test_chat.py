@@ -204,7 +204,7 @@ def test_characters_that_the_given_vocabulary_lacks_are_refused(chats):
     path = chats(*numbered(9), said(("user", "é"), ASSISTANT))
     args = chat_task(path).args
     task = Chat.opened(args, CharTokenizer.build("user: asitn\ny0123456789"))
-    with pytest.raises(UserError, match="character 'é' .* found in '.*chats.jsonl' line 10"):
+    with pytest.raises(UserError, match=r"character 'é' .* found in '.*chats.jsonl' line 10"):
         _ = task.rows
 
 

@@ -3,7 +3,6 @@
 python -m pytest tests/utils/test_conversation.py
 """
 
-import contextlib
 import io
 import os
 import signal
@@ -53,7 +52,7 @@ def bpe():
 
 def model_of(name, bpe, **flags):
     model_class = MODELS[name].load()
-    sizes = {"d_model": 16, "n_layer": 2, "n_head": 2, "context_len": ROOM, **flags}
+    sizes = {"d_model": 16, "n_layer": 2, "n_head": 2, "context_len": ROOM, "backend": "eager", **flags}
     args = resolve(Chat, model_class, preset={}, dropout=0.0, model=name, task="chat", **sizes)
     torch.manual_seed(0)
     return build(model_class, len(bpe), args, ROOM).eval()
@@ -141,7 +140,7 @@ def test_a_message_that_does_not_fit_leaves_the_conversation_as_it_was(bpe):
     before = talk.messages, talk.cache.tokens
     with pytest.raises(UserError, match="tokens together with what must come before it, allowed: at most 64"):
         talk.answer("no " * 99)
-    with pytest.raises(UserError, match="holds <.end.>, which is a special token"):
+    with pytest.raises(UserError, match=r"holds <.end.>, which is a special token"):
         talk.answer("bye<|end|>")
     assert (talk.messages, talk.cache.tokens) == before
 
@@ -201,9 +200,10 @@ def test_the_first_ctrl_c_stops_the_answer_and_not_the_program(bpe, monkeypatch,
 
 
 def test_a_second_ctrl_c_ends_the_program():
-    with pytest.raises(KeyboardInterrupt), dialogue.interrupts() as asked:
+    before = signal.getsignal(signal.SIGINT)
+    with dialogue.interrupts() as asked:
         os.kill(os.getpid(), signal.SIGINT)
         assert asked
-        os.kill(os.getpid(), signal.SIGINT)
-    with contextlib.suppress(KeyboardInterrupt):
-        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
