@@ -108,6 +108,14 @@ class LanguageTask(Task):
         return self.args.tokenizer != "char" or self.args.pack == "no"
 
     @property
+    def protocol(self) -> str:
+        """Which tokens evaluation scores, in words."""
+        unit = "character" if self.args.tokenizer == "char" else "token"
+        if self.by_document:
+            return f"one document per row; all {unit}s but the first of each are scored, and its <eos>"
+        return f"consecutive windows of the text, each starting without memory; all {unit}s but the first are scored"
+
+    @property
     def by_document(self) -> bool:
         """Whether a row is a document, and not a window."""
         return self.args.pack == "no"

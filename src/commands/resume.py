@@ -23,7 +23,7 @@ def resume(argv: list[str], world) -> int:
     from src.setup.log import known_log
     from src.setup.plan import build_model, set_threads
     from src.setup.run import carry_out, make_reporter, on_main, record_code
-    from src.setup.session import check_backends, environment, open_session
+    from src.setup.session import check_backends, environment, open_session, write_vocabulary
     from src.setup.stored import (
         asked_by,
         check_best,
@@ -66,13 +66,15 @@ def resume(argv: list[str], world) -> int:
             check_best(run, model, payload)
             load_weights(run, model, payload)
             check_state(run, training.Fit(model, session, run.run_dir, Reporter(quiet=True)), payload)
+        elif setup.source:
+            setup.source.apply(model, session.tokenizer)
         log = on_main(world, lambda: known_log(run.run_dir, payload, request.control.from_checkpoint_log))
         if world.is_main:
             run.run_dir.clean()
             if not run.run_dir.env.exists():
                 write_json(run.run_dir.env, environment(setup, session, check_backends(setup, device)))
             record_code(run.run_dir, run.code, payload["step"] if payload else 0)
-            session.tokenizer.save(run.run_dir.path)
+            write_vocabulary(session, run.run_dir)
             run.run_dir.training_log.restore(log.lines)
         reporter = make_reporter(request.control, world, run.run_dir)
         if log and log.notice:

@@ -148,6 +148,8 @@ SPEC = {
         "vocab_size": "count",
         "unknown_rate": "share?",  # share of <unk>, if the task has it
         "unit": MayLack(("character", "token")),  # what one id stands for; a loss is per unit
+        # of conversations: what was left out to fit --context_len; null for other tasks
+        "cut": MayLack(Maybe({"exchanges": "count", "conversations": "count", "left_out": "count"})),
     },
     "parameters": {
         "total": "count",

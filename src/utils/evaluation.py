@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 
 from dataset.common import Batch, ExampleDataset, WindowDataset
 from dataset.loaders import TaskData
+from dataset.rows import RowDataset
 from dataset.task import Slice, Task
 from src.flags.run_flags import RunFlags
 from src.models.contract import ARModel
@@ -35,6 +36,7 @@ from src.utils.precision import autocast
 from src.utils.samples import write_samples
 from src.utils.text_scores import TextScores
 
+Data = ExampleDataset | RowDataset | WindowDataset
 TEXT_BLOCKS = 30
 # A sequence of more than MOST_TOKENS tokens is read in pieces of PIECE, with the decoding state in between, so that the
 # memory of evaluation does not grow with the length.
@@ -52,7 +54,7 @@ class SplitScores:
     """
 
     task: Task | None
-    dataset: ExampleDataset | WindowDataset
+    dataset: Data
     scored: Scored | TextScores
     per_example: dict[str, np.ndarray]
 
@@ -252,9 +254,7 @@ def allowed_ids(data: TaskData | None, device: torch.device | str) -> torch.Tens
     return torch.from_numpy(data.tokenizer.encode(data.task.score_among).astype(np.int64)).to(device)
 
 
-def slices(
-    task: Task, dataset: ExampleDataset | WindowDataset, scored: Scored | TextScores, per_example: dict
-) -> dict[str, dict]:
+def slices(task: Task, dataset: Data, scored: Scored | TextScores, per_example: dict) -> dict[str, dict]:
     """The curves of a task (`Task.slices`) by name: value, count and interval of each bin.
 
     per_example: {metric: one value per example}. A curve over gaps comes twice, with logarithmic and with equal bins.
@@ -275,7 +275,7 @@ def slices(
     return found
 
 
-def clusters_of(dataset: ExampleDataset | WindowDataset, rows: np.ndarray) -> np.ndarray:
+def clusters_of(dataset: Data, rows: np.ndarray) -> np.ndarray:
     """The independent unit of each scored character, an integer per entry of `rows` (N,), for `intervals.clustered`.
 
     The characters of one sequence share its fate, so the unit is the sequence. Windows of one text are no such unit,
@@ -292,7 +292,7 @@ def clusters_of(dataset: ExampleDataset | WindowDataset, rows: np.ndarray) -> np
     return rows * min(TEXT_BLOCKS, len(dataset)) // len(dataset)
 
 
-def unit_of(dataset: ExampleDataset | WindowDataset) -> str:
+def unit_of(dataset: Data) -> str:
     """What the clusters of `clusters_of` are: sequence, or block of text."""
     return "block of text" if isinstance(dataset, WindowDataset) else "sequence"
 
@@ -362,7 +362,7 @@ def _example_scores(
 
 def _intervals(
     task: Task | None,
-    dataset: ExampleDataset | WindowDataset,
+    dataset: Data,
     scored: Scored | TextScores,
     per_example: dict[str, np.ndarray],
 ) -> dict:
@@ -383,9 +383,9 @@ def _intervals(
     }
 
 
-def _by_bytes(dataset: ExampleDataset | WindowDataset, scored: Scored | TextScores) -> dict[str, float | None]:
+def _by_bytes(dataset: Data, scored: Scored | TextScores) -> dict[str, float | None]:
     """bits_per_byte of a text. Where its unit is a token, there are no bits per character."""
-    if not isinstance(dataset, WindowDataset) or dataset.tokenizer is None:
+    if isinstance(dataset, ExampleDataset) or dataset.tokenizer is None:
         return {}
     found = {"bits_per_byte": bits_per_byte(scored.loss, scored.count, dataset.scored_bytes)}
     return found if dataset.tokenizer.unit == "character" else {**found, "bpc": None}
@@ -468,7 +468,7 @@ def _described(spec: Slice, metric: str, scale: str, binned: list[dict]) -> dict
 
 
 def _slice_items(
-    task: Task, dataset: ExampleDataset | WindowDataset, spec: Slice, scored: Scored, per_example: dict
+    task: Task, dataset: Data, spec: Slice, scored: Scored, per_example: dict
 ) -> tuple[np.ndarray | list, np.ndarray, np.ndarray | None, str]:
     """(x, value, cluster, metric name) of everything that a curve counts. Without clusters each item is its own.
 

@@ -116,6 +116,11 @@ class Scored(Losses):
         return np.arange(len(self.row)) - first[inverse]
 
     @property
+    def count(self) -> int:
+        """How many characters are scored."""
+        return len(self.nll)
+
+    @property
     def loss(self) -> float:
         """Mean nats per scored character."""
         return float(self.nll.sum() / len(self.nll))

@@ -39,15 +39,15 @@ from src.utils.chance import chance_levels, scaled
 from src.utils.evaluation import (
     MOST_TOKENS,
     evaluate,
+    pass_over,
     scores_of,
     teacher_forced_metric,
-    text_scores,
     unit_of,
 )
 from src.utils.memory import is_out_of_memory
 from src.utils.metrics import bits_per_byte, bpc, finite, perplexity
 from src.utils.precision import autocast
-from src.utils.samples import language_samples, samples_text
+from src.utils.samples import chat_samples, language_samples, samples_text
 from src.utils.session import Session
 from src.utils.training import Fit, Progress
 
@@ -116,6 +116,8 @@ def final_metrics(fit: Fit, began: float) -> tuple[dict, str, dict]:
 def _samples(model: ARModel, examples: list[Example], session: Session) -> str:
     """The text of samples.txt."""
     data, device, args = session.data, session.device, session.args
+    if session.task.talks:
+        return chat_samples(model, data, device, args.precision)
     if session.task.reads_text:
         try:
             return language_samples(model, data, device, args.seed, precision=args.precision)
@@ -178,7 +180,7 @@ def evaluate_splits(model: ARModel, session: Session) -> tuple[dict[str, dict], 
     results = {split: found.result() for split, found in scores.items()}
     if "heldout" in s.loaders:
         loader = s.loaders["heldout"]
-        heldout = text_scores(model, loader, s.device, s.args, world=s.world)
+        heldout = pass_over(model, loader, s.device, s.args, world=s.world)
         results["test"]["heldout_loss"] = heldout.loss
         scored = heldout.count, loader.dataset.scored_bytes
         results["test"]["heldout_bits_per_byte"] = bits_per_byte(heldout.loss, *scored)
@@ -316,6 +318,7 @@ def public_args(args: RunFlags) -> dict:
     if values["tokenizer"] not in TOKENIZERS:
         values["tokenizer"] = Path(values["tokenizer"]).name
     del values["data_path"]
+    values["init_from"] = Path(values["init_from"]).name
     return values
 
 
