@@ -58,6 +58,7 @@ class Chat(Task):
     kind = "language"
     reads_text = True
     talks = True
+    takes_tokenizer = True
     primary = "token_acc"
     lengths = None
     unknown_rate: float | None = None
@@ -204,6 +205,10 @@ class Chat(Task):
     def scored_counts(self, tokenizer: Tokenizer) -> np.ndarray:
         """How often each token is predicted on the test set: (len(tokenizer),)."""
         return self.counts("test", tokenizer)
+
+    def symbols(self, tokenizer: Tokenizer) -> int:
+        """How many ids a prediction may be: all but special tokens, and the end of a turn."""
+        return len(tokenizer) - len(tokenizer.special_ids) + 1
 
     def prompts(self, n: int) -> list[tuple[tuple[Message, ...], str]]:
         """The first n test conversations as (what comes before the last answer, that answer)."""
