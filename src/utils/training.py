@@ -440,6 +440,7 @@ class Fit:
 
 def fit(model: ARModel, session: Session, run_dir: RunDir, reporter: Reporter, resume_from: dict | None = None) -> Fit:
     """Train a model in a run directory and return the finished Fit. resume_from: the payload of a checkpoint."""
+    reporter.unit = session.tokenizer.unit
     job = Fit(model, session, run_dir, reporter)
     if resume_from is not None:
         job.restore(resume_from)
