@@ -36,7 +36,6 @@ def resume(argv: list[str], world) -> int:
         same_as_stored,
     )
     from src.storage import env
-    from src.storage.rundir import write_json
     from src.utils import training
     from src.utils.reporter import Reporter
 
@@ -67,7 +66,7 @@ def resume(argv: list[str], world) -> int:
         if world.is_main:
             run.run_dir.clean()
             if not run.run_dir.env.exists():
-                write_json(run.run_dir.env, environment(setup, session, check_backends(setup, device)))
+                env.write_env(run.run_dir.env, environment(setup, session, check_backends(setup, device)))
             record_code(run.run_dir, run.code, payload["step"] if payload else 0)
             session.tokenizer.save(run.run_dir.vocab)
             run.run_dir.training_log.restore(log.lines)

@@ -28,14 +28,25 @@ from src.setup.code import KINDS, Asked, Code, check_loaded, choose
 from src.setup.log import verify_log
 from src.setup.plan import Setup
 from src.storage import checkpoint
+from src.storage.env import open_env
 from src.storage.finished import finished_metrics
 from src.storage.items import open_items
-from src.storage.rundir import RunDir, open_sealed, read_json
+from src.storage.rundir import RunDir, open_sealed
+from src.storage.schema import MayLack, check
 from src.utils.launch import launched
 from src.utils.restoring import head_problem, weights_problem
 from src.utils.training import Fit
 
 NOTHING = Asked()
+CONFIG = {  # of config.json, what is read from it; the values of flags are checked by `resolve`
+    "args": {"task": "text", "model": "text", "layers": MayLack(["text"]), "*": "anything"},
+    "explicit": {"*": "anything"},
+    "preset": "text",
+    "precision_reason": "text",
+    "files": {"*": "text"},
+    "helpers": MayLack({"*": {"*": "text"}}),
+    "*": "anything",
+}
 # Flags that came later, and what a run did that was started before them.
 OLDER_RUNS = {"init": "published", "mlp": "gelu", "solved_at": 0.0}
 
@@ -123,31 +134,11 @@ def open_config(run_dir: RunDir) -> dict:
     The values of the flags are checked where they are read (`resolve`).
     """
     config = open_sealed(run_dir.config)
-    stored = config.get("args")
-    texts = {"preset": config.get("preset"), "precision_reason": config.get("precision_reason")}
-    if isinstance(stored, dict):
-        texts |= {f"args.{kind}": stored.get(kind) for kind in KINDS}
-        texts |= {"args.layers": name for name in _list(stored.get("layers", []))}
-    objects = {name: config.get(name) for name in ("args", "explicit", "files")} | {"helpers": config.get("helpers", {})}
-    if isinstance(objects["files"], dict):
-        texts |= {f"files.{kind}": digest for kind, digest in objects["files"].items()}
-    if isinstance(objects["helpers"], dict):
-        objects |= {f"helpers.{kind}": named for kind, named in objects["helpers"].items()}
-        digests = [d for named in objects["helpers"].values() if isinstance(named, dict) for d in named.values()]
-        texts |= {f"helpers, the digest number {n}": d for n, d in enumerate(digests, 1)}
-    wrong = [(name, value, "text") for name, value in texts.items() if not isinstance(value, str)]
-    wrong += [(name, value, "an object") for name, value in objects.items() if not isinstance(value, dict)]
-    for name, value, allowed in wrong:
-        raise UserError(
-            f"'{run_dir.config}': {name}: got {value!r:.60}, allowed: {allowed}; restore the file, or start again with "
-            "--overwrite"
-        )
+    try:
+        check(config, CONFIG)
+    except ValueError as error:
+        raise UserError(f"'{run_dir.config}': {error}; restore the file, or start again with --overwrite") from error
     return config
-
-
-def _list(value) -> list:
-    """The items of a list, or the value itself where it is none."""
-    return value if isinstance(value, list) else [value]
 
 
 def load_checkpoint(run: StoredRun, path: Path, device: torch.device | str) -> dict:
@@ -244,7 +235,7 @@ def _stored_value(name: str, run: StoredRun):
 def check_same_data(run_dir: RunDir, facts: DataFacts) -> None:
     """UserError where the data is not that of the run's start: the text has changed, or the code of the task."""
     if run_dir.env.exists():
-        then, now = read_json(run_dir.env)["data"]["digest"], facts.digest
+        then, now = open_env(run_dir.env)["data"]["digest"], facts.digest
         if then != now:
             raise UserError(
                 f"--out_dir: the data of '{run_dir.path}' has changed since it was started "

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from src.measure.speed.analysis import analyse
 from src.measure.speed.run import whole_cells
-from src.storage.files import read_json
+from src.storage.env import open_env
 from src.storage.finished import finished_metrics
 from src.storage.record import Record
 from src.storage.rows import make_row, rows_of
@@ -92,7 +92,7 @@ class Study(Parts):
         failed = [self._row_of_failure(part)] if part in self.failed else []
         if part.kind == "training":
             metrics = self._metrics(part)
-            return [*rows_of(metrics, read_json(self.folder(part) / "env.json")), *failed] if metrics else failed
+            return [*rows_of(metrics, open_env(self.folder(part) / "env.json")), *failed] if metrics else failed
         record = Record(self.folder(part))
         rows = record.read_rows() if record.exists else []
         return [*(whole_cells(rows) if part.kind == "panels" else rows), *failed]
