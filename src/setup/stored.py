@@ -9,6 +9,7 @@ The task, the model and all sizes come from its config.json alone.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import sys
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ import torch
 from dataset.loaders import DataFacts
 from dataset.task import Task
 from src.flags.fields import UserError
+from src.flags.hints import resuming
 from src.flags.kinds import as_text, to_json
 from src.flags.parser import Request
 from src.flags.run_flags import RunArgs, resolve, resolved
@@ -174,6 +176,48 @@ def load_weights(run: StoredRun, model: ARModel, payload: dict) -> None:
         model.load_state_dict(payload["model"])
         if problem:
             raise ValueError(f"the weights of step {payload['step']} do not fit: {problem}")
+
+
+def diverged_at(run: StoredRun) -> int | None:
+    """The step at which a run diverged; None where it did not, or where no file that is intact says so."""
+    with contextlib.suppress(UserError):
+        if run.run_dir.finished:
+            return finished_metrics(run.run_dir)["diverged_at"]
+        return (load_checkpoint(run, run.run_dir.ckpt, "cpu").get("progress") or {}).get("diverged_at")
+    return None
+
+
+def open_weights(run: StoredRun, which: str, device: torch.device | str) -> dict:
+    """The payload of the "best" or the "last" checkpoint, for a use of its weights.
+
+    UserError where there is none, where the run diverged and the weights are those of its end, and where they are not
+    finite. The best weights of a run that diverged later are used, and a note says so.
+    """
+    path, step = (run.run_dir.best if which == "best" else run.run_dir.ckpt), diverged_at(run)
+    if step is not None and which == "last":
+        instead = "; use --weights best" if run.run_dir.best.exists() else ""
+        raise UserError(
+            f"'{run.run_dir.path}': the run diverged at step {step}, so its last weights are no result{instead}"
+        )
+    if not path.exists() and step is not None:
+        raise UserError(
+            f"'{run.run_dir.path}': the run diverged at step {step}, before its first validation, so it has no best "
+            "weights; train again with a lower --lr"
+        )
+    if not path.exists():
+        raise UserError(f"{path}: no such checkpoint; train the run further with `{resuming(run.run_dir.path)}`")
+    payload = load_checkpoint(run, path, device)
+    if name := next((n for n, w in payload["model"].items() if not _is_finite(w)), None):
+        raise UserError(f"'{path}': '{name}' is not finite; the run diverged, train again with a lower --lr")
+    if step is not None and launched().rank == 0:
+        print(
+            f"note: the run diverged at step {step}; these are its weights of step {payload['step']}", file=sys.stderr
+        )
+    return payload
+
+
+def _is_finite(weight) -> bool:
+    return not isinstance(weight, torch.Tensor) or bool(torch.isfinite(weight).all())
 
 
 def check_best(run: StoredRun, model: ARModel, payload: dict) -> None:
