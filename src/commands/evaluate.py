@@ -11,6 +11,7 @@ import json
 import time
 
 from src.flags.fields import UserError
+from src.flags.hints import resuming
 from src.flags.kinds import as_text, to_json
 from src.flags.parser import first_look, read_request
 
@@ -32,6 +33,7 @@ def evaluate(argv: list[str], world) -> int:
     from src.setup.session import check_backends, open_session
     from src.setup.stored import (
         asked_by,
+        diverged_at,
         load_checkpoint,
         load_weights,
         one_out_dir,
@@ -40,8 +42,8 @@ def evaluate(argv: list[str], world) -> int:
         stored_tokenizer,
     )
     from src.storage import env
-    from src.storage.rundir import seal, write_json
-    from src.utils.results import chance_of, evaluate_splits, length_curve, length_mean, public_args
+    from src.storage.files import json_bytes, seal, write_new
+    from src.utils.results import chance_of, evaluate_splits, has_finite_loss, length_curve, length_mean, public_args
 
     seen_flags = first_look(argv)
     run = open_run(one_out_dir(seen_flags), asked_by(seen_flags))
@@ -53,9 +55,11 @@ def evaluate(argv: list[str], world) -> int:
     session = open_session(setup, device, world, stored_tokenizer(run))
     model = build_model(setup, session.tokenizer, session.task, device)
     levels, ceiling = chance_of(session)  # of the test set, so the same for both weights
-    found = {}
+    diverged, noted, found = diverged_at(run), {}, {}
     for name, path in (("best", run.run_dir.best), ("last", run.run_dir.ckpt)):
         if not path.exists():
+            if diverged is not None:
+                found[name] = nothing(None, f"the run diverged at step {diverged}, before its first validation")
             continue
         payload = load_checkpoint(run, path, device)
         if payload["vocab"] != session.tokenizer.payload():
@@ -63,14 +67,21 @@ def evaluate(argv: list[str], world) -> int:
                 f"{path}: its vocabulary is not that of this data; the text or the task has changed since training, "
                 "restore it"
             )
+        if name == "last" and diverged is not None:
+            found[name] = nothing(payload["step"], f"the run diverged at step {diverged}")
+            continue
         load_weights(run, model, payload)
         with ran.recording() as seen:
+            noted = seen
             result, _ = evaluate_splits(model, session)
+            if not has_finite_loss(result):
+                found[name] = nothing(payload["step"], "the loss is not finite")
+                continue
             curve = length_curve(model, session, result["test"])
         mean = length_mean(session.task, run.args, curve, levels, ceiling)
         found[name] = {"step": payload["step"], **result, "length_curve": curve, "length_mean": mean}
-    if not found:
-        raise UserError(f"{run.run_dir.path}: no checkpoint yet; train it further with --resume")
+    if not any(part["step"] is not None for part in found.values()):
+        raise UserError(f"{run.run_dir.path}: no checkpoint yet; train it further with `{resuming(run.run_dir.path)}`")
     if not world.is_main:
         return 0
     changed = {k: to_json(v) for k, v in changes.items()}
@@ -80,14 +91,20 @@ def evaluate(argv: list[str], world) -> int:
         "model": shown["model"],
         "changed": changed,
         "precision": setup.args.precision,
-        "backends": ran.described(check_backends(setup, device), seen),
+        "backends": ran.described(check_backends(setup, device), noted),
         "data": dataclasses.asdict(session.data.facts),
         "code": described(run.code),
         **found,
     }
-    write_json(run.run_dir.path / f"eval-{time.strftime('%Y%m%d-%H%M%S')}.json", seal(document))
+    # Written before it is printed: a reader of stdout that goes away loses nothing.
+    write_new(run.run_dir.path, f"eval-{time.strftime('%Y%m%d-%H%M%S')}", ".json", json_bytes(seal(document)))
     print(json.dumps(document, indent=1, allow_nan=False))
     return 0
+
+
+def nothing(step: int | None, reason: str) -> dict:
+    """The result of weights that have none."""
+    return {"step": step, "val": None, "test": None, "length_curve": [], "length_mean": None, "reason": reason}
 
 
 def allowed_changes(request, run) -> dict:

@@ -151,7 +151,7 @@ def load(out_dir: str, config: GenerateConfig) -> Loaded:
     from dataset.vocabulary import tokenizer_of
     from src.setup.code import Asked
     from src.setup.plan import build_model, set_threads
-    from src.setup.stored import is_stored, load_checkpoint, load_weights, open_run
+    from src.setup.stored import is_stored, load_weights, open_run, open_weights
     from src.storage import env
 
     run = open_run(out_dir, Asked(config.allow_code, {"task": config.task, "model": config.model}))
@@ -164,10 +164,7 @@ def load(out_dir: str, config: GenerateConfig) -> Loaded:
     device = env.resolve_device(config.device)
     precision, _ = env.resolve_precision(run.args.precision if config.precision == "run" else config.precision, device)
     set_threads(1)  # one row's products are too small to share: two threads took three times as long
-    path = run.run_dir.best if config.weights == "best" else run.run_dir.ckpt
-    if not path.exists():
-        raise UserError(f"{path}: no such checkpoint; train the run further with --resume")
-    payload = load_checkpoint(run, path, device)
+    payload = open_weights(run, config.weights, device)
     tokenizer = tokenizer_of(payload["vocab"])
     task = run.task_class.without_data(run.args)
     model = build_model(run, tokenizer, task, device)

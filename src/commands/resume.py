@@ -38,7 +38,6 @@ def resume(argv: list[str], world) -> int:
         stored_tokenizer,
     )
     from src.storage import env
-    from src.storage.rundir import write_json
     from src.utils import training
     from src.utils.reporter import Reporter
 
@@ -72,7 +71,7 @@ def resume(argv: list[str], world) -> int:
         if world.is_main:
             run.run_dir.clean()
             if not run.run_dir.env.exists():
-                write_json(run.run_dir.env, environment(setup, session, check_backends(setup, device)))
+                env.write_env(run.run_dir.env, environment(setup, session, check_backends(setup, device)))
             record_code(run.run_dir, run.code, payload["step"] if payload else 0)
             write_vocabulary(session, run.run_dir)
             run.run_dir.training_log.restore(log.lines)

@@ -44,6 +44,7 @@ def train(argv: list[str], world) -> int:
     from src.setup.plan import plan
     from src.setup.run import carry_out, create_run_dir, make_reporter, on_main
     from src.setup.session import environment, write_vocabulary
+    from src.storage.env import write_env
     from src.storage.rundir import RunDir, seal, write_json
 
     setup, request = plan(argv, world.local_rank)
@@ -58,7 +59,7 @@ def train(argv: list[str], world) -> int:
             if setup.source:
                 setup.source.keep(run_dir)
             write_json(run_dir.config, seal(setup.config()))
-            write_json(run_dir.env, environment(setup, session, ready.backends))
+            write_env(run_dir.env, environment(setup, session, ready.backends))
             write_vocabulary(session, run_dir)
         reporter = make_reporter(request.control, world, run_dir)
         announce(reporter, setup, ready.backends, session.data, run_dir)

@@ -18,8 +18,9 @@ from src.models.contract import ARModel
 from src.ops import ran
 from src.setup.code import Code
 from src.setup.log import changed
+from src.storage.env import open_env, write_env
 from src.storage.rows import rows_of, to_jsonl
-from src.storage.rundir import RunDir, read_json, seal, write_atomic, write_json
+from src.storage.rundir import RunDir, seal, write_atomic, write_json
 from src.storage.schema import validate
 from src.utils import results, training
 from src.utils.distributed import World
@@ -71,9 +72,9 @@ def check_log(run_dir: RunDir) -> None:
 
 def record_backends(run_dir: RunDir, seen: ran.Seen) -> None:
     """Put what ran in the place of what was chosen, in env.json. A second time changes nothing."""
-    env = read_json(run_dir.env)
+    env = open_env(run_dir.env)
     chosen = env.setdefault("chosen_backends", env["backends"])
-    write_json(run_dir.env, {**env, "backends": ran.described(chosen, seen)})
+    write_env(run_dir.env, {**env, "backends": ran.described(chosen, seen)})
 
 
 def record_code(run_dir: RunDir, code: Mapping[str, Code], step: int) -> None:
@@ -82,13 +83,13 @@ def record_code(run_dir: RunDir, code: Mapping[str, Code], step: int) -> None:
         {"kind": kind, "sha256": c.sha256, "from_step": step} for kind, c in code.items() if c.version == "another"
     ]
     if found:
-        env = read_json(run_dir.env)
-        write_json(run_dir.env, {**env, "other_code": [*env.get("other_code", []), *found]})
+        env = open_env(run_dir.env)
+        write_env(run_dir.env, {**env, "other_code": [*env.get("other_code", []), *found]})
 
 
 def with_code(document: dict, run_dir: RunDir) -> dict:
     """metrics.json with the versions of a user's files that the run went on with, and a note about each."""
-    other = read_json(run_dir.env).get("other_code")
+    other = open_env(run_dir.env).get("other_code")
     if not other:
         return document
     notes = [
@@ -110,7 +111,7 @@ def write_results(document: dict, samples: str, items: dict, run_dir: RunDir) ->
     run_figures.draw_all(document, run_dir.figures)
     # The rows have no times: an equal run must write equal bytes.
     repeatable = {k: v for k, v in document.items() if k != "machine"}
-    write_atomic(run_dir.results, to_jsonl(rows_of(repeatable, read_json(run_dir.env))))
+    write_atomic(run_dir.results, to_jsonl(rows_of(repeatable, open_env(run_dir.env))))
     write_json(run_dir.metrics, document)
 
 

@@ -9,6 +9,7 @@ The task, the model and all sizes come from its config.json alone.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import sys
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from dataset.tokenizer import Tokenizer
 from dataset.vocabulary import read_tokenizer
 from src.flags.fields import UserError
 from src.flags.groups import TOKEN_DEFAULTS
+from src.flags.hints import resuming
 from src.flags.kinds import as_text, to_json
 from src.flags.parser import Request
 from src.flags.run_flags import RunArgs, resolve, resolved
@@ -33,14 +35,25 @@ from src.setup.log import verify_log
 from src.setup.plan import Setup
 from src.setup.source import Source, kept_source
 from src.storage import checkpoint
+from src.storage.env import open_env
 from src.storage.finished import finished_metrics
 from src.storage.items import open_items
-from src.storage.rundir import RunDir, open_sealed, read_json
+from src.storage.rundir import RunDir, open_sealed
+from src.storage.schema import MayLack, check
 from src.utils.launch import launched
 from src.utils.restoring import head_problem, weights_problem
 from src.utils.training import Fit
 
 NOTHING = Asked()
+CONFIG = {  # of config.json, what is read from it; the values of flags are checked by `resolve`
+    "args": {"task": "text", "model": "text", "layers": MayLack(["text"]), "*": "anything"},
+    "explicit": {"*": "anything"},
+    "preset": "text",
+    "precision_reason": "text",
+    "files": {"*": "text"},
+    "helpers": MayLack({"*": {"*": "text"}}),
+    "*": "anything",
+}
 # Flags that came later, and what a run did that was started before them.
 OLDER_RUNS = {"init": "published", "mlp": "gelu", "solved_at": 0.0, **TOKEN_DEFAULTS}
 
@@ -139,33 +152,11 @@ def open_config(run_dir: RunDir) -> dict:
     The values of the flags are checked where they are read (`resolve`).
     """
     config = open_sealed(run_dir.config)
-    stored = config.get("args")
-    texts = {"preset": config.get("preset"), "precision_reason": config.get("precision_reason")}
-    if isinstance(stored, dict):
-        texts |= {f"args.{kind}": stored.get(kind) for kind in KINDS}
-        texts |= {"args.layers": name for name in _list(stored.get("layers", []))}
-    objects = {name: config.get(name) for name in ("args", "explicit", "files")} | {
-        "helpers": config.get("helpers", {})
-    }
-    if isinstance(objects["files"], dict):
-        texts |= {f"files.{kind}": digest for kind, digest in objects["files"].items()}
-    if isinstance(objects["helpers"], dict):
-        objects |= {f"helpers.{kind}": named for kind, named in objects["helpers"].items()}
-        digests = [d for named in objects["helpers"].values() if isinstance(named, dict) for d in named.values()]
-        texts |= {f"helpers, the digest number {n}": d for n, d in enumerate(digests, 1)}
-    wrong = [(name, value, "text") for name, value in texts.items() if not isinstance(value, str)]
-    wrong += [(name, value, "an object") for name, value in objects.items() if not isinstance(value, dict)]
-    for name, value, allowed in wrong:
-        raise UserError(
-            f"'{run_dir.config}': {name}: got {value!r:.60}, allowed: {allowed}; restore the file, or start again with "
-            "--overwrite"
-        )
+    try:
+        check(config, CONFIG)
+    except ValueError as error:
+        raise UserError(f"'{run_dir.config}': {error}; restore the file, or start again with --overwrite") from error
     return config
-
-
-def _list(value) -> list:
-    """The items of a list, or the value itself where it is none."""
-    return value if isinstance(value, list) else [value]
 
 
 def load_checkpoint(run: StoredRun, path: Path, device: torch.device | str) -> dict:
@@ -209,6 +200,48 @@ def load_weights(run: StoredRun, model: ARModel, payload: dict) -> None:
         model.load_state_dict(payload["model"])
         if problem:
             raise ValueError(f"the weights of step {payload['step']} do not fit: {problem}")
+
+
+def diverged_at(run: StoredRun) -> int | None:
+    """The step at which a run diverged; None where it did not, or where no file that is intact says so."""
+    with contextlib.suppress(UserError):
+        if run.run_dir.finished:
+            return finished_metrics(run.run_dir)["diverged_at"]
+        return (load_checkpoint(run, run.run_dir.ckpt, "cpu").get("progress") or {}).get("diverged_at")
+    return None
+
+
+def open_weights(run: StoredRun, which: str, device: torch.device | str) -> dict:
+    """The payload of the "best" or the "last" checkpoint, for a use of its weights.
+
+    UserError where there is none, where the run diverged and the weights are those of its end, and where they are not
+    finite. The best weights of a run that diverged later are used, and a note says so.
+    """
+    path, step = (run.run_dir.best if which == "best" else run.run_dir.ckpt), diverged_at(run)
+    if step is not None and which == "last":
+        instead = "; use --weights best" if run.run_dir.best.exists() else ""
+        raise UserError(
+            f"'{run.run_dir.path}': the run diverged at step {step}, so its last weights are no result{instead}"
+        )
+    if not path.exists() and step is not None:
+        raise UserError(
+            f"'{run.run_dir.path}': the run diverged at step {step}, before its first validation, so it has no best "
+            "weights; train again with a lower --lr"
+        )
+    if not path.exists():
+        raise UserError(f"{path}: no such checkpoint; train the run further with `{resuming(run.run_dir.path)}`")
+    payload = load_checkpoint(run, path, device)
+    if name := next((n for n, w in payload["model"].items() if not _is_finite(w)), None):
+        raise UserError(f"'{path}': '{name}' is not finite; the run diverged, train again with a lower --lr")
+    if step is not None and launched().rank == 0:
+        print(
+            f"note: the run diverged at step {step}; these are its weights of step {payload['step']}", file=sys.stderr
+        )
+    return payload
+
+
+def _is_finite(weight) -> bool:
+    return not isinstance(weight, torch.Tensor) or bool(torch.isfinite(weight).all())
 
 
 def check_best(run: StoredRun, model: ARModel, payload: dict) -> None:
@@ -279,7 +312,7 @@ def _stored_value(name: str, run: StoredRun):
 def check_same_data(run_dir: RunDir, facts: DataFacts) -> None:
     """UserError where the data is not that of the run's start: the text has changed, or the code of the task."""
     if run_dir.env.exists():
-        then, now = read_json(run_dir.env)["data"]["digest"], facts.digest
+        then, now = open_env(run_dir.env)["data"]["digest"], facts.digest
         if then != now:
             raise UserError(
                 f"--out_dir: the data of '{run_dir.path}' has changed since it was started "

@@ -20,6 +20,8 @@ from pathlib import Path
 
 from src.flags.fields import UserError, suggest
 from src.flags.run_flags import to_dict
+from src.storage.files import open_sealed, read_json, seal, write_json
+from src.storage.schema import MayLack, check
 
 PROJECT = Path(__file__).resolve().parents[2]
 PACKAGES = (
@@ -27,6 +29,16 @@ PACKAGES = (
     *("mamba-ssm", "causal-conv1d", "flash-attn", "flash-linear-attention"),
 )
 PROGRAM = ("benchmark.py", "dataset", "src")  # what decides the numbers of a run
+CHOICES = {"*": {"backend": "text", "reason": "text", "*": "anything"}}
+CONTENT = {  # of env.json of a training run, what is read from it
+    "data": {"digest": "text", "source": "text?", "*": "anything"},
+    "backends": CHOICES,
+    "chosen_backends": MayLack(CHOICES),
+    "device": {"name": "text", "kind": "text", "*": "anything"},
+    "versions": {"*": "text"},
+    "other_code": MayLack([{"kind": "text", "sha256": "text", "from_step": "count"}]),
+    "*": "anything",
+}
 CPUINFO = Path("/proc/cpuinfo")
 
 
@@ -202,6 +214,27 @@ def collect(args, device, precision_reason: tuple[str, str], backends) -> dict:
         "precision": {"name": precision, "reason": reason},
         "backends": backends,
     }
+
+
+def write_env(path, content: dict) -> None:
+    """Write env.json of a training run, sealed."""
+    write_json(path, seal(content))
+
+
+def open_env(path) -> dict:
+    """The content of env.json of a training run, verified.
+
+    UserError where it is missing or was edited, and where what is read from it has another type. A file of an older
+    version has no digest.
+    """
+    content = read_json(path)
+    if isinstance(content, dict) and "sha256" in content:
+        content = open_sealed(path)
+    try:
+        check(content, CONTENT)
+    except ValueError as error:
+        raise UserError(f"'{path}': {error}; restore the file, or start again with --overwrite") from error
+    return content
 
 
 def _usable_cores() -> int | None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import secrets
@@ -41,6 +42,37 @@ def write_atomic(path, data: bytes) -> None:
     _sync_folder(path.parent)
 
 
+def write_new(folder, stem: str, suffix: str, data: bytes) -> Path:
+    """Write a new file, whole or not at all: stem + suffix, or stem-2, stem-3, ... where that name is taken.
+
+    No file is replaced, also not one that another process writes at the same moment. Returns the path.
+    """
+    folder = Path(folder)
+    temp = folder / f"{TEMP_PREFIX}{stem}-{os.getpid()}-{secrets.token_hex(4)}"
+    write_atomic(temp, data)
+    try:
+        for n in itertools.count(1):
+            path = folder / f"{stem}{f'-{n}' if n > 1 else ''}{suffix}"
+            try:
+                _take_name(temp, path, data)
+                return path
+            except FileExistsError:
+                continue
+    finally:
+        temp.unlink()
+
+
+def _take_name(temp: Path, path: Path, data: bytes) -> None:
+    """Give a finished file a second name; FileExistsError where the name is taken."""
+    try:
+        os.link(temp, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links: there the file is not whole at once
+        with open(path, "xb") as file:
+            file.write(data)
+
+
 def append_whole(file, data: bytes) -> None:
     """Append to a file that was opened unbuffered. If the disk is full, what was written is taken back: OSError."""
     size = os.fstat(file.fileno()).st_size
@@ -58,8 +90,12 @@ def write_json(path, obj) -> None:
 
     Raises ValueError for NaN and infinities, which JSON does not have.
     """
-    doc = json.loads(json.dumps(obj, allow_nan=False))
-    write_atomic(path, (_layout(doc, 0) + "\n").encode("ascii"))
+    write_atomic(path, json_bytes(obj))
+
+
+def json_bytes(obj) -> bytes:
+    """The bytes that `write_json` writes."""
+    return (_layout(json.loads(json.dumps(obj, allow_nan=False)), 0) + "\n").encode("ascii")
 
 
 def read_json(path):

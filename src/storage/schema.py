@@ -258,6 +258,11 @@ def validate(metrics: dict) -> None:
         raise ValueError(f"{path}: {problem}")
 
 
+def check(value, spec) -> None:
+    """Raise ValueError, with the path of the first problem, unless `value` is as another spec of this form says."""
+    _check(value, spec, "", None)
+
+
 def _check(value, spec, path: str, parent) -> None:
     if callable(spec):
         spec = spec(parent)

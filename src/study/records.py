@@ -44,6 +44,7 @@ from src.flags.fields import UserError
 from src.flags.parser import Parser, report_error
 from src.measure.speed.panels import looks
 from src.stats.intervals import wilson
+from src.storage.env import open_env
 from src.storage.files import open_sealed, read_json, write_atomic
 from src.storage.finished import finished_metrics
 from src.storage.rundir import RunDir
@@ -164,7 +165,7 @@ def _training_record(kinds: dict[str, str]) -> dict[str, bytes]:
 
 def _open_run(run: RunDir) -> tuple[dict, dict, dict]:
     """metrics.json, config.json and env.json of a finished run, verified."""
-    return finished_metrics(run), open_sealed(run.config), read_json(run.env)
+    return finished_metrics(run), open_sealed(run.config), open_env(run.env)
 
 
 def _run_row(name: str, metrics: dict, config: dict, env: dict, machines: dict) -> dict:

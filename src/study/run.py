@@ -13,7 +13,7 @@ parts. A study that was stopped loses at most the part that was running, and tha
 from __future__ import annotations
 
 from src.measure.speed.analysis import analyse
-from src.storage.files import read_json
+from src.storage.env import open_env
 from src.storage.finished import finished_metrics
 from src.storage.record import Record
 from src.storage.rows import make_row, rows_of
@@ -90,7 +90,7 @@ class Study(Parts):
         failed = [self._row_of_failure(part)] if part in self.failed else []
         if part.kind == "training":
             metrics = self._metrics(part)
-            return [*rows_of(metrics, read_json(self.folder(part) / "env.json")), *failed] if metrics else failed
+            return [*rows_of(metrics, open_env(self.folder(part) / "env.json")), *failed] if metrics else failed
         record = Record(self.folder(part))
         return [*(record.read_rows() if record.exists else []), *failed]
 

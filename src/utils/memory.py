@@ -38,6 +38,6 @@ def kept_bytes(forward: Callable[[], torch.Tensor], parameters: Iterable[torch.T
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether this is a lack of memory: MemoryError, CUDA's error, or the RuntimeError of torch's CPU allocator."""
-    text = str(error)
-    return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text
+    """Whether this is a lack of memory: MemoryError, CUDA's error, or the RuntimeErrors of torch's CPU allocator."""
+    words = ("out of memory", "can't allocate memory", "Storage size calculation overflowed")
+    return isinstance(error, MemoryError) or any(text in str(error) for text in words)

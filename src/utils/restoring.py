@@ -1,4 +1,4 @@
-"""Whether the payload of a checkpoint fits the run that goes on from it. A file with a right digest may still be forged.
+"""Whether the payload of a checkpoint fits the run that goes on from it. A right digest does not show that.
 
     head_problem(payload)                             # what every checkpoint has: model, args, vocab, step
     weights_problem(payload["model"], model.state_dict())

@@ -11,6 +11,7 @@ raises, the document holds "failed: reason" in its place (`attempt`).
 from __future__ import annotations
 
 import dataclasses
+import math
 import statistics
 import time
 from pathlib import Path
@@ -157,17 +158,27 @@ def evaluate_both(
     """({"best": R, "last": R} of val, the same of test, the errors per unit of test by the best weights).
 
     The model ends with its best weights. The last weights have no result (None) after a divergence. The best ones have
-    none where the run diverged before its first validation.
+    none where the run diverged before its first validation. A loss that is not finite here is a divergence too.
     """
     last, errors = (None, {}) if progress.diverged_at is not None else evaluate_splits(model, session)
+    if last is not None and not has_finite_loss(last):  # finite on the last batch, and not on all of val or test
+        progress.diverged_at, last, errors = progress.step, None, {}
     best = None
     if progress.best_step is not None:
         best = last if last is not None and progress.best_step == progress.step else None
         if best is None:
             model.load_state_dict(checkpoint.load(run_dir.best, session.device)["model"])
             best, errors = evaluate_splits(model, session)
+        if not has_finite_loss(best):
+            progress.diverged_at, best, errors = progress.diverged_at or progress.step, None, {}
     val, test = ({"best": best and best[split], "last": last and last[split]} for split in ("val", "test"))
     return val, test, errors
+
+
+def has_finite_loss(result: dict[str, dict]) -> bool:
+    """Whether the losses of val and test are numbers. result: of `evaluate_splits`."""
+    losses = [part[name] for part in result.values() for name in ("loss", "heldout_loss") if name in part]
+    return all(map(math.isfinite, losses))
 
 
 def evaluate_splits(model: ARModel, session: Session) -> tuple[dict[str, dict], UnitErrors]:

@@ -7,6 +7,7 @@ import dataclasses
 import importlib
 import json
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from src.flags import run_flags
 from src.flags.fields import UserError
 from src.models import MODELS
 from src.setup import plan
+from src.storage import checkpoint
 from src.storage.items import read_items
 
 # The table of flags in the design, each of which must exist.
@@ -577,6 +579,41 @@ def test_a_run_that_diverges_is_a_result_of_its_own(main, figures, tmp_path, how
     assert main("--resume", "--out_dir", "run")[0] == 0  # finished, and verified
     code, _, err = main("--vis_only", "--out_dir", "run")
     assert (code, err) == (0, "")
+    it_diverged = f"the run diverged at step {found['diverged_at']}"
+    code, out, err = main("--eval_only", "--out_dir", "run")
+    last = json.loads(out)["last"]
+    assert (code, err, last["test"], last["reason"]) == (0, "", None, it_diverged)
+    code, out, err = main("generate", "run", "--prompt", "ab", "--weights", "last")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert it_diverged in err
+    code, out, err = main("generate", "run", "--prompt", "ab")
+    assert (code, err.count("\n")) == ((0, 1) if how == "a layer that breaks" else (2, 1)), err
+    assert it_diverged in err
+
+
+def test_weights_that_are_not_finite_are_evaluated_to_null_and_write_no_text(main, figures, finished, tmp_path):
+    run = tmp_path / "nan"
+    shutil.copytree(finished / "transformer", run)
+    for name in ("best.pt", "ckpt.pt"):
+        payload = checkpoint.load(run / name)
+        next(iter(payload["model"].values())).fill_(float("nan"))
+        checkpoint.save(run / name, payload)
+    code, out, err = main("--eval_only", "--out_dir", run)
+    assert (code, err) == (0, "")
+    assert [json.loads(out)[which]["reason"] for which in ("best", "last")] == ["the loss is not finite"] * 2
+    code, out, err = main("generate", run, "--prompt", "ab")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "is not finite" in err
+
+
+def test_two_evaluations_at_one_moment_are_two_files(main, finished, monkeypatch, tmp_path):
+    run = tmp_path / "twice"
+    shutil.copytree(finished / "transformer", run)
+    monkeypatch.setattr("time.strftime", lambda form: "20250101-000000")
+    for _ in range(2):
+        assert main("--eval_only", "--out_dir", run)[0] == 0
+    names = sorted(path.name for path in run.glob("*eval*"))
+    assert names == ["eval-20250101-000000-2.json", "eval-20250101-000000.json"]
 
 
 def test_accuracy_beyond_a_learned_table_is_undefined(main, figures):

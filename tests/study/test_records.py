@@ -198,7 +198,7 @@ def test_runs_of_two_machines_have_an_entry_each(runs, tmp_path):
     shutil.copytree(runs / "gru-2", tmp_path / "there")
     env = json.loads((tmp_path / "there" / "env.json").read_text())
     env["versions"]["torch"] = "another"
-    (tmp_path / "there" / "env.json").write_text(json.dumps(env))
+    (tmp_path / "there" / "env.json").write_text(json.dumps(seal(env)))
     records.collect([tmp_path / "here", tmp_path / "there"], tmp_path / "record")
     first, second = (row["machine"] for row in rows_of(tmp_path / "record" / "results.csv"))
     machines = json.loads((tmp_path / "record" / "env.json").read_text())

@@ -429,8 +429,8 @@ def as_if_older(run: Path, **flags) -> None:
     config = json.loads((run / "config.json").read_text())
     config["args"] = {**{k: v for k, v in config["args"].items() if k not in OLDER_RUNS}, **flags}
     (run / "config.json").write_text(json.dumps(seal(config)))
-    payload = checkpoint.load(run / "ckpt.pt")
-    checkpoint.save(run / "ckpt.pt", {**payload, "args": config["args"]})
+    for name in ("ckpt.pt", "best.pt"):
+        checkpoint.save(run / name, {**checkpoint.load(run / name), "args": config["args"]})
 
 
 def test_a_run_that_is_older_than_init_is_continued_as_what_it_was(main, references, copy):
@@ -478,10 +478,10 @@ class Bomb:
         return (open, (self.path, "w"))
 
 
-def edit_json(path: Path, change) -> None:
+def edit_json(path: Path, change, reseal: bool = False) -> None:
     document = json.loads(path.read_text())
     change(document)
-    path.write_text(json.dumps(document))
+    path.write_text(json.dumps(seal(document) if reseal else document))
 
 
 def other_ckpt(run: Path) -> None:
@@ -568,9 +568,14 @@ DAMAGE = {
         r"ckpt.pt': its copy of the log is damaged \(ends at step 4 of 6\)",
     ),
     "data changed": (
-        lambda run: edit_json(run / "env.json", lambda d: d["data"].update(digest="0" * 64)),
+        lambda run: edit_json(run / "env.json", lambda d: d["data"].update(digest="0" * 64), reseal=True),
         r"the data of '.*' has changed since",
     ),
+    "environment edited": (
+        lambda run: edit_json(run / "env.json", lambda d: d["device"].update(kind="a faster one")),
+        r"env.json' was edited or damaged",
+    ),
+    "best gone": (lambda run: (run / "best.pt").unlink(), r"best.pt': no such checkpoint"),
 }
 
 

@@ -20,7 +20,8 @@ from pathlib import Path
 
 from src.flags.fields import UserError
 from src.setup.stored import verify_files
-from src.storage.rundir import RunDir, open_sealed, read_json
+from src.storage.env import open_env
+from src.storage.rundir import RunDir, open_sealed
 from src.study.comparison.cells import Cell, rates_of
 from src.study.comparison.digest import run_name
 from src.study.comparison.rates import Trial, choose, edges, grown
@@ -251,7 +252,7 @@ def verified(folder: Path) -> Known:
     """
     run_dir = RunDir(folder)
     metrics = verify_files(run_dir, open_sealed(run_dir.config)["args"])
-    return Known(metrics["status"], "", result_of(metrics, read_json(run_dir.env)))
+    return Known(metrics["status"], "", result_of(metrics, open_env(run_dir.env)))
 
 
 def copy_whole(source: Path, target: Path) -> None:

@@ -28,8 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from src.flags.kinds import UserError
-from src.storage.env import PROGRAM, PROJECT, git_commit, versions
-from src.storage.files import read_json, write_json
+from src.storage.env import PROGRAM, PROJECT, git_commit, open_env, versions, write_env
 from src.storage.rundir import RunDir
 from src.study.engines import ATTEMPTS, FAILED, Job, Outcome, check_folder
 from src.study.engines.local import COMMAND, GRACE_SECONDS
@@ -206,7 +205,7 @@ class RayEngine(Queued):
         put(delivery.files, folder)
         commit, env = git_commit(), RunDir(folder).env
         if commit and env.is_file():
-            write_json(env, {**read_json(env), "commit": commit[0], "dirty": commit[1]})
+            write_env(env, {**open_env(env), "commit": commit[0], "dirty": commit[1]})
 
 
 def run_on_node(order: Order, folders: list[str], *files: Files) -> Delivery:
