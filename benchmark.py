@@ -31,7 +31,7 @@ from src.flags.parser import first_look, report_error
 from src.models import MODELS
 from src.utils import console
 from src.utils.interrupts import Interrupts
-from src.utils.launch import Place, alone, launched
+from src.utils.launch import Place, ProcessLost, alone, launched
 from src.utils.memory import is_out_of_memory
 
 HOW_TO = """Train, evaluate and measure small sequence models. Five commands to start with:
@@ -87,8 +87,13 @@ def main(argv: list[str]) -> int:
         )
         return 1
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        if place.rank == 0:
+            print("interrupted", file=sys.stderr)
         return 130
+    except ProcessLost as error:
+        if error.is_first:
+            report_error(error)
+        return 1
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise

@@ -24,6 +24,7 @@ from src.storage.rundir import RunDir, seal, write_atomic, write_json
 from src.storage.schema import validate
 from src.utils import results, training
 from src.utils.distributed import World
+from src.utils.launch import ProcessLost, launcher
 from src.utils.reporter import Reporter
 from src.utils.session import Session
 from src.utils.summary import summary
@@ -57,6 +58,10 @@ def carry_out(
         if main:
             print(f"interrupted; continue with: {resuming(run_dir.path)}", file=sys.stderr)
         return 130
+    except ProcessLost as error:
+        reporter.close()
+        words = [*launcher(), sys.argv[0], "--resume", "--out_dir", str(run_dir.path)]
+        raise ProcessLost(f"{error}; continue with: {shlex.join(words)}", error.is_first) from error
     if main:
         if not reporter.quiet:
             print(summary(document))

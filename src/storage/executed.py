@@ -2,7 +2,7 @@
 
     record(path, {"my_layer.py": digest, "helper.py": digest})     # a file that was named on a command line was run
     has_run(path, {"my_layer.py": digest, "helper.py": digest})    # whether exactly this code was run, from this place
-    is_as_it_was_run(path)                                         # whether a file and its modules are still one of these
+    is_as_it_was_run(path)                                         # whether the file is one of these as it is now
 
 A run names the files that made it, with their digests. But a run directory may come from somebody else, and its
 config.json can name any file and any digest, such as a file that lies next to it. Digests and seals cannot tell whose

@@ -8,13 +8,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
+from src.utils.launch import ProcessLost
+
 T = TypeVar("T")
 
 
 def attempt(failed: dict[str, str], name: str, action: Callable[[], T]) -> T | None:
-    """What `action` returns. Where it raises, None, and failed[name] is "failed: reason"."""
+    """What `action` returns. Where it raises, None, and failed[name] is "failed: reason".
+
+    The end of another process is raised: nothing can be measured after it.
+    """
     try:
         return action()
+    except ProcessLost:
+        raise
     except (Exception, SystemExit) as error:  # the code of a user's layer may raise anything
         failed[name] = failure(error)
         return None

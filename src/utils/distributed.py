@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
@@ -22,7 +23,7 @@ import torch.distributed as dist
 
 from src.flags.fields import UserError
 from src.ops.precision import accumulation_dtype, as_real
-from src.utils.launch import ADDRESS, HOW, launched
+from src.utils.launch import ADDRESS, HOW, ProcessLost, launched
 
 T = TypeVar("T")
 
@@ -58,7 +59,8 @@ class World:
         parts = [as_real(torch.zeros_like(p) if p.grad is None else p.grad).detach().flatten() for p in trained]
         counts = torch.tensor([p.grad is not None for p in trained], device=parts[0].device)
         flat = torch.cat([part.to(dtype) for part in (*parts, counts)])
-        dist.all_reduce(flat)
+        with _exchange():
+            dist.all_reduce(flat)
         *sums, counts = flat.split([*map(len, parts), len(counts)])
         for p, total, count in zip(trained, sums, counts.tolist(), strict=True):
             p.grad = None
@@ -72,7 +74,8 @@ class World:
         if self.size == 1:
             return values
         tensor = torch.tensor(values, dtype=torch.float64, device=device if device.type == "cuda" else "cpu")
-        dist.all_reduce(tensor)
+        with _exchange():
+            dist.all_reduce(tensor)
         return tensor.tolist()
 
     def share(self, value: T) -> T:
@@ -80,7 +83,8 @@ class World:
         if self.size == 1:
             return value
         box = [value]
-        dist.broadcast_object_list(box, src=0)
+        with _exchange():
+            dist.broadcast_object_list(box, src=0)
         return box[0]
 
     def gather(self, value: T) -> list[T]:
@@ -88,8 +92,31 @@ class World:
         if self.size == 1:
             return [value]
         box = [None] * self.size
-        dist.all_gather_object(box, value)
+        with _exchange():
+            dist.all_gather_object(box, value)
         return box
+
+
+@contextlib.contextmanager
+def _exchange() -> Iterator[None]:
+    """An exchange between the processes. Where another one has ended, the long error of gloo becomes a ProcessLost."""
+    try:
+        yield
+    except RuntimeError as error:
+        text = (str(error).splitlines() or [""])[0]
+        if not isinstance(error, dist.DistError) and "gloo" not in text:
+            raise
+        reason = re.sub(r"^\[[^]]*] *", "", text).partition(". ")[0]
+        raise ProcessLost(f"another process of this run has ended ({reason})", _notices_first()) from error
+
+
+def _notices_first() -> bool:
+    """Whether no other process has asked this before. Where they cannot be counted any more, each is the first."""
+    key = f"lost-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"  # the store outlives a restart
+    try:
+        return dist.distributed_c10d._get_default_store().add(key, 1) == 1
+    except RuntimeError:
+        return True
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@
             ...
 
 `benchmark.main` has such a block around each command. So all three end a command that measures in the same way: what
-was measured is kept, the command that continues is printed, and the exit code is 130. Training takes its own (Stopper).
+was measured is kept, the command that continues is printed, and the exit code is 130. Training has handlers of its own.
 
 An engine starts processes and must not lose one that it has just started. So such a place holds the request back.
 A signal that was ignored before (`nohup`) stays ignored. Outside of the main thread nothing changes, because Python

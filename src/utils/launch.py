@@ -20,6 +20,17 @@ NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
 HOW = "start several processes with `torchrun --nproc_per_node N benchmark.py ...`, or unset WORLD_SIZE for one process"
 
 
+class ProcessLost(RuntimeError):
+    """Another process of this run has ended, or cannot be reached any more.
+
+    is_first: whether this process was the first to notice. It alone says so, because all others notice too.
+    """
+
+    def __init__(self, message: str, is_first: bool = True):
+        super().__init__(message)
+        self.is_first = is_first
+
+
 class Place(NamedTuple):
     """The rank of this process among `size` processes, and its rank among those of this machine."""
 
@@ -50,6 +61,15 @@ def alone(environ: MutableMapping[str, str] = os.environ) -> None:
     """Make this process a single one, and also every process that it starts."""
     for name in NAMES:
         environ.pop(name, None)
+
+
+def launcher(environ: Mapping[str, str] = os.environ) -> list[str]:
+    """The words that start a run with as many processes as this one: `python`, or `torchrun` with their number."""
+    if launched(environ).size == 1:
+        return ["python"]
+    machines = environ.get("GROUP_WORLD_SIZE", "1")
+    each = environ.get("LOCAL_WORLD_SIZE") or environ["WORLD_SIZE"]
+    return ["torchrun", *(["--nnodes", machines] if machines != "1" else []), "--nproc_per_node", each]
 
 
 def _number(name: str, environ: Mapping[str, str], least: int = 0, default: int | None = None) -> int:

@@ -37,6 +37,7 @@ from src.storage.rundir import RunDir
 from src.utils.attempt import attempt
 from src.utils.distributed import World
 from src.utils.evaluation import allowed_ids, evaluate, pass_over, validation_score
+from src.utils.interrupts import SIGNALS
 from src.utils.metrics import bpc, finite, perplexity
 from src.utils.precision import autocast
 from src.utils.reporter import Reporter
@@ -236,13 +237,18 @@ class Progress:
 
 @dataclass
 class Stopper:
-    """Turns the first SIGINT or SIGTERM into a flag that the loop reads after each step. A second one stops at once."""
+    """Turns the first SIGINT, SIGTERM or SIGHUP into a flag that the loop reads after each step.
+
+    A second one stops at once. Under `nohup` a SIGHUP stays ignored.
+    """
 
     asked: bool = False
     _old: dict = field(default_factory=dict)
 
     def __enter__(self):
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in SIGNALS:
+            if number not in (signal.SIGINT, signal.SIGTERM) and signal.getsignal(number) == signal.SIG_IGN:
+                continue
             try:
                 self._old[number] = signal.signal(number, self._ask)
             except ValueError:  # only the main thread may set handlers; elsewhere the caller's stay

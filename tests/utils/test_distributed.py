@@ -7,10 +7,13 @@ import contextlib
 import json
 import math
 import os
+import shlex
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -21,7 +24,9 @@ from dataset.rle import RunLength
 from src.flags.run_flags import resolve
 from src.storage import checkpoint
 from src.utils import distributed
+from src.utils.attempt import attempt
 from src.utils.distributed import World, joined
+from src.utils.launch import ProcessLost
 from src.utils.session import Session
 from src.utils.training import Fit
 
@@ -324,6 +329,90 @@ def test_processes_that_cannot_meet_are_one_line(main, monkeypatch):
     code, out, err = main(*RUN)
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert "the 2 processes cannot meet at 127.0.0.1:29500 (The server socket has failed to listen)" in err
+
+
+GLOO = (
+    "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:537] Read error [127.0.0.1]:7813: Connection reset by peer. "
+    "This is typically caused by a remote worker hanging or bugs.\nException raised from\nframe #0"
+)
+
+
+class Store:
+    """Counts who noticed, as the store of torchrun does."""
+
+    def __init__(self):
+        self.counts = {}
+
+    def add(self, key, n):
+        self.counts[key] = self.counts.get(key, 0) + n
+        return self.counts[key]
+
+
+def test_a_rank_that_is_lost_is_one_line_of_one_rank_with_the_command_that_continues(main, monkeypatch):
+    def reset(*arguments):
+        raise RuntimeError(GLOO)
+
+    store = Store()
+    monkeypatch.setattr("src.utils.distributed.dist.all_reduce", reset)
+    monkeypatch.setattr("src.utils.distributed.dist.distributed_c10d._get_default_store", lambda: store)
+    found = []
+    for _ in range(3):
+        with pytest.raises(ProcessLost) as caught:
+            World(0, 3).sum([1.0], torch.device("cpu"))
+        found.append((str(caught.value), caught.value.is_first))
+    reason = "Read error [127.0.0.1]:7813: Connection reset by peer"
+    assert found == [(f"another process of this run has ended ({reason})", first) for first in (True, False, False)]
+
+    def lost(*arguments, **options):
+        raise ProcessLost("gone", is_first)
+
+    monkeypatch.setattr("src.utils.training.Fit.run", lost)
+    for is_first in (True, False):
+        code, out, err = main(*RUN, "--overwrite", "--out_dir", "R")
+        assert (code, out, err.count("\n")) == (1, "", int(is_first))
+        if is_first:
+            assert err.startswith("error: gone; continue with: python ")
+            assert err.endswith(" --resume --out_dir R\n")
+
+
+def test_another_error_of_an_exchange_stays_what_it_is(monkeypatch):
+    def wrong(*arguments):
+        raise RuntimeError("Tensors must be contiguous")
+
+    monkeypatch.setattr("src.utils.distributed.dist.all_reduce", wrong)
+    with pytest.raises(RuntimeError, match="contiguous") as caught:
+        World(0, 2).sum([1.0], torch.device("cpu"))
+    assert not isinstance(caught.value, ProcessLost)
+
+
+def test_a_lost_process_is_no_failure_of_what_is_measured_beside_the_scores():
+    def lost():
+        raise ProcessLost("gone")
+
+    with pytest.raises(ProcessLost):
+        attempt({}, "decode_state", lost)
+
+
+@pytest.mark.slow
+def test_after_the_kill_of_a_rank_the_printed_command_continues(tmp_path):
+    """torchrun adds a report of its own, which names no cause. The line of the bench is among its lines."""
+    process = start([*RUN, "--max_steps", "600", "--out_dir", "R"], tmp_path, LAUNCH)
+    log = tmp_path / "R" / "metrics.jsonl"
+    deadline = time.monotonic() + 100
+    while not (log.exists() and log.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
+    assert len(children) == 2
+    os.kill(int(children[1]), signal.SIGKILL)
+    _, _, err = finish(process)
+    ours = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert len(ours) == 1, err
+    assert "[rank" not in err
+    words = shlex.split(ours[0].partition("continue with: ")[2])
+    assert words[:3] == ["torchrun", "--nproc_per_node", "2"]
+    code, _, err = finish(start([*words[4:], "--quiet"], tmp_path, LAUNCH))
+    assert code == 0, err
+    assert json.loads((tmp_path / "R" / "metrics.json").read_text())["steps"] == 600
 
 
 def test_rows_of_all_ranks_make_up_a_batch():

@@ -6,7 +6,7 @@ python -m pytest tests/utils/test_launch.py
 import pytest
 
 from src.flags.fields import UserError
-from src.utils.launch import Place, alone, launched
+from src.utils.launch import Place, alone, launched, launcher
 
 TWO = {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
 
@@ -57,6 +57,23 @@ def test_variables_that_do_not_fit_are_a_user_error(changes, reason):
         launched(environ)
     assert "torchrun" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"WORLD_SIZE": "1"}, ["python"]),
+        ({}, ["torchrun", "--nproc_per_node", "2"]),
+        ({"LOCAL_WORLD_SIZE": "2", "GROUP_WORLD_SIZE": "1"}, ["torchrun", "--nproc_per_node", "2"]),
+        (
+            {"WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "4", "GROUP_WORLD_SIZE": "2"},
+            ["torchrun", "--nnodes", "2", "--nproc_per_node", "4"],
+        ),
+    ],
+    ids=str,
+)
+def test_a_run_is_continued_with_as_many_processes(changes, words):
+    assert launcher({**TWO, **changes}) == words
 
 
 def test_a_process_that_is_alone_starts_single_ones():
