@@ -153,6 +153,13 @@ def test_choices_name_every_op_of_a_model_with_a_reason():
     assert choices.choices({}, resolve(NoTask), "cpu") == {}
 
 
+def test_ops_with_one_backend_and_one_reason_are_named_together():
+    same = {"backend": "eager", "reason": "torch's own"}
+    chosen = {"linear": same, "attention": {"backend": "sdpa", "reason": "fused"}, "rmsnorm": dict(same)}
+    assert choices.in_words(chosen) == "linear, rmsnorm: eager (torch's own); attention: sdpa (fused)"
+    assert choices.in_words({}) == ""
+
+
 def test_a_choice_names_every_backend_that_the_kinds_of_an_op_take(monkeypatch):
     import src.ops.linear_attention as op
 
