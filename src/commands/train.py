@@ -82,19 +82,14 @@ def check_control(request) -> None:
         raise UserError("--from_checkpoint_log: only goes with --resume; add that, or leave it out")
 
 
-def described(backends: dict[str, dict]) -> list[str]:
-    """'linear, rmsnorm: eager (why)', one text for all ops with the same backend for the same reason."""
-    ops: dict[tuple[str, str], list[str]] = {}
-    for op, chosen in backends.items():
-        ops.setdefault((chosen["backend"], chosen["reason"]), []).append(op)
-    return [f"{', '.join(names)}: {backend} ({reason})" for (backend, reason), names in ops.items()]
-
-
 def announce(reporter, setup, backends: dict[str, dict], data, run_dir) -> None:
     """What this run is, in a few lines: the preset and what was typed, the precision and the backends, the text."""
+    from src.ops.choices import in_words
+
     typed = " ".join(f"--{k} {as_text(v)}" for k, v in setup.explicit.items())
     reporter.say(f"preset {setup.preset}, with {typed}; all flags: {run_dir.config}")
-    reporter.say("; ".join([f"precision {setup.args.precision}: {setup.precision_reason}", *described(backends)]))
+    kernels = f"; {in_words(backends)}" if backends else ""
+    reporter.say(f"precision {setup.args.precision}: {setup.precision_reason}{kernels}")
     if data.facts.source:
         reporter.say(f"text: {data.facts.source}, SHA-256 {data.facts.digest}")
         for line in data.task.about:

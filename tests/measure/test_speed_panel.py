@@ -653,8 +653,8 @@ def test_flags_of_some_models_leave_the_others_alone(tmp_path, monkeypatch):
     assert {r["model"]: r["settings"]["pos"] for r in rows} == {"transformer": "rope", "mamba": "none", "gru": "none"}
     chosen = {r["model"]: {op: c["backend"] for op, c in r["backend"].items()} for r in rows}
     assert chosen["mamba"]["selective_scan"] == "eager"
-    assert chosen["transformer"] == {"attention": "sdpa"}
-    assert chosen["gru"] == {}
+    assert chosen["transformer"] == {"attention": "sdpa", "rope": "eager", "linear": "eager", "softmax": "eager"}
+    assert chosen["gru"] == {"linear": "eager", "softmax": "eager"}
 
 
 def test_the_time_left_is_estimated_from_cells_of_the_same_panel():
