@@ -32,6 +32,7 @@ import numpy as np
 from dataset.corpus.cache import cache_folder, write_cache
 
 ORDERS = 6
+MOST = 2**31 - 3  # characters; places and contexts are numbered with 32 bits
 VERSION = 2  # of the formula: numbers of an older one must not be read from the cache
 
 
@@ -65,37 +66,61 @@ def _read(name: str, digest: str) -> list[float] | None:
 def fit_and_score(train: str, heldout: str, orders: int = ORDERS) -> list[float]:
     """Fit on `train`, score all of `heldout` but its first character: mean nats per character, orders 1 .. `orders`.
 
-    Raises ValueError for an empty `train`, or for fewer than two characters in `heldout`.
+    Raises ValueError for an empty `train`, for fewer than two characters in `heldout`, or for more than MOST in all.
     """
     if not train or len(heldout) < 2:
         raise ValueError(
             "n-gram models need text to fit and two characters to score, "
             f"got {len(train)} and {len(heldout)} characters"
         )
+    if len(train) + len(heldout) > MOST:
+        raise ValueError(f"n-gram models count at most {MOST:,} characters, got {len(train) + len(heldout):,}")
     n = len(train)
     symbols = _symbols(train + heldout)
     alphabet = int(symbols.max()) + 1
-    context = np.zeros(len(symbols), dtype=np.int64)
+    context = np.zeros(len(symbols), dtype=np.int32)
     probability = np.full(len(heldout), 1 / alphabet)
     losses = []
     for _ in range(orders):
-        pairs, pair = np.unique(context * alphabet + symbols, return_inverse=True)
         size = int(context.max()) + 1
-        pair_count = np.bincount(pair[:n], minlength=len(pairs))
-        context_count = np.bincount(context[:n], minlength=size)
-        followers = np.bincount(pairs // alphabet, weights=pair_count > 0, minlength=size)
-        seen, kinds = context_count[context[n:]], followers[context[n:]]
-        total = seen + kinds
-        probability = np.where(
-            total > 0, (pair_count[pair[n:]] + kinds * probability) / np.maximum(total, 1), probability
-        )
+        context_of, pair = _pairs(context, symbols, size, alphabet)
+        probability = _refined(context, pair, context_of, size, n, probability)
         losses.append(float(0.0 - np.log(probability[1:]).mean()))  # not -mean: that is -0.0 for a constant text
-        context = np.concatenate([[len(pairs)], pair[:-1]])
-        context[n] = len(pairs) + 1  # the heldout text does not continue the training text: its first context is new
+        context[1:] = pair[:-1]
+        context[0] = len(context_of)
+        context[n] = len(context_of) + 1  # the heldout text does not continue the training text: a new context
     return losses
+
+
+def _pairs(context: np.ndarray, symbols: np.ndarray, size: int, alphabet: int) -> tuple[np.ndarray, np.ndarray]:
+    """The context of each distinct (context, character), and the number (N,) of the pair at each place.
+
+    The numbers are those of `np.unique`, in a third of its memory.
+    """
+    kind = np.uint32 if size * alphabet < 2**32 else np.int64
+    keys = context.astype(kind) * kind(alphabet) + symbols.astype(kind)
+    order = np.argsort(keys).astype(np.int32)
+    keys = keys[order]
+    is_new = np.concatenate([[True], keys[1:] != keys[:-1]])
+    pair = np.empty(len(keys), dtype=np.int32)
+    pair[order] = np.cumsum(is_new, dtype=np.int32) - np.int32(1)
+    return (keys[is_new] // alphabet).astype(np.int32), pair
+
+
+def _refined(
+    context: np.ndarray, pair: np.ndarray, context_of: np.ndarray, size: int, n: int, probability: np.ndarray
+) -> np.ndarray:
+    """The probabilities of the heldout text by one order more.  n: where it begins.  size: contexts."""
+    pair_count = np.bincount(pair[:n], minlength=len(context_of))
+    context_count = np.bincount(context[:n], minlength=size)
+    followers = np.bincount(context_of, weights=pair_count > 0, minlength=size)
+    seen, kinds = context_count[context[n:]], followers[context[n:]]
+    total = seen + kinds
+    return np.where(total > 0, (pair_count[pair[n:]] + kinds * probability) / np.maximum(total, 1), probability)
 
 
 def _symbols(text: str) -> np.ndarray:
     """Characters as 0 .. V - 1."""
     points = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
-    return np.unique(points, return_inverse=True)[1].astype(np.int64)
+    kinds = np.unique(points)
+    return np.searchsorted(kinds, points).astype(np.int32)
