@@ -7,6 +7,7 @@ import functools
 import json
 import math
 import operator
+import re
 from collections import Counter
 
 import numpy as np
