@@ -279,6 +279,8 @@ class Fit:
         self.scaler = make_scaler(args, device)
         self.progress = Progress()
         self.vocab = session.tokenizer.payload()
+        if session.tokenizer.unit != "character":
+            reporter.unit = f"{session.tokenizer.unit}s"
         if not self.world.is_main:  # after the weights, which are equal: each rank drops out other numbers
             seed_rank(args.seed, self.world.rank)
 
@@ -446,7 +448,6 @@ class Fit:
 
 def fit(model: ARModel, session: Session, run_dir: RunDir, reporter: Reporter, resume_from: dict | None = None) -> Fit:
     """Train a model in a run directory and return the finished Fit. resume_from: the payload of a checkpoint."""
-    reporter.unit = session.tokenizer.unit
     job = Fit(model, session, run_dir, reporter)
     if resume_from is not None:
         job.restore(resume_from)
