@@ -8,25 +8,33 @@ A row of n ids reads all but the last and predicts all but the first.
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
 from dataset.common import IGNORE, Batch
-from dataset.tokenizer import PAD
+from dataset.tokenizer import PAD, Tokenizer
 
 
 class RowDataset(Dataset):
     """Rows of ids in flat arrays.
 
     rows: (ids (n,), scored (n,) bool) pairs.  write_all: train all ids, not only those that are scored.
+    tokenizer: that of the ids. None where nobody asks for bits per byte.
     """
 
-    def __init__(self, rows: list[tuple[np.ndarray, np.ndarray]], write_all: bool = False):
+    def __init__(
+        self,
+        rows: list[tuple[np.ndarray, np.ndarray]],
+        write_all: bool = False,
+        tokenizer: Tokenizer | None = None,
+    ):
         self.ids = np.concatenate([ids for ids, _ in rows])
         self.scored = np.concatenate([scored for _, scored in rows])
         self.starts = np.concatenate([[0], np.cumsum([len(ids) for ids, _ in rows])])
-        self.write_all = write_all
+        self.write_all, self.tokenizer = write_all, tokenizer
         self.task_lengths = np.zeros(len(rows), dtype=np.int64)
 
     def __len__(self) -> int:
@@ -36,6 +44,11 @@ class RowDataset(Dataset):
     def tokens(self) -> np.ndarray:
         """Tokens of x, per row."""
         return np.diff(self.starts) - 1
+
+    @functools.cached_property
+    def scored_bytes(self) -> int:
+        """Bytes of UTF-8 of all that is scored. The tokenizer must be known."""
+        return int(self.tokenizer.bytes_of[self.ids[self.scored]].sum())
 
     def __getitem__(self, i: int) -> dict:
         ids = self.ids[self.starts[i] : self.starts[i + 1]].astype(np.int64)

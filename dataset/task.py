@@ -104,12 +104,13 @@ class Task:
     slices: ClassVar[tuple[Slice, ...]] = ()
     score_among: str = ""  # if not empty, a prediction is the argmax among these characters (dyck --mode lm)
     train_all = False  # train every written character, whatever --loss_on says (dyck --mode lm, language tasks)
-    given_tokenizer: Tokenizer | None = None  # that of the run of --init_from, for a task on real text
+    takes_tokenizer = False  # True where --tokenizer, --vocab_size, --text_key and --pack mean something
+    given_tokenizer: Tokenizer | None = None  # in place of a newly made one, see `opened`
     pool_lengths = True  # a batch may mix lengths if its examples do not fill a batch of one length
 
     @classmethod
     def opened(cls, args: RunFlags, tokenizer: Tokenizer | None = None) -> Task:
-        """The task of a run.  tokenizer: that of the run that this one begins with (--init_from), if there is one."""
+        """The task of a run.  tokenizer: that of a run that is continued, or that this one begins with."""
         task = cls.__new__(cls)
         task.given_tokenizer = tokenizer
         task.__init__(args)
@@ -123,6 +124,11 @@ class Task:
                 f"--min_len: got {lengths[0]}, allowed: 1 .. the longest length {lengths[1]} "
                 "(--max_len, else --context_len)"
             )
+
+    @classmethod
+    def without_data(cls, args: RunFlags) -> Task:
+        """The task for prompts alone. A task on real text does not read it."""
+        return cls(args)
 
     # What a task writes: one of these two.
 
