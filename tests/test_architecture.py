@@ -284,7 +284,10 @@ def test_every_file_of_the_folder_is_registered_or_shared(registry):
         if registry is TASKS
         else (
             "src.models",
-            {"backbone", "base", "contract", "fair", "initial", "match", "parts", "sampling", "short_conv", "state"},
+            {
+                *("backbone", "base", "causal_attention", "contract", "fair", "initial", "match", "modules", "parts"),
+                *("sampling", "short_conv", "state"),
+            },
         )
     )
     files = {path.stem for path in (ROOT / folder.replace(".", "/")).glob("*.py")} - {"__init__"} - shared

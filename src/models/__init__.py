@@ -13,6 +13,11 @@ MODELS = {
         "causal softmax attention, pre-norm, GELU MLP",
         "Vaswani et al. 2017; Radford et al. 2019",
     ),
+    "llama": Entry(
+        "src.models.llama:Llama",
+        "attention with rotary positions and shared keys, RMSNorm, SwiGLU, no biases",
+        "Touvron et al. 2023; Ainslie et al. 2023",
+    ),
     "mamba": Entry(
         "src.models.mamba:Mamba",
         "selective state space (Mamba-1) after a short convolution",

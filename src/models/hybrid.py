@@ -50,11 +50,18 @@ class Hybrid:
                 "layers": mixers,
                 "Config": _union(names, mixers),
                 "positions": tuple(dict.fromkeys(p for m in mixers for p in m.positions)),
-                "default_pos": mixers[0].default_pos if len({m.default_pos for m in mixers}) == 1 else "none",
+                "default_pos": _default_pos({m.default_pos for m in mixers}),
                 "has_heads": any(m.has_heads for m in mixers),
                 "__module__": cls.__module__,
             },
         )
+
+
+def _default_pos(published: set[str]) -> str:
+    """What --pos auto means for layers that were published with these positions; `learned` works for every layer."""
+    if "none" in published:
+        return "none"
+    return published.pop() if len(published) == 1 else "learned"
 
 
 def _mixer(name: str) -> type[Mixer]:

@@ -108,7 +108,9 @@ def variants():
     windows = [{"window": w, "pos": pos} for w in (1, 5) for pos in POSITIONS] + [
         {"window": 5, "short_conv": 3, "pos": "rope"}
     ]
-    return [(name, given) for name in IN_BACKBONE for given in shared] + [("transformer", given) for given in windows]
+    llama = [{"n_kv_head": 1}, {"qk_norm": True}, {"window": 5, "n_kv_head": 1}, {"window": 1, "pos": "alibi"}]
+    forms = {**dict.fromkeys(IN_BACKBONE, shared), "transformer": shared + windows, "llama": shared + llama}
+    return [(name, given) for name, every in forms.items() for given in every]
 
 
 # --- the parallel form -----------------------------------------------------------------------------------------------
@@ -500,7 +502,7 @@ def test_shared_flags_hold_for_every_model(name, given):
     if "bias" in given:
         names = [n for n, _ in model.named_parameters() if "bias" in n and not PUBLISHED_BIAS.search(n)]
         assert names == []
-        assert any("bias" in n for n, _ in plain.named_parameters())
+        assert any("bias" in n for n, _ in plain.named_parameters()) or not MODELS[name].load().published.bias
 
 
 def test_initialisation_of_a_layer_survives_the_backbone():
@@ -522,6 +524,7 @@ def test_initialisation_of_a_layer_survives_the_backbone():
     ("module", "name"),
     [
         ("transformer", "transformer"),
+        ("llama", "llama"),
         ("rnn", "lstm"),
         ("rnn", "gru"),
         ("template", "template"),

@@ -4,7 +4,8 @@ All backends compute the function that reference.py defines (tests/ops/test_atte
 the maths. `choose_backend` chooses one of them and says why. Vaswani et al. 2017, "Attention Is All You Need",
 arXiv:1706.03762, section 3.2.
 
-B batch, H heads, S queries, T keys (S <= T), K size of a head.
+B batch, H heads of queries, H_kv heads of keys and values (a divisor of H), S queries, T keys (S <= T), K size of a
+head.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ def attention(
 ):
     """Causal attention of S queries, the last S of the T positions, over T keys.
 
-    q: (B, H, S, K).  k, v: (B, H, T, K), S <= T. Query i has position T - S + i and sees the keys up to there.
+    q: (B, H, S, K).  k, v: (B, H_kv, T, K), S <= T. Query i has position T - S + i and sees the keys up to there.
+    Head h of the queries reads head h // (H / H_kv) of keys and values (Ainslie et al. 2023, section 2.2).
     bias: added to the scaled scores, broadcastable to (H, S, T). The causal mask is applied in any case.
     window: a query sees the last `window` keys, its own included; 0 is all (Child et al. 2019; Beltagy et al. 2020,
     section 3.1).
@@ -122,11 +124,13 @@ def _check(q, k, v, window: int) -> None:
     if (
         k.shape != v.shape
         or q.dim() != 4
-        or q.shape[:2] != k.shape[:2]
-        or q.shape[3] != k.shape[3]
+        or k.dim() != 4
+        or (q.shape[0], q.shape[3]) != (k.shape[0], k.shape[3])
+        or not k.shape[1]
+        or q.shape[1] % k.shape[1]
         or not 0 < q.shape[2] <= k.shape[2]
     ):
         raise ValueError(
             f"q, k, v: got {tuple(q.shape)}, {tuple(k.shape)}, {tuple(v.shape)}, "
-            "allowed: q (B, H, S, K), k and v (B, H, T, K) with 0 < S <= T"
+            "allowed: q (B, H, S, K), k and v (B, H_kv, T, K) with 0 < S <= T and H_kv a divisor of H"
         )

@@ -10,11 +10,13 @@ import torch
 def attention_reference(q, k, v, bias=None, window: int = 0):
     """Causal attention without dropout.
 
-    q: (B, H, S, K).  k, v: (B, H, T, K), S <= T.  bias: broadcastable to (H, S, T). Query i has position T - S + i and
-    sees the last `window` keys (0 is all). Returns (B, H, S, K) float64, differentiable.
+    q: (B, H, S, K).  k, v: (B, H_kv, T, K), S <= T, H_kv a divisor of H.  bias: broadcastable to (H, S, T).
+    Query i has position T - S + i and sees the last `window` keys (0 is all). Head h reads head h // (H / H_kv) of k
+    and v. Returns (B, H, S, K) float64, differentiable.
     """
     q, k, v = q.double(), k.double(), v.double()
     (H, queries, K), keys = q.shape[1:], k.shape[2]
+    k, v = (x.repeat_interleave(H // x.shape[1], dim=1) for x in (k, v))
     bias = (
         torch.zeros(H, queries, keys, dtype=torch.float64) if bias is None else bias.double().expand(H, queries, keys)
     )
