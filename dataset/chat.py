@@ -37,6 +37,7 @@ import numpy as np
 from dataset.bpe import CHAT_SPECIAL, LEAST_VOCAB, train_bpe
 from dataset.corpus.chat_format import ChatFormat, default_template
 from dataset.corpus.conversations import Conversation, Message, read_conversations, split_conversations
+from dataset.corpus.folder import count
 from dataset.corpus.language import BPE_TOKENS
 from dataset.corpus.template import ChatTemplate, read_template
 from dataset.entry import loaders_of
@@ -140,8 +141,8 @@ class Chat(Task):
         counts = ", ".join(f"{len(self.rows[split]):,} {split}" for split in SPLITS)
         cut = self.cut
         lost = (
-            f"cut to --context_len {self.args.context_len}: {cut['exchanges']:,} oldest exchanges of "
-            f"{cut['conversations']:,} conversations, and {cut['left_out']:,} conversations left out"
+            f"cut to --context_len {self.args.context_len}: {count(cut['exchanges'], 'oldest exchange')} of "
+            f"{count(cut['conversations'], 'conversation')}; left out: {count(cut['left_out'], 'conversation')}"
         )
         return (f"conversations: {counts}", lost)
 

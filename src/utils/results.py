@@ -305,7 +305,8 @@ def curves(log: list[dict], steps: int, eval_every: int, unit: str = "character"
 
 
 def public_args(args: RunFlags) -> dict:
-    """The flags without paths. A user's file is shown as its stem, a tokenizer by its name, and --data_path is left to
+    """The flags without paths. A user's file is shown as its stem, a tokenizer, a run and a template by
+    their names, and --data_path is left to
     `machine`."""
     values = to_dict(args)
     for flag in ("task", "model"):
@@ -313,7 +314,9 @@ def public_args(args: RunFlags) -> dict:
     if values["tokenizer"] not in TOKENIZERS:
         values["tokenizer"] = Path(values["tokenizer"]).name
     del values["data_path"]
-    values["init_from"] = Path(values["init_from"]).name
+    for flag in ("init_from", "chat_template"):
+        if flag in values:
+            values[flag] = Path(values[flag]).name
     return values
 
 

@@ -185,7 +185,7 @@ def test_the_oldest_exchanges_are_cut_whole_and_counted(chats):
     (cut,) = {text for text in texts if text.startswith("system")}
     assert cut == "system: short\nuser: q2\nassistant: a2<eos>user: q3\nassistant: a3<eos>"
     assert task.cut == {"exchanges": 6, "conversations": 3, "left_out": 1}
-    assert "6 oldest exchanges of 3 conversations, and 1 conversations left out" in task.about[1]
+    assert "6 oldest exchanges of 3 conversations; left out: 1 conversation" in task.about[1]
     assert all(trained.any() and len(ids) <= 71 for ids, trained in rows)
 
 
