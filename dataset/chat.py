@@ -120,7 +120,7 @@ class Chat(Task):
     @cached_property
     def form(self) -> ChatFormat:
         """The chat template with the tokenizer."""
-        return ChatFormat(self.tokenizer(), self._template_text, self._template_name)
+        return ChatFormat(self.tokenizer(), self._template_for(self.tokenizer()), self._template_name)
 
     @cached_property
     def rows(self) -> dict[str, list[Row]]:
@@ -160,7 +160,7 @@ class Chat(Task):
     def _tokenizer(self) -> Tokenizer:
         made = self.given_tokenizer or self._made_tokenizer()
         if made.unit == "token":  # its files carry the template, as Hugging Face's do
-            made.config["chat_template"] = self._template_text or default_template(tuple(made.special_ids))
+            made.config["chat_template"] = self._template_for(made)
         return made
 
     def _made_tokenizer(self) -> Tokenizer:
@@ -187,6 +187,12 @@ class Chat(Task):
     def _template_text(self) -> str:
         """The text of --chat_template; "" without it."""
         return read_template(here(self.args.chat_template)) if self.args.chat_template else ""
+
+    def _template_for(self, tokenizer: Tokenizer) -> str:
+        """The text of --chat_template, of the template that a tokenizer came with, or of the one of this project."""
+        stored = getattr(tokenizer, "config", {}).get("chat_template")
+        own = stored if isinstance(stored, str) else ""
+        return self._template_text or own or default_template(tuple(tokenizer.special_ids))
 
     @property
     def _template_name(self) -> str:
