@@ -11,15 +11,16 @@ the roles gets a template that spells them (`user: hello`), and ends an answer w
 
     --init_from runs/R        begin with the weights and the tokenizer of another run, such as one on plain text
 
+Alphabet: the subwords of the training conversations (`--tokenizer bpe`), or all characters (`--tokenizer char`).
 Splits: 90 / 5 / 5 of the distinct conversations by their digests, at least one each. `heldout` is val and test.
 Length: a conversation has at most --context_len + 1 tokens. A longer one loses its oldest exchanges (a user message and
     the answer), its system message stays. If its last exchange is too long alone, it is left out. What was cut is
     printed, and stored in metrics.json.
-Trained and scored: what the assistant writes, its end of turn included. Primary: token_acc. `--loss_on all` trains the
-    rest too.
+Scored: what the assistant writes, its end of turn included. Primary: token_acc. No other token is trained, unless
+    `--loss_on all` asks for it.
 Sizes: --train_size, --val_size and --test_size count conversations, 0 means all.
 Chance: uniform and unigram, over the tokens that are scored.
-Ours; the loss on answers alone follows the usual fine-tuning on instructions (Ouyang et al. 2022).
+First used by: Ouyang et al., InstructGPT, 2022, for fine-tuning on answers. The conversations here are our own.
 """
 
 from __future__ import annotations
@@ -33,15 +34,21 @@ from typing import ClassVar
 
 import numpy as np
 
+from dataset.bpe import CHAT_SPECIAL, LEAST_VOCAB, train_bpe
 from dataset.corpus.chat_format import ChatFormat, default_template
 from dataset.corpus.conversations import Conversation, Message, read_conversations, split_conversations
+from dataset.corpus.folder import count
+from dataset.corpus.language import BPE_TOKENS
 from dataset.corpus.template import ChatTemplate, read_template
 from dataset.entry import loaders_of
 from dataset.splits import SPLITS
 from dataset.task import Slice, Task
 from dataset.tokenizer import SPECIAL, CharTokenizer, Tokenizer
+from dataset.vocabulary import read_tokenizer
 from src.flags.fields import UserError, option
+from src.flags.groups import DataConfig
 from src.flags.places import here
+from src.flags.run_flags import RunFlags
 
 BUILTIN = Path(__file__).with_name("chats.jsonl")
 
@@ -60,6 +67,7 @@ class Chat(Task):
     talks = True
     takes_tokenizer = True
     primary = "token_acc"
+    takes_tokenizer = True
     lengths = None
     unknown_rate: float | None = None
     protocol = "the answers of each conversation, token by token; what comes before an answer is given"
@@ -79,6 +87,19 @@ class Chat(Task):
         "embed_std": 1.0,
     }
     base: ClassVar[dict] = {"tokenizer": "bpe", "vocab_size": 512, "val_size": 0, "test_size": 0}
+
+    def __init__(self, args: RunFlags):
+        super().__init__(args)
+        if args.tokenizer == "bpe" and 0 < args.vocab_size < LEAST_VOCAB:
+            raise UserError(
+                f"--vocab_size: got {args.vocab_size}, allowed with --tokenizer bpe: at least {LEAST_VOCAB}, the 256 "
+                f"bytes and {LEAST_VOCAB - 256} special tokens"
+            )
+        for name in ("text_key", "pack"):
+            if getattr(args, name) != getattr(DataConfig, name):
+                raise UserError(
+                    f"--{name}: got '{getattr(args, name)}', but a row of chat is a conversation; leave it out"
+                )
 
     @property
     def path(self) -> Path:
@@ -100,7 +121,7 @@ class Chat(Task):
     @cached_property
     def form(self) -> ChatFormat:
         """The chat template with the tokenizer."""
-        return ChatFormat(self.tokenizer(), self._template_text, self._template_name)
+        return ChatFormat(self.tokenizer(), self._template_for(self.tokenizer()), self._template_name)
 
     @cached_property
     def rows(self) -> dict[str, list[Row]]:
@@ -121,8 +142,8 @@ class Chat(Task):
         counts = ", ".join(f"{len(self.rows[split]):,} {split}" for split in SPLITS)
         cut = self.cut
         lost = (
-            f"cut to --context_len {self.args.context_len}: {cut['exchanges']:,} oldest exchanges of "
-            f"{cut['conversations']:,} conversations, and {cut['left_out']:,} conversations left out"
+            f"cut to --context_len {self.args.context_len}: {count(cut['exchanges'], 'oldest exchange')} of "
+            f"{count(cut['conversations'], 'conversation')}; left out: {count(cut['left_out'], 'conversation')}"
         )
         return (f"conversations: {counts}", lost)
 
@@ -140,16 +161,13 @@ class Chat(Task):
     def _tokenizer(self) -> Tokenizer:
         made = self.given_tokenizer or self._made_tokenizer()
         if made.unit == "token":  # its files carry the template, as Hugging Face's do
-            made.config["chat_template"] = self._template_text or default_template(tuple(made.special_ids))
+            made.config["chat_template"] = self._template_for(made)
         return made
 
     def _made_tokenizer(self) -> Tokenizer:
-        from dataset.bpe import CHAT_SPECIAL, train_bpe
-        from dataset.vocabulary import read_tokenizer
-
         kind = self.args.tokenizer
         if kind == "bpe":
-            return train_bpe(self._texts(("train",), (*SPECIAL, *CHAT_SPECIAL)), self.args.vocab_size)
+            return train_bpe(self._texts(("train",), (*SPECIAL, *CHAT_SPECIAL)), self.args.vocab_size or BPE_TOKENS)
         if kind == "char":
             return CharTokenizer.build(self._texts(SPLITS, SPECIAL))
         return read_tokenizer(here(kind))
@@ -170,6 +188,12 @@ class Chat(Task):
     def _template_text(self) -> str:
         """The text of --chat_template; "" without it."""
         return read_template(here(self.args.chat_template)) if self.args.chat_template else ""
+
+    def _template_for(self, tokenizer: Tokenizer) -> str:
+        """The text of --chat_template, of the template that a tokenizer came with, or of the one of this project."""
+        stored = getattr(tokenizer, "config", {}).get("chat_template")
+        own = stored if isinstance(stored, str) else ""
+        return self._template_text or own or default_template(tuple(tokenizer.special_ids))
 
     @property
     def _template_name(self) -> str:
@@ -201,6 +225,10 @@ class Chat(Task):
         """How often each token is scored in a split: (len(tokenizer),)."""
         scored = [ids[1:][trained[1:]] for ids, trained in self.rows[split]]
         return np.bincount(np.concatenate(scored), minlength=len(tokenizer))
+
+    def symbols(self, tokenizer: Tokenizer) -> int:
+        """How many ids a prediction may be: all that are text, and the end of turn."""
+        return len(tokenizer) - len(tokenizer.special_ids) + 1
 
     def scored_counts(self, tokenizer: Tokenizer) -> np.ndarray:
         """How often each token is predicted on the test set: (len(tokenizer),)."""

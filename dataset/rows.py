@@ -35,7 +35,7 @@ class RowDataset(Dataset):
         self.ids = np.concatenate([ids for ids, _ in rows])
         self.scored = np.concatenate([scored for _, scored in rows])
         self.starts = np.concatenate([[0], np.cumsum([len(ids) for ids, _ in rows])])
-        self.write_all = write_all
+        self.write_all, self.tokenizer = write_all, tokenizer
         self.task_lengths = np.zeros(len(rows), dtype=np.int64)
 
     def __len__(self) -> int:

@@ -75,7 +75,8 @@ class Source:
         own = own_config(self.model_class)
         names = {f.name for part in (ModelConfig, own) if part is not None for f in dataclasses.fields(part)}
         names |= set(OF_TEXT) if task_class.reads_text else set()
-        return {**{name: args[name] for name in sorted(names & args.keys())}, **SOLVED}
+        made = {"tokenizer": "char", "vocab_size": 0} if task_class.reads_text else {}  # of a run that is older
+        return {**made, **{name: args[name] for name in sorted(names & args.keys())}, **SOLVED}
 
     def check_typed(self, explicit: dict, task_class: type[Task]) -> None:
         """UserError for a typed flag of the model of which the other run has another value."""

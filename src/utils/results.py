@@ -321,15 +321,17 @@ def loss_curve(log: list[dict]) -> dict[str, list]:
 
 
 def public_args(args: RunFlags) -> dict:
-    """The flags without paths. A user's file is shown as its stem, a tokenizer by its name, and --data_path is left to
-    `machine`."""
+    """The flags without paths. A user's file is shown as its stem. A tokenizer, a run and a template are shown by their
+    names. --data_path is left to `machine`."""
     values = to_dict(args)
     for flag in ("task", "model"):
         values[flag] = Path(values[flag]).stem if registry.is_path(values[flag]) else values[flag]
     if values["tokenizer"] not in TOKENIZERS:
         values["tokenizer"] = Path(values["tokenizer"]).name
     del values["data_path"]
-    values["init_from"] = Path(values["init_from"]).name
+    for flag in ("init_from", "chat_template"):
+        if flag in values:
+            values[flag] = Path(values[flag]).name
     return values
 
 

@@ -6,10 +6,11 @@ python -m pytest tests/commands/test_chat_command.py
 import io
 import json
 import shutil
+import subprocess
 import sys
 
 import pytest
-from conftest import TINY
+from conftest import ROOT, TINY
 
 from src.figures import runs as run_figures
 
@@ -150,3 +151,15 @@ def test_a_template_of_a_run_cannot_reach_python(main, runs, tmp_path):
     code, out, err = main("generate", "R", "--chat", "--prompt", "hello")
     assert (code, out) == (2, "")
     assert "reads the attribute '__class__'" in err
+
+
+@pytest.mark.slow
+def test_an_answer_needs_no_compiler_of_torch(runs):
+    """Loading it takes as long as loading torch, so a conversation would begin twice as late."""
+    loads = (
+        "import sys; sys.path.insert(0, '.'); import benchmark; "
+        f"assert benchmark.main(['generate', {str(runs / 'talk')!r}, '--chat', '--prompt', 'hello']) == 0; "
+        "print([name for name in ('torch._dynamo', 'triton', 'numba', 'matplotlib', 'scipy') if name in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", loads], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert found.stdout.splitlines()[-1] == "[]"

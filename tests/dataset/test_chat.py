@@ -185,7 +185,7 @@ def test_the_oldest_exchanges_are_cut_whole_and_counted(chats):
     (cut,) = {text for text in texts if text.startswith("system")}
     assert cut == "system: short\nuser: q2\nassistant: a2<eos>user: q3\nassistant: a3<eos>"
     assert task.cut == {"exchanges": 6, "conversations": 3, "left_out": 1}
-    assert "6 oldest exchanges of 3 conversations, and 1 conversations left out" in task.about[1]
+    assert "6 oldest exchanges of 3 conversations; left out: 1 conversation" in task.about[1]
     assert all(trained.any() and len(ids) <= 71 for ids, trained in rows)
 
 
@@ -206,6 +206,18 @@ def test_characters_that_the_given_vocabulary_lacks_are_refused(chats):
     task = Chat.opened(args, CharTokenizer.build("user: asitn\ny0123456789"))
     with pytest.raises(UserError, match=r"character 'é' .* found in '.*chats.jsonl' line 10"):
         _ = task.rows
+
+
+def test_a_tokenizer_keeps_the_template_that_it_came_with(chats):
+    """As one of another project does. --chat_template wins over it."""
+    path = chats(*numbered(9))
+    given = train_bpe(["say 1 2 3 4"] * 9, 300)
+    given.config["chat_template"] = CHATML
+    assert Chat.opened(chat_task(path).args, given).form.template.text == CHATML
+    (path.parent / "own.jinja").write_text(templates.WITH_TOKENS)
+    args = chat_task(path, chat_template=str(path.parent / "own.jinja")).args
+    assert Chat.opened(args, given).form.template.text == templates.WITH_TOKENS
+    assert given.config["chat_template"] == templates.WITH_TOKENS
 
 
 # Templates.

@@ -289,3 +289,10 @@ def test_layers_with_float32_values_are_not_said_to_take_a_half_precision_kernel
     args = resolve(NoTask, model_class, precision="bf16")
     found = choices.choices({"linear_attention": ops_of(model_class, args)["linear_attention"]}, args, "cuda")
     assert found["linear_attention"]["backend"] == ("eager" if model in ("mamba2", "linear_attention") else "fla")
+
+
+def test_a_note_is_constant_for_the_compiler_as_torch_marks_it():
+    """`note` has torch's mark without its decorator, which would load torch._dynamo at every start."""
+    marked = torch.compiler.assume_constant_result(lambda: None)
+    assert vars(ran.note).items() >= vars(marked).items()
+    assert vars(marked)

@@ -79,17 +79,21 @@ def needed(words: Sequence[str]) -> tuple[tuple[str, ...], dict[str, Files]]:
         places.setdefault(str(Path(path).parent), {}).update(code)
     if explicit.get("data_path"):
         _add_text(Path(explicit["data_path"]), places)
+    elif task_class.talks:
+        pass  # its conversations are a part of this program
     elif task_class.reads_text and not task_class.own_text:
         folder = _data_folder(task)
         places.setdefault(folder, {})[FILE] = _read(Path(folder) / FILE)
     elif task_class.reads_text:
         raise UserError(_without_text(task))
+    if explicit.get("chat_template"):
+        _add_text(Path(explicit["chat_template"]), places)
     tokenizer = explicit.get("tokenizer", TOKENIZERS[0])
     if tokenizer not in TOKENIZERS:
         _add_tokenizer(Path(tokenizer), places)
     whole = [
         w
-        for name in ("task", "model", "data_path", "tokenizer")
+        for name in ("task", "model", "data_path", "tokenizer", "chat_template")
         if explicit.get(name)
         for w in (f"--{name}", explicit[name])
     ]
