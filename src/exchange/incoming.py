@@ -10,7 +10,6 @@ An imported run is a run like any other, except that it has no training to conti
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from src.exchange import families
 from src.exchange.contract import Family, Settings
 from src.exchange.folder import digest_of, read_config, read_tensors
 from src.flags import presets
-from src.flags.fields import UserError, field_types, own_config
+from src.flags.fields import UserError, field_types
 from src.flags.groups import ModelConfig, TrainConfig
 from src.flags.kinds import as_text
 from src.flags.parser import Request
@@ -146,8 +145,7 @@ def _quiet_std(width: int) -> float:
 def _check_typed(explicit: dict, source: Source, args: RunArgs) -> None:
     """UserError for a typed flag that the folder decides, or that has no effect without a training."""
     training = field_types(TrainConfig).keys() - set(EVALUATION)
-    own = own_config(find_model(source.family.model))
-    model = {f.name for part in (ModelConfig, own) if part for f in dataclasses.fields(part)}
+    model = field_types(ModelConfig).keys()
     for name, value in explicit.items():
         if name in training:
             raise UserError(f"--{name}: got {as_text(value)}, allowed: no flag of training; give it with --init_from")

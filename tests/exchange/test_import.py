@@ -348,7 +348,7 @@ def test_evaluation_needs_a_text_of_the_folder_s_vocabulary(main, folder, tmp_pa
 
 def test_a_run_of_another_task_comes_back_under_its_task(main, tmp_path):
     """A task that makes its own data needs no text. Its flags are typed again, and its vocabulary is checked."""
-    flags = ["--task", "parity", "--max_len", 16, "--min_len", 2]
+    flags = ["--task", "parity", "--context_len", 24, "--max_len", 16, "--min_len", 2]
     untrained(tmp_path / "run", CharTokenizer.build("01"), *flags, "--model", "llama")
     assert main("export", "run", "--to", "folder")[0] == 0
     sizes = ["--val_size", 20, "--test_size", 30, "--precision", "fp32", "--threads", 1]
