@@ -32,8 +32,8 @@ from src.flags.fields import UserError
 CHAT_SPECIAL = ("<|system|>", "<|user|>", "<|assistant|>", "<|end|>")  # reserved, so that a text run can become a chat
 LEAST_VOCAB = 256 + len(SPECIAL) + len(CHAT_SPECIAL)
 MIN_PAIRS = 2
-PIECE = 1 << 16  # characters that are encoded or counted as one: small enough to share between threads
-BATCH = 1 << 8  # pieces that are encoded in one call
+PIECE = 1 << 14  # characters that are encoded or counted as one: small enough to share between threads
+BATCH = 1 << 20  # characters that are encoded in one call; the library needs some 40 bytes for each of them
 FILES = ("tokenizer.json", "tokenizer_config.json")
 # End of text in tokenizers that come without a configuration.
 KNOWN_ENDS = ("<eos>", "</s>", "<|endoftext|>", "<|end_of_text|>", "<|im_end|>")
@@ -88,23 +88,12 @@ class BpeTokenizer(Tokenizer):
         return self.encode_all([text], special)[0]
 
     def encode_all(self, texts: list[str], special: bool = False) -> list[np.ndarray]:
-        """The ids of several texts, (n,) int32 each. It is faster than one after the other."""
+        """The ids of several texts. It is faster than one after the other, because threads share them."""
         for text in texts:
             text.encode()  # half a surrogate pair is an error of its own, which the library would not tell
         self._library.encode_special_tokens = not special
         found = self._library.encode_batch_fast(texts, add_special_tokens=False)
         return [np.array(one.ids, dtype=np.int32) for one in found]
-
-    def encode_stream(self, blocks: Iterable[str]) -> Iterator[np.ndarray]:
-        """The ids of a text that comes in blocks: arrays of int32, which together are those of the whole text."""
-        batch = []
-        for piece in pieces(blocks):
-            batch.append(piece)
-            if len(batch) == BATCH:
-                yield np.concatenate(self.encode_all(batch))
-                batch = []
-        if batch:
-            yield np.concatenate(self.encode_all(batch))
 
     def spelling(self, i: int) -> bytes:
         return self._bytes[i]
@@ -156,8 +145,8 @@ class BpeTokenizer(Tokenizer):
             raise UserError(f"its token {token!r} is not written in bytes, so it is no byte-level tokenizer") from None
 
 
-def train_bpe(blocks: Iterable[str], vocab_size: int) -> BpeTokenizer:
-    """Learn a tokenizer of at most `vocab_size` tokens from a text that comes in blocks.
+def train_bpe(blocks: Iterable[str | None], vocab_size: int) -> BpeTokenizer:
+    """Learn a tokenizer of at most `vocab_size` tokens from a text that comes in blocks, None after a document.
 
     The same text gives the same tokenizer. It has fewer tokens if no pair occurs MIN_PAIRS times any more.
     Memory grows with the number of distinct words, not with the text.
@@ -173,18 +162,26 @@ def train_bpe(blocks: Iterable[str], vocab_size: int) -> BpeTokenizer:
         initial_alphabet=sorted(BYTE_OF),
         show_progress=False,
     )
-    trained.train_from_iterator(pieces(blocks), trainer)
+    trained.train_from_iterator((piece for piece in pieces(blocks) if piece is not None), trainer)
     return BpeTokenizer(trained.to_str(), hugging_face_config(*SPECIAL))
 
 
-def pieces(blocks: Iterable[str]) -> Iterator[str]:
-    """A text that comes in blocks, in pieces of about PIECE characters that can be encoded one by one.
+def pieces(blocks: Iterable[str | None]) -> Iterator[str | None]:
+    """A text that comes in blocks, in pieces of at most PIECE characters that can be encoded one by one.
+
+    None in place of a block is the end of a document. It stays where it is, and no piece reaches across it.
 
     A piece ends between a letter or a digit and a blank. No token of a byte-level tokenizer reaches across that place,
     so the ids of the pieces are those of the whole text. A text without such a place is cut anywhere.
     """
     rest = ""
     for block in blocks:
+        if block is None:
+            if rest:
+                yield rest
+            yield None
+            rest = ""
+            continue
         rest, start = rest + block, 0
         while len(rest) - start > PIECE:
             cut = _place_to_cut(rest, start)

@@ -10,13 +10,14 @@ Which rows make a batch is decided in dataset/plans.py.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from dataset.corpus.stored_text import StoredIds
+from dataset.corpus.stored_text import BLOCK, StoredIds
 from dataset.task import Example, Task
 from dataset.tokenizer import BOS, EOS, PAD, Tokenizer
 
@@ -187,10 +188,16 @@ class WindowDataset(Dataset):
 
     x is those characters, and y is x moved by one character: y[i] is the character after x[i].
     ids: an array, or `StoredIds` of a text that is kept in a file.
+    tokenizer: that of the ids. None where nobody asks for bits per byte.
     """
 
-    def __init__(self, ids: np.ndarray | StoredIds, spans: np.ndarray | list[tuple[int, int]]):
-        self.ids = ids
+    def __init__(
+        self,
+        ids: np.ndarray | StoredIds,
+        spans: np.ndarray | list[tuple[int, int]],
+        tokenizer: Tokenizer | None = None,
+    ):
+        self.ids, self.tokenizer = ids, tokenizer
         self.spans = np.asarray(spans, dtype=np.int64)
 
     def __len__(self) -> int:
@@ -201,12 +208,28 @@ class WindowDataset(Dataset):
         """Tokens of x, per window."""
         return self.spans[:, 1] - self.spans[:, 0]
 
+    @functools.cached_property
+    def scored_bytes(self) -> int:
+        """Bytes of UTF-8 of all that the windows predict. The tokenizer must be known."""
+        total, bytes_of = 0, self.tokenizer.bytes_of
+        for start, end in _joined(self.spans + 1):
+            for at in range(start, end, BLOCK):
+                total += int(bytes_of[self.ids[at : min(at + BLOCK, end)]].sum())
+        return total
+
     def __getitem__(self, i: int) -> dict:
         start, end = self.spans[i]
         return {"ids": self.ids[start : end + 1].astype(np.int64), "length": int(end - start), "meta": {}}
 
     def __getitems__(self, rows: list[int]) -> tuple[WindowDataset, np.ndarray]:
         return self, np.asarray(rows)
+
+
+def _joined(spans: np.ndarray) -> list[tuple[int, int]]:
+    """The same stretches with neighbours made one, so that a text is read in few pieces.  spans: (n, 2), in order."""
+    gaps = np.flatnonzero(spans[1:, 0] != spans[:-1, 1]) + 1
+    starts, ends = spans[np.r_[0, gaps], 0], spans[np.r_[gaps - 1, len(spans) - 1], 1]
+    return list(zip(starts.tolist(), ends.tolist(), strict=True))
 
 
 def collate_windows(picked: tuple[WindowDataset, np.ndarray]) -> Batch:

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from dataset.common import Batch, ExampleDataset, WindowDataset, collate_fn, collate_windows
 from dataset.corpus.language import LanguageTask
-from dataset.plans import FreshBatches, LengthBatches, WindowBatches, draw_length
+from dataset.plans import DocumentBatches, FreshBatches, LengthBatches, WindowBatches, draw_length
 from dataset.seeds import stream
 from dataset.splits import check_train_size, draw_heldout, draw_train
 from dataset.task import Example, Task
@@ -41,6 +41,7 @@ class DataFacts:
     source: where a text came from. None for a task that makes its own data.
     left_out: per held-out split, the strata that are too small for it.
     unknown_rate: the share of <unk> in held-out text. None without <unk>.
+    unit: what one id stands for, "character" or "token".
     """
 
     digest: str
@@ -51,6 +52,7 @@ class DataFacts:
     left_out: dict[str, list[str]]
     vocab_size: int
     unknown_rate: float | None = None
+    unit: str = "character"
 
 
 @dataclass(frozen=True)
@@ -218,15 +220,20 @@ def _window_loaders(task: LanguageTask, args: RunFlags) -> tuple[Tokenizer, dict
     tokenizer = task.tokenizer()
     ids = {split: task.ids(split, tokenizer) for split in ("train", "val", "test", "heldout")}
     n = args.context_len
-    train = WindowDataset(ids["train"], [(0, n)])
     rows = max(1, args.batch_chars // n) if args.batch_chars else args.batch_size
-    plan = WindowBatches(train, args.train_size or epoch_windows(len(ids["train"]), n), n, rows, args.seed)
+    if task.by_document:
+        train = WindowDataset(ids["train"], task.spans("train", 0, len(ids["train"])))
+        plan = DocumentBatches(train, args.train_size or len(train), rows, args.seed)
+    else:
+        train = WindowDataset(ids["train"], [(0, n)])
+        plan = WindowBatches(train, args.train_size or epoch_windows(len(ids["train"]), n), n, rows, args.seed)
     loaders = {"train": _loader(train, plan, collate_windows)}
     for split, size in (("val", args.val_size), ("test", args.test_size), ("heldout", 0)):
-        spans = windows_consecutive(len(ids[split]), n)
-        loaders[split] = _window_loader(WindowDataset(ids[split], spans[:size] if size else spans), args, n)
+        data = WindowDataset(ids[split], task.spans(split, size, len(ids[split])), tokenizer)
+        loaders[split] = _window_loader(data, args, n)
     sizes = plan.n_windows, len(loaders["val"].dataset), len(loaders["test"].dataset)
-    facts = DataFacts(task.digest, task.source, *sizes, {"val": [], "test": []}, len(tokenizer), task.unknown_rate)
+    left_out = {"val": [], "test": []}
+    facts = DataFacts(task.digest, task.source, *sizes, left_out, len(tokenizer), task.unknown_rate, tokenizer.unit)
     return tokenizer, loaders, TaskData(task, tokenizer, facts)
 
 
@@ -236,10 +243,10 @@ def _windows_of_length(task: LanguageTask, tokenizer: Tokenizer, args: RunFlags,
     if length >= n_chars:
         more = "give a longer text with --data_path" if n_chars == len(ids) else "raise --test_size"
         raise UserError(
-            f"--eval_lengths: got {length}, allowed: at most {n_chars - 1}, the scored characters of the test set; "
-            f"{more}"
+            f"--eval_lengths: got {length}, allowed: at most {n_chars - 1}, the scored {tokenizer.unit}s of the test "
+            f"set; {more}"
         )
-    return _window_loader(WindowDataset(ids, windows_consecutive(n_chars, length)), args, length)
+    return _window_loader(WindowDataset(ids, windows_consecutive(n_chars, length), tokenizer), args, length)
 
 
 def _window_loader(data: WindowDataset, args: RunFlags, length: int) -> DataLoader:

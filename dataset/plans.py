@@ -138,6 +138,31 @@ class WindowBatches(Sampler):
         return -(-self.n_windows // self.batch_size)
 
 
+class DocumentBatches(Sampler):
+    """Batches of documents in an order drawn from (seed, epoch). An epoch has `n_windows` of them.
+
+    More of them than there are documents means that all come once before one comes again.
+    Iterating again without `set_epoch` continues with the next epoch.
+    """
+
+    def __init__(self, dataset: WindowDataset, n_windows: int, batch_size: int, seed: int):
+        self.dataset, self.n_windows, self.batch_size, self.seed = dataset, n_windows, batch_size, seed
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int, start: int = 0) -> None:
+        self.epoch, self.start = epoch, start
+
+    def __iter__(self):
+        rng, n = np.random.default_rng([self.seed, self.epoch, 2]), len(self.dataset)
+        rows = np.concatenate([rng.permutation(n) for _ in range(-(-self.n_windows // n))])[: self.n_windows]
+        for at in range(self.start * self.batch_size, self.n_windows, self.batch_size):
+            yield rows[at : at + self.batch_size]
+        self.set_epoch(self.epoch + 1)
+
+    def __len__(self) -> int:
+        return -(-self.n_windows // self.batch_size)
+
+
 def set_epoch(loader: DataLoader, epoch: int, start: int = 0) -> None:
     """Choose a loader's epoch and skip its first `start` batches."""
     plan = loader.dataset if isinstance(loader.dataset, FreshBatches) else loader.batch_sampler

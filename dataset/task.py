@@ -102,6 +102,8 @@ class Task:
     slices: ClassVar[tuple[Slice, ...]] = ()
     score_among: str = ""  # if not empty, a prediction is the argmax among these characters (dyck --mode lm)
     train_all = False  # train every written character, whatever --loss_on says (dyck --mode lm, language tasks)
+    takes_tokenizer = False  # True where --tokenizer, --vocab_size, --text_key and --pack mean something
+    given_tokenizer: Tokenizer | None = None  # that of a run that is continued, in place of a newly made one
     pool_lengths = True  # a batch may mix lengths if its examples do not fill a batch of one length
 
     def __init__(self, args: RunFlags):
@@ -114,8 +116,8 @@ class Task:
             )
 
     @classmethod
-    def unread(cls, args: RunFlags) -> Task:
-        """The task without its data, for what continues prompts: sizes and `prompt_ids`."""
+    def without_data(cls, args: RunFlags) -> Task:
+        """The task for prompts alone. A task on real text does not read it."""
         return cls(args)
 
     # What a task writes: one of these two.

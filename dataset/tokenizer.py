@@ -52,6 +52,10 @@ class Tokenizer:
         """
         raise NotImplementedError
 
+    def encode_all(self, texts: list[str], special: bool = False) -> list[np.ndarray]:
+        """The ids of several texts, as `encode` gives them."""
+        return [self.encode(text, special) for text in texts]
+
     def spelling(self, i: int) -> bytes:
         """The UTF-8 bytes that an id stands for, no bytes for a special token. They need not be whole characters."""
         raise NotImplementedError

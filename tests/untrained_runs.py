@@ -16,7 +16,7 @@ TEXT = "the cat sat on the mat, and the dog saw it. " * 60
 def untrained(folder, tokenizer: Tokenizer, *arguments) -> RunDir:
     """A run directory with config.json, the tokenizer, and two checkpoints with different weights."""
     setup, _ = plan([*TINY, *map(str, arguments)])
-    task = setup.task_class.unread(setup.args)
+    task = setup.task_class.without_data(setup.args)
     setup, _ = resolve_model(setup, tokenizer, task)
     folder.mkdir(parents=True)
     run_dir = RunDir(folder)
@@ -36,7 +36,7 @@ def model_of(folder, weights: str = "best"):
 
     run = open_run(str(folder))
     payload = load_checkpoint(run, run.run_dir.best if weights == "best" else run.run_dir.ckpt, "cpu")
-    tokenizer, task = tokenizer_of(payload["vocab"]), run.task_class.unread(run.args)
+    tokenizer, task = tokenizer_of(payload["vocab"]), run.task_class.without_data(run.args)
     model = build_model(run, tokenizer, task, torch.device("cpu"))
     load_weights(run, model, payload)
     return model.eval(), tokenizer, task

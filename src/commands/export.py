@@ -67,7 +67,7 @@ def export(out_dir: str, config: ExportConfig) -> int:
     if not path.exists():
         raise UserError(f"{path}: no such checkpoint; train the run further with --resume")
     payload = load_checkpoint(run, path, "cpu")
-    tokenizer, task = tokenizer_of(payload["vocab"]), run.task_class.unread(run.args)
+    tokenizer, task = tokenizer_of(payload["vocab"]), run.task_class.without_data(run.args)
     model = build_model(run, tokenizer, task, torch.device("cpu"))
     load_weights(run, model, payload)
     documents, tensors = contents(family, model, run.args, task, tokenizer, None)

@@ -29,6 +29,7 @@ def resume(argv: list[str], world) -> int:
         one_out_dir,
         open_run,
         same_as_stored,
+        stored_tokenizer,
     )
     from src.storage import env
     from src.storage.rundir import write_json
@@ -49,7 +50,7 @@ def resume(argv: list[str], world) -> int:
     try:
         if world.share(run.run_dir.finished):  # by another process, between the first look and the lock
             return report_finished(run, make_reporter(request.control, world), world)
-        session = open_session(setup, device, world)
+        session = open_session(setup, device, world, stored_tokenizer(run))
         model = build_model(setup, session.tokenizer, session.task, device)
         payload = load_checkpoint(run, run.run_dir.ckpt, device) if run.run_dir.ckpt.exists() else None
         check_same_data(run.run_dir, session.data.facts)

@@ -79,11 +79,13 @@ def planned(source: Source, request: Request, task_name: str) -> Plan:
     typed = {"task": task_name, **request.explicit, "model": source.family.model}
     if source.settings.table and task_class.reads_text:
         typed.setdefault("context_len", source.settings.table)
+    if task_class.reads_text:
+        flags["tokenizer"] = "char" if source.tokenizer.unit == "character" else "bpe"  # of the run, not made anew
     device = env.resolve_device(typed.get("device", "auto"))
     preset, layer = presets.settings(request.control.preset, task_class, device.type, (source.family.model,))
     args = resolve(task_class, model_class, preset={**layer, **source.settings.defaults}, **{**typed, **flags})
     setup = make_setup(args, typed, task_class, model_class, preset, device)
-    task = task_class.unread(setup.args)
+    task = task_class.without_data(setup.args)
     setup, _ = resolve_model(setup, source.tokenizer, task)
     _check_typed(request.explicit, source, setup.args)
     _check_table(source.settings.table, task, setup.args)

@@ -19,7 +19,8 @@ from dataset.splits import largest_train_size
 from dataset.task import Task
 from src.flags import presets
 from src.flags.fields import UserError, own_config
-from src.flags.kinds import to_json
+from src.flags.groups import TOKEN_DEFAULTS
+from src.flags.kinds import as_text, to_json
 from src.flags.parser import Request, first_look, read_request
 from src.flags.run_flags import RunFlags, resolve, to_dict
 from src.setup.classes import blaming, find_model, find_task
@@ -154,6 +155,13 @@ def check_together(args: RunFlags, explicit: dict, task_class: type[Task]) -> No
         raise UserError(
             f"--data_path: got '{args.data_path}', but task {task_class.__name__} makes its own data; leave it out"
         )
+    if not task_class.takes_tokenizer:
+        given = [name for name, default in TOKEN_DEFAULTS.items() if getattr(args, name) != default]
+        if given:
+            raise UserError(
+                f"--{given[0]}: got {as_text(getattr(args, given[0]))}, but task {task_class.__name__} makes its own "
+                "data out of single characters; leave it out"
+            )
     if "match_count" in explicit and not args.match_params:
         raise UserError("--match_count: only goes with --match_params; leave it out")
     if "batch_size" in explicit and explicit.get("batch_chars"):

@@ -86,7 +86,7 @@ def best_constant(task: Task, train: Sequence[Example], common: list[str]) -> st
 
 def _language_levels(task: LanguageTask, tokenizer: Tokenizer) -> Levels:
     common, test = task.counts("train", tokenizer).argmax(), task.scored_counts(tokenizer)
-    values = {"uniform": 1 / (len(tokenizer) - len(tokenizer.special_ids)), "unigram": float(test[common] / test.sum())}
+    values = {"uniform": 1 / task.symbols(tokenizer), "unigram": float(test[common] / test.sum())}
     return {name: {"token_acc": v, "primary": v} for name, v in values.items()}
 
 

@@ -27,7 +27,7 @@ from src.stats import intervals
 from src.storage.items import UnitErrors
 from src.utils.decoding import generation_scores
 from src.utils.distributed import World
-from src.utils.metrics import Scored, rows_all_correct
+from src.utils.metrics import Scored, bits_per_byte, rows_all_correct
 from src.utils.precision import autocast
 from src.utils.samples import write_samples
 
@@ -54,6 +54,7 @@ class SplitScores:
         """The metrics by name, with their intervals and slices."""
         task, dataset, scored = self.task, self.dataset, self.scored
         result = {**scored.losses(), "token_acc": float(scored.correct.mean()), "exact_match": None}
+        result.update(_by_bytes(dataset, scored))
         result.update({name: float(values.mean()) for name, values in self.per_example.items()})
         for name, source in (task.aliases if task else {}).items():
             result[name] = result[source]
@@ -286,6 +287,14 @@ def _intervals(
         "intervals": {name: e["ci"] for name, e in found.items()},
         "interval_basis": {name: {"unit": unit, **{k: e[k] for k in basis}} for name, e in found.items()},
     }
+
+
+def _by_bytes(dataset: ExampleDataset | WindowDataset, scored: Scored) -> dict[str, float | None]:
+    """bits_per_byte of a text. Where its unit is a token, there are no bits per character."""
+    if not isinstance(dataset, WindowDataset) or dataset.tokenizer is None:
+        return {}
+    found = {"bits_per_byte": bits_per_byte(scored.loss, len(scored.row), dataset.scored_bytes)}
+    return found if dataset.tokenizer.unit == "character" else {**found, "bpc": None}
 
 
 def _is_share(task: Task | None, name: str) -> bool:

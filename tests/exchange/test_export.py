@@ -273,7 +273,7 @@ def chat_model():
     tokenizer = CharTokenizer.build(TEXT)
     tokenizer.special_ids["<|end|>"] = V - 1
     setup, _ = plan(["--task", "text", "--model", "mamba", "--d_model", "16", "--n_layer", "1", "--threads", "1"])
-    task = setup.task_class.unread(setup.args)
+    task = setup.task_class.without_data(setup.args)
     setup, _ = resolve_model(setup, tokenizer, task)
     model = build_model(setup, tokenizer, task, torch.device("cpu"))
     return (families.of_model("mamba"), model, setup.args), tokenizer, task
