@@ -47,11 +47,13 @@ class Settings:
     flags: the flags that its form decides; no other values are possible.
     defaults: flags that only concern training. A typed value wins.
     table: rows of its learned position table, None without one.
+    longest: tokens of the longest sequence that it was trained on, None where the folder does not say so.
     """
 
     flags: dict[str, Any]
     defaults: dict[str, Any] = field(default_factory=dict)
     table: int | None = None
+    longest: int | None = None
 
 
 class Family(ABC):

@@ -77,8 +77,9 @@ def planned(source: Source, request: Request, task_name: str) -> Plan:
     task_class, model_class = find_task(task_name), find_model(source.family.model)
     flags = {**source.settings.flags, **WITHOUT_EFFECT, "embed_std": _quiet_std(source.settings.flags["d_model"])}
     typed = {"task": task_name, **request.explicit, "model": source.family.model}
-    if source.settings.table and task_class.reads_text:
-        typed.setdefault("context_len", source.settings.table)
+    longest = source.settings.table or source.settings.longest
+    if longest and task_class.reads_text:
+        typed.setdefault("context_len", longest)
     if task_class.reads_text:
         flags["tokenizer"] = "char" if source.tokenizer.unit == "character" else "bpe"  # of the run, not made anew
     device = env.resolve_device(typed.get("device", "auto"))
