@@ -20,7 +20,7 @@ from dataset.task import Task
 from dataset.tokenizer import Tokenizer
 from dataset.vocabulary import read_tokenizer
 from src.exchange import families
-from src.exchange.contract import Family, Settings
+from src.exchange.contract import Family, Settings, Tensors
 from src.exchange.folder import digest_of, read_config, read_tensors
 from src.flags import presets
 from src.flags.fields import UserError, field_types
@@ -90,16 +90,31 @@ def planned(source: Source, request: Request, task_name: str) -> Plan:
     setup, _ = resolve_model(setup, source.tokenizer, task)
     _check_typed(request.explicit, source, setup.args)
     _check_table(source.settings.table, task, setup.args)
+    return Plan(source, setup, task, loaded(source, setup, task))
+
+
+def loaded(source: Source, setup: Setup, task: Task) -> Backbone:
+    """The model of a folder with its weights.
+
+    Shapes are compared on a device without memory first: a config.json of a damaged folder may ask for any size.
+    """
+    tensors = source.family.normalised(source.tensors, setup.args)
+    if setup.args.n_layer > len(tensors):
+        raise UserError(
+            f"config.json: got {setup.args.n_layer} layers, but '{source.path}' has only {len(tensors)} tensors; "
+            "restore the file that is wrong"
+        )
+    with torch.device("meta"):
+        empty = build_model(setup, source.tokenizer, task, torch.device("meta"))
+    check_tensors(source, tensors, source.family.to_theirs(empty.state_dict(), setup.args))
     model = build_model(setup, source.tokenizer, task, torch.device("cpu"))
-    load(source, model, setup.args)
-    return Plan(source, setup, task, model)
+    model.load_state_dict(source.family.to_ours(tensors, setup.args))
+    return model
 
 
-def load(source: Source, model: Backbone, args: RunArgs) -> None:
-    """Put a folder's tensors into a model. UserError that names the first tensor that is missing, too much, or of
-    another shape."""
-    family, tensors = source.family, source.family.normalised(source.tensors, args)
-    expected = {name: tuple(t.shape) for name, t in family.to_theirs(model.state_dict(), args).items()}
+def check_tensors(source: Source, tensors: Tensors, wanted: Tensors) -> None:
+    """UserError that names the first tensor that is missing, too much, or of another shape."""
+    expected = {name: tuple(t.shape) for name, t in wanted.items()}
     for name, shape in expected.items():
         if name not in tensors:
             raise UserError(f"import: '{source.path}' lacks the tensor '{name}', needed: {shape}; restore the weights")
@@ -113,7 +128,6 @@ def load(source: Source, model: Backbone, args: RunArgs) -> None:
             f"import: '{source.path}' has the tensor '{unknown[0]}', for which the layer here has no place; the model "
             "has another form than its config.json says"
         )
-    model.load_state_dict(family.to_ours(tensors, args))
 
 
 def write_run(plan: Plan, run_dir: RunDir) -> None:

@@ -37,7 +37,7 @@ ROUND_TRIPS = {
         "--backend",
         "eager",
     ],
-    "mamba2": ["mamba2", "--d_state", "8", "--ngroups", "2", "--short_conv", "2", "--backend", "eager"],
+    "mamba2": ["mamba2", "--headdim", "8", "--ngroups", "2", "--short_conv", "2", "--backend", "eager"],
 }
 
 
@@ -111,7 +111,7 @@ KEYS = {
     "rope_parameters": ({"rope_type": "llama3", "rope_theta": 5e5}, r"got rope_type 'llama3', allowed: 'default'"),
     "attention_bias": (True, r"got attention_bias True, allowed: False"),
     "head_dim": (4, r"got head_dim 4 with 2 heads, allowed: hidden_size 16 / 2"),
-    "num_hidden_layers": ("one", r"got num_hidden_layers 'one', allowed: a whole number >= 1"),
+    "num_hidden_layers": ("one", r"got num_hidden_layers 'one', allowed: a whole number"),
     "tie_word_embeddings": (None, r"got tie_word_embeddings None, allowed: true or false"),
     "quantization_config": ({"bits": 4}, r"got quantization_config"),
     "num_attention_heads": (3, r"got head_dim 8 with 3 heads"),
@@ -119,6 +119,8 @@ KEYS = {
         48,
         r"has 'model.layers.0.mlp.(gate|up)_proj.weight' in shape \(40, 16\), needed .*\(48, 16\)",
     ),
+    "hidden_size": (16_000_000, r"got head_dim 8 with 2 heads, allowed: hidden_size 16000000 / 2"),
+    "max_position_embeddings": (1 << 60, r"got max_position_embeddings 1152921504606846976, allowed: a whole number"),
     "rope_theta": (0, r"got rope_theta 0, allowed: above 1"),
 }
 
@@ -147,6 +149,15 @@ def test_the_other_families_name_their_keys_too(model, key, value, message, main
     assert main("export", "run", "--to", "folder")[0] == 0
     change(tmp_path / "folder" / "config.json", **{key: value})
     assert re.search(message, refused(main))
+
+
+@pytest.mark.parametrize("key", ["intermediate_size", "num_hidden_layers"])
+def test_a_size_that_would_fill_the_memory_is_compared_before_a_model_is_built(key, main, folder):
+    """Two matrices of 1 GiB per block, or millions of blocks."""
+    change(folder / "config.json", **{key: 1 << 24})
+    assert re.search(
+        r"in shape \(40, 16\), needed|got 16777216 layers, but 'folder' has only 12 tensors", refused(main)
+    )
 
 
 def test_infinity_as_the_package_writes_it_is_no_limit(main, tmp_path):
