@@ -21,7 +21,7 @@ from dataset.tokenizer import Tokenizer
 from dataset.vocabulary import read_tokenizer
 from src.exchange import families
 from src.exchange.contract import Family, Settings, Tensors
-from src.exchange.folder import digest_of, read_config, read_tensors
+from src.exchange.folder import digest_of, read_config, read_template, read_tensors
 from src.flags import presets
 from src.flags.fields import UserError, field_types
 from src.flags.groups import ModelConfig, TrainConfig
@@ -42,7 +42,10 @@ EVALUATION = ("batch_size", "batch_chars")  # flags of the optimisation that eva
 
 @dataclass(frozen=True)
 class Source:
-    """A folder that was read: config.json, its family, how the family is built here, tensors and tokenizer."""
+    """A folder that was read: config.json, its family, how the family is built here, tensors and tokenizer.
+
+    template: the chat template, None without one.
+    """
 
     path: Path
     config: dict
@@ -50,6 +53,7 @@ class Source:
     settings: Settings
     tensors: dict[str, Tensor]
     tokenizer: Tokenizer
+    template: str | None
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,7 @@ def read(path: str) -> Source:
     family = families.of_config(config)
     settings = family.settings(config)
     tokenizer = read_tokenizer(folder, "import")
-    return Source(folder, config, family, settings, read_tensors(folder), tokenizer)
+    return Source(folder, config, family, settings, read_tensors(folder), tokenizer, read_template(folder))
 
 
 def planned(source: Source, request: Request, task_name: str) -> Plan:
