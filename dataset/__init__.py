@@ -65,4 +65,7 @@ TASKS = {
     "text": Entry(
         "dataset.text:Text", "model the characters of your own .txt and .jsonl files", "after Karpathy 2015, char-rnn"
     ),
+    "chat": Entry(
+        "dataset.chat:Chat", "answer in conversations, after fine-tuning or from nothing", "after Ouyang et al. 2022"
+    ),
 }

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from dataset.common import Batch, ExampleDataset, WindowDataset, collate_fn, collate_windows
 from dataset.corpus.language import LanguageTask
 from dataset.plans import DocumentBatches, FreshBatches, LengthBatches, WindowBatches, draw_length
+from dataset.rows import RowDataset, collate_rows
 from dataset.seeds import stream
 from dataset.splits import check_train_size, draw_heldout, draw_train
 from dataset.task import Example, Task
@@ -42,6 +43,7 @@ class DataFacts:
     left_out: per held-out split, the strata that are too small for it.
     unknown_rate: the share of <unk> in held-out text. None without <unk>.
     unit: what one id stands for, "character" or "token".
+    cut: what was left out of conversations to fit the context. None for other tasks.
     """
 
     digest: str
@@ -53,6 +55,7 @@ class DataFacts:
     vocab_size: int
     unknown_rate: float | None = None
     unit: str = "character"
+    cut: dict[str, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,8 @@ def build_loaders(task: Task, args: RunFlags) -> tuple[Tokenizer, dict[str, Data
 
     A task on real text also has the loader "heldout": val and test together.
     """
+    if task.talks:
+        return _row_loaders(task, args)
     return _window_loaders(task, args) if task.reads_text else _example_loaders(task, args)
 
 
@@ -172,13 +177,16 @@ def _digest(examples: list[Example]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def sequences_digest(task: Task, dataset: ExampleDataset | WindowDataset) -> str:
+def sequences_digest(task: Task, dataset: ExampleDataset | WindowDataset | RowDataset) -> str:
     """SHA-256 of the sequences of a held-out dataset in their order. Equal for two models that are tested on the same.
 
     The windows of a text are known by the text, the task that cuts it, and their first and last characters.
     """
     if isinstance(dataset, ExampleDataset):
         return _digest(dataset.examples)
+    if isinstance(dataset, RowDataset):
+        arrays = (dataset.ids, dataset.scored, dataset.starts)
+        return hashlib.sha256(b"".join(np.asarray(a, dtype=np.int64).tobytes() for a in arrays)).hexdigest()
     text = repr((sorted(task.identity().items()), dataset.spans.tolist()))
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -251,3 +259,24 @@ def _windows_of_length(task: LanguageTask, tokenizer: Tokenizer, args: RunFlags,
 
 def _window_loader(data: WindowDataset, args: RunFlags, length: int) -> DataLoader:
     return _fixed_loader(data, _eval_rows(args, length, args.context_len), np.arange(len(data)), collate_windows)
+
+
+# Loaders of conversations.
+
+
+def _row_loaders(task: Task, args: RunFlags) -> tuple[Tokenizer, dict[str, DataLoader], TaskData]:
+    tokenizer, found = task.tokenizer(), task.rows
+    rows = {**found, "heldout": found["val"] + found["test"]}
+    data = {split: RowDataset(part, args.loss_on == "all", tokenizer) for split, part in rows.items()}
+    plan = LengthBatches(data["train"], args.batch_size, args.batch_chars, args.seed)
+    loaders = {"train": _loader(data["train"], plan, collate_rows)}
+    for split in ("val", "test", "heldout"):
+        order = np.argsort(data[split].tokens, kind="stable")
+        size = _eval_rows(args, int(data[split].tokens.max()), task.max_tokens())
+        loaders[split] = _fixed_loader(data[split], size, order, collate_rows)
+    sizes = (len(data[split]) for split in ("train", "val", "test"))
+    left_out = {"val": [], "test": []}
+    facts = DataFacts(
+        task.digest, task.source, *sizes, left_out, len(tokenizer), task.unknown_rate, tokenizer.unit, dict(task.cut)
+    )
+    return tokenizer, loaders, TaskData(task, tokenizer, facts)

@@ -91,6 +91,8 @@ class Task:
     Config: ClassVar[type | None] = None
     kind = "answer"  # answer, labels or language: the name in metrics.json. Other code asks the methods below instead
     reads_text = False  # True for a task on real text (LanguageTask), whose sizes count windows
+    talks = False  # True for conversations (dataset/chat.py), which `generate --chat` continues
+    protocol = ""  # of a task on real text: which tokens evaluation scores, in words
     # Values instead of those of src.flags.fields.SMALL, so that a default run learns in minutes on two cores.
     small: ClassVar[dict] = {}
     base: ClassVar[dict] = {}  # the same for --preset base, where the shared sizes do not fit the task
@@ -103,8 +105,16 @@ class Task:
     score_among: str = ""  # if not empty, a prediction is the argmax among these characters (dyck --mode lm)
     train_all = False  # train every written character, whatever --loss_on says (dyck --mode lm, language tasks)
     takes_tokenizer = False  # True where --tokenizer, --vocab_size, --text_key and --pack mean something
-    given_tokenizer: Tokenizer | None = None  # that of a run that is continued, in place of a newly made one
+    given_tokenizer: Tokenizer | None = None  # in place of a newly made one, see `opened`
     pool_lengths = True  # a batch may mix lengths if its examples do not fill a batch of one length
+
+    @classmethod
+    def opened(cls, args: RunFlags, tokenizer: Tokenizer | None = None) -> Task:
+        """The task of a run.  tokenizer: that of a run that is continued, or that this one begins with."""
+        task = cls.__new__(cls)
+        task.given_tokenizer = tokenizer
+        task.__init__(args)
+        return task
 
     def __init__(self, args: RunFlags):
         self.args = args

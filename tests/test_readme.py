@@ -96,11 +96,16 @@ def folder(tmp_path_factory):
         name = "running_mean.py" if "Mixer" in block else "difference.py"
         (place / name).write_text(block)
     (place / "book.txt").write_text("ROMEO: what light through yonder window breaks?\n" * 300)
+    (place / "chats.jsonl").write_bytes((ROOT / "dataset/chats.jsonl").read_bytes())
     with contextlib.chdir(place) if hasattr(contextlib, "chdir") else working_in(place):
         for name, model in (("R", "template"), ("S", "gru")):
             task = f"--task tiny_shakespeare --data_path book.txt --model {model} --out_dir runs/{name}"
             code, _, err = call(shlex.split(f"{task} {TINY}"))
             assert code == 0, err
+        code, _, err = call(
+            shlex.split(f"--task chat --model gru --out_dir runs/C {TINY} --context_len 96 --vocab_size 300")
+        )
+        assert code == 0, err
     return place
 
 

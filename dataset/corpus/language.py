@@ -108,6 +108,13 @@ class LanguageTask(Task):
         return self.args.tokenizer != "char" or self.args.pack == "no"
 
     @property
+    def protocol(self) -> str:
+        unit = "character" if self.args.tokenizer == "char" else "token"
+        if self.by_document:
+            return f"one document per row; all {unit}s but the first of each are scored, and its <eos>"
+        return f"consecutive windows of the text, each starting without memory; all {unit}s but the first are scored"
+
+    @property
     def by_document(self) -> bool:
         """Whether a row is a document, and not a window."""
         return self.args.pack == "no"
@@ -144,7 +151,9 @@ class LanguageTask(Task):
 
     def tokenizer(self) -> Tokenizer:
         """The tokenizer of this text: that of its alphabet, or the one that --tokenizer asks for."""
-        return self._stored.tokenizer if self.as_tokens else CharTokenizer.build(self.alphabet)
+        if self.as_tokens:
+            return self._stored.tokenizer
+        return self.given_tokenizer or CharTokenizer.build(self.alphabet)
 
     def ids(self, split: str, tokenizer: Tokenizer) -> np.ndarray | StoredIds:
         """The ids of "train", "val", "test" or "heldout"."""
@@ -388,7 +397,7 @@ class StreamedTask(LanguageTask):
         self._digest, self._n_chars, self._ends = numbered.digest, numbered.ends[-1], numbered.ends
         self._require_text()
         counts = {split: count_numbers(file, *self._span(split)) for split in SPLITS}
-        self._characters = most_common(numbered.points, counts["train"], self.vocabulary)
+        self._characters = self._given_characters() or most_common(numbered.points, counts["train"], self.vocabulary)
         ids = ids_of(numbered.points, self.tokenizer())
         replace_numbers(file, self._n_chars, ids)
         tokens = len(self._characters) + len(SPECIAL) + 1
@@ -398,6 +407,18 @@ class StreamedTask(LanguageTask):
         heldout = self._counts["val"] + self._counts["test"]
         self.unknown_rate = float(heldout[len(SPECIAL)] / max(1, heldout.sum()))
         self._ids = StoredIds(file, 0, self._n_chars)
+
+    def _given_characters(self) -> str:
+        """The characters of the vocabulary that the run of --init_from has, "" without it."""
+        given = self.given_tokenizer
+        if given is None:
+            return ""
+        if given.tokens[: len(SPECIAL) + 1] != [*SPECIAL, UNK]:
+            raise UserError(
+                f"--init_from: that run's vocabulary has no {UNK}, which --task {self.args.task} needs for characters "
+                "that are new; train that run with --task text"
+            )
+        return "".join(given.tokens[len(SPECIAL) + 1 :])
 
     def _require_text(self) -> None:
         if not self._n_chars:

@@ -53,6 +53,8 @@ def prepare(setup: Setup, world: World | None = None) -> Ready:
     setup, matched = resolve_model(setup, session.tokenizer, session.task)
     backends = check_backends(setup, device)
     model = build_model(setup, session.tokenizer, session.task, device)
+    if setup.source:
+        setup.source.apply(model, session.tokenizer)
     check_longest(model, session.task, setup.args)
     try_own_model(setup.args, model, session.tokenizer, session.loaders["val"], device)
     refuse_opaque(model)
@@ -60,7 +62,8 @@ def prepare(setup: Setup, world: World | None = None) -> Ready:
     unscored = [f"notice: {note}" for note in no_score({n: why_undefined(model, t) for n, t in tokens.items()})]
     ignored = ignored_lines(setup, len(session.tokenizer))
     block = f"block: {block_words(setup.model_class, setup.args)}"
-    lines = [block, *matched, *fair_lines(model, setup.args), *ignored, *warnings, *unscored]
+    began = [f"first weights: {setup.source.words()}"] if setup.source else []
+    lines = [block, *began, *matched, *fair_lines(model, setup.args), *ignored, *warnings, *unscored]
     return Ready(setup, with_args(session, setup), model, backends, lines)
 
 

@@ -49,7 +49,7 @@ def evaluate(argv: list[str], world) -> int:
     changes = allowed_changes(request, run)
     run = override(run, changes)
     device = env.resolve_device(run.args.device)
-    setup = make_setup(run.args, {}, run.task_class, run.model_class, run.config["preset"], device)
+    setup = make_setup(run.args, {}, run.task_class, run.model_class, run.config["preset"], device, run.source)
     session = open_session(setup, device, world, stored_tokenizer(run))
     model = build_model(setup, session.tokenizer, session.task, device)
     levels, ceiling = chance_of(session)  # of the test set, so the same for both weights

@@ -3,22 +3,38 @@
     python benchmark.py generate --out_dir runs/<timestamp> --prompt "ROMEO:" --max_new_tokens 200
     python benchmark.py generate runs/<timestamp> --prompt "12+34=" --greedy
     python benchmark.py generate runs/<timestamp>       asks for prompts on a terminal, until an empty line or Ctrl-D
+    python benchmark.py generate runs/<timestamp> --prompts prompts.txt       several prompts at once
+    python benchmark.py generate runs/<timestamp> --chat                      a conversation, with a run of task chat
 
 Answer tasks stop at <eos>. A language task continues the prompt as it is. An empty prompt stands for a newline, or for
 the first character of the vocabulary where that has no newline. Only the continuation goes to stdout. A note on stderr
 says when it is empty.
+
+`--chat` keeps the conversation: /reset forgets it, /quit ends, Ctrl-C stops an answer. With --prompt there is one
+answer.
 """
 
 from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from src.flags.fields import UserError, option
 from src.flags.groups import machine_flags
 from src.flags.own_files import absolute
 from src.flags.parser import Parser, add_flags, read_flags
 from src.flags.registry import is_path
+
+if TYPE_CHECKING:
+    import torch
+
+    from dataset.corpus.chat_format import ChatFormat
+    from dataset.task import Task
+    from dataset.tokenizer import Tokenizer
+    from src.models.contract import ARModel
+    from src.setup.stored import StoredRun
+    from src.utils.conversation import Sampling
 
 SEED = option(0, "seed of sampling", least=0, most=2**31 - 1)
 PRECISION = option(
@@ -37,6 +53,12 @@ class GenerateConfig(machine_flags("device", precision=PRECISION, seed=SEED)):
         "text to continue; without it, stdin is read: interactively on a terminal, else whole. Empty for a language "
         "task: a newline, or the vocabulary's first character if that has no newline",
     )
+    prompts: str = option(
+        "", "file of prompts, one per line, or .jsonl; their continuations are printed in the same order"
+    )
+    chat: bool = option(False, "answer as the assistant of a conversation, with a run that has a chat template")
+    system: str = option("", "with --chat: the system message")
+    chat_template: str = option("", "with --chat: another template than that of the run")
     max_new_tokens: int = option(
         0,
         "most characters (tokens) to write; 0 = 200, or what a learned position table has room for",
@@ -68,19 +90,33 @@ def main(argv: list[str]) -> int:
     unused = [f"--{name}" for name in ("temperature", "top_k", "top_p") if hasattr(namespace, name)]
     if config.greedy and unused:
         raise UserError(f"--greedy and {unused[0]} contradict each other; give one")
+    check_together(config, has_prompt)
     if len(given) != 1:
         raise UserError(
             f"generate: got {len(given)} run directories, allowed: exactly one, as `generate R` or `generate "
             "--out_dir R`"
         )
-    model, tokenizer, task, device, precision = load(given[0], config)
-    if has_prompt:
-        write(model, tokenizer, task, device, precision, config, config.prompt)
+    loaded = load(given[0], config)
+    if config.prompts:
+        continue_file(loaded, config)
+    elif config.chat:
+        chat(loaded, config, has_prompt)
+    elif has_prompt:
+        write(loaded, config, config.prompt)
     elif sys.stdin.isatty():
-        converse(model, tokenizer, task, device, precision, config)
+        converse(loaded, config)
     else:
-        write(model, tokenizer, task, device, precision, config, read_stdin())
+        write(loaded, config, read_stdin())
     return 0
+
+
+def check_together(config: GenerateConfig, has_prompt: bool) -> None:
+    """UserError for flags that contradict each other."""
+    if config.prompts and has_prompt:
+        raise UserError("--prompt and --prompts contradict each other; give one")
+    for name in ("system", "chat_template"):
+        if getattr(config, name) and not config.chat:
+            raise UserError(f"--{name}: only goes with --chat; add it, or leave --{name} out")
 
 
 def read_stdin() -> str:
@@ -94,8 +130,20 @@ def read_stdin() -> str:
         ) from None
 
 
-def load(out_dir: str, config: GenerateConfig):
-    """The trained model, its tokenizer, task, device and precision; sizes come from the run's own files."""
+@dataclass(frozen=True)
+class Loaded:
+    """A trained model and what it needs to write. Sizes come from the run's own files."""
+
+    run: StoredRun
+    model: ARModel
+    tokenizer: Tokenizer
+    task: Task
+    device: torch.device
+    precision: str
+
+
+def load(out_dir: str, config: GenerateConfig) -> Loaded:
+    """Open a run, and build the model of its checkpoint. UserError where that cannot be."""
     from dataset.vocabulary import tokenizer_of
     from src.setup.code import Asked
     from src.setup.plan import build_model, set_threads
@@ -120,15 +168,85 @@ def load(out_dir: str, config: GenerateConfig):
     task = run.task_class.without_data(run.args)
     model = build_model(run, tokenizer, task, device)
     load_weights(run, model, payload)
-    return model.eval(), tokenizer, task, device, precision
+    return Loaded(run, model.eval(), tokenizer, task, device, precision)
 
 
-def write(model, tokenizer, task, device, precision: str, config: GenerateConfig, prompt: str) -> None:
+def sampling_of(loaded: Loaded, config: GenerateConfig, most: int) -> Sampling:
+    """How tokens are drawn.  most: tokens of one continuation, where --max_new_tokens says nothing."""
+    import torch
+
+    from src.utils.conversation import Sampling
+
+    generator = torch.Generator(device=loaded.device).manual_seed(config.seed)
+    temperature = 0.0 if config.greedy else config.temperature
+    top_p = config.top_p if config.top_p < 1 else None
+    return Sampling(config.max_new_tokens or most, temperature, config.top_k or None, top_p, generator)
+
+
+def chat_format(loaded: Loaded, config: GenerateConfig) -> ChatFormat:
+    """The chat template of --chat_template, or of the run, with its tokenizer. UserError where there is none."""
+    from dataset.corpus.chat_format import ChatFormat
+    from dataset.corpus.template import read_template
+
+    run_dir, stored = loaded.run.run_dir, getattr(loaded.tokenizer, "config", {}).get("chat_template")
+    if config.chat_template:
+        path = absolute(config.chat_template)
+        return ChatFormat(loaded.tokenizer, read_template(path), f"--chat_template: '{path}'")
+    if run_dir.template.is_file():
+        return ChatFormat(loaded.tokenizer, read_template(run_dir.template), f"'{run_dir.template}'")
+    if isinstance(stored, str):
+        return ChatFormat(loaded.tokenizer, stored, f"chat template of '{run_dir.path}'")
+    raise UserError(
+        f"--chat: '{run_dir.path}' is a run of --task {loaded.run.args.task}, which knows no conversations; leave "
+        f"--chat out, or fine-tune it: --task chat --init_from {run_dir.path}"
+    )
+
+
+def context_of(loaded: Loaded) -> int:
+    """Tokens that a conversation may have: as many as in training, and no more than the model can take."""
+    trained = loaded.run.args.context_len
+    return min(trained, loaded.model.max_len or trained)
+
+
+def chat(loaded: Loaded, config: GenerateConfig, has_prompt: bool) -> None:
+    """Hold a conversation with stdin, or answer --prompt."""
+    from src.utils.conversation import Talk
+    from src.utils.dialogue import hold, say
+
+    form, room = chat_format(loaded, config), context_of(loaded)
+    talk = Talk(
+        loaded.model, form, loaded.device, loaded.precision, room, sampling_of(loaded, config, 200), config.system
+    )
+    if has_prompt:
+        say(talk, config.prompt)
+    else:
+        hold(talk)
+
+
+def continue_file(loaded: Loaded, config: GenerateConfig) -> None:
+    """Print what the model writes after each prompt of a file, in the order of the file."""
+    from src.utils.conversation import answer_prompts
+    from src.utils.prompts import encoded, line_of, read_prompts
+
+    path = absolute(config.prompts)
+    prompts = read_prompts(path)
+    form = chat_format(loaded, config) if config.chat else None
+    most = context_of(loaded) if form else loaded.model.max_len
+    rows = encoded(path, prompts, loaded.task, loaded.tokenizer, form, config.system, most)
+    sampling = sampling_of(loaded, config, 200)
+    stop = form.end if form else loaded.tokenizer.eos
+    found = answer_prompts(loaded.model, rows, sampling, stop, loaded.device, loaded.precision)
+    for prompt, ids in zip(prompts, found, strict=True):
+        print(line_of(prompt, loaded.tokenizer.decode(ids)))
+
+
+def write(loaded: Loaded, config: GenerateConfig, prompt: str) -> None:
     """Print the continuation of one prompt."""
     import torch
 
     from src.utils.precision import autocast
 
+    model, tokenizer, task, device = loaded.model, loaded.tokenizer, loaded.task, loaded.device
     try:
         ids = torch.from_numpy(task.prompt_ids(prompt, tokenizer)).to(device)
     except UnicodeEncodeError as error:  # bytes that were no UTF-8 arrive as lone surrogates
@@ -141,18 +259,10 @@ def write(model, tokenizer, task, device, precision: str, config: GenerateConfig
         raise UserError(
             f"--prompt: got {got} {tokenizer.unit}s, allowed: at most {got + room - 1}, because of {model.limit()}"
         )
-    generator = torch.Generator(device=device).manual_seed(config.seed)
+    sampling = sampling_of(loaded, config, new_tokens)
     try:
-        with autocast(device, precision):
-            new = model.generate(
-                ids,
-                new_tokens,
-                temperature=0.0 if config.greedy else config.temperature,
-                top_k=config.top_k or None,
-                top_p=config.top_p if config.top_p < 1 else None,
-                stop_id=tokenizer.eos,
-                generator=generator,
-            )
+        with autocast(device, loaded.precision):
+            new = model.generate(ids, new_tokens, **sampling.options(), stop_id=tokenizer.eos)
     except ValueError as error:
         raise UserError(str(error)) from error
     text = tokenizer.decode(new[0].tolist())
@@ -161,7 +271,7 @@ def write(model, tokenizer, task, device, precision: str, config: GenerateConfig
         print("note: the model ends the text at once, so the continuation is empty", file=sys.stderr)
 
 
-def converse(model, tokenizer, task, device, precision: str, config: GenerateConfig) -> None:
+def converse(loaded: Loaded, config: GenerateConfig) -> None:
     """Prompts from a terminal until an empty line or its end; a wrong one is answered with its error."""
     print("one prompt per line; an empty line ends", file=sys.stderr)
     while True:
@@ -175,6 +285,6 @@ def converse(model, tokenizer, task, device, precision: str, config: GenerateCon
         if not prompt:
             return
         try:
-            write(model, tokenizer, task, device, precision, config, prompt)
+            write(loaded, config, prompt)
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)

@@ -118,6 +118,9 @@ def show_data(task_class: type[Task]) -> None:
         )
         return
     task = task_class(args)
+    if task.talks:
+        show_conversations(task)
+        return
     if task.reads_text:
         show_language(task)
         return
@@ -137,6 +140,16 @@ def show_data(task_class: type[Task]) -> None:
     for e in examples:
         answer = e.answer or " ".join(f"{at}:{c}" for at, c in e.labels or ())
         print(f"  {e.prompt}|{answer}")
+
+
+def show_conversations(task) -> None:
+    print(f"\nsource without --data_path: {task.path.name}, {sum(map(len, task.conversations.values()))} conversations")
+    print(
+        f"primary metric: {task.primary}; chance: uniform = 1/(tokens of the vocabulary), unigram (the most common "
+        "scored training token)\n\nthree conversations:"
+    )
+    for conversation in task.conversations["test"][:3]:
+        print("  " + " | ".join(f"{m.role}: {m.content}" for m in conversation.messages))
 
 
 def show_language(task) -> None:

@@ -25,7 +25,7 @@ from src.flags.parser import Parser, add_flags, first_look, read_flags
 from src.flags.run_flags import config_parts, to_dict
 
 KIND = "profile"
-ONLY_TRAIN = ("eval_only", "resume", "figures", "log")
+ONLY_TRAIN = ("eval_only", "resume", "figures", "log", "init_from")
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ def resume(argv: list[str], world) -> int:
     began = time.perf_counter()
     from src.setup.plan import build_model, set_threads
     from src.setup.run import carry_out, make_reporter, on_main, record_code
-    from src.setup.session import check_backends, environment, open_session
+    from src.setup.session import check_backends, environment, open_session, write_vocabulary
     from src.setup.stored import (
         asked_by,
         check_same_data,
@@ -56,12 +56,14 @@ def resume(argv: list[str], world) -> int:
         check_same_data(run.run_dir, session.data.facts)
         if payload:
             load_weights(run, model, payload)
+        elif setup.source:
+            setup.source.apply(model, session.tokenizer)
         if world.is_main:
             run.run_dir.clean()
             if not run.run_dir.env.exists():
                 write_json(run.run_dir.env, environment(setup, session, check_backends(setup, device)))
             record_code(run.run_dir, run.code, payload["step"] if payload else 0)
-            session.tokenizer.save(run.run_dir.path)
+            write_vocabulary(session, run.run_dir)
             run.run_dir.truncate_log(payload["step"] if payload else 0)
         reporter = make_reporter(request.control, world, run.run_dir)
         reporter.say(f"resuming {run.run_dir.path} at step {payload['step'] if payload else 0}")

@@ -43,7 +43,7 @@ def train(argv: list[str], world) -> int:
     from src.setup.code import keep
     from src.setup.plan import plan
     from src.setup.run import carry_out, create_run_dir, make_reporter, on_main
-    from src.setup.session import environment
+    from src.setup.session import environment, write_vocabulary
     from src.storage.rundir import RunDir, seal, write_json
 
     setup, request = plan(argv, world.local_rank)
@@ -55,9 +55,11 @@ def train(argv: list[str], world) -> int:
     try:
         if world.is_main:
             keep(run_dir, setup.args)
+            if setup.source:
+                setup.source.keep(run_dir)
             write_json(run_dir.config, seal(setup.config()))
             write_json(run_dir.env, environment(setup, session, ready.backends))
-            session.tokenizer.save(run_dir.path)
+            write_vocabulary(session, run_dir)
         reporter = make_reporter(request.control, world, run_dir)
         announce(reporter, setup, ready.backends, session.data, run_dir)
         for line in ready.lines:
@@ -87,13 +89,7 @@ def announce(reporter, setup, backends: dict[str, dict], data, run_dir) -> None:
         reporter.say(f"text: {data.facts.source}, SHA-256 {data.facts.digest}")
         for line in data.task.about:
             reporter.say(line)
-        unit = data.facts.unit
-        rows = (
-            f"one document per row; all {unit}s but the first of each are scored, and its <eos>"
-            if data.task.by_document
-            else f"consecutive windows of the text, each starting without memory; all {unit}s but the first are scored"
-        )
-        reporter.say(f"evaluation: {rows}")
+        reporter.say(f"evaluation: {data.task.protocol}")
     if "d_conv" in setup.explicit and (setup.args.fair or setup.args.short_conv >= 0):
         reporter.say("notice: --d_conv is ignored, because --fair or --short_conv decides about the convolution")
     if "n_head" in setup.explicit and not setup.model_class.has_heads:

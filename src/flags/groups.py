@@ -163,6 +163,11 @@ class TrainConfig:
     label_smoothing: float = option(
         0.0, "label smoothing of the training loss; reported losses are never smoothed", least=0.0, most=0.9
     )
+    init_from: str = option(
+        "",
+        "a run with the same layer and sizes, whose best weights this one begins with; its model flags (and, for a "
+        "task on real text, its tokenizer and --context_len) need not be named",
+    )
 
 
 @dataclass(frozen=True)

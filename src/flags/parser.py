@@ -32,6 +32,9 @@ commands: train (default), list, generate, check, speed, profile, kernels, study
 export, import; each has its own --help."""
 
 
+PATHS = ("data_path", "init_from", "chat_template")  # flags that name a file or a folder
+
+
 class Store(argparse.Action):
     """Stores a flag's text, or `const` for a flag that takes none.
 
@@ -133,13 +136,14 @@ def first_look(
 ) -> argparse.Namespace:
     """The flags that decide how the rest of the line is read. Anything else is left alone.
 
-    --task, --model and --preset are texts or None, --out_dir is a list of paths, --help and --allow_code are bools.
+    --task, --model, --preset and --init_from are texts or None, --out_dir is a list of paths, --help and --allow_code
+    are bools.
     lists: flags that become tuples, of words with commas or spaces between them.
     modes: flags that are on or off, and of which at most one may be on.
     texts: flags that become tuples of their words as they were typed.
     """
     parser = Parser(add_help=False)
-    for name in ("task", "model", "preset"):
+    for name in ("task", "model", "preset", "init_from"):
         if name not in (*lists, *texts):
             parser.add_argument(f"--{name}", default=None)
     for name in ("out_dir", *lists, *texts):
@@ -203,7 +207,7 @@ def read_request(argv: list[str], task_class, model_class) -> Request:
         raise UserError("--out_dir: got '', allowed: a folder; leave the flag out for runs/<timestamp>")
     owned = [c for c in (own_config(task_class), own_config(model_class)) if c is not None]
     explicit = read_flags(namespace, [*SHARED, *owned])
-    for name in ("task", "model", "data_path", "tokenizer"):  # whole paths: the run is continued from any folder
+    for name in ("task", "model", "tokenizer", *PATHS):  # whole paths: the run is continued from any folder
         if explicit.get(name) and _names_path(name, explicit[name]):
             explicit[name] = str(absolute(explicit[name]))
     control = ControlConfig(**read_flags(namespace, [ControlConfig]), **({"out_dir": out_dirs[0]} if out_dirs else {}))
@@ -213,7 +217,7 @@ def read_request(argv: list[str], task_class, model_class) -> Request:
 def _names_path(name: str, value: str) -> bool:
     if name == "tokenizer":
         return value not in TOKENIZERS
-    return name == "data_path" or is_path(value)
+    return name in PATHS or is_path(value)
 
 
 def report_error(error: Exception) -> None:

@@ -26,8 +26,11 @@ from src.flags.fields import UserError
 from src.flags.run_flags import RunArgs, RunFlags, drop_rate, resolved
 from src.models.contract import ARModel, BlockDefaults, Mixer, State
 from src.models.initial import initialise
+from src.models.modules import Linear, RMSNorm
 from src.models.short_conv import make_conv
+from src.ops.backends import parse_backend
 from src.ops.precision import no_autocast
+from src.ops.swiglu import swiglu
 
 FAIR = BlockDefaults("rms", 4, 4, "gelu")  # the block of every layer under --fair
 # Positions of every layer under --fair. Recurrent layers know the order without any, the shared convolution tells the
@@ -69,7 +72,8 @@ class Backbone(ARModel):
         bounds = [self.table_len, *(stated_max_len(block.mixer) for block in self.blocks)]
         self.max_len = min((n for n in bounds if n is not None), default=None)
         self.norm = make_norm(layers[-1][1])
-        self.head = nn.Linear(args.d_model, vocab_size, bias=False)
+        self.loss_backend = parse_backend(args.backend, "softmax")
+        self.head = Linear(args.d_model, vocab_size, bias=False, backend=args.backend)
         self.head_scale = head_scale(args)
         if args.tie_weights:
             self.head.weight = self.embed.weight
@@ -190,6 +194,7 @@ def build(model_class: type, vocab_size: int, args: RunFlags, max_len: int) -> A
     """A model from its class: a mixer or a hybrid gets the backbone around it, a whole ARModel is built as it is."""
     if issubclass(model_class, ARModel):
         model = model_class.from_flags(vocab_size, args, max_len)
+        model.loss_backend = parse_backend(args.backend, "softmax")
         initialise(model, resolve_auto(model_class, args).init, args.n_layer)
         return model
     return Backbone(model_class, vocab_size, args, max_len)
@@ -265,17 +270,30 @@ def hidden_width(mlp: str, gelu_width: float) -> int:
 
 
 def ops_of(model_class: type, flags: RunFlags) -> dict[str, tuple[str, ...]]:
-    """The ops of src/ops that a model calls, and the kinds of call of each (see `Mixer.kinds`)."""
+    """The ops of src/ops that a model calls, and the kinds of call of each (see `Mixer.kinds`).
+
+    The layers come first, then the parts around them: the block, the head, and the loss.
+    """
+    loss = ("softmax",) if getattr(model_class, "loss_fn", ARModel.loss_fn) is ARModel.loss_fn else ()
     if issubclass(model_class, ARModel):
-        return dict.fromkeys(model_class.ops, ())
+        return dict.fromkeys((*model_class.ops, *loss), ())
     found: dict[str, dict[str, None]] = {}
-    for layer, args in layers_of(model_class, resolve_auto(model_class, flags)):
+    layers = layers_of(model_class, resolve_auto(model_class, flags))
+    for layer, args in layers:
         kinds = layer.kinds(args)
-        for op in layer.ops:
+        for op in layer.called(args):
             found.setdefault(op, {}).update({kinds[op]: None} if op in kinds else {})
-        if args.short_conv > 0:
-            found.setdefault("causal_conv", {})
+    around = (op for _, args in layers for op in _around(args))
+    for op in (*around, "linear", *loss):  # the head is a linear map
+        found.setdefault(op, {})
     return {op: tuple(kinds) for op, kinds in found.items()}
+
+
+def _around(args: RunArgs) -> tuple[str, ...]:
+    """The ops of a block around its layer."""
+    conv = ("causal_conv",) if args.short_conv > 0 else ()
+    norm = ("rmsnorm",) if args.norm == "rms" else ()
+    return (*conv, *norm, *(("swiglu",) if args.dim_ffn and args.mlp == "swiglu" else ()))
 
 
 class Block(nn.Module):
@@ -335,19 +353,23 @@ class MLP(nn.Module):
 
     def __init__(self, args: RunArgs):
         super().__init__()
-        self.up = nn.Linear(args.d_model, args.dim_ffn, bias=args.bias)
-        self.down = nn.Linear(args.dim_ffn, args.d_model, bias=args.bias)
-        self.gate = nn.Linear(args.d_model, args.dim_ffn, bias=args.bias) if args.mlp == "swiglu" else None
+        self.backend = parse_backend(args.backend, "swiglu")
+        self.up = Linear(args.d_model, args.dim_ffn, bias=args.bias, backend=args.backend)
+        self.down = Linear(args.dim_ffn, args.d_model, bias=args.bias, backend=args.backend)
+        gated = args.mlp == "swiglu"
+        self.gate = Linear(args.d_model, args.dim_ffn, bias=args.bias, backend=args.backend) if gated else None
         self.dropout = nn.Dropout(args.dropout)
 
     def forward(self, x):
-        h = F.gelu(self.up(x)) if self.gate is None else F.silu(self.gate(x)) * self.up(x)
+        h = F.gelu(self.up(x)) if self.gate is None else swiglu(self.gate(x), self.up(x), self.backend)
         return self.down(self.dropout(h))
 
 
 def make_norm(args: RunArgs) -> nn.Module:
     """LayerNorm (Ba et al. 2016) or RMSNorm (Zhang & Sennrich 2019) over d_model channels."""
-    return nn.RMSNorm(args.d_model, eps=NORM_EPS) if args.norm == "rms" else nn.LayerNorm(args.d_model, bias=args.bias)
+    if args.norm == "rms":
+        return RMSNorm(args.d_model, NORM_EPS, args.backend)
+    return nn.LayerNorm(args.d_model, bias=args.bias)
 
 
 def stated_max_len(mixer: Mixer) -> int | None:

@@ -40,11 +40,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from src.flags.run_flags import RunArgs, RunFlags
 from src.models.sampling import check_sampling, sample
+from src.ops.softmax import cross_entropy
 
 State = tuple
 
@@ -82,7 +82,7 @@ class Mixer(nn.Module):
     positions: tuple[str, ...] = ()  # position encodings that the mixer applies itself: of "rope" and "alibi"
     default_pos = "none"  # what --pos auto means
     has_heads = False  # True where the mixer reads args.n_head
-    ops: tuple[str, ...] = ()  # the ops of src/ops that it calls; a run records which backend computed them
+    ops: tuple[str, ...] = ()  # the ops of src/ops that it may call; a run records which backend computed them
     own_conv = False  # True where the mixer reads args.short_conv itself; else the block convolves the mixer's input
     output_maps: tuple[str, ...] = ("out", "out_proj", "o_proj")  # members that write into the residual stream
     surrogate_gradient = False
@@ -96,6 +96,11 @@ class Mixer(nn.Module):
 
     def forward(self, x):
         raise NotImplementedError(f"{type(self).__name__} must define forward(self, x): (B, T, D) -> (B, T, D)")
+
+    @classmethod
+    def called(cls, args: RunArgs) -> tuple[str, ...]:
+        """Those of `ops` that the layer calls under these flags."""
+        return cls.ops
 
     @classmethod
     def kinds(cls, args: RunArgs) -> dict[str, str]:
@@ -150,6 +155,7 @@ class ARModel(nn.Module):
     surrogate_gradient = False
     ops: tuple[str, ...] = ()
     max_len: int | None = None  # longest T that the model can take; None where the length has no bound
+    loss_backend = "auto"  # of the op `softmax` in `loss_fn`; `build` sets what --backend names
 
     @classmethod
     def from_flags(cls, vocab_size: int, args: RunFlags, max_len: int) -> ARModel:
@@ -187,7 +193,7 @@ class ARModel(nn.Module):
         """
         logits = self.logits_at(batch.x, batch.index)
         target = batch.y.flatten() if batch.index is None else batch.y.flatten()[batch.index]
-        loss = F.cross_entropy(logits.float(), target, label_smoothing=label_smoothing)
+        loss = cross_entropy(logits, target, label_smoothing, backend=self.loss_backend)
         return loss, {"logits": logits, "target": target, "index": batch.index}
 
     def init_state(self, batch_size: int, max_len: int) -> State:

@@ -68,6 +68,7 @@ from torch import nn
 from src.flags.fields import option
 from src.models.backbone import build, max_len_of
 from src.models.contract import ARModel, BlockDefaults
+from src.models.modules import Linear, RMSNorm
 from src.models.parts import (
     Expansion,
     LinearMixer,
@@ -92,7 +93,7 @@ class _Delta(LinearMixer):
             False, "transitions between -1 and 1 instead of 0 and 1; a state can then change its sign"
         )
 
-    ops = ("delta_rule",)
+    ops = ("delta_rule", "rmsnorm", "linear")
     published = BlockDefaults("rms", 4, 4, "swiglu")
     ratios: tuple[float, float]  # published widths of all keys and all values, in multiples of d_model
 
@@ -103,12 +104,12 @@ class _Delta(LinearMixer):
         self.memory = H, K, V
         self.strength = 2.0 if args.neg_eigen else 1.0
         self.backend = parse_backend(args.backend, "delta_rule")
-        self.qkv = nn.Linear(args.d_model, H * (2 * K + V), bias=False)
+        self.qkv = Linear(args.d_model, H * (2 * K + V), bias=False, backend=args.backend)
         self.qkv.parts = [H * K, H * K, H * V]
-        self.beta = nn.Linear(args.d_model, H, bias=False)
+        self.beta = Linear(args.d_model, H, bias=False, backend=args.backend)
         self.conv = make_conv(self.qkv.out_features, args, "silu")
-        self.norm = nn.RMSNorm(V, eps=1e-5)
-        self.out = nn.Linear(H * V, args.d_model, bias=False)
+        self.norm = RMSNorm(V, 1e-5, args.backend)
+        self.out = Linear(H * V, args.d_model, bias=False, backend=args.backend)
 
     def _recall(self, x, decay, memory, window):
         """x (..., D), decay (..., H) or None -> normalised outputs (..., H, V), memory, window."""
@@ -137,13 +138,15 @@ class DeltaNet(_Delta):
 class GatedDeltaNet(_Delta):
     """The delta rule with one learned decay per head and an output gate."""
 
+    ops = (*_Delta.ops, "swiglu")
     ratios = 0.75, 1.5
 
     def __init__(self, args):
         super().__init__(args)
         H, _, V = self.memory
-        self.alpha = nn.Linear(args.d_model, H, bias=False)
-        self.gate = nn.Linear(args.d_model, H * V, bias=False)
+        self.gate_backend = parse_backend(args.backend, "swiglu")
+        self.alpha = Linear(args.d_model, H, bias=False, backend=args.backend)
+        self.gate = Linear(args.d_model, H * V, bias=False, backend=args.backend)
         self.A_log = nn.Parameter((16 * (1 - torch.rand(H))).log())
         self.dt_bias = nn.Parameter(initial_dt_bias(H))
         for p in (self.A_log, self.dt_bias):
@@ -153,7 +156,7 @@ class GatedDeltaNet(_Delta):
         dt = F.softplus(at_least_float32(self.alpha(x)) + at_least_float32(self.dt_bias))  # (..., H)
         decay = -at_least_float32(self.A_log).exp() * dt
         o, memory, window = self._recall(x, decay, memory, window)
-        return self.out(gated(o, self.gate(x))), memory, window
+        return self.out(gated(o, self.gate(x), self.gate_backend)), memory, window
 
 
 def build_model(vocab_size: int, args) -> ARModel:

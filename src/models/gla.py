@@ -42,14 +42,15 @@ from torch import nn
 from src.models.backbone import Backbone, build, max_len_of
 from src.models.contract import BlockDefaults
 from src.models.initial import RELEASE_GAIN, xavier_parts
+from src.models.modules import Linear, RMSNorm
 from src.models.parts import (
-    GATE_RANK,
     Expansion,
     LinearMixer,
     at_least_float32,
     gated,
     head_size,
     log_gate,
+    low_rank,
     split_heads,
 )
 from src.models.short_conv import make_conv
@@ -60,7 +61,7 @@ class GLA(LinearMixer):
     """State: (memory (B, H, K, V), the convolution's window if there is one)."""
 
     Config = Expansion
-    ops = ("linear_attention",)
+    ops = ("linear_attention", "rmsnorm", "swiglu", "linear")
     published = BlockDefaults("rms", 4, 0, "swiglu")
 
     @classmethod
@@ -73,10 +74,11 @@ class GLA(LinearMixer):
         K, V = head_size(args, args.expand_k or 0.5), head_size(args, args.expand_v or 1.0)
         self.memory = H, K, V
         self.backend = parse_backend(args.backend, "linear_attention")
-        self.qkvg = nn.Linear(D, H * (2 * K + 2 * V), bias=False)
-        self.gate = nn.Sequential(nn.Linear(D, GATE_RANK, bias=False), nn.Linear(GATE_RANK, H * K))
-        self.norm = nn.RMSNorm(V, eps=1e-5)
-        self.out = nn.Linear(H * V, D, bias=False)
+        self.gate_backend = parse_backend(args.backend, "swiglu")
+        self.qkvg = Linear(D, H * (2 * K + 2 * V), bias=False, backend=args.backend)
+        self.gate = low_rank(D, H * K, args)
+        self.norm = RMSNorm(V, 1e-5, args.backend)
+        self.out = Linear(H * V, D, bias=False, backend=args.backend)
         self.conv = make_conv(H * (2 * K + V), args, "silu")
         self.qkvg.parts = [H * K, H * K, H * V, H * V]
         for linear in (self.qkvg, *self.gate, self.out):
@@ -91,7 +93,7 @@ class GLA(LinearMixer):
         q, k, v = split_heads(qkv, H, (K, K, V))
         decay = log_gate(self.gate(x)).unflatten(-1, (H, K))
         o, memory = self._attend(q, k, v, decay, memory, K**-0.5)
-        return self.out(gated(self.norm(at_least_float32(o)), g)), memory, window
+        return self.out(gated(self.norm(at_least_float32(o)), g, self.gate_backend)), memory, window
 
 
 def build_model(vocab_size: int, args) -> Backbone:

@@ -59,18 +59,18 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from src.flags.fields import option
 from src.models.backbone import Backbone, build, max_len_of
 from src.models.contract import BlockDefaults
+from src.models.modules import Linear, RMSNorm
 from src.models.parts import (
-    GATE_RANK,
     LinearMixer,
     at_least_float32,
     fixed_log_decay,
     head_size,
     log_gate,
+    low_rank,
     split_heads,
 )
 from src.models.short_conv import make_conv
@@ -111,8 +111,12 @@ class LinearAttention(LinearMixer):
             most=64,
         )
 
-    ops = ("linear_attention",)
+    ops = ("linear_attention", "rmsnorm", "linear")
     published = BlockDefaults("layer", 4, 0)
+
+    @classmethod
+    def called(cls, args):
+        return cls.ops if args.feature_map == "identity" else ("linear_attention", "linear")
 
     @classmethod
     def kinds(cls, args):
@@ -126,22 +130,20 @@ class LinearAttention(LinearMixer):
         self.sizes = K, K, V
         self.features = FEATURES[args.feature_map]
         self.backend = parse_backend(args.backend, "linear_attention")
-        self.qkv = nn.Linear(args.d_model, args.n_head * sum(self.sizes), bias=args.bias)
+        self.qkv = Linear(args.d_model, args.n_head * sum(self.sizes), bias=args.bias, backend=args.backend)
         self.qkv.parts = [args.n_head * size for size in self.sizes]
-        self.out = nn.Linear(args.n_head * V, args.d_model, bias=args.bias)
+        self.out = Linear(args.n_head * V, args.d_model, bias=args.bias, backend=args.backend)
         self.conv = make_conv(self.qkv.out_features, args, None)
-        self.norm = nn.RMSNorm(V, eps=1e-5) if args.feature_map == "identity" else None
+        self.norm = RMSNorm(V, 1e-5, args.backend) if args.feature_map == "identity" else None
         self.memory = args.n_head, n_features, V + (self.norm is None)
         self.decay = args.decay
         if self.decay == "fixed":
             self.register_buffer("log_decay", fixed_log_decay(args.n_head), persistent=False)
         elif self.decay == "scalar":
-            self.gate = nn.Linear(args.d_model, args.n_head)
+            self.gate = Linear(args.d_model, args.n_head, backend=args.backend)
             self.gate.bias._no_reinit = True
         elif self.decay == "vector":
-            self.gate = nn.Sequential(
-                nn.Linear(args.d_model, GATE_RANK, bias=False), nn.Linear(GATE_RANK, args.n_head * n_features)
-            )
+            self.gate = low_rank(args.d_model, args.n_head * n_features, args)
             self.gate[1].bias._no_reinit = True
 
     def _mix(self, x, memory, window):

@@ -42,16 +42,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
-from torch import nn
 
 from src.flags.fields import UserError, option
 from src.flags.run_flags import RunArgs, drop_rate
 from src.models.backbone import NORM_EPS, Backbone, build, head_scale, max_len_of
 from src.models.causal_attention import CausalAttention, alibi_slopes
 from src.models.contract import BlockDefaults
+from src.models.modules import Linear, RMSNorm
 from src.models.parts import Rotation, check_heads
 from src.ops.backends import parse_backend
+from src.ops.linear import linear
 
 
 class Llama(CausalAttention):
@@ -64,9 +64,15 @@ class Llama(CausalAttention):
         qk_norm: bool = option(False, "RMSNorm on each head of queries and keys")
         window: int = option(0, "characters that attention sees, the present one included; 0 = all", least=0)
 
+    ops = ("attention", "rope", "rmsnorm", "linear")
     positions = ("rope", "alibi")
     default_pos = "rope"
     published = BlockDefaults("rms", 4, 0, "swiglu", bias=False)
+
+    @classmethod
+    def called(cls, args):
+        left_out = (() if args.pos == "rope" else ("rope",)) + (() if args.qk_norm else ("rmsnorm",))
+        return tuple(op for op in cls.ops if op not in left_out)
 
     def __init__(self, args):
         super().__init__()
@@ -79,13 +85,14 @@ class Llama(CausalAttention):
         self.pos = args.pos
         self.conv = None
         keys = self.n_kv_head * self.head_size
-        self.q_proj = nn.Linear(args.d_model, args.d_model, bias=False)
-        self.k_proj = nn.Linear(args.d_model, keys, bias=False)
-        self.v_proj = nn.Linear(args.d_model, keys, bias=False)
-        self.o_proj = nn.Linear(args.d_model, args.d_model, bias=False)
-        self.q_norm = nn.RMSNorm(self.head_size, eps=NORM_EPS) if args.qk_norm else None
-        self.k_norm = nn.RMSNorm(self.head_size, eps=NORM_EPS) if args.qk_norm else None
-        self.rotation = Rotation(self.head_size, args.rope_base) if self.pos == "rope" else None
+        self.q_proj = Linear(args.d_model, args.d_model, bias=False, backend=args.backend)
+        self.k_proj = Linear(args.d_model, keys, bias=False, backend=args.backend)
+        self.v_proj = Linear(args.d_model, keys, bias=False, backend=args.backend)
+        self.o_proj = Linear(args.d_model, args.d_model, bias=False, backend=args.backend)
+        self.q_norm = RMSNorm(self.head_size, NORM_EPS, args.backend) if args.qk_norm else None
+        self.k_norm = RMSNorm(self.head_size, NORM_EPS, args.backend) if args.qk_norm else None
+        turns = self.pos == "rope"
+        self.rotation = Rotation(self.head_size, args.rope_base, parse_backend(args.backend, "rope")) if turns else None
         if self.pos == "alibi":
             self.register_buffer("slopes", alibi_slopes(self.n_head), persistent=False)
 
@@ -93,7 +100,7 @@ class Llama(CausalAttention):
         B, T, _ = x.shape
         H, H_kv = self.n_head, self.n_kv_head
         weight = torch.cat([self.q_proj.weight, self.k_proj.weight, self.v_proj.weight])  # one product, not three
-        qkv = F.linear(x, weight).view(B, T, H + 2 * H_kv, self.head_size)
+        qkv = linear(x, weight, None, self.q_proj.backend).view(B, T, H + 2 * H_kv, self.head_size)
         qk, v = qkv.split([H + H_kv, H_kv], dim=2)
         if self.q_norm is not None:
             q, k = qk.split([H, H_kv], dim=2)

@@ -57,11 +57,13 @@ from torch import nn
 from src.flags.fields import option
 from src.models.backbone import build, max_len_of
 from src.models.contract import ARModel, BlockDefaults, Mixer, State
+from src.models.modules import Linear
 from src.models.parts import initial_dt_bias, residual_scale
 from src.ops.backends import parse_backend
 from src.ops.causal_conv import causal_conv, causal_conv_step
 from src.ops.precision import accumulation_dtype
 from src.ops.selective_scan import projected_scan, selective_scan_step
+from src.ops.swiglu import swiglu
 
 PUBLISHED_STATE = 16
 
@@ -79,7 +81,7 @@ class Mamba(Mixer):
             False, "transitions between -1 and 1 instead of 0 and 1; a state can then change its sign"
         )
 
-    ops = ("causal_conv", "selective_scan")
+    ops = ("causal_conv", "selective_scan", "swiglu", "linear")
     own_conv = True
     published = BlockDefaults("rms", 0, -1)
 
@@ -91,14 +93,15 @@ class Mamba(Mixer):
         self.neg_eigen = args.neg_eigen
         self.conv_backend = parse_backend(args.backend, "causal_conv")
         self.scan_backend = parse_backend(args.backend, "selective_scan")
+        self.gate_backend = parse_backend(args.backend, "swiglu")
         width = args.d_conv if args.short_conv < 0 else args.short_conv
-        self.in_proj = nn.Linear(D, 2 * E, bias=False)
+        self.in_proj = Linear(D, 2 * E, bias=False, backend=args.backend)
         self.conv1d = nn.Conv1d(E, E, width, groups=E) if width else None
-        self.x_proj = nn.Linear(E, self.dt_rank + 2 * self.d_state, bias=False)
-        self.dt_proj = nn.Linear(self.dt_rank, E)
+        self.x_proj = Linear(E, self.dt_rank + 2 * self.d_state, bias=False, backend=args.backend)
+        self.dt_proj = nn.Linear(self.dt_rank, E)  # part of the scan, which takes its weight and bias
         self.A_log = nn.Parameter(torch.arange(1, self.d_state + 1, dtype=torch.float32).log().repeat(E, 1))
         self.D = nn.Parameter(torch.ones(E))
-        self.out_proj = nn.Linear(E, D, bias=False)
+        self.out_proj = Linear(E, D, bias=False, backend=args.backend)
         with torch.no_grad():
             self.dt_proj.weight.uniform_(-(self.dt_rank**-0.5), self.dt_rank**-0.5)
             self.dt_proj.bias.copy_(initial_dt_bias(E))
@@ -138,7 +141,7 @@ class Mamba(Mixer):
         step, B, C = self.x_proj(u).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
         delta = F.softplus(F.linear(step, self.dt_proj.weight).to(h.dtype) + self.dt_proj.bias)
         y, h = selective_scan_step(u, delta, -torch.exp(self.A_log), B, C, self.D, h, self.neg_eigen)
-        return self.out_proj(y * F.silu(z)), (window, h)
+        return self.out_proj(swiglu(z, y, self.gate_backend)), (window, h)
 
     def _run(self, x, window, h):
         """x (B, T, D), window and h (None at the start of a sequence) -> y (B, T, D), state."""
@@ -149,7 +152,7 @@ class Mamba(Mixer):
             u, window = causal_conv(u, *self._kernel(), window, "silu", self.conv_backend)
         dt = self.dt_proj.weight, self.dt_proj.bias
         y, h = projected_scan(u, self.x_proj.weight, *dt, self.A_log, self.D, h, self.neg_eigen, self.scan_backend)
-        return self.out_proj(y * F.silu(z)), (window, h)
+        return self.out_proj(swiglu(z, y, self.gate_backend)), (window, h)
 
     def _kernel(self):
         """Weight (E, K) and bias (E,) of the convolution."""

@@ -52,10 +52,13 @@ from torch import nn
 from src.flags.fields import UserError, option
 from src.models.backbone import Backbone, build, max_len_of
 from src.models.contract import BlockDefaults
+from src.models.modules import Linear
 from src.models.parts import LinearMixer, at_least_float32, initial_dt_bias, residual_scale
 from src.ops.backends import parse_backend
 from src.ops.causal_conv import causal_conv, causal_conv_step
 from src.ops.precision import accumulation_dtype
+from src.ops.rmsnorm import rmsnorm
+from src.ops.swiglu import swiglu
 
 PUBLISHED_STATE = 128
 PUBLISHED_HEAD = 64
@@ -75,7 +78,7 @@ class Mamba2(LinearMixer):
         ngroups: int = option(1, "groups of heads; each group has a B and a C of its own", least=1)
 
     has_heads = False
-    ops = ("causal_conv", "linear_attention")
+    ops = ("causal_conv", "linear_attention", "rmsnorm", "swiglu", "linear")
     published = BlockDefaults("rms", 0, -1)
 
     @classmethod
@@ -93,15 +96,15 @@ class Mamba2(LinearMixer):
         self.parts = inner, inner + 2 * args.ngroups * N, H  # z; x, B, C; dt
         self.backend = parse_backend(args.backend, "linear_attention")
         self.conv_backend = parse_backend(args.backend, "causal_conv")
-        self.in_proj = nn.Linear(args.d_model, sum(self.parts), bias=False)
+        self.in_proj = Linear(args.d_model, sum(self.parts), bias=False, backend=args.backend)
         width = args.d_conv if args.short_conv < 0 else args.short_conv
         channels = self.parts[1]
         self.conv1d = nn.Conv1d(channels, channels, width, groups=channels) if width else None
         self.A_log = nn.Parameter(torch.empty(H).uniform_(1, 16).log())
         self.dt_bias = nn.Parameter(initial_dt_bias(H))
         self.D = nn.Parameter(torch.ones(H))
-        self.norm = GatedRMSNorm(inner, args.ngroups)
-        self.out_proj = nn.Linear(inner, args.d_model, bias=False)
+        self.norm = GatedRMSNorm(inner, args.ngroups, args.backend)
+        self.out_proj = Linear(inner, args.d_model, bias=False, backend=args.backend)
         with torch.no_grad():
             self.out_proj.weight /= residual_scale(args)
         self.in_proj.parts = [inner, inner, args.ngroups * N, args.ngroups * N, H]
@@ -147,15 +150,18 @@ class Mamba2(LinearMixer):
 class GatedRMSNorm(nn.Module):
     """RMSNorm(y * silu(z)) over each of `groups` equal parts of the channels, in float32. Section 7.1 of the paper."""
 
-    def __init__(self, channels: int, groups: int):
+    def __init__(self, channels: int, groups: int, backend: str = "auto"):
+        """backend: the --backend flag."""
         super().__init__()
         self.groups = groups
+        self.norm_backend = parse_backend(backend, "rmsnorm")
+        self.gate_backend = parse_backend(backend, "swiglu")
         self.weight = nn.Parameter(torch.ones(channels))
 
     def forward(self, y, z):
         """y (..., channels) float32, z (..., channels) -> (..., channels) in z's dtype."""
-        y = (y * F.silu(at_least_float32(z))).unflatten(-1, (self.groups, -1))
-        y = F.rms_norm(y, y.shape[-1:], eps=1e-5).flatten(-2)
+        y = swiglu(at_least_float32(z), y, self.gate_backend).unflatten(-1, (self.groups, -1))
+        y = rmsnorm(y, eps=1e-5, backend=self.norm_backend).flatten(-2)
         return (y * at_least_float32(self.weight)).to(z.dtype)
 
 

@@ -10,13 +10,17 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from src.flags.fields import UserError, option
 from src.flags.run_flags import RunArgs
 from src.models.contract import Mixer, State
+from src.models.modules import Linear
 from src.models.short_conv import ShortConv
 from src.ops.linear_attention import linear_attention, linear_attention_step
 from src.ops.precision import accumulation_dtype
+from src.ops.rope import rope
+from src.ops.swiglu import swiglu
 
 GATE_RANK = 16  # of the map to a decay per key channel. Yang et al. 2023 (GLA), section 4.4
 GATE_TEMPERATURE = 16.0  # sigmoid(x)^(1/16): decays start near 1. The same section
@@ -141,23 +145,32 @@ def log_gate(x):
     return F.logsigmoid(at_least_float32(x)) / GATE_TEMPERATURE
 
 
-def gated(o, g):
-    """Normalised outputs o (..., H, V) float32 times silu(g), g (..., H V): (..., H V) in g's dtype."""
-    return o.flatten(-2).to(g.dtype) * F.silu(g)
+def gated(o, g, backend: str = "auto"):
+    """Normalised outputs o (..., H, V) float32 times silu(g), g (..., H V): (..., H V) in g's dtype.
+
+    backend: of the op `swiglu`.
+    """
+    return swiglu(g, o.flatten(-2).to(g.dtype), backend)
 
 
-def apply_rotary(x, start: int, rates):
+def low_rank(d_in: int, d_out: int, args: RunArgs) -> nn.Sequential:
+    """The map of a gate per key channel, through GATE_RANK channels: (..., d_in) -> (..., d_out)."""
+    first = Linear(d_in, GATE_RANK, bias=False, backend=args.backend)
+    return nn.Sequential(first, Linear(GATE_RANK, d_out, backend=args.backend))
+
+
+def apply_rotary(x, start: int, rates, backend: str = "auto"):
     """Rotate neighbouring channels (2i, 2i + 1) by position x rates[i]. Su et al. 2021 (rope), equation 34.
 
     x: (B, T, H, K) at positions start .. start + T - 1, or (B, H, K) of one token.  rates: (K / 2,) radians per
-    position. Transformer and RetNet differ in the rates only. Computed in float32 at least; the result has x's dtype.
+    position. Transformer and RetNet differ in the rates only.  backend: of the op `rope`. Computed in float32 at least;
+    the result has x's dtype.
     """
-    length = x.shape[1] if x.dim() == 4 else 1
-    positions = torch.arange(start, start + length, device=x.device, dtype=rates.dtype)
-    angle = positions[:, None, None] * rates  # (T, 1, K / 2)
-    cos, sin = angle.cos(), angle.sin()
-    even, odd = at_least_float32(x).unflatten(-1, (len(rates), 2)).unbind(-1)
-    return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2).to(x.dtype)
+    if x.dim() == 3:
+        return apply_rotary(x[:, None], start, rates, backend)[:, 0]
+    positions = torch.arange(start, start + x.shape[1], device=x.device, dtype=rates.dtype)
+    angle = positions[:, None] * rates  # (T, K / 2)
+    return rope(x, angle.cos(), angle.sin(), "pairs", backend)
 
 
 class Rotation:
@@ -167,15 +180,15 @@ class Rotation:
     for, so that a step of decoding looks them up.
     """
 
-    def __init__(self, size: int, base: float):
-        """size: channels per head, K.  base: of the rates."""
-        self.size, self.base = size, base
+    def __init__(self, size: int, base: float, backend: str = "auto"):
+        """size: channels per head, K.  base: of the rates.  backend: of the op `rope`."""
+        self.size, self.base, self.backend = size, base, backend
         self._table = torch.empty(2, 0, size // 2)
 
     def __call__(self, x, start: int):
         """x (B, T, H, K) at positions start .. start + T - 1, rotated; in x's dtype, computed in float32 at least."""
         cos, sin = self.table(start + x.shape[1], x)[:, start:]
-        return rotate_halves(x, cos, sin)
+        return rope(x, cos, sin, "halves", self.backend)
 
     def table(self, end: int, like):
         """Cosines and sines (2, end, K / 2) of positions 0 .. end - 1, on the device of `like`, float32 at least."""
@@ -190,13 +203,6 @@ class Rotation:
         rates = self.base ** (torch.arange(0, self.size, 2, device=device, dtype=dtype) / -self.size)
         angle = torch.arange(positions, device=device, dtype=dtype)[:, None] * rates
         return torch.stack([angle.cos(), angle.sin()])
-
-
-def rotate_halves(x, cos, sin):
-    """x (B, T, H, K) = [x1, x2] -> [x1 cos - x2 sin, x2 cos + x1 sin], for cos and sin (T, K / 2)."""
-    x1, x2 = at_least_float32(x).chunk(2, dim=-1)
-    cos, sin = cos[:, None], sin[:, None]
-    return torch.cat([x1 * cos - x2 * sin, x2 * cos + x1 * sin], dim=-1).to(x.dtype)
 
 
 def l2_normalize(x):

@@ -46,12 +46,12 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from src.flags.fields import UserError
 from src.models.backbone import Backbone, build, max_len_of
 from src.models.contract import BlockDefaults, State
 from src.models.initial import RELEASE_GAIN, xavier_parts
+from src.models.modules import Linear
 from src.models.parts import (
     Expansion,
     LinearMixer,
@@ -74,7 +74,7 @@ class RetNet(LinearMixer):
     """State: (memory (B, H, K, V), the convolution's window if there is one, tokens so far)."""
 
     Config = Expansion
-    ops = ("linear_attention",)
+    ops = ("linear_attention", "rope", "swiglu", "linear")
     published = BlockDefaults("layer", 2, 0)
     keeps = ("it rotates queries and keys by their position",)
 
@@ -93,8 +93,10 @@ class RetNet(LinearMixer):
             )
         self.memory = H, K, V
         self.backend = parse_backend(args.backend, "linear_attention")
-        self.qkvg = nn.Linear(args.d_model, H * (2 * K + 2 * V), bias=False)
-        self.out = nn.Linear(H * V, args.d_model, bias=False)
+        self.rope_backend = parse_backend(args.backend, "rope")
+        self.gate_backend = parse_backend(args.backend, "swiglu")
+        self.qkvg = Linear(args.d_model, H * (2 * K + 2 * V), bias=False, backend=args.backend)
+        self.out = Linear(H * V, args.d_model, bias=False, backend=args.backend)
         self.conv = make_conv(H * (2 * K + V), args, "silu")
         self.register_buffer("log_decay", fixed_log_decay(H), persistent=False)
         self.qkvg.parts = [H * K, H * K, H * V, H * V]
@@ -120,10 +122,11 @@ class RetNet(LinearMixer):
         qkv, window = self._convolve(qkv, window)
         qk, v = qkv.split([2 * H * K, H * V], dim=-1)
         qk = qk.unflatten(-1, (2 * H, K))
-        q, k = apply_rotary(qk, start, angle_rates(qk)).chunk(2, dim=-2)
+        q, k = apply_rotary(qk, start, angle_rates(qk), self.rope_backend).chunk(2, dim=-2)
         (v,) = split_heads(v, H, (V,))
         o, memory = self._attend(q, k, v, self.log_decay, memory, K**-0.5)
-        return self.out(gated(F.layer_norm(at_least_float32(o), (V,), eps=NORM_EPS), g)), memory, window
+        o = F.layer_norm(at_least_float32(o), (V,), eps=NORM_EPS)
+        return self.out(gated(o, g, self.gate_backend)), memory, window
 
 
 def angle_rates(x):

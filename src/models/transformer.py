@@ -53,6 +53,7 @@ from src.flags.fields import option
 from src.flags.run_flags import drop_rate
 from src.models.backbone import Backbone, build, max_len_of
 from src.models.causal_attention import CausalAttention, alibi_slopes
+from src.models.modules import Linear
 from src.models.parts import apply_rotary, check_heads
 from src.models.short_conv import make_conv
 from src.ops.backends import parse_backend
@@ -70,7 +71,12 @@ class Attention(CausalAttention):
 
     positions = ("rope", "alibi")
     default_pos = "learned"
+    ops = ("attention", "rope", "linear")
     own_conv = True
+
+    @classmethod
+    def called(cls, args):
+        return tuple(op for op in cls.ops if op != "rope" or args.pos == "rope")
 
     def __init__(self, args):
         super().__init__()
@@ -80,11 +86,12 @@ class Attention(CausalAttention):
         self.dropout = drop_rate(args, "attn")
         self.window = args.window
         self.backend = parse_backend(args.backend, "attention")
+        self.rope_backend = parse_backend(args.backend, "rope")
         self.pos = args.pos
-        self.qkv = nn.Linear(args.d_model, 3 * args.d_model, bias=args.bias)
+        self.qkv = Linear(args.d_model, 3 * args.d_model, bias=args.bias, backend=args.backend)
         self.qkv.parts = [args.d_model] * 3
         self.conv = make_conv(3 * args.d_model, args, None)
-        self.out = nn.Linear(args.d_model, args.d_model, bias=args.bias)
+        self.out = Linear(args.d_model, args.d_model, bias=args.bias, backend=args.backend)
         nn.init.xavier_uniform_(self.qkv.weight)  # as one map, and zero biases: so does nn.MultiheadAttention
         for linear in (self.qkv, self.out):
             if args.bias:
@@ -101,7 +108,7 @@ class Attention(CausalAttention):
         if self.pos == "rope":
             qk, v = qkv.split([2 * self.n_head * self.head_size, self.n_head * self.head_size], dim=-1)
             qk = qk.view(B, T, 2 * self.n_head, self.head_size)
-            qk = apply_rotary(qk, start, rope_rates(qk))
+            qk = apply_rotary(qk, start, rope_rates(qk), self.rope_backend)
             q, k = qk.transpose(1, 2).chunk(2, dim=1)
             return q, k, v.view(B, T, self.n_head, self.head_size).transpose(1, 2), seen
         # Of the layouts tried, chunks have the fastest backward pass: one concatenation of contiguous rows.

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from types import ModuleType
@@ -31,16 +32,28 @@ class Backend:
     file: the module in the op's package that computes it.  needs: packages that must be installed; they are looked up,
     never imported.
     device: the only type of device it runs on, "" for any.
+    interpreter: the environment variable which, if it is 1, lets it run on a CPU too, slowly, to be tested.
     """
 
     summary: str
     file: str
     needs: tuple[str, ...] = ()
     device: str = ""
+    interpreter: str = ""
+
+    def runs_on(self, device_type: str) -> bool:
+        """Whether it can run on this type of device, where its packages are installed."""
+        interpreted = device_type == "cpu" and bool(self.interpreter) and os.environ.get(self.interpreter) == "1"
+        return self.device in ("", device_type) or interpreted
 
     def missing(self) -> list[str]:
         """The packages it needs that are not installed."""
         return [name for name in self.needs if importlib.util.find_spec(name) is None]
+
+
+def _own_kernel(summary: str) -> Backend:
+    """A Triton kernel of this project. Triton's interpreter runs it on a CPU, thousands of times slower."""
+    return Backend(summary, "triton", ("triton",), "cuda", "TRITON_INTERPRET")
 
 
 OPS: dict[str, dict[str, Backend]] = {
@@ -76,12 +89,32 @@ OPS: dict[str, dict[str, Backend]] = {
         "numba": Backend("the recurrence itself, compiled on first use", "recurrent", ("numba",), "cpu"),
         "fla": Backend("chunk and fused-recurrent kernels of flash-linear-attention", "fla", ("fla",), "cuda"),
     },
+    "rmsnorm": {
+        "eager": Backend("torch's rms_norm", "eager"),
+        "triton": _own_kernel("a kernel of this project: a row is read once"),
+    },
+    "swiglu": {
+        "eager": Backend("silu and a product in torch", "eager"),
+        "triton": _own_kernel("a kernel of this project: both in one pass over memory"),
+    },
+    "rope": {
+        "eager": Backend("products and sums in torch", "eager"),
+        "triton": _own_kernel("a kernel of this project: one pass over memory, any strides"),
+    },
+    "softmax": {
+        "eager": Backend("torch's softmax and cross_entropy", "eager"),
+        "triton": _own_kernel("kernels of this project: logits are read once, without a float32 copy"),
+    },
+    "linear": {
+        "eager": Backend("torch's matrix product", "eager"),
+        "triton": _own_kernel("a kernel of this project: tiles of a matrix product"),
+    },
 }
 
 
 def usable(op: str, device_type: str) -> tuple[str, ...]:
     """The backends of `op` that are installed here and run on this type of device."""
-    return tuple(name for name, b in OPS[op].items() if b.device in ("", device_type) and not b.missing())
+    return tuple(name for name, b in OPS[op].items() if b.runs_on(device_type) and not b.missing())
 
 
 def not_installed(op: str, device_type: str) -> str:

@@ -25,6 +25,7 @@ from src.flags.parser import Request, first_look, read_request
 from src.flags.run_flags import RunFlags, resolve, to_dict
 from src.setup.classes import blaming, find_model, find_task
 from src.setup.code import identity
+from src.setup.source import Source, open_source
 from src.storage import env
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class Setup:
 
     args: the frozen flags. `resolve_model` makes them RunArgs, in which every `auto` is decided.
     explicit: the flags that the user typed.  preset: the name of the preset.
-    precision_reason: why the precision is what it is.
+    precision_reason: why the precision is what it is.  source: where the first weights come from, if not from --seed.
     """
 
     args: RunFlags
@@ -52,6 +53,7 @@ class Setup:
     model_class: type
     preset: str
     precision_reason: str
+    source: Source | None = None
 
     def config(self) -> dict:
         """The content of config.json, before it is sealed."""
@@ -61,6 +63,7 @@ class Setup:
             "explicit": {k: to_json(v) for k, v in self.explicit.items()},
             "preset": self.preset,
             "precision_reason": self.precision_reason,
+            **({"init_from": self.source.described()} if self.source else {}),
             **identity(self.args),
         }
 
@@ -76,16 +79,22 @@ def plan(argv: list[str], local_rank: int = 0) -> tuple[Setup, Request]:
     """Read the command line of a new run. UserError where it is wrong. local_rank: the GPU of this process."""
     seen = first_look(argv)
     task_name = named_by_user("task", presets.task_of(seen.preset, seen.task))
-    model_name = named_by_user("model", seen.model)
-    task_class, model_class = find_task(task_name), find_model(model_name, seen.layers)
+    source = open_source(seen.init_from) if seen.init_from else None
+    model_name = named_by_user("model", seen.model or (source and source.payload["args"]["model"]))
+    task_class = find_task(task_name)
+    model_class = source.model_class if source and not seen.model else find_model(model_name, seen.layers)
     request = read_request(argv, task_class, model_class)
     given = {"task": task_name, "model": model_name, **request.explicit}
+    if source:
+        source.check_typed(request.explicit, task_class)
+        given["init_from"] = source.run
     device = env.resolve_device(given.get("device", "auto"))
     if device.type == "cuda" and local_rank:
         device = env.resolve_device(f"cuda:{local_rank}")
     preset, layer = presets.settings(request.control.preset, task_class, device.type, (model_name, *seen.layers))
+    layer = {**layer, **source.flags(task_class)} if source else layer
     args = fit_to_keys(resolve(task_class, model_class, preset=layer, **given), given, task_class)
-    return make_setup(args, given, task_class, model_class, preset, device), request
+    return make_setup(args, given, task_class, model_class, preset, device, source), request
 
 
 def named_by_user(kind: str, name: str | None) -> str:
@@ -111,7 +120,13 @@ def fit_to_keys(args: RunFlags, explicit: dict, task_class: type[Task]) -> RunFl
 
 
 def make_setup(
-    args: RunFlags, explicit: dict, task_class: type[Task], model_class: type, preset: str, device: torch.device
+    args: RunFlags,
+    explicit: dict,
+    task_class: type[Task],
+    model_class: type,
+    preset: str,
+    device: torch.device,
+    source: Source | None = None,
 ) -> Setup:
     """Decide the machine's `auto` values, set torch's threads, and check the flags together.
 
@@ -120,7 +135,7 @@ def make_setup(
     precision, reason = env.resolve_precision(args.precision, device)
     args = dataclasses.replace(args, device=str(device), precision=precision, threads=set_threads(args.threads))
     check_together(args, explicit, task_class)
-    return Setup(args, explicit, task_class, model_class, preset, reason)
+    return Setup(args, explicit, task_class, model_class, preset, reason, source)
 
 
 def set_threads(threads: int) -> int:

@@ -23,6 +23,7 @@ from src.ops.choices import choices
 from src.setup.classes import blaming
 from src.setup.plan import Setup
 from src.storage import env
+from src.storage.rundir import RunDir, write_atomic
 from src.utils.distributed import World
 from src.utils.evaluation import teacher_forced_metric
 from src.utils.session import Session
@@ -41,9 +42,7 @@ def open_session(
     Building the data needs no decision about the model. `with_args` gives the session the flags of the resolved model.
     """
     with blaming("task", setup.args.task):
-        task = setup.task_class(setup.args)
-        if tokenizer is not None:
-            task.given_tokenizer = tokenizer
+        task = setup.task_class.opened(setup.args, tokenizer or (setup.source and setup.source.tokenizer))
         eval_lengths = parse_lengths(task, setup.args.eval_lengths)
         _, loaders, data = build_loaders(task, setup.args)
     return Session(setup.args, data, loaders, device, world or World(), tuple(eval_lengths), setup.preset)
@@ -85,6 +84,13 @@ def check_lengths(session: Session) -> dict[int, int]:
     return tokens
 
 
+def write_vocabulary(session: Session, run_dir: RunDir) -> None:
+    """Write what text needs to become ids: the tokenizer's files, and the chat template of conversations."""
+    session.tokenizer.save(run_dir.path)
+    if session.task.talks:
+        write_atomic(run_dir.template, session.task.form.template.text.encode())
+
+
 def check_backends(setup: Setup, device: torch.device) -> dict[str, dict]:
     """{op: its backend on this device, and the reason}. UserError where --backend names what cannot run here."""
     return choices(ops_of(setup.model_class, setup.args), setup.args, device)
@@ -94,4 +100,5 @@ def environment(setup: Setup, session: Session, backends: dict[str, dict]) -> di
     """The content of env.json: the machine, the choices made on it, and the identity of the data."""
     collected = env.collect(setup.args, session.device, (setup.args.precision, setup.precision_reason), backends)
     facts = session.data.facts
-    return {**collected, "data": {"digest": facts.digest, "source": facts.source}}
+    began = {"init_from": setup.source.described()} if setup.source else {}
+    return {**collected, "data": {"digest": facts.digest, "source": facts.source}, **began}

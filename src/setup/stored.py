@@ -30,6 +30,7 @@ from src.models.contract import ARModel
 from src.setup.classes import blaming, find_model, find_task
 from src.setup.code import KINDS, Asked, Code, check_loaded, choose
 from src.setup.plan import Setup
+from src.setup.source import Source, kept_source
 from src.storage import checkpoint
 from src.storage.finished import finished_metrics
 from src.storage.items import open_items
@@ -65,7 +66,18 @@ class StoredRun:
             self.model_class,
             config["preset"],
             config["precision_reason"],
+            self.source,
         )
+
+    @property
+    def source(self) -> Source | None:
+        """The run's own copy of the weights and the vocabulary that it began with."""
+        if not self.args.init_from:
+            return None
+        found = kept_source(self.run_dir)
+        if found is None:
+            raise UserError(f"'{self.run_dir.init}', with which this run began, is gone; restore it, or train anew")
+        return found
 
 
 def one_out_dir(seen: argparse.Namespace) -> str:

@@ -147,6 +147,8 @@ SPEC = {
         "left_out": {"val": ["text"], "test": ["text"]},  # strata with too few distinct keys
         "vocab_size": "count",
         "unknown_rate": "share?",  # share of <unk>, if the task has it
+        # of conversations: what was left out to fit --context_len; null for other tasks
+        "cut": MayLack(Maybe({"exchanges": "count", "conversations": "count", "left_out": "count"})),
         "unit": MayLack(("character", "token")),  # what one id stands for; a loss is per unit
     },
     "parameters": {

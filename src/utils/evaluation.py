@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 
 from dataset.common import Batch, ExampleDataset, WindowDataset
 from dataset.loaders import TaskData
+from dataset.rows import RowDataset
 from dataset.task import Slice, Task
 from src.flags.run_flags import RunFlags
 from src.models.contract import ARModel
@@ -289,9 +290,9 @@ def _intervals(
     }
 
 
-def _by_bytes(dataset: ExampleDataset | WindowDataset, scored: Scored) -> dict[str, float | None]:
+def _by_bytes(dataset: ExampleDataset | WindowDataset | RowDataset, scored: Scored) -> dict[str, float | None]:
     """bits_per_byte of a text. Where its unit is a token, there are no bits per character."""
-    if not isinstance(dataset, WindowDataset) or dataset.tokenizer is None:
+    if not isinstance(dataset, (WindowDataset, RowDataset)) or dataset.tokenizer is None:
         return {}
     found = {"bits_per_byte": bits_per_byte(scored.loss, len(scored.row), dataset.scored_bytes)}
     return found if dataset.tokenizer.unit == "character" else {**found, "bpc": None}

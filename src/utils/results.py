@@ -47,7 +47,7 @@ from src.utils.evaluation import (
 from src.utils.memory import is_out_of_memory
 from src.utils.metrics import bits_per_byte, bpc, finite, perplexity
 from src.utils.precision import autocast
-from src.utils.samples import language_samples, samples_text
+from src.utils.samples import chat_samples, language_samples, samples_text
 from src.utils.session import Session
 from src.utils.training import Fit, Progress
 
@@ -116,6 +116,8 @@ def final_metrics(fit: Fit, began: float) -> tuple[dict, str, dict]:
 def _samples(model: ARModel, examples: list[Example], session: Session) -> str:
     """The text of samples.txt."""
     data, device, args = session.data, session.device, session.args
+    if session.task.talks:
+        return chat_samples(model, data, device, args.precision)
     if session.task.reads_text:
         try:
             return language_samples(model, data, device, args.seed, precision=args.precision)
@@ -303,7 +305,8 @@ def curves(log: list[dict], steps: int, eval_every: int, unit: str = "character"
 
 
 def public_args(args: RunFlags) -> dict:
-    """The flags without paths. A user's file is shown as its stem, a tokenizer by its name, and --data_path is left to
+    """The flags without paths. A user's file is shown as its stem, a tokenizer, a run and a template by
+    their names, and --data_path is left to
     `machine`."""
     values = to_dict(args)
     for flag in ("task", "model"):
@@ -311,6 +314,9 @@ def public_args(args: RunFlags) -> dict:
     if values["tokenizer"] not in TOKENIZERS:
         values["tokenizer"] = Path(values["tokenizer"]).name
     del values["data_path"]
+    for flag in ("init_from", "chat_template"):
+        if flag in values:
+            values[flag] = Path(values[flag]).name
     return values
 
 

@@ -26,6 +26,7 @@ from src.utils.decoding import decode
 from src.utils.precision import autocast
 
 SAMPLED_CHARS = 1_000_000  # samples of a language task are taken from at most this many ids of its test text
+CHATS, CHAT_TOKENS = 8, 100  # conversations in the samples of a chat, and most tokens of an answer there
 EMPTY = "(empty)"
 
 
@@ -91,6 +92,22 @@ def language_samples(
             f"--- got (temperature 0.8)\n{got}"
         )
     return ("\n" + "=" * 80 + "\n").join(blocks) + "\n"
+
+
+@torch.no_grad()
+def chat_samples(model: ARModel, data: TaskData, device: torch.device | str, precision: str = "fp32") -> str:
+    """The last answer of the first test conversations: what came before, the right answer, and the greedy one."""
+    form, tokenizer, blocks = data.task.form, data.tokenizer, []
+    for messages, expected in data.task.prompts(CHATS):
+        ids = form.prompt(messages)[-(model.max_len or len(tokenizer)) :].astype(np.int64)
+        most = min(CHAT_TOKENS, model.max_len + 1 - len(ids)) if model.max_len else CHAT_TOKENS
+        x = torch.from_numpy(ids)[None].to(device)
+        with autocast(device, precision), ran.phase("decoding"):
+            got = model.generate(x, most, temperature=0.0, stop_id=form.end)[0].tolist()
+        answer = tokenizer.decode(got[: got.index(form.end)] if form.end in got else got)
+        said = "\n".join(f"{m.role}: {m.content}" for m in messages)
+        blocks.append(_paragraph(said, expected, answer, "" if answer == expected else "   (another answer)"))
+    return _paragraphs(blocks)
 
 
 @torch.no_grad()

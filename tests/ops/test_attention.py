@@ -53,6 +53,42 @@ def test_outputs_and_gradients_agree_with_the_reference(backend, shape, bias):
     agrees(backend, shape, 0, bias)
 
 
+def with_shared_keys(kv_heads, shape, window, bias, backend):
+    """(output and gradients of a backend, of the reference) for 4 heads of queries over `kv_heads` of keys."""
+    (q, _, _), g = inputs(*shape, heads=4)
+    (_, k, v), _ = inputs(*shape, heads=kv_heads)
+    b = torch.cat(2 * [some_bias(shape)]) if bias else None
+    got = with_gradients(lambda q, k, v: [attention(q, k, v, bias=b, window=window, backend=backend)], [q, k, v], [g])
+    return got, with_gradients(lambda q, k, v: [attention_reference(q, k, v, b, window)], [q, k, v], [g])
+
+
+@pytest.mark.parametrize("bias", [False, True], ids=["plain", "bias"])
+@pytest.mark.parametrize(("shape", "window"), [((65, 65), 0), ((1, 64), 0), ((5, 64), 0), ((65, 65), 5), ((1, 64), 9)])
+@pytest.mark.parametrize("kv_heads", [1, 2])
+@pytest.mark.parametrize("backend", COMPUTE)
+def test_shared_keys_agree_with_the_reference(backend, kv_heads, shape, window, bias):
+    for one, other in zip(*with_shared_keys(kv_heads, shape, window, bias, backend), strict=True):
+        torch.testing.assert_close(one, other, atol=2e-5, rtol=2e-5)
+
+
+def test_reference_repeats_the_keys_of_neighbouring_heads():
+    """Heads 0 and 1 read keys 0, heads 2 and 3 keys 1. Every second head instead is another function."""
+    (q, _, _), _ = inputs(7, 7, heads=4)
+    (_, k, v), _ = inputs(7, 7, heads=2)
+    got = attention_reference(q, k, v)
+    torch.testing.assert_close(got, attention_reference(q, k[:, [0, 0, 1, 1]], v[:, [0, 0, 1, 1]]))
+    assert (got - attention_reference(q, k[:, [0, 1, 0, 1]], v[:, [0, 1, 0, 1]])).abs().max() > 1e-2
+
+
+def test_shared_keys_are_not_copied_for_one_query():
+    """Decoding reads the cache where it is: what a step allocates does not grow with the keys."""
+    (q, _, _), _ = inputs(1, 1, heads=4)
+    k = torch.randn(2, 1, 512, 8)
+    with torch.no_grad(), torch.profiler.profile(profile_memory=True) as seen:
+        attention(q, k, k)
+    assert max(event.self_cpu_memory_usage for event in seen.key_averages()) < k.numel() * 4 / 2
+
+
 def test_reference_is_a_masked_softmax():
     """The loops against one line of matrices, so that the definition is not only compared with itself."""
     (q, k, v), _ = inputs(5, 9, torch.float64)
@@ -110,6 +146,8 @@ def test_wrong_shapes_and_unknown_backend_are_value_errors():
         attention(k, q, q)
     with pytest.raises(ValueError, match="allowed: q"):
         attention(q, k, v[:, :, :4])
+    with pytest.raises(ValueError, match="H_kv a divisor of H"):
+        attention(q, *(torch.cat([x, x[:, :1]], dim=1) for x in (k, v)))
     with pytest.raises(ValueError, match="allowed: auto, flash_attn, sdpa, explicit"):
         attention(q, k, v, backend="flash")
 

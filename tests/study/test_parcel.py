@@ -210,3 +210,12 @@ def test_a_text_is_the_same_elsewhere(tmp_path, monkeypatch, main):
     assert content(tmp_path / "a") == content(tmp_path / "local")
     assert read_json(tmp_path / "a/env.json")["data"] == read_json(tmp_path / "local/env.json")["data"]
     shutil.rmtree(tmp_path / "away", ignore_errors=True)
+
+
+def test_conversations_of_this_project_need_not_travel_and_a_template_does(tmp_path):
+    template = tmp_path / "own.jinja"
+    template.write_text("<|user|>")
+    words, places = needed(["--task", "chat", "--model", "gru"])
+    assert (words, places) == (("--task", "chat", "--model", "gru", "--task", "chat", "--model", "gru"), {})
+    _, places = needed(["--task", "chat", "--model", "gru", "--chat_template", str(template)])
+    assert places == {str(tmp_path): {"own.jinja": b"<|user|>"}}

@@ -31,9 +31,10 @@ LISTS = {
 }
 # Flags of `train` that decide which data a run sees. A model cannot have them for itself, because all models of a seed
 # see the same examples.
-ONE_FOR_ALL = ("lr", "lr_tried", "epochs", "max_steps", "batch_size", "batch_chars")
+ONE_FOR_ALL = ("lr", "lr_tried", "init_from", "epochs", "max_steps", "batch_size", "batch_chars")
 NOT_HERE = {
     "lr_tried": "the comparison records its own rates",
+    "init_from": "layers are compared from fresh weights of each seed",
     "resume": "the same command continues a comparison",
     "eval_only": "each run of a comparison is an ordinary run, in DIR/runs",
     "vis_only": "`report DIR` makes the page anew",

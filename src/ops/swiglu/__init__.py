@@ -1,0 +1,31 @@
+"""The product of a SwiGLU: `swiglu(gate, up)` = silu(gate) * up, elementwise.
+
+    y = gate / (1 + exp(-gate)) * up
+
+Shazeer 2020, "GLU Variants Improve Transformer", arXiv:2002.05202, equation 6, without its maps. The output gates of
+Mamba, GLA and RetNet are the same product. Both backends compute what reference.py defines (tests/ops/test_plain_ops.py
+compares them). README.md has the gradients.
+
+F channels of a row; (...) any leading axes.
+"""
+
+from __future__ import annotations
+
+from src.ops.plain import automatic, implementation
+from src.ops.swiglu import eager
+
+__all__ = ["automatic", "swiglu"]
+
+
+def swiglu(gate, up, backend: str = "auto"):
+    """Multiply `up` by silu(gate), number by number.
+
+    gate, up: (..., F), of one shape.
+    backend: "auto" or a name. "triton" takes float32, bf16 and fp16 on CUDA, and computes in float32.
+    Returns (..., F) in the dtype of gate x up.
+    Kept for the backward pass: "triton" keeps gate and up, "eager" also silu(gate).
+    Raises ValueError when shapes disagree or `backend` is unknown, RuntimeError when the named backend cannot run here.
+    """
+    if gate.shape != up.shape:
+        raise ValueError(f"gate, up: got {tuple(gate.shape)} and {tuple(up.shape)}, allowed: two equal shapes")
+    return implementation("swiglu", backend, eager, gate).run(gate, up)
