@@ -65,7 +65,6 @@ class Chat(Task):
     kind = "language"
     reads_text = True
     talks = True
-    takes_tokenizer = True
     primary = "token_acc"
     takes_tokenizer = True
     lengths = None
@@ -225,14 +224,6 @@ class Chat(Task):
         """How often each token is scored in a split: (len(tokenizer),)."""
         scored = [ids[1:][trained[1:]] for ids, trained in self.rows[split]]
         return np.bincount(np.concatenate(scored), minlength=len(tokenizer))
-
-    def symbols(self, tokenizer: Tokenizer) -> int:
-        """How many ids a prediction may be: all that are text, and the end of turn."""
-        return len(tokenizer) - len(tokenizer.special_ids) + 1
-
-    def scored_counts(self, tokenizer: Tokenizer) -> np.ndarray:
-        """How often each token is predicted on the test set: (len(tokenizer),)."""
-        return self.counts("test", tokenizer)
 
     def symbols(self, tokenizer: Tokenizer) -> int:
         """How many ids a prediction may be: all but special tokens, and the end of a turn."""

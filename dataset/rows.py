@@ -31,7 +31,6 @@ class RowDataset(Dataset):
         write_all: bool = False,
         tokenizer: Tokenizer | None = None,
     ):
-        self.tokenizer = tokenizer
         self.ids = np.concatenate([ids for ids, _ in rows])
         self.scored = np.concatenate([scored for _, scored in rows])
         self.starts = np.concatenate([[0], np.cumsum([len(ids) for ids, _ in rows])])

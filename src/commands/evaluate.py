@@ -116,7 +116,7 @@ def allowed_changes(request, run) -> dict:
     if request.control.from_checkpoint_log:
         raise UserError("--from_checkpoint_log: only goes with --resume; leave it out")
     changes = {}
-    changeable = (*CHANGEABLE, "data_path") if "imported" in run.config else CHANGEABLE  # an import reads no data
+    changeable = (*CHANGEABLE, "data_path") if run.run_dir.imported else CHANGEABLE  # an import reads no data
     for name, value in request.explicit.items():
         if name in changeable:
             changes[name] = value

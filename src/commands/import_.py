@@ -50,7 +50,7 @@ def main(argv: list[str]) -> int:
 def import_folder(folder: str, argv: list[str]) -> int:
     """The work of the command. Everything that can be wrong is found before the first file is written."""
     from src.exchange.incoming import planned, read, write_run
-    from src.setup.classes import find_model, find_task
+    from src.setup.classes import find_task
     from src.storage.rundir import RunDir
 
     seen = first_look(argv)
@@ -58,11 +58,11 @@ def import_folder(folder: str, argv: list[str]) -> int:
         if getattr(seen, name):
             raise UserError(f"--{name}: does not go with import; give it in a second command, with the new run")
     task_name = seen.task or TASK
-    source = read(folder)
-    request = read_request(argv, find_task(task_name), find_model(source.family.model))
+    request = read_request(argv, find_task(task_name), None)  # the folder decides the flags of the model
     if len(request.out_dirs) > 1:
         raise UserError(f"--out_dir: got {len(request.out_dirs)} folders, allowed: one")
     RunDir.check(request.control.out_dir, request.control.overwrite)
+    source = read(folder)
     plan = planned(source, request, task_name)
     run_dir = RunDir.create(request.control.out_dir, overwrite=request.control.overwrite)
     with run_dir.lock():

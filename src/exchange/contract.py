@@ -24,6 +24,7 @@ from src.flags.fields import UserError
 from src.flags.run_flags import RunArgs
 from src.models.backbone import head_scale
 
+MOST = 1 << 24  # no size of a model is larger; such a number is damage, and would fill the memory
 Tensors = Mapping[str, Tensor]
 
 
@@ -47,11 +48,13 @@ class Settings:
     flags: the flags that its form decides; no other values are possible.
     defaults: flags that only concern training. A typed value wins.
     table: rows of its learned position table, None without one.
+    longest: tokens of the longest sequence that it was trained on, None where the folder does not say so.
     """
 
     flags: dict[str, Any]
     defaults: dict[str, Any] = field(default_factory=dict)
     table: int | None = None
+    longest: int | None = None
 
 
 class Family(ABC):
@@ -128,10 +131,10 @@ def check_fixed(values: Mapping[str, Any], fixed: Mapping[str, Any]) -> None:
 
 
 def whole(values: Mapping[str, Any], key: str) -> int:
-    """A size in config.json, a whole number of at least 1. UserError with the key where it is none."""
+    """A size in config.json, a whole number from 1 to MOST. UserError with the key where it is none."""
     value = values.get(key)
-    if type(value) is not int or value < 1:
-        raise UserError(f"config.json: got {key} {value!r:.60}, allowed: a whole number >= 1; restore the file")
+    if type(value) is not int or not 1 <= value <= MOST:
+        raise UserError(f"config.json: got {key} {value!r:.60}, allowed: a whole number, 1 to {MOST}; restore the file")
     return value
 
 

@@ -25,6 +25,7 @@ from src.storage.files import TEMP_PREFIX, make_writable
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+TEMPLATE = "chat_template.jinja"
 BLOCK = 1 << 20  # bytes that are read at once
 FILES = ("config.json", "generation_config.json", WEIGHTS, "tokenizer.json", "tokenizer_config.json")
 
@@ -97,6 +98,32 @@ def read_object(path: Path) -> dict:
         raise UserError(f"import: '{path}' is no JSON ({str(error).splitlines()[0]}); restore the file") from None
     if not isinstance(found, dict):
         raise UserError(f"import: '{path}' holds a {type(found).__name__}, allowed: a JSON object; restore the file")
+    return found
+
+
+def read_template(folder: Path) -> str | None:
+    """The chat template of a folder, None without one. Newer versions of the package write it as a file of its own.
+
+    UserError where tokenizer_config.json holds one that is no text, or the file is not UTF-8.
+    """
+    path = folder / TEMPLATE
+    if path.is_file():
+        try:
+            return path.read_bytes().decode()
+        except UnicodeDecodeError as error:
+            raise UserError(f"import: '{path}' is not UTF-8 (byte {error.start}); convert the file") from None
+    if not (folder / "tokenizer_config.json").is_file():
+        return None
+    found = read_object(folder / "tokenizer_config.json").get("chat_template")
+    if isinstance(found, list):  # several, each with a name
+        found = next(
+            (one.get("template") for one in found if isinstance(one, dict) and one.get("name") == "default"), None
+        )
+    if not isinstance(found, (str, type(None))):
+        raise UserError(
+            f"tokenizer_config.json: got chat_template of type {type(found).__name__}, allowed: a Jinja template as "
+            "text; restore the file"
+        )
     return found
 
 

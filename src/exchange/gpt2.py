@@ -14,7 +14,7 @@ and the key "bias" of config.json, which the package ignores, takes them away ag
 
 from __future__ import annotations
 
-from torch import Tensor, zeros
+from torch import Tensor
 
 from src.exchange.contract import (
     Family,
@@ -105,9 +105,9 @@ class GPT2(Family):
     def to_theirs(self, state: Tensors, args: RunArgs) -> dict[str, Tensor]:
         names, state = _names(args, True), unscaled(state, args)
         theirs = {name: _turned(name, t) for name, t in renamed(state, names).items()}
-        missing = {ours: name for ours, name in names.items() if ours not in state}  # the biases of --no_bias
-        for ours, name in missing.items():
-            theirs[name] = zeros(state[ours.removesuffix("bias") + "weight"].shape[0])
+        for ours in [name for name in names if name not in state]:  # the biases of --no_bias
+            weight = state[ours.removesuffix("bias") + "weight"]
+            theirs[names[ours]] = weight.new_zeros(len(weight))
         return theirs
 
     def settings(self, config: dict) -> Settings:

@@ -10,7 +10,6 @@ An imported run is a run like any other, except that it has no training to conti
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,10 +20,10 @@ from dataset.task import Task
 from dataset.tokenizer import Tokenizer
 from dataset.vocabulary import read_tokenizer
 from src.exchange import families
-from src.exchange.contract import Family, Settings
-from src.exchange.folder import digest_of, read_config, read_tensors
+from src.exchange.contract import Family, Settings, Tensors
+from src.exchange.folder import digest_of, read_config, read_template, read_tensors
 from src.flags import presets
-from src.flags.fields import UserError, field_types, own_config
+from src.flags.fields import UserError, field_types
 from src.flags.groups import ModelConfig, TrainConfig
 from src.flags.kinds import as_text
 from src.flags.parser import Request
@@ -43,7 +42,10 @@ EVALUATION = ("batch_size", "batch_chars")  # flags of the optimisation that eva
 
 @dataclass(frozen=True)
 class Source:
-    """A folder that was read: config.json, its family, how the family is built here, tensors and tokenizer."""
+    """A folder that was read: config.json, its family, how the family is built here, tensors and tokenizer.
+
+    template: the chat template, None without one.
+    """
 
     path: Path
     config: dict
@@ -51,6 +53,7 @@ class Source:
     settings: Settings
     tensors: dict[str, Tensor]
     tokenizer: Tokenizer
+    template: str | None
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ def read(path: str) -> Source:
     family = families.of_config(config)
     settings = family.settings(config)
     tokenizer = read_tokenizer(folder, "import")
-    return Source(folder, config, family, settings, read_tensors(folder), tokenizer)
+    return Source(folder, config, family, settings, read_tensors(folder), tokenizer, read_template(folder))
 
 
 def planned(source: Source, request: Request, task_name: str) -> Plan:
@@ -78,8 +81,11 @@ def planned(source: Source, request: Request, task_name: str) -> Plan:
     task_class, model_class = find_task(task_name), find_model(source.family.model)
     flags = {**source.settings.flags, **WITHOUT_EFFECT, "embed_std": _quiet_std(source.settings.flags["d_model"])}
     typed = {"task": task_name, **request.explicit, "model": source.family.model}
-    if source.settings.table and task_class.reads_text:
-        typed.setdefault("context_len", source.settings.table)
+    longest = source.settings.table or source.settings.longest
+    if longest and task_class.reads_text:
+        typed.setdefault("context_len", longest)
+    if task_class.reads_text:
+        flags["tokenizer"] = "char" if source.tokenizer.unit == "character" else "bpe"  # of the run, not made anew
     device = env.resolve_device(typed.get("device", "auto"))
     preset, layer = presets.settings(request.control.preset, task_class, device.type, (source.family.model,))
     args = resolve(task_class, model_class, preset={**layer, **source.settings.defaults}, **{**typed, **flags})
@@ -88,16 +94,31 @@ def planned(source: Source, request: Request, task_name: str) -> Plan:
     setup, _ = resolve_model(setup, source.tokenizer, task)
     _check_typed(request.explicit, source, setup.args)
     _check_table(source.settings.table, task, setup.args)
+    return Plan(source, setup, task, loaded(source, setup, task))
+
+
+def loaded(source: Source, setup: Setup, task: Task) -> Backbone:
+    """The model of a folder with its weights.
+
+    Shapes are compared on a device without memory first: a config.json of a damaged folder may ask for any size.
+    """
+    tensors = source.family.normalised(source.tensors, setup.args)
+    if setup.args.n_layer > len(tensors):
+        raise UserError(
+            f"config.json: got {setup.args.n_layer} layers, but '{source.path}' has only {len(tensors)} tensors; "
+            "restore the file that is wrong"
+        )
+    with torch.device("meta"):
+        empty = build_model(setup, source.tokenizer, task, torch.device("meta"))
+    check_tensors(source, tensors, source.family.to_theirs(empty.state_dict(), setup.args))
     model = build_model(setup, source.tokenizer, task, torch.device("cpu"))
-    load(source, model, setup.args)
-    return Plan(source, setup, task, model)
+    model.load_state_dict(source.family.to_ours(tensors, setup.args))
+    return model
 
 
-def load(source: Source, model: Backbone, args: RunArgs) -> None:
-    """Put a folder's tensors into a model. UserError that names the first tensor that is missing, too much, or of
-    another shape."""
-    family, tensors = source.family, source.family.normalised(source.tensors, args)
-    expected = {name: tuple(t.shape) for name, t in family.to_theirs(model.state_dict(), args).items()}
+def check_tensors(source: Source, tensors: Tensors, wanted: Tensors) -> None:
+    """UserError that names the first tensor that is missing, too much, or of another shape."""
+    expected = {name: tuple(t.shape) for name, t in wanted.items()}
     for name, shape in expected.items():
         if name not in tensors:
             raise UserError(f"import: '{source.path}' lacks the tensor '{name}', needed: {shape}; restore the weights")
@@ -111,7 +132,6 @@ def load(source: Source, model: Backbone, args: RunArgs) -> None:
             f"import: '{source.path}' has the tensor '{unknown[0]}', for which the layer here has no place; the model "
             "has another form than its config.json says"
         )
-    model.load_state_dict(family.to_ours(tensors, args))
 
 
 def write_run(plan: Plan, run_dir: RunDir) -> None:
@@ -146,8 +166,7 @@ def _quiet_std(width: int) -> float:
 def _check_typed(explicit: dict, source: Source, args: RunArgs) -> None:
     """UserError for a typed flag that the folder decides, or that has no effect without a training."""
     training = field_types(TrainConfig).keys() - set(EVALUATION)
-    own = own_config(find_model(source.family.model))
-    model = {f.name for part in (ModelConfig, own) if part for f in dataclasses.fields(part)}
+    model = field_types(ModelConfig).keys()
     for name, value in explicit.items():
         if name in training:
             raise UserError(f"--{name}: got {as_text(value)}, allowed: no flag of training; give it with --init_from")

@@ -27,6 +27,7 @@ DEFAULTS = {
     "num_hidden_layers": 32,
     "num_attention_heads": 32,
     "attention_dropout": 0.0,
+    "max_position_embeddings": None,
     "tie_word_embeddings": False,
 }
 # What the classes have by default where they differ.
@@ -116,7 +117,8 @@ class Llama(Family):
             "bias": False,
             "short_conv": 0,
         }
-        return Settings(flags, {"attn_dropout": share(values, "attention_dropout")})
+        longest = None if values["max_position_embeddings"] is None else whole(values, "max_position_embeddings")
+        return Settings(flags, {"attn_dropout": share(values, "attention_dropout")}, longest=longest)
 
     def to_ours(self, tensors: Tensors, args: RunArgs) -> dict[str, Tensor]:
         return from_hugging_face(dict(tensors), args)

@@ -269,7 +269,7 @@ def override(run: StoredRun, changes: dict) -> StoredRun:
 
 def check_trained(run: StoredRun) -> None:
     """UserError for a run that `import` made: it has weights, and no training to go on with."""
-    if "imported" in run.config:
+    if run.run_dir.imported:
         raise UserError(
             f"--resume: '{run.run_dir.path}' was imported and has no state of a training; train on from its weights "
             "with --init_from"

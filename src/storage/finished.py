@@ -10,6 +10,8 @@ from src.storage.schema import validate
 
 def finished_metrics(run: RunDir) -> dict:
     """metrics.json of a finished run, verified; UserError if it is missing, edited or not of the schema."""
+    if not run.finished and run.imported:
+        raise UserError(f"{run.path}: imported, so it has no metrics.json; train on from it with --init_from")
     if not run.finished:
         raise UserError(f"{run.path}: not finished, it has no metrics.json yet; continue it with --resume")
     document = open_sealed(run.metrics)

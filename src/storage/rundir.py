@@ -91,6 +91,14 @@ class RunDir:
         """Whether the run here has ended, diverged or not: metrics.json is there."""
         return os.path.isfile(self.metrics)
 
+    @property
+    def imported(self) -> bool:
+        """Whether `import` made the run here. It has weights, and no training that could go on."""
+        try:
+            return json.loads(self.config.read_bytes())["status"] == "imported"
+        except (OSError, ValueError, RecursionError, KeyError, TypeError):
+            return False
+
     @classmethod
     def create(cls, out_dir="", root="runs", overwrite: bool = False) -> RunDir:
         """The directory of a new run, made if it is not there. Take `lock()` next, before config.json is written.
@@ -258,7 +266,7 @@ class RunDir:
                 f"--out_dir: '{self.path}' holds results of `{kind}`; replace them with --overwrite, "
                 "or choose another --out_dir"
             )
-        if self._is_imported():
+        if self.imported:
             return UserError(
                 f"--out_dir: '{self.path}' holds an imported run; replace it with --overwrite, or choose another"
             )
@@ -267,13 +275,6 @@ class RunDir:
             f"--out_dir: '{self.path}' holds {state}; {go_on} it with `{resuming(self.path)}`, replace it with "
             "--overwrite, or choose another --out_dir"
         )
-
-    def _is_imported(self) -> bool:
-        """Whether `import` made this run: then it has no training to continue."""
-        try:
-            return json.loads(self.config.read_bytes())["status"] == "imported"
-        except (OSError, ValueError, RecursionError, KeyError, TypeError):
-            return False
 
     def _remove_run_files(self) -> None:
         """Remove what a run writes. `.lock` stays: it is held."""

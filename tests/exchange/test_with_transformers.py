@@ -24,7 +24,7 @@ TEXT_RUN = ("--task", "text", "--context_len", 64, "--model")
 ONE_OF_EACH = {
     "llama": ["llama", "--n_kv_head", "1", "--rope_base", "500", "--n_layer", "2"],
     "transformer": ["transformer", "--n_layer", "2"],
-    "mamba": ["mamba", "--d_state", "4"],
+    "mamba": ["mamba", "--d_state", "4", "--backend", "eager"],
     "mamba2": ["mamba2", "--d_state", "4", "--headdim", "8", "--tie_weights", "--embed_std", "0.5"],
 }
 FURTHER = {

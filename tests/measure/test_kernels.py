@@ -11,6 +11,7 @@ import io
 import json
 import re
 import shutil
+import os
 import signal
 import subprocess
 import sys
