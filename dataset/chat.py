@@ -225,6 +225,10 @@ class Chat(Task):
         scored = [ids[1:][trained[1:]] for ids, trained in self.rows[split]]
         return np.bincount(np.concatenate(scored), minlength=len(tokenizer))
 
+    def scored_counts(self, tokenizer: Tokenizer) -> np.ndarray:
+        """How often each token is predicted on the test set: (len(tokenizer),)."""
+        return self.counts("test", tokenizer)
+
     def symbols(self, tokenizer: Tokenizer) -> int:
         """How many ids a prediction may be: all but special tokens, and the end of a turn."""
         return len(tokenizer) - len(tokenizer.special_ids) + 1

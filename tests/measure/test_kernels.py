@@ -9,9 +9,9 @@ import dataclasses
 import functools
 import io
 import json
+import os
 import re
 import shutil
-import os
 import signal
 import subprocess
 import sys
