@@ -68,7 +68,6 @@ class Chat(Task):
     primary = "token_acc"
     takes_tokenizer = True
     lengths = None
-    unknown_rate: float | None = None
     protocol = "the answers of each conversation, token by token; what comes before an answer is given"
     slices: ClassVar[tuple] = (
         Slice("position", "position among the scored tokens of a conversation", level="char", bins="log2"),
@@ -145,6 +144,15 @@ class Chat(Task):
             f"{count(cut['conversations'], 'conversation')}; left out: {count(cut['left_out'], 'conversation')}"
         )
         return (f"conversations: {counts}", lost)
+
+    @property
+    def unknown_rate(self) -> float | None:
+        """The share of `<unk>` in what is scored of val and test. None for a tokenizer without it."""
+        unknown = getattr(self.tokenizer(), "unknown", None)
+        if unknown is None:
+            return None
+        counts = self.counts("val", self.tokenizer()) + self.counts("test", self.tokenizer())
+        return float(counts[unknown] / counts.sum())
 
     @cached_property
     def digest(self) -> str:
@@ -225,13 +233,13 @@ class Chat(Task):
         scored = [ids[1:][trained[1:]] for ids, trained in self.rows[split]]
         return np.bincount(np.concatenate(scored), minlength=len(tokenizer))
 
+    def symbols(self, tokenizer: Tokenizer) -> int:
+        """How many ids a prediction may be: all that are text, and the end of turn."""
+        return len(tokenizer) - len(tokenizer.special_ids) + 1
+
     def scored_counts(self, tokenizer: Tokenizer) -> np.ndarray:
         """How often each token is predicted on the test set: (len(tokenizer),)."""
         return self.counts("test", tokenizer)
-
-    def symbols(self, tokenizer: Tokenizer) -> int:
-        """How many ids a prediction may be: all but special tokens, and the end of a turn."""
-        return len(tokenizer) - len(tokenizer.special_ids) + 1
 
     def prompts(self, n: int) -> list[tuple[tuple[Message, ...], str]]:
         """The first n test conversations as (what comes before the last answer, that answer)."""
