@@ -139,8 +139,8 @@ class Record(RunDir):
         rows = _rows_of(cells)
         if self.finished and rows != self.read_history()["rows"]:
             raise UserError(
-                f"'{self.results}' was cut or edited after its command had ended; the same command with --out_dir "
-                f"{self.path} measures again what is missing"
+                f"'{self.results}' was cut or edited after its command had ended; the command that measured it, with "
+                f"--out_dir {self.path}, measures again what is missing"
             )
         return rows
 

@@ -138,7 +138,7 @@ def test_a_finished_record_is_read_only_as_it_was_finished(folder):
     assert Record(folder).read_rows() == flat(*CELLS)
     whole = lines_of(folder)
     put(folder, whole[:5])
-    with pytest.raises(UserError, match="was cut or edited after its command had ended; the same command"):
+    with pytest.raises(UserError, match="was cut or edited after its command had ended; the command that measured it"):
         Record(folder).read_rows()
     assert continued(folder) == flat(*CELLS[:2])
     assert not Record(folder).finished, "what is missing must be measured before the record is finished again"
