@@ -54,7 +54,10 @@ def logits(run) -> torch.Tensor:
         return model_of(run)[0](ids())
 
 
-@pytest.mark.parametrize("case", ROUND_TRIPS)
+SLOW = ("llama, tied", "llama, window", "mamba, other sizes")
+
+
+@pytest.mark.parametrize("case", [pytest.param(c, marks=pytest.mark.slow) if c in SLOW else c for c in ROUND_TRIPS])
 def test_an_export_comes_back_with_equal_logits_bit_for_bit(case, main, tmp_path):
     untrained(tmp_path / "run", CHARS, *TEXT_RUN, *ROUND_TRIPS[case])
     assert main("export", "run", "--to", "folder")[0] == 0
@@ -389,7 +392,9 @@ def test_a_run_of_another_task_comes_back_under_its_task(main, tmp_path):
     assert results[0]["best"]["test"] == results[1]["best"]["test"]
 
 
-@pytest.mark.parametrize("place", ["tokenizer_config.json", "named", "chat_template.jinja"])
+@pytest.mark.parametrize(
+    "place", ["tokenizer_config.json", pytest.param("named", marks=pytest.mark.slow), "chat_template.jinja"]
+)
 def test_a_folder_with_a_chat_template_can_be_talked_to(place, main, tmp_path):
     """The template is in tokenizer_config.json, there under a name, or in a file of its own."""
     run = untrained(
