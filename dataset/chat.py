@@ -68,7 +68,6 @@ class Chat(Task):
     primary = "token_acc"
     takes_tokenizer = True
     lengths = None
-    unknown_rate: float | None = None
     protocol = "the answers of each conversation, token by token; what comes before an answer is given"
     slices: ClassVar[tuple] = (
         Slice("position", "position among the scored tokens of a conversation", level="char", bins="log2"),
@@ -145,6 +144,15 @@ class Chat(Task):
             f"{count(cut['conversations'], 'conversation')}; left out: {count(cut['left_out'], 'conversation')}"
         )
         return (f"conversations: {counts}", lost)
+
+    @property
+    def unknown_rate(self) -> float | None:
+        """The share of `<unk>` in what is scored of val and test. None for a tokenizer without it."""
+        unknown = getattr(self.tokenizer(), "unknown", None)
+        if unknown is None:
+            return None
+        counts = self.counts("val", self.tokenizer()) + self.counts("test", self.tokenizer())
+        return float(counts[unknown] / counts.sum())
 
     @cached_property
     def digest(self) -> str:
