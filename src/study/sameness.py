@@ -192,7 +192,9 @@ def _settings(old: dict, new: dict) -> list[str]:
 
 def _common_ops(old: str | None, new: str | None) -> tuple[str, str]:
     """The backends of the ops that both name: a record may be older than an op."""
-    mine, theirs = (dict(part.split(": ", 1) for part in re.split(r", (?=\w+: )", text or "") if part) for text in (old, new))
+    mine, theirs = (
+        dict(part.split(": ", 1) for part in re.split(r", (?=\w+: )", text or "") if part) for text in (old, new)
+    )
     ops = mine.keys() & theirs.keys()
     return tuple(", ".join(f"{op}: {named[op]}" for op in sorted(ops)) or "none" for named in (mine, theirs))
 
