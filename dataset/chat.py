@@ -68,7 +68,6 @@ class Chat(Task):
     primary = "token_acc"
     takes_tokenizer = True
     lengths = None
-    unknown_rate: float | None = None
     protocol = "the answers of each conversation, token by token; what comes before an answer is given"
     slices: ClassVar[tuple] = (
         Slice("position", "position among the scored tokens of a conversation", level="char", bins="log2"),
@@ -120,7 +119,7 @@ class Chat(Task):
     @cached_property
     def form(self) -> ChatFormat:
         """The chat template with the tokenizer."""
-        return ChatFormat(self.tokenizer(), self._template_text, self._template_name)
+        return ChatFormat(self.tokenizer(), self._template_for(self.tokenizer()), self._template_name)
 
     @cached_property
     def rows(self) -> dict[str, list[Row]]:
@@ -146,6 +145,15 @@ class Chat(Task):
         )
         return (f"conversations: {counts}", lost)
 
+    @property
+    def unknown_rate(self) -> float | None:
+        """The share of `<unk>` in what is scored of val and test. None for a tokenizer without it."""
+        unknown = getattr(self.tokenizer(), "unknown", None)
+        if unknown is None:
+            return None
+        counts = self.counts("val", self.tokenizer()) + self.counts("test", self.tokenizer())
+        return float(counts[unknown] / counts.sum())
+
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the conversations of each split and of the template, in hexadecimal."""
@@ -160,7 +168,7 @@ class Chat(Task):
     def _tokenizer(self) -> Tokenizer:
         made = self.given_tokenizer or self._made_tokenizer()
         if made.unit == "token":  # its files carry the template, as Hugging Face's do
-            made.config["chat_template"] = self._template_text or default_template(tuple(made.special_ids))
+            made.config["chat_template"] = self._template_for(made)
         return made
 
     def _made_tokenizer(self) -> Tokenizer:
@@ -187,6 +195,12 @@ class Chat(Task):
     def _template_text(self) -> str:
         """The text of --chat_template; "" without it."""
         return read_template(here(self.args.chat_template)) if self.args.chat_template else ""
+
+    def _template_for(self, tokenizer: Tokenizer) -> str:
+        """The text of --chat_template, of the template that a tokenizer came with, or of the one of this project."""
+        stored = getattr(tokenizer, "config", {}).get("chat_template")
+        own = stored if isinstance(stored, str) else ""
+        return self._template_text or own or default_template(tuple(tokenizer.special_ids))
 
     @property
     def _template_name(self) -> str:

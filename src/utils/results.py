@@ -305,9 +305,8 @@ def curves(log: list[dict], steps: int, eval_every: int, unit: str = "character"
 
 
 def public_args(args: RunFlags) -> dict:
-    """The flags without paths. A user's file is shown as its stem, a tokenizer, a run and a template by
-    their names, and --data_path is left to
-    `machine`."""
+    """The flags without paths. A user's file is shown as its stem. A tokenizer, a run and a template are shown by their
+    names. --data_path is left to `machine`."""
     values = to_dict(args)
     for flag in ("task", "model"):
         values[flag] = Path(values[flag]).stem if registry.is_path(values[flag]) else values[flag]

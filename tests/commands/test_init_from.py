@@ -113,6 +113,26 @@ def test_conversations_take_over_tokenizer_and_context(main, runs, tmp_path):
     assert json.loads(out)["best"]["test"]["token_acc"] >= 0
 
 
+def test_a_text_by_characters_takes_over_the_vocabulary(main, runs, tmp_path):
+    """Also the order of its ids. What the first text never had is `<unk>`, or an error without one."""
+    (tmp_path / "first.txt").write_text("to be or not to be. " * 60)
+    (tmp_path / "second.txt").write_text("bo to é. " * 60)
+    text = [*FEW, "--context_len", "24", "--data_path"]
+    sizes = ["--d_model", "16", "--n_layer", "1", "--model", "gru"]
+    assert main(*text, "first.txt", *sizes, "--task", "text", "--out_dir", "A")[0] == 0
+    assert main(*text, "first.txt", *sizes, "--task", "tiny_shakespeare", "--out_dir", "B")[0] == 0
+    code, _, err = main(*text, "second.txt", "--task", "text", "--init_from", "A", "--out_dir", "C")
+    assert code == 0, err
+    assert (tmp_path / "C" / "vocab.json").read_bytes() == (tmp_path / "A" / "vocab.json").read_bytes()
+    assert json.loads((tmp_path / "C" / "metrics.json").read_text())["data"]["unknown_rate"] > 0
+    code, _, err = main(*text, "second.txt", "--task", "tiny_shakespeare", "--init_from", "B", "--out_dir", "D")
+    assert code == 2
+    assert "character 'é' at position 6 is not in the vocabulary" in err
+    code, _, err = main(*text, "second.txt", "--task", "text", "--init_from", "B", "--out_dir", "D")
+    assert code == 2
+    assert "that run's vocabulary has no <unk>" in err
+
+
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
