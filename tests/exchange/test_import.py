@@ -379,6 +379,17 @@ def test_evaluation_needs_a_text_of_the_folder_s_vocabulary(main, folder, tmp_pa
     assert "its vocabulary is not that of this data" in err
 
 
+def test_subwords_of_a_folder_read_any_text(main, tmp_path):
+    untrained(tmp_path / "run", train_bpe([TEXT], 270), *TEXT_RUN, "llama", "--tokenizer", "bpe")
+    assert main("export", "run", "--to", "folder")[0] == 0
+    sizes = ["--context_len", 24, "--val_size", 2, "--test_size", 3]
+    assert main("import", "folder", "--out_dir", "back", *sizes)[0] == 0
+    (tmp_path / "other.txt").write_text("0123456789 Füße\n" * 90, encoding="utf-8")
+    code, out, err = main("--eval_only", "--out_dir", "back", "--data_path", "other.txt")
+    assert code == 0, err
+    assert json.loads(out)["best"]["test"]["loss"] > 0
+
+
 def test_a_run_of_another_task_comes_back_under_its_task(main, tmp_path):
     """A task that makes its own data needs no text. Its flags are typed again, and its vocabulary is checked."""
     flags = ["--task", "parity", "--context_len", 24, "--max_len", 16, "--min_len", 2]
