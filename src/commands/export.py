@@ -54,7 +54,7 @@ def export(out_dir: str, config: ExportConfig) -> int:
 
     from dataset.vocabulary import tokenizer_of
     from src.exchange.folder import check_target, write_folder
-    from src.exchange.outgoing import contents, fitting, sizes
+    from src.exchange.outgoing import contents, fitting, sizes, template_of
     from src.setup.code import Asked
     from src.setup.plan import build_model
     from src.setup.stored import load_checkpoint, load_weights, open_run
@@ -70,7 +70,7 @@ def export(out_dir: str, config: ExportConfig) -> int:
     tokenizer, task = tokenizer_of(payload["vocab"]), run.task_class.without_data(run.args)
     model = build_model(run, tokenizer, task, torch.device("cpu"))
     load_weights(run, model, payload)
-    documents, tensors = contents(family, model, run.args, task, tokenizer, None)
+    documents, tensors = contents(family, model, run.args, task, tokenizer, template_of(run.run_dir, tokenizer))
     write_folder(target, documents, tensors, config.overwrite)
     if not config.quiet:
         architecture = documents["config.json"]["architectures"][0]

@@ -30,8 +30,10 @@ class ImportConfig:
     out_dir: str = option("", "the directory of the new run; default runs/<timestamp>")
     overwrite: bool = option(False, "replace an existing run in --out_dir")
     task: str = option(TASK, "what the run is evaluated on and fine-tuned for")
-    data_path: str = option("", "file or folder with the text of a language task; without it there is no --eval_only")
-    context_len: int = option(512, "characters of a window; a learned position table decides it", least=1)
+    data_path: str = option("", "file or folder with the text of a language task; --eval_only takes it too")
+    context_len: int | None = option(
+        None, "characters (tokens) of a window; default: what the folder's model was trained on, if it says so", least=1
+    )
     quiet: bool = option(False, "only the run's directory")
 
 

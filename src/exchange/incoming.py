@@ -33,7 +33,7 @@ from src.models.contract import ARModel
 from src.setup.classes import find_model, find_task
 from src.setup.plan import Setup, build_model, make_setup, resolve_model
 from src.storage import checkpoint, env
-from src.storage.rundir import RunDir, seal, write_json
+from src.storage.rundir import RunDir, seal, write_atomic, write_json
 
 # Flags of the model that would change what the folder says, or say how weights start that come from the folder.
 WITHOUT_EFFECT = {"fair": False, "match_params": "", "match_state": 0, "init": "published"}
@@ -145,6 +145,8 @@ def write_run(plan: Plan, run_dir: RunDir) -> None:
     }
     origin = {"architecture": source.config["architectures"][0], "sha256": digest_of(source.path)}
     source.tokenizer.save(run_dir.path)
+    if source.template is not None:
+        write_atomic(run_dir.template, source.template.encode())
     write_json(run_dir.env, _environment(setup, origin))
     for path in (run_dir.ckpt, run_dir.best):
         checkpoint.save(path, payload)

@@ -11,6 +11,9 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from dataset.bpe import BpeTokenizer
+from dataset.corpus.chat_format import ChatFormat
+from dataset.corpus.template import read_template
 from dataset.task import Task
 from dataset.tokenizer import Tokenizer
 from src.exchange import families
@@ -18,8 +21,7 @@ from src.exchange.contract import Family, Shape
 from src.flags.fields import UserError
 from src.flags.run_flags import RunArgs
 from src.models.backbone import Backbone
-
-END_OF_TURN = "<|end|>"  # a chat's answer ends with it, and a text with <eos>
+from src.storage.rundir import RunDir
 
 
 def fitting(args: RunArgs) -> Family:
@@ -38,8 +40,8 @@ def contents(
     ids = {"bos_token_id": tokenizer.bos, "eos_token_id": tokenizer.eos, "pad_token_id": tokenizer.pad}
     config = {**family.config(args, shape), **ids, "tie_word_embeddings": args.tie_weights}
     stops = [tokenizer.eos]
-    if template and END_OF_TURN in tokenizer.special_ids:
-        stops.append(tokenizer.special_ids[END_OF_TURN])
+    if template:  # an answer may end with another token than a text does
+        stops = list(dict.fromkeys([tokenizer.eos, ChatFormat(tokenizer, template).end]))
     text, settings = tokenizer.hugging_face()
     if begins_with_bos(task, tokenizer):
         text = _with_bos(text, tokenizer)
@@ -51,6 +53,13 @@ def contents(
         "tokenizer_config.json": {**settings, **longest, **({"chat_template": template} if template else {})},
     }
     return documents, family.to_theirs(model.state_dict(), args)
+
+
+def template_of(run_dir: RunDir, tokenizer: Tokenizer) -> str | None:
+    """The chat template of a run, None for one that knows no conversations."""
+    if run_dir.template.is_file():
+        return read_template(run_dir.template)
+    return tokenizer.config.get("chat_template") if isinstance(tokenizer, BpeTokenizer) else None
 
 
 def begins_with_bos(task: Task, tokenizer: Tokenizer) -> bool:

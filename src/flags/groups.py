@@ -114,7 +114,7 @@ class ModelConfig:
     )
     pos: str = option(
         "auto",
-        "position encoding; auto = learned for transformer, none for recurrent layers and under --fair",
+        "position encoding; auto = learned for transformer, rope for llama, none for recurrent layers and under --fair",
         choices=("auto", "learned", "sinusoidal", "none", "rope", "alibi"),
         shorthand={"--rope": "rope"},
     )
@@ -125,7 +125,7 @@ class ModelConfig:
         choices=("auto", "published", "torch", "xavier", "normal"),
     )
     tie_weights: bool = option(False, "share the embedding's weights with the output head")
-    bias: bool = option(True, "biases in the linear maps and norms of the backbone and of attention")
+    bias: bool = option(True, "biases in the linear maps and norms of the backbone and of attention; llama has none")
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,8 @@ class RunFlags:
 class RunArgs(RunFlags):
     """The flags of a run in which `auto` is decided.
 
-    The machine decides device, precision and threads. The model decides --pos, --init, --norm, --mlp, --dim_ffn and
-    --short_conv. A hybrid keeps `auto` where each of its layers decides for itself.
+    The machine decides device, precision and threads. The model decides --pos, --init, --norm, --mlp, --dim_ffn,
+    --short_conv and --bias. A hybrid keeps `auto` where each of its layers decides for itself.
     """
 
 

@@ -123,14 +123,14 @@ CASES = {
     "text without a flag": (
         "needle --task",
         r"unknown command 'needle', allowed: train, list, generate, check, speed, profile, kernels, study, compare, "
-        r"report, reproduce, translate; did you mean '--task needle'\?",
+        r"report, reproduce, translate, export, import; did you mean '--task needle'\?",
     ),
     "command misspelt": ("genrate --out_dir x", r"unknown command 'genrate', allowed: .*did you mean 'generate'\?"),
     "command of another program": ("sweep --task needle", r"unknown command 'sweep', .*did you mean 'compare'\?"),
     "command unknown": (
         "xyzzy",
         r"unknown command 'xyzzy', allowed: train, list, generate, check, speed, profile, kernels, study, compare, "
-        "report, reproduce, translate; .*--help",
+        "report, reproduce, translate, export, import; .*--help",
     ),
     # splits and lengths
     "no validation examples": ("--val_size 0", r"--val_size: got 0, allowed: at least 1"),

@@ -208,6 +208,18 @@ def test_characters_that_the_given_vocabulary_lacks_are_refused(chats):
         _ = task.rows
 
 
+def test_unknown_characters_are_counted_where_the_vocabulary_has_a_token_for_them(chats):
+    """The answer of the val conversation, one digit, is unknown: of val and test that is one of four scored tokens."""
+    task = chat_task(chats(*numbered(9)))
+    assert task.unknown_rate is None
+    (val,), (test,) = task.conversations["val"], task.conversations["test"]
+    digit = val.messages[-1].content
+    assert digit not in test.messages[-1].content
+    known = "user: asitn\ny0123456789".replace(digit, "")
+    given = CharTokenizer.build(known, ["<pad>", "<bos>", "<eos>", "<unk>"])
+    assert Chat.opened(task.args, given).unknown_rate == 1 / 4
+
+
 def test_a_tokenizer_keeps_the_template_that_it_came_with(chats):
     """As one of another project does. --chat_template wins over it."""
     path = chats(*numbered(9))

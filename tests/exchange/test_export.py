@@ -12,9 +12,10 @@ import torch
 from safetensors.torch import load_file
 from untrained_runs import TEXT, model_of, untrained
 
+from dataset.bpe import train_bpe
+from dataset.corpus.template import WITH_TOKENS
 from dataset.tokenizer import CharTokenizer
 from src.exchange import folder as exchange_folder
-from src.exchange import outgoing
 
 FILES = ["config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
 CHARS = CharTokenizer.build(TEXT)
@@ -254,26 +255,16 @@ def test_a_checkpoint_that_was_altered_is_not_exported(main, runs, tmp_path):
     assert not (tmp_path / "folder").exists()
 
 
-def test_a_chat_ends_with_its_end_of_turn_too_and_keeps_its_template():
-    """`generate` of the package stops at each of these ids. Shown with a tokenizer that has the token of chats."""
-    model, tokenizer, task = chat_model()
-    documents, _ = outgoing.contents(*model, task, tokenizer, "{{ messages }}")
-    assert documents["generation_config.json"]["eos_token_id"] == [2, tokenizer.special_ids["<|end|>"]]
-    assert documents["tokenizer_config.json"]["chat_template"] == "{{ messages }}"
-    documents, _ = outgoing.contents(*model, task, tokenizer, None)
-    assert documents["generation_config.json"]["eos_token_id"] == 2
-    assert "chat_template" not in documents["tokenizer_config.json"]
-
-
-def chat_model():
-    """((family, model, args), a tokenizer with the special token of chats, a task)."""
-    from src.exchange import families
-    from src.setup.plan import build_model, plan, resolve_model
-
-    tokenizer = CharTokenizer.build(TEXT)
-    tokenizer.special_ids["<|end|>"] = V - 1
-    setup, _ = plan(["--task", "text", "--model", "mamba", "--d_model", "16", "--n_layer", "1", "--threads", "1"])
-    task = setup.task_class.without_data(setup.args)
-    setup, _ = resolve_model(setup, tokenizer, task)
-    model = build_model(setup, tokenizer, task, torch.device("cpu"))
-    return (families.of_model("mamba"), model, setup.args), tokenizer, task
+def test_a_chat_keeps_its_template_and_stops_at_its_end_of_turn(main, tmp_path):
+    """`generate` of the package stops at each of these ids."""
+    tokenizer = train_bpe([TEXT], 270)
+    run = untrained(tmp_path / "run", tokenizer, "--task", "chat", "--tokenizer", "bpe", "--model", "mamba")
+    run.template.write_text(WITH_TOKENS)
+    assert main("export", "run", "--to", "folder")[0] == 0
+    read = {name: json.loads((tmp_path / "folder" / name).read_text()) for name in FILES if name.endswith(".json")}
+    assert read["generation_config.json"]["eos_token_id"] == [2, tokenizer.special_ids["<|end|>"]]
+    assert read["tokenizer_config.json"]["chat_template"] == WITH_TOKENS
+    run.template.unlink()
+    assert main("export", "run", "--to", "folder", "--overwrite")[0] == 0
+    assert json.loads((tmp_path / "folder" / "generation_config.json").read_text())["eos_token_id"] == 2
+    assert "chat_template" not in json.loads((tmp_path / "folder" / "tokenizer_config.json").read_text())

@@ -12,7 +12,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from untrained_runs import TEXT, model_of, untrained
 
+from dataset.bpe import train_bpe
+from dataset.corpus.template import WITH_TOKENS
 from dataset.tokenizer import CharTokenizer
+from src.setup.source import open_source
 
 CHARS = CharTokenizer.build(TEXT, ["<pad>", "<bos>", "<eos>", "<unk>"])  # the vocabulary that task `text` makes of it
 TEXT_RUN = ("--task", "text", "--model")
@@ -51,7 +54,10 @@ def logits(run) -> torch.Tensor:
         return model_of(run)[0](ids())
 
 
-@pytest.mark.parametrize("case", ROUND_TRIPS)
+SLOW = ("llama, tied", "llama, window", "mamba, other sizes")
+
+
+@pytest.mark.parametrize("case", [pytest.param(c, marks=pytest.mark.slow) if c in SLOW else c for c in ROUND_TRIPS])
 def test_an_export_comes_back_with_equal_logits_bit_for_bit(case, main, tmp_path):
     untrained(tmp_path / "run", CHARS, *TEXT_RUN, *ROUND_TRIPS[case])
     assert main("export", "run", "--to", "folder")[0] == 0
@@ -373,6 +379,17 @@ def test_evaluation_needs_a_text_of_the_folder_s_vocabulary(main, folder, tmp_pa
     assert "its vocabulary is not that of this data" in err
 
 
+def test_subwords_of_a_folder_read_any_text(main, tmp_path):
+    untrained(tmp_path / "run", train_bpe([TEXT], 270), *TEXT_RUN, "llama", "--tokenizer", "bpe")
+    assert main("export", "run", "--to", "folder")[0] == 0
+    sizes = ["--context_len", 24, "--val_size", 2, "--test_size", 3]
+    assert main("import", "folder", "--out_dir", "back", *sizes)[0] == 0
+    (tmp_path / "other.txt").write_text("0123456789 Füße\n" * 90, encoding="utf-8")
+    code, out, err = main("--eval_only", "--out_dir", "back", "--data_path", "other.txt")
+    assert code == 0, err
+    assert json.loads(out)["best"]["test"]["loss"] > 0
+
+
 def test_a_run_of_another_task_comes_back_under_its_task(main, tmp_path):
     """A task that makes its own data needs no text. Its flags are typed again, and its vocabulary is checked."""
     flags = ["--task", "parity", "--context_len", 24, "--max_len", 16, "--min_len", 2]
@@ -384,6 +401,66 @@ def test_a_run_of_another_task_comes_back_under_its_task(main, tmp_path):
     assert [code for code, _, _ in results] == [0, 0], results
     results = [json.loads(out) for _, out, _ in results]
     assert results[0]["best"]["test"] == results[1]["best"]["test"]
+
+
+@pytest.mark.parametrize(
+    "place", ["tokenizer_config.json", pytest.param("named", marks=pytest.mark.slow), "chat_template.jinja"]
+)
+def test_a_folder_with_a_chat_template_can_be_talked_to(place, main, tmp_path):
+    """The template is in tokenizer_config.json, there under a name, or in a file of its own."""
+    run = untrained(
+        tmp_path / "run", train_bpe([TEXT], 270), "--task", "chat", "--tokenizer", "bpe", "--model", "llama"
+    )
+    run.template.write_text(WITH_TOKENS)
+    assert main("export", "run", "--to", "folder")[0] == 0
+    config = tmp_path / "folder" / "tokenizer_config.json"
+    if place == "named":
+        change(config, chat_template=[{"name": "default", "template": WITH_TOKENS}])
+    elif place != config.name:
+        change(config, chat_template=None)
+        (tmp_path / "folder" / place).write_text(WITH_TOKENS)
+    assert main("import", "folder", "--out_dir", "back", "--precision", "fp32")[0] == 0
+    talk = ["--chat", "--prompt", "the cat", "--greedy", "--max_new_tokens", 5]
+    answers = [main("generate", run, *talk) for run in ("run", "back")]
+    assert answers[0][0] == 0, answers[0]
+    assert answers[0] == answers[1]
+
+
+def test_a_chat_is_evaluated_with_the_folder_s_own_tokenizer(main, tmp_path):
+    flags = ["--task", "chat", "--tokenizer", "bpe", "--context_len", 256]
+    run = untrained(tmp_path / "run", train_bpe([TEXT], 270), *flags, "--model", "llama")
+    run.template.write_text(WITH_TOKENS)
+    assert main("export", "run", "--to", "folder")[0] == 0
+    sizes = ["--val_size", 2, "--test_size", 2, "--precision", "fp32", "--threads", 1]
+    assert main("import", "folder", "--out_dir", "back", "--task", "chat", *sizes)[0] == 0
+    code, out, err = main("--eval_only", "--out_dir", "back")
+    assert code == 0, err
+    assert json.loads(out)["best"]["test"]["loss"] > 0
+
+
+def test_an_imported_run_is_a_source_of_first_weights(main, folder, tmp_path):
+    """What --init_from opens: weights, sizes and tokenizer of the folder."""
+    assert main("import", "folder", "--out_dir", "back", "--context_len", 24)[0] == 0
+    source, (model, tokenizer, task) = open_source("back"), model_of(tmp_path / "back")
+    assert source.tokenizer.payload() == CHARS.payload()
+    flags = source.flags(type(task))
+    assert (flags["d_model"], flags["n_layer"], flags["context_len"], flags["pos"]) == (16, 1, 24, "rope")
+    with torch.no_grad():
+        model.embed.weight.zero_()
+    source.apply(model, tokenizer)
+    assert torch.equal(model.embed.weight, model_of(tmp_path / "run")[0].embed.weight)
+
+
+@pytest.mark.slow
+def test_another_training_begins_with_an_imported_run(main, folder, tmp_path):
+    (tmp_path / "cat.txt").write_text(TEXT)
+    assert main("import", "folder", "--out_dir", "back", "--context_len", 24)[0] == 0
+    train = ["--task", "text", "--data_path", "cat.txt", "--model", "llama", "--init_from", "back", "--out_dir", "new"]
+    sizes = ["--max_steps", 1, "--lr", "1e-9", "--min_lr", "1e-9", "--batch_chars", 64, "--val_size", 2]
+    code, _, err = main(*train, *sizes, "--test_size", 2, "--threads", 1, "--quiet")
+    assert code == 0, err
+    tuned, source = model_of(tmp_path / "new")[0], model_of(tmp_path / "back")[0]
+    assert torch.allclose(tuned.blocks[0].mixer.q_proj.weight, source.blocks[0].mixer.q_proj.weight, atol=1e-6)
 
 
 def test_an_imported_run_is_sealed_and_says_where_it_came_from(main, folder, tmp_path):

@@ -13,6 +13,9 @@ import torch
 from untrained_runs import TEXT, model_of, untrained
 
 from dataset.bpe import train_bpe
+from dataset.corpus.chat_format import ChatFormat, default_template
+from dataset.corpus.conversations import Message
+from dataset.corpus.template import SPELLED
 from dataset.tokenizer import CharTokenizer
 
 pytestmark = pytest.mark.skipif(
@@ -116,6 +119,26 @@ def test_subword_tokens_travel_both_ways(main, tmp_path):
     assert_the_same(tmp_path / "run", tmp_path / "folder", "Füße, the 語 cat😀 x", 20)
     assert main("import", "folder", "--out_dir", "back", "--precision", "fp32")[0] == 0
     assert model_of(tmp_path / "back")[1].payload() == tokenizer.payload()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("vocabulary", ["bpe", "char"])
+def test_a_chat_is_written_as_the_package_s_template_writes_it(vocabulary, main, tmp_path):
+    """apply_chat_template gives the ids of ours, for tokens of the roles and for roles that are spelled."""
+    talk = [("user", "the cat"), ("assistant", "sat on"), ("user", "the mat")]
+    made = {"bpe": train_bpe([TEXT], 270), "char": CharTokenizer.build(TEXT + SPELLED + "user:assistant:system:")}
+    tokenizer = made[vocabulary]
+    text = default_template(tuple(tokenizer.special_ids))
+    run = untrained(tmp_path / "run", tokenizer, "--task", "chat", "--tokenizer", vocabulary, "--model", "llama")
+    run.template.write_text(text)
+    assert main("export", "run", "--to", "folder")[0] == 0
+    form = ChatFormat(tokenizer, text)
+    theirs = loaded(tmp_path / "folder")[1]
+    messages = [{"role": role, "content": content} for role, content in talk]
+    ids = theirs.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+    assert ids == form.prompt([Message(*one) for one in talk]).tolist()
+    ids = theirs.apply_chat_template(messages[:2], return_dict=False)
+    assert ids == form.encode([Message(*one) for one in talk[:2]])[0].tolist()
 
 
 CONFIGS = {

@@ -367,7 +367,7 @@ def test_a_time_is_stored_under_the_form_that_ran(tmp_path, monkeypatch):
         tmp_path,
         "--model transformer --n_head 2 --panel train --lengths 16 --batch_tokens 16 --cell_seconds 0.01",
     )
-    assert gated == [("attention", "sdpa")]
+    assert gated == [("attention", "sdpa"), ("linear", "eager"), ("softmax", "eager")]
     assert {r["backend"]["attention"]["backend"] for r in rows} == {"sdpa"}
     assert "explicit (said so)" in rows[0]["backend"]["attention"]["reason"]
 
@@ -626,7 +626,7 @@ def test_ctrl_c_ends_with_130_and_leaves_no_process(tmp_path):
         (["--decode_batches", "0"], "--decode_batches: got 0"),
         (["--model", "gru", "--match_params", "12"], "match_params"),
         (["--model", "gru", "--expand", "3"], "unknown flag --expand"),
-        (["--model", "gru", "--backend", "numba"], "none of the ops with backends"),
+        (["--model", "gru", "--backend", "numba"], "these models use only linear, softmax; leave it out"),
         (["--model", "gru", "--pos", "rope"], "--pos: got 'rope'"),
         (["--device", "cuda:7"], "--device: got 'cuda:7'"),
         (["--model", "transformer", "--n_head", "5"], "n_head"),

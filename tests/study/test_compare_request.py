@@ -115,6 +115,13 @@ def test_a_learned_table_is_replaced_for_all_where_longer_inputs_are_tested_unle
     assert {cell.terms["pos"] for cell in cells} == {"sinusoidal"}
 
 
+def test_a_layer_with_positions_of_its_own_keeps_them_and_gives_the_others_none():
+    _, cells = cells_of("llama", "gru")
+    assert [cell.terms["pos"] for cell in cells] == ["rope", "none"]
+    _, cells = cells_of("llama", "transformer", "gru")
+    assert [cell.terms["pos"] for cell in cells] == ["rope", "learned", "learned"]
+
+
 def test_recurrent_layers_among_themselves_have_no_positions():
     _, cells = cells_of("gru", "lstm")
     assert {cell.terms["pos"] for cell in cells} == {"none"}

@@ -127,7 +127,11 @@ def _positions(setup: Setup, wants_table: bool) -> str:
     A learned table for all if one of the models was published with it, because attention alone has no order. It ends
     at the training length, so there is none where longer inputs are tested. Recurrent layers among themselves have
     none: at --embed_std 1 a table hides the characters (selective copying with mamba: 1.00 without, 0.01 with it).
+    A layer that was published with positions inside it keeps them, as RetNet, which has no flag for them.
     """
+    own = setup.model_class.default_pos
+    if own in setup.model_class.positions:
+        return own
     is_beyond = beyond_training(setup.task_class(setup.args), setup.args.eval_lengths)
     return TABLE if wants_table and not is_beyond else NO_TABLE
 
