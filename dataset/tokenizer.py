@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from src.flags.fields import UserError
+from src.storage.files import write_atomic
 
 SPECIAL = ("<pad>", "<bos>", "<eos>")
 PAD, BOS, EOS = range(3)
@@ -79,8 +80,8 @@ class CharTokenizer:
         return "".join(text)
 
     def save(self, path) -> None:
-        """Write the vocabulary as JSON."""
-        Path(path).write_text(json.dumps(self.tokens, ensure_ascii=False), encoding="utf-8")
+        """Write the vocabulary as JSON, whole or not at all."""
+        write_atomic(path, json.dumps(self.tokens, ensure_ascii=False).encode("utf-8"))
 
     @classmethod
     def load(cls, path) -> CharTokenizer:

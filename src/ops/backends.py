@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from types import ModuleType
@@ -39,8 +40,17 @@ class Backend:
     device: str = ""
 
     def missing(self) -> list[str]:
-        """The packages it needs that are not installed."""
-        return [name for name in self.needs if importlib.util.find_spec(name) is None]
+        """The packages it needs that are not installed, or that a variable of the environment switches off."""
+        return [_named(name) for name in self.needs if importlib.util.find_spec(name) is None or _switched_off(name)]
+
+
+def _switched_off(package: str) -> bool:
+    """Whether the package is there and compiles nothing: numba under NUMBA_DISABLE_JIT=1, which is for debuggers."""
+    return package == "numba" and os.environ.get("NUMBA_DISABLE_JIT", "").strip() not in ("", "0")
+
+
+def _named(package: str) -> str:
+    return f"{package} without NUMBA_DISABLE_JIT" if _switched_off(package) else package
 
 
 OPS: dict[str, dict[str, Backend]] = {

@@ -262,3 +262,13 @@ def test_layers_with_float32_values_are_not_said_to_take_a_half_precision_kernel
     args = resolve(NoTask, model_class, precision="bf16")
     found = choices.choices({"linear_attention": ops_of(model_class, args)["linear_attention"]}, args, "cuda")
     assert found["linear_attention"]["backend"] == ("eager" if model in ("mamba2", "linear_attention") else "fla")
+
+
+@pytest.mark.parametrize(("value", "off"), [("1", True), ("0", False), ("", False)])
+def test_numba_that_is_switched_off_is_not_chosen_and_not_taken(monkeypatch, value, off):
+    """NUMBA_DISABLE_JIT=1 leaves numba's functions uncompiled, and its intrinsics fail."""
+    monkeypatch.setenv("NUMBA_DISABLE_JIT", value)
+    assert ("numba" in backends.usable("selective_scan", "cpu")) is not off
+    if off:
+        with pytest.raises(UserError, match="numba without NUMBA_DISABLE_JIT"):
+            backends.parse_backend("numba", "selective_scan", backends.usable("selective_scan", "cpu"))
