@@ -13,9 +13,23 @@ Exit codes: 0 done, 1 the machine failed or a reproduced row is different, 2 the
 4 a check failed, 130 interrupted.
 """
 
-import importlib
+# ruff: noqa: E402 a Ctrl-C during the imports below ends in `leave`, so they come after it
 import os
 import sys
+from _signal import SIGINT, default_int_handler, getsignal, signal  # the module `signal` takes milliseconds to load
+
+EXIT_CODE = [130]
+
+
+def leave(*_):
+    """End at once, without a traceback: nothing is written yet, or everything."""
+    os._exit(EXIT_CODE[0])
+
+
+if __name__ == "__main__" and getsignal(SIGINT) is default_int_handler:
+    signal(SIGINT, leave)
+
+import importlib
 
 # How long GNU OpenMP's threads spin before they sleep; it must be set before torch is loaded. The default makes the
 # steps of a small model over ten times slower on a busy machine. Sleeping at once makes them twice as slow on an idle
@@ -30,6 +44,7 @@ from src.flags.fields import UserError, suggest
 from src.flags.parser import first_look, report_error
 from src.models import MODELS
 from src.utils import console
+from src.utils.intact import looked
 from src.utils.interrupts import Interrupts
 from src.utils.launch import Place, ProcessLost, alone, launched
 from src.utils.memory import is_out_of_memory
@@ -57,11 +72,23 @@ SHARED = ("train", "resume", "evaluate")  # torchrun's processes share their wor
 
 def main(argv: list[str]) -> int:
     """Run one command and return its exit code."""
+    interrupts = Interrupts()
+    try:
+        return run_safely(argv, interrupts)
+    except Exception as error:  # an import can lose a KeyboardInterrupt, and fail later with an error of its own
+        if not (interrupts.happened or from_interrupt(error)):
+            raise
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def run_safely(argv: list[str], interrupts: Interrupts) -> int:
+    """Run one command. What the user can act on is one line; anything else is raised."""
     console.prepare()
     place = Place()
     try:
         place = launched()
-        with Interrupts(), own_files.hosted():
+        with interrupts, own_files.hosted():
             code = run(argv, place)
         console.finish()
         return code
@@ -80,11 +107,7 @@ def main(argv: list[str]) -> int:
     except OSError as error:
         if error.errno is None:
             raise
-        report_error(
-            RuntimeError(
-                f"{error.strerror}: {error.filename or 'while writing'}; finished files and checkpoints are intact"
-            )
-        )
+        report_error(RuntimeError(f"{error.strerror}: {error.filename or 'while writing'}{looked()}"))
         return 1
     except KeyboardInterrupt:
         if place.rank == 0:
@@ -104,6 +127,19 @@ def main(argv: list[str]) -> int:
             )
         )
         return 1
+
+
+def from_interrupt(error: BaseException) -> bool:
+    """Whether a Ctrl-C is behind an error: Python turns one inside of some imports into another error."""
+    seen, waiting = set(), [error]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, KeyboardInterrupt):
+            return True
+        if one is not None and id(one) not in seen:  # a chain can lead back to itself
+            seen.add(id(one))
+            waiting += [one.__cause__, one.__context__]
+    return False
 
 
 def run(argv: list[str], place: Place) -> int:
@@ -157,4 +193,7 @@ def meant(command: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    EXIT_CODE[0] = main(sys.argv[1:])
+    if getsignal(SIGINT) is interrupt:  # while Python ends
+        signal(SIGINT, leave)
+    sys.exit(EXIT_CODE[0])

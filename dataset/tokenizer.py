@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from src.flags.fields import UserError
+from src.storage.files import write_atomic
 
 SPECIAL = ("<pad>", "<bos>", "<eos>")
 PAD, BOS, EOS = range(3)
@@ -184,10 +185,10 @@ class CharTokenizer(Tokenizer):
         return self.tokens
 
     def save(self, run_dir: str | Path) -> None:
-        """Write the vocabulary as JSON: `vocab.json` in a folder, or a file of that path."""
+        """Write the vocabulary as JSON, whole or not at all: `vocab.json` in a folder, or a file of that path."""
         path = Path(run_dir)
         path = path / "vocab.json" if path.is_dir() else path
-        path.write_text(json.dumps(self.tokens, ensure_ascii=False), encoding="utf-8")
+        write_atomic(path, json.dumps(self.tokens, ensure_ascii=False).encode("utf-8"))
 
     @classmethod
     def load(cls, path) -> CharTokenizer:

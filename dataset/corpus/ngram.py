@@ -17,7 +17,8 @@ A context that was never seen leaves P_{n-1}. After Witten & Bell 1991, interpol
 Every character of the heldout text is scored except the first one, which is only context. These are the characters that
 a model predicts in consecutive windows.
 
-The result is kept in the user's cache folder under the digest of both texts. No Python loop runs over characters: a
+The result is kept in the user's cache folder under the digest of both texts, with a digest of its own: a file that was
+changed or damaged is not read, and is made again. No Python loop runs over characters: a
 context of order n + 1 is the (context, character) pair of order n one place earlier, so each order is one sort.
 """
 
@@ -30,10 +31,12 @@ import math
 import numpy as np
 
 from dataset.corpus.cache import cache_folder, write_cache
+from src.flags.fields import UserError
+from src.storage.files import open_sealed, seal
 
 ORDERS = 6
 MOST = 2**31 - 3  # characters; places and contexts are numbered with 32 bits
-VERSION = 2  # of the formula: numbers of an older one must not be read from the cache
+VERSION = 3  # of the formula: numbers of an older one must not be read from the cache
 
 
 def ngram_nats(train: str, heldout: str) -> list[float]:
@@ -44,23 +47,20 @@ def ngram_nats(train: str, heldout: str) -> list[float]:
     if known is None:
         known = fit_and_score(train, heldout)
         # A cache that cannot be written is not an error.
-        write_cache(name, json.dumps({"version": VERSION, "digest": digest, "nats": known}).encode())
+        write_cache(name, json.dumps(seal({"version": VERSION, "digest": digest, "nats": known})).encode())
     return known
 
 
 def _read(name: str, digest: str) -> list[float] | None:
+    """The stored numbers; None where there are none, and where the file is not as it was written."""
     try:
-        stored = json.loads((cache_folder() / name).read_text(encoding="utf-8"))
-        nats = [0.0 + v for v in stored["nats"]]  # 0.0 + -0.0 is 0.0: older caches may hold -0.0
-        valid = (
-            stored["version"] == VERSION
-            and stored["digest"] == digest
-            and len(nats) == ORDERS
-            and all(map(math.isfinite, nats))
-        )
-    except (OSError, ValueError, KeyError, TypeError):  # absent, or not written by us
+        stored = open_sealed(cache_folder() / name)
+    except UserError:
         return None
-    return nats if valid else None
+    nats, right = stored.get("nats"), stored.get("version") == VERSION and stored.get("digest") == digest
+    if not right or not isinstance(nats, list) or len(nats) != ORDERS:
+        return None
+    return nats if all(isinstance(v, float) and math.isfinite(v) for v in nats) else None
 
 
 def fit_and_score(train: str, heldout: str, orders: int = ORDERS) -> list[float]:

@@ -14,14 +14,27 @@ import json
 import os
 from pathlib import Path
 
+from src.flags.kinds import UserError
+
 VARIABLE = "SEQ_BENCH_PLACES"
 
 
 def here(path: str | Path) -> Path:
     """The path on this machine of a file or folder that a run names."""
     path = Path(path)
-    places = json.loads(os.environ.get(VARIABLE) or "{}")
+    places = _places(os.environ.get(VARIABLE) or "{}")
     for folder in (path, *path.parents):
         if str(folder) in places:
             return Path(places[str(folder)]) / path.relative_to(folder)
     return path
+
+
+def _places(text: str) -> dict[str, str]:
+    """The content of the variable; UserError where it is not what an engine writes there."""
+    try:
+        places = json.loads(text)
+    except (ValueError, RecursionError):
+        places = None
+    if not isinstance(places, dict) or not all(isinstance(folder, str) for folder in places.values()):
+        raise UserError(f"{VARIABLE}: got '{text:.40}', allowed: folders by folders, as a JSON object; unset it")
+    return places

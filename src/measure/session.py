@@ -9,10 +9,10 @@ work(progress) measures; finish(status) writes history.json.
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Callable
 
+from src.flags.hints import command as command_line
 from src.measure.progress import Progress
 from src.storage.record import DONE, INTERRUPTED, Record
 
@@ -67,7 +67,7 @@ def continuing(command: str, argv: list[str], path) -> str:
         else:
             rest.append(argv[i])
         i += 1
-    return " ".join(shlex.quote(w) for w in ["python", "benchmark.py", command, *rest, "--out_dir", str(path)])
+    return command_line(command, *rest, "--out_dir", path)
 
 
 def machine_fields(device, threads: int, precision: str) -> dict:

@@ -5,13 +5,13 @@ flags: see TranslateConfig in src/commands/translate.py.
 
 from __future__ import annotations
 
-import shlex
 import sys
 import time
 from pathlib import Path
 
 from src.figures.style import save
 from src.flags.fields import UserError
+from src.flags.hints import command
 from src.numpy_transformer import prepare as preparing
 from src.numpy_transformer import report
 from src.numpy_transformer.arrays import read_arrays, write_arrays
@@ -124,10 +124,10 @@ def _train(run: TranslationRun, training: Training, flags) -> int:
 
 def _continuing(flags) -> str:
     """The command that goes on."""
-    words = ["python", "benchmark.py", "translate", "train", "--config", flags.config, "--resume"]
+    words = ["translate", "train", "--config", flags.config, "--resume"]
     words += ["--out_dir", flags.out_dir] if flags.out_dir else []
     words += ["--quiet"] if flags.quiet else []
-    return " ".join(shlex.quote(word) for word in words)
+    return command(*words)
 
 
 def run(flags) -> int:

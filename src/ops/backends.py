@@ -47,8 +47,17 @@ class Backend:
         return self.device in ("", device_type) or interpreted
 
     def missing(self) -> list[str]:
-        """The packages it needs that are not installed."""
-        return [name for name in self.needs if importlib.util.find_spec(name) is None]
+        """The packages it needs that are not installed, or that a variable of the environment switches off."""
+        return [_named(name) for name in self.needs if importlib.util.find_spec(name) is None or _switched_off(name)]
+
+
+def _switched_off(package: str) -> bool:
+    """Whether the package is there and compiles nothing: numba under NUMBA_DISABLE_JIT=1, which is for debuggers."""
+    return package == "numba" and os.environ.get("NUMBA_DISABLE_JIT", "").strip() not in ("", "0")
+
+
+def _named(package: str) -> str:
+    return f"{package} without NUMBA_DISABLE_JIT" if _switched_off(package) else package
 
 
 def _own_kernel(summary: str) -> Backend:

@@ -59,6 +59,12 @@ def to_bytes(payload: dict) -> bytes:
     return archive[:-2] + len(comment).to_bytes(2, "little") + comment
 
 
+def check_digest(path) -> None:
+    """UserError where a checkpoint is missing, truncated or altered. Nothing is unpickled."""
+    if problem := _digest_problem(_read(Path(path))):
+        raise UserError(f"'{path}' {problem}")
+
+
 def load(path, map_location="cpu") -> dict:
     """The payload of a checkpoint, its tensors on `map_location` (a device or its name).
 

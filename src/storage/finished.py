@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from src.flags.fields import UserError
+from src.flags.hints import resuming
 from src.storage.files import open_sealed
 from src.storage.rundir import RunDir
 from src.storage.schema import validate
@@ -13,7 +14,9 @@ def finished_metrics(run: RunDir) -> dict:
     if not run.finished and run.imported:
         raise UserError(f"{run.path}: imported, so it has no metrics.json; train on from it with --init_from")
     if not run.finished:
-        raise UserError(f"{run.path}: not finished, it has no metrics.json yet; continue it with --resume")
+        raise UserError(
+            f"{run.path}: not finished, it has no metrics.json yet; continue it with `{resuming(run.path)}`"
+        )
     document = open_sealed(run.metrics)
     try:
         validate(document)

@@ -52,6 +52,8 @@ class FolderLock:
             raise
         self._fd = fd
         _held.add(self)
+        _taken.append(self.folder)
+        del _taken[:-1]
 
     def release(self) -> None:
         """Give the lock back; nothing happens if it is not held."""
@@ -105,6 +107,12 @@ def try_lock(fd: int, folder: Path) -> bool:
 
 
 _held: weakref.WeakSet[FolderLock] = weakref.WeakSet()
+_taken: list[Path] = []
+
+
+def last_taken() -> Path | None:
+    """The folder that this process locked last, also after it gave the lock back; None before the first."""
+    return _taken[-1] if _taken else None
 
 
 def _forget_in_child() -> None:

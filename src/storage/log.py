@@ -180,7 +180,8 @@ def lines_of(copy: Copy) -> list[bytes]:
     for group in copy.order:
         if not 0 <= group < len(at):
             raise ValueError(f"a row of group {group}, of {len(at)} groups")
-        values = {name: column[at[group]] for name, column in copy.groups[group].items() if at[group] < len(column)}
+        columns = copy.groups[group].items()
+        values = {name: _value(column, at[group]) for name, column in columns if at[group] < len(column)}
         if len(values) < len(copy.groups[group]) or not values:
             raise ValueError(f"group {group} has fewer rows than the log")
         row = {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in values.items()}
@@ -189,6 +190,11 @@ def lines_of(copy: Copy) -> list[bytes]:
     if copy.rows != len(lines) or hashlib.sha256(b"".join(lines)).hexdigest() != copy.sha256:
         raise ValueError("its lines do not have the SHA-256 that is stored with them")
     return lines
+
+
+def _value(column: Sequence, at: int):
+    """A value of a column; an array has 0 and 1 for false and true."""
+    return bool(column[at]) if getattr(column, "typecode", "") == BOOL else column[at]
 
 
 def difference(path: Path, lines: Sequence[bytes]) -> str:

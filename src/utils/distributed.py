@@ -23,7 +23,7 @@ import torch.distributed as dist
 
 from src.flags.fields import UserError
 from src.ops.precision import accumulation_dtype, as_real
-from src.utils.launch import ADDRESS, HOW, ProcessLost, launched
+from src.utils.launch import ADDRESS, HOW, ProcessLost, check_address, launched
 
 T = TypeVar("T")
 
@@ -145,6 +145,7 @@ def _join() -> World:
             )
         torch.cuda.set_device(place.local_rank)  # nccl uses the current device
     if not dist.is_initialized():
+        check_address()
         # Objects, and tensors under --device cpu, need gloo beside nccl. The other ranks wait while rank 0 draws the
         # figures. On a slow machine that can take longer than the default timeout of half an hour.
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"

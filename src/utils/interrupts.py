@@ -28,6 +28,7 @@ class Interrupts:
     def __init__(self):
         self._old: dict[int, object] = {}
         self._depth, self._asked = 0, False
+        self.happened = False  # whether there was a request, also one whose exception was lost
 
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():
@@ -52,7 +53,7 @@ class Interrupts:
         self._raise_if_asked()
 
     def _ask(self, number, frame) -> None:
-        self._asked = True
+        self._asked = self.happened = True
         self._raise_if_asked()
 
     def _raise_if_asked(self) -> None:

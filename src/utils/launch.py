@@ -18,6 +18,7 @@ from src.flags.fields import UserError
 ADDRESS = ("MASTER_ADDR", "MASTER_PORT")  # where the processes meet
 NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
 HOW = "start several processes with `torchrun --nproc_per_node N benchmark.py ...`, or unset WORLD_SIZE for one process"
+MOST_PORT, MOST_PROCESSES = 65_535, 100_000
 
 
 class ProcessLost(RuntimeError):
@@ -42,7 +43,7 @@ class Place(NamedTuple):
 def launched(environ: Mapping[str, str] = os.environ) -> Place:
     """The place of this process. An empty variable counts as unset, and without WORLD_SIZE there is one process.
 
-    UserError for a WORLD_SIZE above 1 that the other variables do not fit.
+    UserError for a WORLD_SIZE above 1 that the other variables do not fit. With one process they are not read.
     """
     size = _number("WORLD_SIZE", environ, least=1, default=1)
     if size == 1:
@@ -50,11 +51,24 @@ def launched(environ: Mapping[str, str] = os.environ) -> Place:
     missing = [name for name in ("RANK", *ADDRESS) if not environ.get(name)]
     if missing:
         raise UserError(f"WORLD_SIZE: got {size}, but {' and '.join(missing)} not set; {HOW}")
-    _number("MASTER_PORT", environ, least=0)
-    rank = _number("RANK", environ)
-    if rank >= size:
-        raise UserError(f"RANK: got {rank}, allowed: 0 to {size - 1}, because WORLD_SIZE is {size}; {HOW}")
-    return Place(rank, size, _number("LOCAL_RANK", environ, default=0))
+    _number("MASTER_PORT", environ, most=MOST_PORT)
+    rank, local_rank = _number("RANK", environ), _number("LOCAL_RANK", environ, default=0)
+    for name, found in (("RANK", rank), ("LOCAL_RANK", local_rank)):
+        if found >= size:
+            raise UserError(f"{name}: got {found}, allowed: 0 to {size - 1}, because WORLD_SIZE is {size}; {HOW}")
+    return Place(rank, size, local_rank)
+
+
+def check_address(environ: Mapping[str, str] = os.environ) -> None:
+    """UserError where no machine has the name in MASTER_ADDR. torch would ask for it again and again, for hours."""
+    import socket  # takes milliseconds, and one process alone needs none
+
+    host = environ["MASTER_ADDR"]
+    try:
+        socket.getaddrinfo(host, int(environ["MASTER_PORT"]))
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"MASTER_ADDR: got '{host}' ({reason}), allowed: the name of a machine; {HOW}") from error
 
 
 def alone(environ: MutableMapping[str, str] = os.environ) -> None:
@@ -72,10 +86,12 @@ def launcher(environ: Mapping[str, str] = os.environ) -> list[str]:
     return ["torchrun", *(["--nnodes", machines] if machines != "1" else []), "--nproc_per_node", each]
 
 
-def _number(name: str, environ: Mapping[str, str], least: int = 0, default: int | None = None) -> int:
+def _number(
+    name: str, environ: Mapping[str, str], least: int = 0, most: int = MOST_PROCESSES, default: int | None = None
+) -> int:
     text = environ.get(name, "").strip()
     if not text and default is not None:
         return default
-    if not text.isdecimal() or int(text) < least:
-        raise UserError(f"{name}: got '{text}', allowed: a whole number from {least} on; {HOW}")
+    if not text.isdecimal() or len(text) > 20 or not least <= int(text) <= most:
+        raise UserError(f"{name}: got '{text:.40}', allowed: a whole number from {least} to {most}; {HOW}")
     return int(text)

@@ -30,11 +30,15 @@ class Reporter:
         self.seconds = 0.0  # training time since the first step
 
     def say(self, text: str) -> None:
-        """Print a line."""
-        if not self.quiet:
+        """Print a line. Where stderr takes no more text, nothing is told from then on: a training needs no reader."""
+        if self.quiet:
+            return
+        try:
             if self.bar is not None:
                 self.bar.clear()
             print(text, file=sys.stderr, flush=True)
+        except OSError:
+            self.quiet = True
 
     def step(self, row: dict, steps: int) -> None:
         """A step is done. row: its row of metrics.jsonl.  steps: those of the whole run."""
@@ -72,7 +76,7 @@ class Reporter:
         if self.bar is not None:
             self.bar.write(line, file=sys.stderr)
         else:
-            print(line, file=sys.stderr, flush=True)
+            self.say(line)
 
     def close(self) -> None:
         """Remove the progress bar and finish the TensorBoard files."""

@@ -19,6 +19,7 @@ from small_models import WHOLE_FILE
 from src.commands import speed
 from src.figures import speed as speed_figures
 from src.flags.fields import UserError
+from src.flags.hints import program
 from src.measure import child, gate
 from src.measure.profile.steps import peak_bytes
 from src.measure.progress import Progress
@@ -578,7 +579,7 @@ def test_an_interrupt_keeps_what_was_measured_and_the_same_command_continues(tmp
     kept = len({key_of(r) for r in rows})
     assert kept == after
     said = capsys.readouterr().err
-    assert "continue with: python benchmark.py speed --model gru,lstm" in said
+    assert f"continue with: python {program()} speed --model gru,lstm" in said
     assert said.rstrip().endswith(str(tmp_path / "out"))
     assert json.loads((tmp_path / "out" / "history.json").read_text())["status"] == "interrupted"
     code, whole_rows = run(tmp_path, line)
@@ -716,7 +717,7 @@ def test_a_child_computes_with_the_threads_and_the_rounding_of_its_parent(monkey
     ],
 )
 def test_the_command_that_continues_names_the_directory_once(argv):
-    assert continuing("speed", argv, "runs/x") == "python benchmark.py speed --model gru --out_dir runs/x"
+    assert continuing("speed", argv, "runs/x") == f"python {program()} speed --model gru --out_dir runs/x"
 
 
 def test_a_panel_without_a_value_above_zero_is_drawn(tmp_path):

@@ -296,3 +296,11 @@ def test_a_note_is_constant_for_the_compiler_as_torch_marks_it():
     marked = torch.compiler.assume_constant_result(lambda: None)
     assert vars(ran.note).items() >= vars(marked).items()
     assert vars(marked)
+@pytest.mark.parametrize(("value", "off"), [("1", True), ("0", False), ("", False)])
+def test_numba_that_is_switched_off_is_not_chosen_and_not_taken(monkeypatch, value, off):
+    """NUMBA_DISABLE_JIT=1 leaves numba's functions uncompiled, and its intrinsics fail."""
+    monkeypatch.setenv("NUMBA_DISABLE_JIT", value)
+    assert ("numba" in backends.usable("selective_scan", "cpu")) is not off
+    if off:
+        with pytest.raises(UserError, match="numba without NUMBA_DISABLE_JIT"):
+            backends.parse_backend("numba", "selective_scan", backends.usable("selective_scan", "cpu"))

@@ -16,6 +16,7 @@ from planted_runs import cells_of
 from src.commands import speed
 from src.flags.fields import UserError
 from src.flags.groups import ModelConfig
+from src.flags.hints import program
 from src.flags.parser import first_look
 from src.measure.speed.entries import read_entries
 from src.measure.speed.plan import SpeedConfig, build_subjects
@@ -262,7 +263,7 @@ def test_the_cost_comes_after_the_tables_and_ctrl_c_there_keeps_them(
     planted.status = INTERRUPTED
     assert carry_out(tmp_path, monkeypatch, matched_cells) == 130
     assert {"results.csv", "summary.csv", "verdicts.json"} <= {p.name for p in (tmp_path / "C").iterdir()}
-    assert "continue with: python benchmark.py compare --task parity --out_dir" in capsys.readouterr().err
+    assert f"continue with: python {program()} compare --task parity --out_dir" in capsys.readouterr().err
     planted.status = DONE
     assert carry_out(tmp_path, monkeypatch, matched_cells) == 0
     assert Record(tmp_path / "C" / "speed").finished

@@ -11,6 +11,7 @@ from conftest import ROOT, TINY
 from page_checks import problems, visible
 from planted_comparison import ENV, SAMPLES, Plan, invented, plant, plant_run, write_json
 
+from src.flags import hints
 from src.storage.files import seal
 from src.study.page import check_target
 from src.study.page.blocks import Column, Section, Table
@@ -83,7 +84,8 @@ def test_an_unfinished_run_is_refused_by_name(main, run):
     (run / "metrics.json").unlink()
     code, _, err = main("report", "R")
     assert code == 2
-    assert err == "error: R: not finished, it has no metrics.json yet; continue it with --resume\n"
+    again = hints.resuming("R")
+    assert err == f"error: R: not finished, it has no metrics.json yet; continue it with `{again}`\n"
 
 
 def test_its_own_page_is_replaced(main, run):

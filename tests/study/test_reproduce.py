@@ -18,6 +18,7 @@ from engine_in_process import in_process
 
 from src.figures import runs as run_figures
 from src.flags.fields import UserError
+from src.flags.hints import program
 from src.flags.run_flags import to_dict
 from src.setup.plan import plan
 from src.storage.env import changed_files
@@ -276,7 +277,7 @@ def test_ctrl_c_leaves_finished_rows_and_the_same_command_goes_on(place, main, m
     line = ("reproduce", "record", "--out_dir", "new")
     code, _, err = main(*line)
     assert code == 130
-    assert "continue with: python benchmark.py reproduce record --out_dir new" in err
+    assert f"continue with: python {program()} reproduce record --out_dir new" in err
     assert [row["run"] for row in open_sealed("new/answers.json")["rows"]] == ["gru-1"]
     kept = (Path("new") / "gru-1" / "metrics.json").read_bytes()
     monkeypatch.setattr(processes, "one_by_one", in_process(place))

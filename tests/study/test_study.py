@@ -27,6 +27,7 @@ from src.figures import kernels as kernel_figures
 from src.figures import runs as run_figures
 from src.figures import speed as speed_figures
 from src.flags.fields import UserError
+from src.flags.hints import program
 from src.measure import child
 from src.measure.speed.analysis import analyse
 from src.storage.files import seal, write_json
@@ -628,7 +629,7 @@ def test_an_interrupt_keeps_finished_parts_and_the_same_command_continues(number
     code, _ = run(monkeypatch, tmp_path, runner=Here(stop_at(number)))
     assert code == 130
     said = capsys.readouterr().err
-    assert f"continue with: python benchmark.py study {shlex.join(LINE)} --out_dir {tmp_path / 'out'}" in said
+    assert f"continue with: python {program()} study {shlex.join(LINE)} --out_dir {tmp_path / 'out'}" in said
     stopped = history(tmp_path / "out")
     assert stopped["status"] == "interrupted"
     assert sum(t["status"] == "done" for t in stopped["trainings"]) == min(number - 1, 6)
@@ -763,7 +764,7 @@ def test_ctrl_c_reaches_the_part_that_runs_and_ends_the_study_with_130(tmp_path)
     started.send_signal(signal.SIGINT)
     _, said = started.communicate(timeout=90)
     assert started.returncode == 130, said
-    assert "interrupted; finished parts are kept, continue with: python benchmark.py study --model gru" in said
+    assert f"interrupted; finished parts are kept, continue with: python {program()} study --model gru" in said
     assert (log.parent / "ckpt.pt").exists()
     assert history(tmp_path / "out")["status"] == "interrupted"
     processes = subprocess.run(["ps", "-eo", "ppid,args"], capture_output=True, text=True, timeout=20).stdout

@@ -5,6 +5,7 @@ python -m pytest tests/utils/test_console.py
 
 import io
 import json
+import os
 import subprocess
 import sys
 
@@ -12,6 +13,7 @@ import pytest
 from conftest import ROOT, bench
 
 from src.utils import console
+from src.utils.reporter import Reporter
 
 TASK = '''
 """Repeat a snowman, for tests of terminals: ☃."""
@@ -152,3 +154,65 @@ def test_a_run_and_its_commands_end_well_under_any_encoding(tmp_path, encoding):
         assert "Traceback" not in done.stderr
     done = bench("--eval_only", "--out_dir", "☃", cwd=tmp_path, env=env)
     assert json.loads(done.stdout)["task"] == "text"
+
+
+EARLY = """
+# The program with a Ctrl-C (SIGINT) at the moment at which it imports a module, before or after it begins its command.
+import os, runpy, signal, sys
+root, module, *arguments = sys.argv[1:]
+
+
+class Watch:
+    def find_spec(self, name, *_):
+        if name == module:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.meta_path.insert(0, Watch())
+sys.argv = [os.path.join(root, "benchmark.py"), *arguments]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs os.kill with SIGINT")
+@pytest.mark.parametrize("module", ["importlib", "dataset", "src.models", "src.commands.list", "textwrap"])
+def test_a_control_c_during_the_imports_is_no_traceback(tmp_path, module):
+    (tmp_path / "early.py").write_text(EARLY)
+    done = subprocess.run(
+        [sys.executable, "-S", "early.py", str(ROOT), module, "list"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+    )
+    if module == "importlib" and done.returncode == 0:
+        pytest.skip("this Python has loaded importlib before the program begins")
+    assert done.returncode in (0, 130), done.stderr
+    assert "Traceback" not in done.stderr
+    assert module == "textwrap" or done.returncode == 130
+
+
+@pytest.mark.parametrize("error", [ImportError("x"), RuntimeError("x")])
+def test_an_error_that_a_control_c_caused_is_told_as_the_interrupt_that_it_is(main, monkeypatch, error):
+    import benchmark
+
+    def interrupted(*_):
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            raise error from None
+
+    monkeypatch.setattr(benchmark, "run", interrupted)
+    assert main("list") == (130, "", "interrupted\n")
+    monkeypatch.setattr(benchmark, "run", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        main("list")
+
+
+def test_a_training_goes_on_where_stderr_takes_no_text(monkeypatch):
+    reporter = Reporter(quiet=False)
+    monkeypatch.setattr(sys, "stderr", open("/dev/full", "w") if os.path.exists("/dev/full") else None)
+    reporter.say("x" * 100_000)
+    assert reporter.quiet

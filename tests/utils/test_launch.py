@@ -6,7 +6,7 @@ python -m pytest tests/utils/test_launch.py
 import pytest
 
 from src.flags.fields import UserError
-from src.utils.launch import Place, alone, launched, launcher
+from src.utils.launch import Place, alone, check_address, launched, launcher
 
 TWO = {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
 
@@ -42,12 +42,17 @@ def test_the_place_of_a_process(environ, place):
         ({"RANK": "", "MASTER_ADDR": ""}, "WORLD_SIZE: got 2, but RANK and MASTER_ADDR not set"),
         ({"MASTER_PORT": None}, "but MASTER_PORT not set"),
         ({"MASTER_PORT": "x"}, "MASTER_PORT: got 'x'"),
-        ({"WORLD_SIZE": "two"}, "WORLD_SIZE: got 'two', allowed: a whole number from 1 on"),
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE: got 'two', allowed: a whole number from 1 to"),
         ({"WORLD_SIZE": "0"}, "WORLD_SIZE: got '0'"),
         ({"WORLD_SIZE": "-2"}, "WORLD_SIZE: got '-2'"),
         ({"RANK": "2"}, "RANK: got 2, allowed: 0 to 1"),
         ({"RANK": "-1"}, "RANK: got '-1'"),
         ({"LOCAL_RANK": "?"}, r"LOCAL_RANK: got '\?'"),
+        ({"LOCAL_RANK": "2"}, "LOCAL_RANK: got 2, allowed: 0 to 1"),
+        ({"RANK": "abc"}, "RANK: got 'abc'"),
+        ({"MASTER_PORT": "99999"}, "MASTER_PORT: got '99999', allowed: a whole number from 0 to 65535"),
+        ({"WORLD_SIZE": "9" * 26}, "WORLD_SIZE: got '9+', allowed: a whole number from 1 to 100000"),
+        ({"WORLD_SIZE": "9" * 5_000}, "WORLD_SIZE: got '9{40}', allowed"),
     ],
     ids=str,
 )
@@ -120,3 +125,12 @@ def test_an_empty_rank_does_not_hide_an_error(main, monkeypatch):
     assert main("nonsense")[0] == 2
     monkeypatch.setenv("RANK", "3")  # without WORLD_SIZE, so this is the only process
     assert "unknown command" in main("nonsense")[2]
+
+
+@pytest.mark.parametrize("host", ["no host has spaces", "x" * 300, ""])
+def test_an_address_that_no_machine_has_is_a_user_error(host):
+    """torch would ask for it again and again, until its timeout of hours. No name server is asked here."""
+    check_address(TWO)
+    if host:
+        with pytest.raises(UserError, match="MASTER_ADDR: got"):
+            check_address({**TWO, "MASTER_ADDR": host})

@@ -367,7 +367,7 @@ def test_full_disk_leaves_the_last_checkpoint(main, drive, tmp_path, references)
     """From the second checkpoint on no file can grow: exit code 1 and one line. With room again the run can end."""
     code, out, err = drive(tmp_path, "full:ckpt.pt", 2, *BASE, *DATA["fresh"], "--out_dir", "run")
     assert (code, out, err.count("\n")) == (1, "", 1), err
-    assert re.match(r"error: .*(too large|no space).*checkpoints are intact", err, re.IGNORECASE)
+    assert re.match(r"error: .*(too large|no space).*; in 'run', config.json.* are intact", err, re.IGNORECASE)
     assert not list((tmp_path / "run").glob(".tmp-*"))
     assert main("--resume", "--out_dir", "run")[0] == 0
     assert_same(tmp_path / "run", references("fresh"))
