@@ -194,6 +194,4 @@ def meant(command: str) -> str:
 
 if __name__ == "__main__":
     EXIT_CODE[0] = main(sys.argv[1:])
-    if getsignal(SIGINT) is interrupt:  # while Python ends
-        signal(SIGINT, leave)
     sys.exit(EXIT_CODE[0])
