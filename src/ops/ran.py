@@ -18,8 +18,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Iterator
 
-import torch
-
 PHASES = ("training", "evaluation", "decoding", "step")
 STEP = "eager"  # the form for one token: plain torch, in the `__init__.py` of each op
 
@@ -29,12 +27,16 @@ _seen: Seen | None = None
 _phase = "training"
 
 
-# A compiled function runs this while it is traced, in plain Python. Its graph holds no trace of it.
-@torch.compiler.assume_constant_result
 def note(op: str, implementation: str, step: bool = False) -> None:
     """An op says which of its implementations computes this call.  step: the form for one token."""
     if _seen is not None:
         _seen.setdefault("step" if step else _phase, {}).setdefault(op, {})[implementation] = None
+
+
+# A compiled function runs `note` while it is traced, in plain Python, and its graph holds no trace of it. This is all
+# that `torch.compiler.assume_constant_result` does, but it imports torch's compiler, which takes each process two
+# seconds.
+note._dynamo_marked_constant = True
 
 
 @contextlib.contextmanager
