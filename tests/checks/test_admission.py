@@ -54,8 +54,9 @@ def layer(tmp_path):
 
 
 @pytest.fixture
-def train(main):
-    """(layer file, run directory, further flags) -> (exit code, stderr)."""
+def train(main, monkeypatch):
+    """(layer file, run directory, further flags) -> (exit code, stderr). No figures are drawn, only their titles."""
+    monkeypatch.setattr(run_figures, "draw_all", lambda document, folder: [])
 
     def call(layer_file, out_dir, *more):
         code, _, err = main(*TINY, "--model", layer_file, "--out_dir", out_dir, *more)

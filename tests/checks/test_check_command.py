@@ -11,6 +11,7 @@ import sys
 
 import pytest
 
+from src import checks
 from src.checks import CHECKS, causality, cost, hash_order
 from src.checks.base import Result
 from src.commands import check
@@ -32,15 +33,30 @@ class Leaky(Mixer):
 """
 
 
+@pytest.fixture(scope="module")
+def known():
+    """{(model, check): results}: each check of a model is carried out once, by the first command that asks for it."""
+    return {}
+
+
 @pytest.fixture
-def run(capsys, tmp_path, monkeypatch):
+def run(capsys, tmp_path, monkeypatch, known):
     """Call the command: (exit code, stdout, stderr). A text that ends in a line break becomes a user's file."""
     monkeypatch.setattr(cost, "FAR", 512)  # the slow part of a check is its cost, which test_check_cost.py tests
     monkeypatch.setattr(cost, "SLOW", 0.0)
     monkeypatch.setattr(hash_order, "HASH_SEEDS", ())  # test_hash_order.py starts the other processes
     monkeypatch.setattr(causality, "WORK", 1)  # few rows per pass
 
+    carry_out = checks.run_check
+
     def call(model, *flags):
+        def once(check, subject, group):
+            if (model_text, check) not in known:
+                known[model_text, check] = carry_out(check, subject, group)
+            return known[model_text, check]
+
+        model_text = model
+        monkeypatch.setattr(checks, "run_check", once)
         if model.endswith("\n"):
             path = tmp_path / "layer.py"
             path.write_text(model)

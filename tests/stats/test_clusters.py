@@ -5,7 +5,7 @@ python -m pytest tests/stats/test_clusters.py
 
 import numpy as np
 import pytest
-from scipy import stats
+import scipy  # `scipy.stats` is imported where it is first used
 
 from src.stats.intervals import binned, clustered, t_interval, wilson
 
@@ -79,9 +79,11 @@ def test_sequences_of_equal_length_have_the_interval_of_their_means():
     losses = rng.gamma(2.0, size=(50, 8)) + rng.gamma(1.0, size=(50, 1))
     found = clustered(losses.ravel(), np.repeat(np.arange(50), 8), interval="mean")
     means = losses.mean(axis=1)
-    low, high = stats.t.interval(0.95, 49, loc=means.mean(), scale=stats.sem(means))
+    low, high = scipy.stats.t.interval(0.95, 49, loc=means.mean(), scale=scipy.stats.sem(means))
     assert found["ci"] == pytest.approx([low, high], rel=1e-12)
-    assert found["design_effect"] == pytest.approx(stats.sem(means) ** 2 / stats.sem(losses.ravel()) ** 2, rel=1e-12)
+    assert found["design_effect"] == pytest.approx(
+        scipy.stats.sem(means) ** 2 / scipy.stats.sem(losses.ravel()) ** 2, rel=1e-12
+    )
     assert (found["count"], found["units"]) == (400, 50)
 
 

@@ -5,7 +5,7 @@ python -m pytest tests/stats/test_pairs.py
 
 import numpy as np
 import pytest
-from scipy import stats
+import scipy  # `scipy.stats` is imported where it is first used
 
 from src.stats.pairs import over_tasks, paired_seeds, tost, two_level_bootstrap
 
@@ -17,7 +17,7 @@ def test_three_separated_seeds():
     """Differences .10, .17, .05: mean .1067, t = 3.065, p of 2 degrees .092."""
     found = paired_seeds(A, B)
     assert (found["mean"], found["median"]) == (pytest.approx(0.10667, abs=1e-5), pytest.approx(0.1))
-    assert [found[key] for key in P_VALUES] == pytest.approx([0.1, 0.05, 0.25, stats.ttest_rel(B, A).pvalue])
+    assert [found[key] for key in P_VALUES] == pytest.approx([0.1, 0.05, 0.25, scipy.stats.ttest_rel(B, A).pvalue])
     assert (found["n"], found["missing"], found["direction"], found["separated"]) == (3, 0, 1, True)
     assert (found["method"], found["smallest_p"], found["smallest_p_better"]) == ("t", 0.1, 0.05)
 

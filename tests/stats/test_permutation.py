@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 import pytest
-from scipy import stats
+import scipy  # `scipy.stats` is imported where it is first used
 
 from src.stats import permutation
 from src.stats.permutation import exchange, improvement, seeds_needed, sign_flip, smallest_p
@@ -23,7 +23,7 @@ def test_exchange_gives_the_p_of_scipy_also_with_ties(n):
     """Whole numbers, because SciPy does not treat sums that differ by rounding as ties."""
     for a, b in np.random.default_rng(n).integers(0, 7, (4, 2, n)).astype(float):
         theirs = [
-            stats.permutation_test(
+            scipy.stats.permutation_test(
                 (a, b),
                 lambda x, y, axis: y.sum(axis=axis) - x.sum(axis=axis),
                 vectorized=True,
@@ -60,7 +60,7 @@ def test_drawn_arrangements_are_near_the_exact_p(monkeypatch):
 
 def test_sign_flip_gives_the_p_of_scipy():
     differences = np.array([3.0, -1, 2, 5, -2, 4])
-    theirs = stats.permutation_test(
+    theirs = scipy.stats.permutation_test(
         (differences,),
         lambda x, axis: x.sum(axis=axis),
         vectorized=True,
@@ -75,7 +75,7 @@ def test_sign_flip_gives_the_p_of_scipy():
 
 def test_one_task_of_improvement_is_the_exact_mann_whitney_test():
     a, b = np.random.default_rng(5).random((2, 6))
-    theirs = [stats.mannwhitneyu(b, a, method="exact", alternative=side) for side in ("two-sided", "greater")]
+    theirs = [scipy.stats.mannwhitneyu(b, a, method="exact", alternative=side) for side in ("two-sided", "greater")]
     share, p, p_better = improvement([(a, b)])
     assert (share, p, p_better) == pytest.approx((theirs[0].statistic / 36, *(t.pvalue for t in theirs)))
 

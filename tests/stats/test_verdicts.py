@@ -5,7 +5,7 @@ python -m pytest tests/stats/test_verdicts.py
 
 import numpy as np
 import pytest
-from scipy import stats
+import scipy  # `scipy.stats` is imported where it is first used
 
 from src.stats.pairs import over_tasks, paired_seeds
 from src.stats.permutation import exchange, improvement, smallest_p
@@ -185,7 +185,7 @@ def test_three_seeds_of_equal_models_hardly_ever_differ():
     x = np.concatenate([scores(rng, kind, (100, 1, 4, 3)) for kind in KINDS], axis=1)
     assert share_with_a_difference(verdicts(x)) <= 0.07
     two_modes = scores(rng, "two modes", (200, 4, 3))
-    p_t = stats.ttest_rel(two_modes[:, 1:], two_modes[:, :1], axis=2).pvalue
+    p_t = scipy.stats.ttest_rel(two_modes[:, 1:], two_modes[:, :1], axis=2).pvalue
     assert np.mean([min(holm(row)) <= 0.05 for row in p_t]) > 0.07
 
 

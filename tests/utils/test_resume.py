@@ -48,9 +48,13 @@ from pathlib import Path
 root = sys.argv[1]
 sys.path.insert(0, root)
 import matplotlib.pyplot
+import scipy.special, torch._dynamo, torch.profiler  # what a run imports while it computes
 import benchmark
+from dataset import reverse, tiny_shakespeare
+from src.checks import ready
 from src.commands import evaluate, generate, resume, train
 from src.figures import runs as run_figures
+from src.models import transformer
 from src.setup import run, session, stored
 from src.storage import rundir
 from src.utils import results, training
