@@ -4,9 +4,9 @@
     python benchmark.py kernels --op attention --backends explicit,sdpa --lengths 128,512,2048
     python benchmark.py kernels --op rmsnorm --width 1024 --precision bf16
 
-Ops: attention, causal_conv, selective_scan, linear_attention and delta_rule with their backends, and rmsnorm, softmax
-and linear. For each form: time, GB/s and GFLOP/s, forward and forward with backward. A form is timed only if it agrees
-with the op's definition. A form that cannot run here gets a row that says why.
+Ops: all of src/ops with their backends. Those that torch has too (rmsnorm, swiglu, rope, softmax, linear) are also
+measured under torch.compile. For each form: time, GB/s and GFLOP/s, forward and forward with backward. A form is timed
+only if it agrees with the op's definition. A form that cannot run here gets a row that says why.
 
 Operations and bytes are counted by formula (src/measure/kernels/subjects.py). The ceilings are a copy and a matrix
 product, measured here. The run directory gets results.csv, results.jsonl, history.json and figures. The same command
@@ -24,8 +24,7 @@ from src.flags.run_flags import to_dict
 from src.ops.backends import OPS
 
 KIND = "kernels"
-SIMPLE = ("rmsnorm", "softmax", "linear")
-NAMES = (*OPS, *SIMPLE)
+NAMES = tuple(OPS)
 
 
 @dataclass(frozen=True)
@@ -36,8 +35,8 @@ class KernelsConfig:
     backends: tuple[str, ...] = option((), "forms to measure; default: all of the op's")
     lengths: tuple[int, ...] = option((128, 512, 2048), "tokens of a sequence, T")
     batch_tokens: int = option(4096, "tokens per call: B = batch_tokens / T, at least 1", least=1)
-    width: int = option(256, "channels E or D, of selective_scan, causal_conv, rmsnorm, softmax, linear", least=1)
-    heads: int = option(4, "heads H, of attention, linear_attention, delta_rule", least=1)
+    width: int = option(256, "channels E or D, of the ops without heads", least=1)
+    heads: int = option(4, "heads H, of attention, linear_attention, delta_rule, rope", least=1)
     head_dim: int = option(64, "size K of a head", least=1)
     state: int = option(16, "states N per channel, of selective_scan", least=1)
     cell_seconds: float = option(2.0, "seconds of timing for each form, pass and length", above=0.0, most=3600.0)
@@ -126,6 +125,8 @@ def make_plan(config: KernelsConfig, machine, device, threads: int):
             raise UserError(f"--backends: unknown form '{name}' of {config.op}, allowed: {allowed}")
     if not config.lengths or min(config.lengths) < 1:
         raise UserError(f"--lengths: got {','.join(map(str, config.lengths))}, allowed: whole numbers >= 1")
+    if config.op == "rope" and config.head_dim % 2:
+        raise UserError(f"--head_dim: got {config.head_dim}, allowed: an even number, because rope rotates pairs")
     shapes = tuple(
         Shape(max(1, config.batch_tokens // T), T, config.width, config.heads, config.head_dim, config.state)
         for T in sorted(set(config.lengths))

@@ -202,12 +202,13 @@ def redraw(argv) -> int:
 def announced(subjects, precision, record) -> list[str]:
     """Lines that say what is measured: precision, models, backends, blocks, and remarks about decoding."""
     from src.models.fair import block_words
+    from src.ops.choices import in_words
     from src.storage.rows import WRONG_DECODING
 
     lines = [f"{record.path}: {len(record.rows)} rows are there already, continuing"] if record.rows else []
     lines.append(f"precision {precision[0]}: {precision[1]}")
     for name, s in subjects.items():
-        kernels = "; ".join(f"{op}: {c['backend']} ({c['reason']})" for op, c in s.backends.items())
+        kernels = in_words(s.backends)
         sizes = f"{s.parameters:,} parameters, d_model {s.args.d_model}, n_layer {s.args.n_layer}"
         lines.append(f"{name}: {sizes}{'; ' + kernels if kernels else ''}")
         lines.append(f"{name}: block: {block_words(s.model_class, s.args)}")

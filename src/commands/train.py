@@ -79,9 +79,11 @@ def check_control(request) -> None:
 
 def announce(reporter, setup, backends: dict[str, dict], data, run_dir) -> None:
     """What this run is, in a few lines: the preset and what was typed, the precision and the backends, the text."""
+    from src.ops.choices import in_words
+
     typed = " ".join(f"--{k} {as_text(v)}" for k, v in setup.explicit.items())
     reporter.say(f"preset {setup.preset}, with {typed}; all flags: {run_dir.config}")
-    kernels = "".join(f"; {op}: {c['backend']} ({c['reason']})" for op, c in backends.items())
+    kernels = f"; {in_words(backends)}" if backends else ""
     reporter.say(f"precision {setup.args.precision}: {setup.precision_reason}{kernels}")
     if data.facts.source:
         reporter.say(f"text: {data.facts.source}, SHA-256 {data.facts.digest}")

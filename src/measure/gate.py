@@ -266,10 +266,69 @@ def _causal_conv(module, reference, backend, rng):
         )
 
 
+def _rmsnorm(module, reference, backend, rng):
+    inputs = {"x": torch.randn(B, T, C, generator=rng), "weight": 1 + 0.1 * torch.randn(C, generator=rng)}
+    for name, names in {"weighted": ("x", "weight"), "plain": ("x",)}.items():
+        yield (
+            name,
+            lambda **x: module.rmsnorm(**x, backend=backend),
+            reference.rmsnorm_reference,
+            {key: inputs[key] for key in names},
+        )
+
+
+def _swiglu(module, reference, backend, rng):
+    inputs = {name: torch.randn(B, T, C, generator=rng) for name in ("gate", "up")}
+    yield "product", lambda **x: module.swiglu(**x, backend=backend), reference.swiglu_reference, inputs
+
+
+def _rope(module, reference, backend, rng):
+    inputs = {"x": torch.randn(B, T, H, K, generator=rng)}
+    angle = torch.rand(T, K // 2, generator=rng) * 6
+
+    def rotate(x, layout):
+        return module.rope(x, angle.cos().to(x.device), angle.sin().to(x.device), layout, backend)
+
+    for layout in module.LAYOUTS:
+        yield (
+            layout,
+            lambda x, o=layout: rotate(x, o),
+            lambda x, o=layout: reference.rope_reference(x, angle.cos(), angle.sin(), o),
+            inputs,
+        )
+
+
+def _softmax(module, reference, backend, rng):
+    x = torch.randn(B * T, C, generator=rng)
+    target = torch.randint(0, C, (B * T,), generator=rng)
+    yield "softmax", lambda x: module.softmax(x, backend), reference.softmax_reference, {"x": x}
+    for smoothing in (0.0, 0.1):
+        yield (
+            f"cross-entropy with smoothing {smoothing}",
+            lambda logits, s=smoothing: module.cross_entropy(logits, target.to(logits.device), s, backend=backend),
+            lambda logits, s=smoothing: reference.cross_entropy_reference(logits, target, s),
+            {"logits": x},
+        )
+
+
+def _linear(module, reference, backend, rng):
+    inputs = {
+        "x": torch.randn(B, T, C, generator=rng),
+        "weight": torch.randn(K + 1, C, generator=rng) * C**-0.5,
+        "bias": torch.randn(K + 1, generator=rng),
+    }
+    yield "map", lambda **x: module.linear(**x, backend=backend), reference.linear_reference, inputs
+
+
 CASES = {
     "attention": _attention,
     "selective_scan": _selective_scan,
     "linear_attention": _linear_attention,
     "delta_rule": _delta_rule,
     "causal_conv": _causal_conv,
+    "rmsnorm": _rmsnorm,
+    "swiglu": _swiglu,
+    "rope": _rope,
+    "softmax": _softmax,
+    "linear": _linear,
 }

@@ -90,7 +90,7 @@ OPS: dict[str, dict[str, Backend]] = {
         "fla": Backend("chunk and fused-recurrent kernels of flash-linear-attention", "fla", ("fla",), "cuda"),
     },
     "rmsnorm": {
-        "eager": Backend("torch's rms_norm", "eager"),
+        "eager": Backend("rms_norm of torch itself", "eager"),
         "triton": _own_kernel("a kernel of this project: a row is read once"),
     },
     "swiglu": {
@@ -106,7 +106,7 @@ OPS: dict[str, dict[str, Backend]] = {
         "triton": _own_kernel("kernels of this project: logits are read once, without a float32 copy"),
     },
     "linear": {
-        "eager": Backend("torch's matrix product", "eager"),
+        "eager": Backend("matrix product of torch itself", "eager"),
         "triton": _own_kernel("a kernel of this project: tiles of a matrix product"),
     },
 }

@@ -11,6 +11,14 @@ from src.flags.fields import UserError
 from src.ops.backends import parse_backend, read_flag, usable
 
 
+def in_words(chosen: dict[str, dict[str, str]]) -> str:
+    """'attention: sdpa (why); rmsnorm, linear: eager (why)': ops with one backend and one reason are named together."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for op, choice in chosen.items():
+        groups.setdefault((choice["backend"], choice["reason"]), []).append(op)
+    return "; ".join(f"{', '.join(ops)}: {backend} ({reason})" for (backend, reason), ops in groups.items())
+
+
 def choices(ops: dict[str, tuple[str, ...]], args, device) -> dict[str, dict[str, str]]:
     """{op: {"backend": ..., "reason": ...}} for the ops that a model uses on this device.
 

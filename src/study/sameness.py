@@ -190,13 +190,22 @@ def _settings(old: dict, new: dict) -> list[str]:
     return [f"flags: the same command means other values now: {', '.join(changed)}"] if changed else []
 
 
+def _common_ops(old: str | None, new: str | None) -> tuple[str, str]:
+    """The backends of the ops that both name: a record may be older than an op."""
+    mine, theirs = (
+        dict(part.split(": ", 1) for part in re.split(r", (?=\w+: )", text or "") if part) for text in (old, new)
+    )
+    ops = mine.keys() & theirs.keys()
+    return tuple(", ".join(f"{op}: {named[op]}" for op in sorted(ops)) or "none" for named in (mine, theirs))
+
+
 def _machine(row: dict, old: dict, fresh_row: dict, new: dict) -> list[str]:
     """The processor or GPU, the versions and the backends that are not equal."""
     pairs = {
         "machine": (row["machine"], fresh_row["machine"]),
         "processor": tuple(m.get("cpu", {}).get("model", "unknown") for m in (old, new)),
         "bf16 units": tuple("+".join(m.get("cpu", {}).get("bf16", ())) or "none" for m in (old, new)),
-        "backends": (row["backends"] or "none", fresh_row["backends"] or "none"),
+        "backends": _common_ops(row["backends"], fresh_row["backends"]),
     }
     before, after = old.get("versions", {}), new.get("versions", {})
     pairs |= {name: (before.get(name, "none"), after.get(name, "none")) for name in ("torch", "numpy", "python")}

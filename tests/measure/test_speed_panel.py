@@ -367,7 +367,7 @@ def test_a_time_is_stored_under_the_form_that_ran(tmp_path, monkeypatch):
         tmp_path,
         "--model transformer --n_head 2 --panel train --lengths 16 --batch_tokens 16 --cell_seconds 0.01",
     )
-    assert gated == [("attention", "sdpa")]
+    assert gated == [("attention", "sdpa"), ("linear", "eager"), ("softmax", "eager")]
     assert {r["backend"]["attention"]["backend"] for r in rows} == {"sdpa"}
     assert "explicit (said so)" in rows[0]["backend"]["attention"]["reason"]
 
@@ -636,7 +636,7 @@ def test_a_torn_line_and_an_unfinished_cell_are_measured_again(whole, tmp_path):
         (["--decode_batches", "0"], "--decode_batches: got 0"),
         (["--model", "gru", "--match_params", "12"], "match_params"),
         (["--model", "gru", "--expand", "3"], "unknown flag --expand"),
-        (["--model", "gru", "--backend", "numba"], "none of the ops with backends"),
+        (["--model", "gru", "--backend", "numba"], "these models use only linear, softmax; leave it out"),
         (["--model", "gru", "--pos", "rope"], "--pos: got 'rope'"),
         (["--device", "cuda:7"], "--device: got 'cuda:7'"),
         (["--model", "transformer", "--n_head", "5"], "n_head"),
@@ -663,8 +663,8 @@ def test_flags_of_some_models_leave_the_others_alone(tmp_path, monkeypatch):
     assert {r["model"]: r["settings"]["pos"] for r in rows} == {"transformer": "rope", "mamba": "none", "gru": "none"}
     chosen = {r["model"]: {op: c["backend"] for op, c in r["backend"].items()} for r in rows}
     assert chosen["mamba"]["selective_scan"] == "eager"
-    assert chosen["transformer"] == {"attention": "sdpa"}
-    assert chosen["gru"] == {}
+    assert chosen["transformer"] == {"attention": "sdpa", "rope": "eager", "linear": "eager", "softmax": "eager"}
+    assert chosen["gru"] == {"linear": "eager", "softmax": "eager"}
 
 
 def test_the_time_left_is_estimated_from_cells_of_the_same_panel():

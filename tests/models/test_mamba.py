@@ -221,7 +221,7 @@ def test_model_is_the_backbone_around_the_layer_and_names_its_ops():
     assert isinstance(model.blocks[0].mixer, Mamba)
     assert model.cache_kind() == "own"
     record = choices(dict.fromkeys(Mamba.ops, ()), args, "cpu")
-    assert list(record) == ["causal_conv", "selective_scan"]
+    assert list(record) == ["causal_conv", "selective_scan", "swiglu", "linear"]
     assert all(entry["reason"] for entry in record.values())
 
 

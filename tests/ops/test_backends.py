@@ -26,8 +26,14 @@ SHAPES = {
     "selective_scan": [(2, 3, 7), (2, 3, 7), (7, 4), (2, 3, 4), (2, 3, 4)],
     "linear_attention": [(2, 3, 2, 4)] * 3,
     "delta_rule": [(2, 3, 2, 4)] * 3 + [(2, 3, 2)],
+    "rmsnorm": [(2, 3, 7)],
+    "swiglu": [(2, 3, 7)] * 2,
+    "rope": [(2, 3, 2, 4), (3, 2), (3, 2)],
+    "softmax": [(2, 3, 7)],
+    "linear": [(2, 3, 7), (4, 7)],
 }
 LOADED = [op for op in backends.OPS if op != "attention"]
+RECURRENT = [op for op in LOADED if "numba" in backends.OPS[op]]  # the ops with a form for one token
 
 
 class NoTask:
@@ -59,7 +65,7 @@ def test_the_file_of_a_named_backend_is_loaded(op):
 @pytest.mark.parametrize("op", LOADED)
 def test_unknown_backend_and_one_that_cannot_run_are_errors_of_one_line(op):
     last = list(backends.OPS[op])[-1]
-    with pytest.raises(ValueError, match=f"backend: got 'fast', allowed: auto, eager, numba, {last}$"):
+    with pytest.raises(ValueError, match=f"backend: got 'fast', allowed: auto, {', '.join(backends.OPS[op])}$"):
         call(op, "fast")
     told = f"'{last}' of {op} needs {last} and a cuda device; the tensors are on cpu; usable here: eager"
     with pytest.raises(RuntimeError, match=told):
@@ -67,12 +73,19 @@ def test_unknown_backend_and_one_that_cannot_run_are_errors_of_one_line(op):
 
 
 @numba_only
-@pytest.mark.parametrize("op", LOADED)
+@pytest.mark.parametrize("op", RECURRENT)
 def test_float32_backend_refuses_float64(op):
     told = f"backend 'numba' of {op} computes in float32, got float64; take eager"
     with pytest.raises(RuntimeError, match=told):
         call(op, "numba", torch.float64)
     assert call(op, "auto", torch.float64)[0].dtype == torch.float64
+
+
+@pytest.mark.parametrize("op", [op for op in LOADED if op not in RECURRENT])
+def test_a_triton_kernel_refuses_float64(op):
+    pytest.importorskip("triton")
+    with pytest.raises(RuntimeError, match=f"backend 'triton' of {op} computes in float32, got float64; take eager"):
+        backends.load_implementation(op, "triton", "cuda", double=True)
 
 
 @numba_only
@@ -140,6 +153,13 @@ def test_choices_name_every_op_of_a_model_with_a_reason():
     assert choices.choices({}, resolve(NoTask), "cpu") == {}
 
 
+def test_ops_with_one_backend_and_one_reason_are_named_together():
+    same = {"backend": "eager", "reason": "torch's own"}
+    chosen = {"linear": same, "attention": {"backend": "sdpa", "reason": "fused"}, "rmsnorm": dict(same)}
+    assert choices.in_words(chosen) == "linear, rmsnorm: eager (torch's own); attention: sdpa (fused)"
+    assert choices.in_words({}) == ""
+
+
 def test_a_choice_names_every_backend_that_the_kinds_of_an_op_take(monkeypatch):
     import src.ops.linear_attention as op
 
@@ -187,7 +207,7 @@ STEPS = {
 
 
 @numba_only
-@pytest.mark.parametrize(("op", "name"), [(op, name) for op in LOADED for name in ("eager", "numba")])
+@pytest.mark.parametrize(("op", "name"), [(op, name) for op in RECURRENT for name in ("eager", "numba")])
 def test_an_op_notes_the_implementation_of_every_call(op, name):
     module = importlib.import_module(f"src.ops.{op}")
     with ran.recording() as seen, ran.phase("evaluation"):
@@ -201,6 +221,13 @@ def test_an_op_that_switches_for_float64_notes_what_it_took(op):
     with ran.recording() as seen:
         call(op, "auto", torch.float64)
     assert seen == {"training": {op: {"eager": None}}}
+
+
+@pytest.mark.parametrize("op", [op for op in LOADED if op not in RECURRENT])
+def test_an_op_without_a_form_for_one_token_notes_every_call_in_its_phase(op):
+    with ran.recording() as seen, ran.phase("decoding"):
+        call(op, "auto")
+    assert seen == {"decoding": {op: {"eager": None}}}
 
 
 @pytest.mark.parametrize("name", ["sdpa", "explicit"])

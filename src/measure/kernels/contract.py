@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass, field
+
+from src.ops.backends import Backend
 
 CONV_WIDTH = 4
 EPS = 1e-5  # of rmsnorm
 PASSES = ("forward", "both")
+TORCH = Backend("torch alone", "")
 
 
 @dataclass(frozen=True)
@@ -36,24 +37,22 @@ class Cost:
 class Implementation:
     """One way to compute a subject.
 
-    run(**inputs) -> output.  needs, device: as in src.ops.backends.Backend.  compiled: run by torch.compile.
+    run(**inputs) -> output.  backend: what it needs; by default torch alone.  compiled: run by torch.compile.
     """
 
     run: Callable
     summary: str
-    needs: tuple[str, ...] = ()
-    device: str = ""
+    backend: Backend = TORCH
     half_only: bool = False
     compiled: bool = False
 
     def obstacle(self, device_type: str, precision: str) -> str:
         """Why it cannot run on this device in this precision, in one line; empty if it can."""
         reasons = []
-        if self.device not in ("", device_type):
-            reasons.append(f"needs a {self.device.upper()} device, this is {device_type}")
-        missing = [name for name in self.needs if importlib.util.find_spec(name) is None]
-        if missing:
-            reasons.append(f"not installed: {', '.join(missing)}")
+        if not self.backend.runs_on(device_type):
+            reasons.append(f"needs a {self.backend.device.upper()} device, this is {device_type}")
+        if self.backend.missing():
+            reasons.append(f"not installed: {', '.join(self.backend.missing())}")
         if self.half_only and precision == "fp32":
             reasons.append("computes in bf16 or fp16 only; give --precision bf16")
         return "; ".join(reasons)

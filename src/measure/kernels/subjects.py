@@ -22,7 +22,6 @@ convolution.
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import math
 from collections.abc import Callable
 
@@ -48,11 +47,10 @@ def _reference(op: str) -> Callable:
     return run
 
 
-def _forms(op: str) -> dict[str, Implementation]:
-    """The backends that `--backend` knows for an op."""
+def _forms(op: str, run: Callable = _op) -> dict[str, Implementation]:
+    """The backends that `--backend` knows for an op.  run(op, name): what computes a backend."""
     return {
-        name: Implementation(_op(op, name), b.summary, b.needs, b.device, half_only=name == "flash_attn")
-        for name, b in OPS[op].items()
+        name: Implementation(run(op, name), b.summary, b, half_only=name == "flash_attn") for name, b in OPS[op].items()
     }
 
 
@@ -178,20 +176,10 @@ def _rmsnorm_inputs(s: Shape, randn, rand):
     return {**_rows_inputs(s, randn, rand), "weight": 1 + 0.1 * randn(s.width)}
 
 
-def rmsnorm(x, weight):
-    """x / sqrt(mean(x^2) + 1e-5) x weight over the last dimension (Zhang & Sennrich 2019, arXiv:1910.07467, eq. 4)."""
-    return x * (x.float().pow(2).mean(-1, keepdim=True) + EPS).rsqrt().to(x.dtype) * weight
+def _rmsnorm_by_torch(x, weight):
+    from src.ops.rmsnorm import eager  # torch.compile can follow an import, but not the dispatch of the public function
 
-
-def _rmsnorm_fused(x, weight):
-    import torch
-
-    return torch.nn.functional.rms_norm(x, (x.shape[-1],), weight, EPS)
-
-
-def _rmsnorm_reference(x, weight):
-    x, weight = x.double(), weight.double()
-    return x / (x.pow(2).mean(-1, keepdim=True) + EPS).sqrt() * weight
+    return eager.run(x, weight, EPS)
 
 
 def _rmsnorm_forward(s: Shape):
@@ -207,20 +195,10 @@ def _rmsnorm_backward(s: Shape):
     return rows * (9 * D + 1), 3 * rows * D + 2 * D
 
 
-def softmax(x):
-    """exp(x) / sum(exp(x)) over the last dimension, by torch's own kernel."""
-    return x.softmax(-1)
+def _softmax_by_torch(x):
+    from src.ops.softmax import eager
 
-
-def _softmax_reference(x):
-    x = x.double()
-    powers = (x - x.max(dim=-1, keepdim=True).values).exp()
-    return powers / powers.sum(dim=-1, keepdim=True)
-
-
-def _softmax_explicit(x):
-    powers = (x - x.amax(dim=-1, keepdim=True)).exp()
-    return powers / powers.sum(dim=-1, keepdim=True)
+    return eager.run(x)
 
 
 def _softmax_forward(s: Shape):
@@ -239,15 +217,10 @@ def _linear_map_inputs(s: Shape, randn, rand):
     return {"x": randn(s.B, s.T, s.width), "weight": randn(4 * s.width, s.width) / math.sqrt(s.width)}
 
 
-def linear(x, weight):
-    """x weight^T: the widening map of an MLP, D to 4 D, without a bias."""
-    import torch
+def _linear_by_torch(x, weight):
+    from src.ops.linear import eager
 
-    return torch.nn.functional.linear(x, weight)
-
-
-def _linear_map_reference(x, weight):
-    return x.double() @ weight.double().T
+    return eager.run(x, weight, None)
 
 
 def _linear_map_forward(s: Shape):
@@ -260,25 +233,69 @@ def _linear_map_backward(s: Shape):
     return 4 * rows * 4 * D * D, rows * 6 * D + 8 * D * D
 
 
-def _triton(name: str) -> Callable:
-    def run(**inputs):
-        return getattr(importlib.import_module("src.measure.kernels.triton"), name)(**inputs)
+def _swiglu_inputs(s: Shape, randn, rand):
+    return {"gate": randn(s.B, s.T, s.width), "up": randn(s.B, s.T, s.width)}
+
+
+def _swiglu_by_torch(gate, up):
+    from src.ops.swiglu import eager
+
+    return eager.run(gate, up)
+
+
+def _swiglu_forward(s: Shape):
+    # Per number, 5: sign, exp, 1 +, division, x up.
+    numbers = s.B * s.T * s.width
+    return 5 * numbers, 3 * numbers
+
+
+def _swiglu_backward(s: Shape):
+    # Per number, 7. Of up: dy silu 1. Of the gate: dy up 1, and sigmoid (1 + gate (1 - sigmoid)) 4, their product 1.
+    numbers = s.B * s.T * s.width
+    return 7 * numbers, 5 * numbers
+
+
+def _rope_inputs(s: Shape, randn, rand):
+    angle = 2 * math.pi * rand(s.T, s.head_dim // 2)
+    return {"x": randn(s.B, s.T, s.heads, s.head_dim), "cos": angle.cos(), "sin": angle.sin()}
+
+
+def _rope(op: str, name: str) -> Callable:
+    def run(x, cos, sin):
+        from src.ops.rope import rope
+
+        return rope(x, cos.detach(), sin.detach(), backend=name)  # tables, which get no gradient
 
     return run
 
 
-def _simple(eager, triton: str = "", fused=None) -> dict[str, Implementation]:
-    forms = {
-        "eager": Implementation(eager, "torch operations"),
-        "compiled": Implementation(eager, "torch.compile of them", compiled=True),
-    }
-    if fused is not None:
-        forms["fused"] = Implementation(fused, "torch's own function")
-    if triton:
-        forms["triton"] = Implementation(
-            _triton(triton), "a kernel of this project, one program per row", ("triton",), "cuda"
-        )
-    return forms
+def _rope_reference(x, cos, sin):
+    from src.ops.rope.reference import rope_reference
+
+    return rope_reference(x, cos.detach(), sin.detach())
+
+
+def _rope_by_torch(x, cos, sin):
+    from src.ops.rope import eager
+
+    return eager.run(x, cos.detach(), sin.detach(), "halves")
+
+
+def _rope_forward(s: Shape):
+    # Per pair, 6: four products and two sums.
+    rows = s.B * s.T * s.heads
+    return rows * 3 * s.head_dim, 2 * rows * s.head_dim + s.T * s.head_dim
+
+
+def _rope_backward(s: Shape):
+    # The same by minus the angle. It needs no x, and the tables get no gradient.
+    return _rope_forward(s)
+
+
+def _with_compiled(op: str, by_torch: Callable, run: Callable = _op) -> dict[str, Implementation]:
+    """The backends of an op that torch has too, and torch.compile of torch's own form."""
+    compiled = Implementation(by_torch, "torch.compile of the eager form", compiled=True)
+    return {**_forms(op, run), "compiled": compiled}
 
 
 SUBJECTS = {
@@ -348,21 +365,44 @@ SUBJECTS = {
         Subject(
             "rmsnorm",
             _rmsnorm_inputs,
-            _rmsnorm_reference,
+            _reference("rmsnorm"),
             _rmsnorm_forward,
             _rmsnorm_backward,
-            _simple(rmsnorm, "rmsnorm", _rmsnorm_fused),
+            _with_compiled("rmsnorm", _rmsnorm_by_torch),
             "eager",
             ("width",),
             "B T (4 D + 3) forward, B T (9 D + 1) backward",
         ),
         Subject(
+            "swiglu",
+            _swiglu_inputs,
+            _reference("swiglu"),
+            _swiglu_forward,
+            _swiglu_backward,
+            _with_compiled("swiglu", _swiglu_by_torch),
+            "eager",
+            ("width",),
+            "5 B T D forward, 7 B T D backward",
+        ),
+        Subject(
+            "rope",
+            _rope_inputs,
+            _rope_reference,
+            _rope_forward,
+            _rope_backward,
+            _with_compiled("rope", _rope_by_torch, _rope),
+            "eager",
+            ("heads", "head_dim"),
+            "3 B T H K forward, the same backward",
+            float32_inputs=("cos", "sin"),
+        ),
+        Subject(
             "softmax",
             _rows_inputs,
-            _softmax_reference,
+            _reference("softmax"),
             _softmax_forward,
             _softmax_backward,
-            _simple(_softmax_explicit, "softmax", softmax),
+            _with_compiled("softmax", _softmax_by_torch),
             "eager",
             ("width",),
             "5 B T D forward, 4 B T D backward",
@@ -370,10 +410,10 @@ SUBJECTS = {
         Subject(
             "linear",
             _linear_map_inputs,
-            _linear_map_reference,
+            _reference("linear"),
             _linear_map_forward,
             _linear_map_backward,
-            _simple(linear),
+            _with_compiled("linear", _linear_by_torch),
             "eager",
             ("width",),
             "8 B T D^2 forward, 16 B T D^2 backward (D to 4 D)",

@@ -30,7 +30,7 @@ def run(x, weight, bias):
 
 
 @triton.jit
-def _product(
+def _linear_product(
     a, b, bias, out, M, N, K, a_row, a_col, b_row, b_col, BIASED: tl.constexpr, WIDEN: tl.constexpr,
     PRECISION: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
@@ -64,7 +64,7 @@ def product(a, b, bias=None):
     (M, K), N = a.shape, b.shape[1]
     ROWS, COLS, DEPTH = (min(most, max(16, power_of_two(n))) for most, n in ((128, M), (128, N), (32, K)))
     out = torch.empty((M, N), dtype=a.dtype, device=a.device)
-    _product[(triton.cdiv(M, ROWS) * triton.cdiv(N, COLS),)](
+    _linear_product[(triton.cdiv(M, ROWS) * triton.cdiv(N, COLS),)](
         a, b, bias, out, M, N, K, *a.stride(), *b.stride(), bias is not None,
         a.device.type == "cpu",  # Triton's interpreter multiplies bf16 as if its bits were whole numbers
         "tf32" if torch.backends.cuda.matmul.allow_tf32 else "ieee", GROUP, ROWS, COLS, DEPTH,

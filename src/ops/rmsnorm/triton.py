@@ -22,7 +22,7 @@ def run(x, weight, eps: float):
 
 
 @triton.jit
-def _forward(
+def _rmsnorm_forward(
     x, weight, y, scale, rows, C, stride, eps, WEIGHTED: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr
 ):
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
@@ -38,7 +38,7 @@ def _forward(
 
 
 @triton.jit
-def _backward(
+def _rmsnorm_backward(
     dy, x, weight, scale, dx, partial, rows, C, dy_stride, stride, WEIGHTED: tl.constexpr, ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -70,7 +70,7 @@ class _RmsNorm(torch.autograd.Function):
         ROWS, BLOCK, warps = whole_rows("rmsnorm", C)
         weight = None if weight is None else weight.contiguous()
         y, scale = torch.empty(x.shape, dtype=x.dtype, device=x.device), rows.new_empty(n, dtype=torch.float32)
-        _forward[(triton.cdiv(n, ROWS),)](
+        _rmsnorm_forward[(triton.cdiv(n, ROWS),)](
             rows, weight, y, scale, n, C, rows.stride(0), eps, weight is not None, ROWS, BLOCK, num_warps=warps
         )
         ctx.save_for_backward(x, weight, scale)
@@ -86,7 +86,7 @@ class _RmsNorm(torch.autograd.Function):
         programs = min(triton.cdiv(n, ROWS), PROGRAMS)
         dx = torch.empty(x.shape, dtype=x.dtype, device=x.device)
         partial = None if weight is None else rows.new_empty(programs, C, dtype=torch.float32)
-        _backward[(programs,)](
+        _rmsnorm_backward[(programs,)](
             gradient, rows, weight, scale, dx, partial, n, C, gradient.stride(0), rows.stride(0), weight is not None,
             ROWS, BLOCK, num_warps=warps,
         )  # fmt: skip

@@ -22,7 +22,7 @@ def run(x, cos, sin, layout: str):
 
 
 @triton.jit
-def _rotate(
+def _rope_rotate(
     x, cos, sin, y, rows, T, H, HALF, of_batch, of_token, of_head, PAIRS: tl.constexpr, BACK: tl.constexpr,
     ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -50,7 +50,7 @@ def _launch(x, cos, sin, pairs: bool, back: bool):
     x = x if x.stride(-1) == 1 else x.contiguous()
     (B, T, H, K), (ROWS, BLOCK) = x.shape, part_rows(x.shape[-1] // 2, MOST_PAIRS)
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    _rotate[(triton.cdiv(B * T * H, ROWS),)](
+    _rope_rotate[(triton.cdiv(B * T * H, ROWS),)](
         x, cos, sin, y, B * T * H, T, H, K // 2, *x.stride()[:3], pairs, back, ROWS, BLOCK
     )
     return y

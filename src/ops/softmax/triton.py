@@ -48,7 +48,7 @@ def _softmax_backward(dy, y, dx, rows, C, dy_stride, ROWS: tl.constexpr, BLOCK: 
 
 
 @triton.jit
-def _loss_forward(
+def _cross_entropy_forward(
     logits, target, losses, sums, rows, C, stride, smoothing, ignored, SMOOTH: tl.constexpr, ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -80,7 +80,7 @@ def _loss_forward(
 
 
 @triton.jit
-def _loss_backward(
+def _cross_entropy_backward(
     scale, logits, target, sums, dlogits, rows, C, stride, smoothing, ignored, ROWS: tl.constexpr, BLOCK: tl.constexpr
 ):
     """scale: one number, the gradient of the mean over the number of rows that count."""
@@ -124,7 +124,7 @@ class _CrossEntropy(torch.autograd.Function):
         (n, C), (ROWS, BLOCK) = logits.shape, part_rows(logits.shape[1])
         losses = logits.new_empty(n, dtype=torch.float32)
         sums = torch.empty_like(losses)
-        _loss_forward[(triton.cdiv(n, ROWS),)](
+        _cross_entropy_forward[(triton.cdiv(n, ROWS),)](
             logits, target, losses, sums, n, C, logits.stride(0), smoothing, ignored, smoothing > 0, ROWS, BLOCK
         )
         count = (target != ignored).sum()
@@ -138,7 +138,7 @@ class _CrossEntropy(torch.autograd.Function):
         logits, target, sums, count = ctx.saved_tensors
         (n, C), (ROWS, BLOCK) = logits.shape, part_rows(logits.shape[1])
         dlogits = torch.empty((n, C), dtype=logits.dtype, device=logits.device)
-        _loss_backward[(triton.cdiv(n, ROWS), triton.cdiv(C, BLOCK))](
+        _cross_entropy_backward[(triton.cdiv(n, ROWS), triton.cdiv(C, BLOCK))](
             (dy / count).float(), logits, target, sums, dlogits, n, C, logits.stride(0), *ctx.options, ROWS, BLOCK
         )
         return dlogits, None, None, None

@@ -22,7 +22,7 @@ def run(gate, up):
 
 
 @triton.jit
-def _forward(gate, up, y, rows, C, gate_stride, up_stride, ROWS: tl.constexpr, BLOCK: tl.constexpr):
+def _swiglu_forward(gate, up, y, rows, C, gate_stride, up_stride, ROWS: tl.constexpr, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
     at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)[None, :]
     inside = (row < rows) & (at < C)
@@ -32,7 +32,7 @@ def _forward(gate, up, y, rows, C, gate_stride, up_stride, ROWS: tl.constexpr, B
 
 
 @triton.jit
-def _backward(
+def _swiglu_backward(
     dy, gate, up, dgate, dup, rows, C, dy_stride, gate_stride, up_stride, ROWS: tl.constexpr, BLOCK: tl.constexpr
 ):
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
@@ -53,7 +53,7 @@ class _SwiGLU(torch.autograd.Function):
         (n, C), (ROWS, BLOCK) = g.shape, part_rows(g.shape[1], WIDEST)
         y = torch.empty(gate.shape, dtype=gate.dtype, device=gate.device)
         grid = triton.cdiv(n, ROWS), triton.cdiv(C, BLOCK)
-        _forward[grid](g, u, y, n, C, g.stride(0), u.stride(0), ROWS, BLOCK)
+        _swiglu_forward[grid](g, u, y, n, C, g.stride(0), u.stride(0), ROWS, BLOCK)
         ctx.save_for_backward(gate, up)
         return y
 
@@ -66,5 +66,5 @@ class _SwiGLU(torch.autograd.Function):
         dgate = torch.empty(gate.shape, dtype=gate.dtype, device=gate.device)
         dup = torch.empty_like(dgate)
         grid = triton.cdiv(n, ROWS), triton.cdiv(C, BLOCK)
-        _backward[grid](d, g, u, dgate, dup, n, C, d.stride(0), g.stride(0), u.stride(0), ROWS, BLOCK)
+        _swiglu_backward[grid](d, g, u, dgate, dup, n, C, d.stride(0), g.stride(0), u.stride(0), ROWS, BLOCK)
         return dgate, dup
