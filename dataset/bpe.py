@@ -32,7 +32,7 @@ from src.flags.fields import UserError
 CHAT_SPECIAL = ("<|system|>", "<|user|>", "<|assistant|>", "<|end|>")  # reserved, so that a text run can become a chat
 LEAST_VOCAB = 256 + len(SPECIAL) + len(CHAT_SPECIAL)
 MIN_PAIRS = 2
-PIECE = 1 << 14  # characters that are encoded or counted as one: small enough to share between threads
+PIECE = 1 << 10  # characters that are encoded or counted as one: of longer ones the library takes twice the time
 BATCH = 1 << 20  # characters that are encoded in one call; the library needs some 40 bytes for each of them
 FILES = ("tokenizer.json", "tokenizer_config.json")
 # End of text in tokenizers that come without a configuration.

@@ -2,7 +2,8 @@
 
     --data_path book.txt      'Once upon a tim' -> 'e'
     --data_path notes.jsonl   {"text": "a document"}, one JSON object per line
-    --data_path folder        every .txt and .jsonl file in it and in its subfolders, in the order of their paths
+    --data_path rows.parquet  a column `text` of strings; it needs pyarrow
+    --data_path folder        every such file in it and in its subfolders, in the order of their paths
 
 Text is UTF-8, and line ends are kept. A byte order mark at its beginning is no part of it. Apart from that, a single
 .txt file is taken as it is. In a folder, every file that does not end in a line break gets one. So does every document
@@ -11,10 +12,15 @@ of a .jsonl file. Hidden files and folders are left out, links are followed, and
 and bytes that are not UTF-8, are errors that name the file and the line. The text is read in blocks
 (dataset/corpus/stored_text.py), so memory does not grow with it. Only a line of a .jsonl file must fit into memory.
 
+--text_key names another field or column than `text`. Documents are lines of a .jsonl file, rows of a .parquet file, and
+the files of a folder.
+
+Tokens: --tokenizer bpe, or a path, makes subword tokens of them. `<eos>` follows each document instead of a line break,
+    and --pack no has one document per row (dataset/corpus/language.py).
 Splits: the first 90 % of the characters train, the next 5 % are val, and the last 5 % are test. `heldout` is val and
     test in one pass.
-Alphabet: the characters of the training text, and `<unk>` for those that only held-out text has. The share of `<unk>`
-    in held-out text is reported.
+Alphabet: without --tokenizer the characters of the training text, and `<unk>` for those that only held-out text has.
+    The share of `<unk>` in held-out text is reported.
 Length: a window reads --context_len characters and predicts the one after each of them.
 Scored: all characters of a split but its first one, `<unk>` like any other. Primary: token_acc.
 Source: `custom`. Runs on different texts are told apart by the SHA-256 of the text.

@@ -17,8 +17,10 @@ Without --data_path: the hub's `wikitext-2-raw-v1` (Salesforce/wikitext, about 1
     user's cache folder, or fetched into it (8 MB, ten-second timeout). Its digest is not known in advance, so nothing
     is verified, and the run records the digest of the text that it got.
 
-Alphabet: the `--vocab_size` most common characters of the training text, and `<unk>` for the rest. The share of `<unk>`
-    in held-out text is reported.
+Tokens: --tokenizer bpe, or a path, makes subword tokens of them (dataset/corpus/language.py). --text_key names another
+    column than `text`.
+Alphabet: without --tokenizer the `--vocab_size` most common characters of the training text, and `<unk>` for the rest.
+    The share of `<unk>` in held-out text is reported.
 Length: a window reads --context_len characters and predicts the one after each of them.
 Scored: all characters of a split but its first one, `<unk>` like any other, so a loss belongs to its vocabulary.
     Primary: token_acc. `heldout` is val and test in one pass. Each window starts without memory. So its loss is neither
