@@ -26,7 +26,18 @@ from src.study import parts as processes
 from src.study import records
 from src.study import reproduce as reproducing
 from src.study.plan import Part, TimeLeft
-from src.study.sameness import DIFFERENT, EXPERIMENT, FAILED, SAME, WITHIN, WITHIN_SAMPLING, compare, of_code, spread
+from src.study.sameness import (
+    DIFFERENT,
+    EXPERIMENT,
+    FAILED,
+    SAME,
+    WITHIN,
+    WITHIN_SAMPLING,
+    _common_ops,
+    compare,
+    of_code,
+    spread,
+)
 
 WORDS = ["--task", "needle", "--model", "gru", *TINY, "--device", "cpu", "--lr", "0.01", "--eval_lengths", "2x"]
 TRAINING_RECORDS = sorted(path.parent.name for path in (ROOT / "runs/records").glob("*/curves.json"))
@@ -226,6 +237,13 @@ def test_times_and_names_of_machines_are_not_compared(made):
     row, curves = chosen.rows[0], chosen.curves["gru-1"]
     elsewhere = {**row, "train_s": "99", "peak_mib": "1", "machine": "other", "commit": "0" * 40, "dirty": "yes"}
     assert compare(row, curves, elsewhere, curves, chosen.rows).answer == SAME
+
+
+def test_an_op_that_an_older_record_does_not_name_is_no_difference_of_machines():
+    assert _common_ops("attention: sdpa", "attention: sdpa, linear: eager") == ("attention: sdpa", "attention: sdpa")
+    old, new = "a: x (training) + y (evaluation, step), b: z", "b: w, a: y"
+    assert _common_ops(old, new) == ("a: x (training) + y (evaluation, step), b: z", "a: y, b: w")
+    assert _common_ops(None, "linear: eager") == ("none", "none")
 
 
 def test_the_spread_of_seeds_is_a_prediction_interval_that_holds_them_all():
