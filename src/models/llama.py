@@ -53,6 +53,9 @@ from src.models.parts import Rotation, check_heads
 from src.ops.backends import parse_backend
 from src.ops.linear import linear
 
+# A step makes one product of larger maps three: to copy their weights side by side takes longer than two more calls.
+ONE_PRODUCT = 1 << 15
+
 
 class Llama(CausalAttention):
     """Causal attention with rotated queries and keys, and shared keys and values. State: see `CausalAttention`."""
@@ -99,8 +102,7 @@ class Llama(CausalAttention):
     def _project(self, x, start: int, seen):
         B, T, _ = x.shape
         H, H_kv = self.n_head, self.n_kv_head
-        weight = torch.cat([self.q_proj.weight, self.k_proj.weight, self.v_proj.weight])  # one product, not three
-        qkv = linear(x, weight, None, self.q_proj.backend).view(B, T, H + 2 * H_kv, self.head_size)
+        qkv = self._maps(x).view(B, T, H + 2 * H_kv, self.head_size)
         qk, v = qkv.split([H + H_kv, H_kv], dim=2)
         if self.q_norm is not None:
             q, k = qk.split([H, H_kv], dim=2)
@@ -109,6 +111,13 @@ class Llama(CausalAttention):
             qk = self.rotation(qk, start)
         q, k = qk.transpose(1, 2).split([H, H_kv], dim=1)
         return q, k, v.transpose(1, 2), seen
+
+    def _maps(self, x):
+        """Queries, keys and values of x (B, T, D), side by side: (B, T, (H + 2 H_kv) K)."""
+        maps = self.q_proj, self.k_proj, self.v_proj
+        if x.shape[1] == 1 and self.q_proj.weight.numel() > ONE_PRODUCT:
+            return torch.cat([one(x) for one in maps], dim=-1)
+        return linear(x, torch.cat([one.weight for one in maps]), None, self.q_proj.backend)
 
     def _output(self, y):
         return self.o_proj(y)

@@ -21,6 +21,7 @@ from src.models.hybrid import Hybrid
 from src.models.initial import maps_of, parts_of
 
 INITS = ("published", "torch", "xavier", "normal")
+OUTPUT_MAPS = ("mixer.out", "mixer.out_proj", "mixer.o_proj")
 # What belongs to the definition of a layer and starts the same under every --init.
 OWN = {
     "mamba": {"A_log", "D", "dt_proj.weight", "dt_proj.bias", "conv1d.weight", "conv1d.bias"},
@@ -129,13 +130,11 @@ def test_normal_has_gpt2s_standard_deviations(name):
     for where, one in maps(model):
         if getattr(one.weight, "_no_reinit", False):
             continue
-        into_residual = where.endswith(("mixer.out", "mixer.out_proj", "mlp.down"))
+        into_residual = where.endswith((*OUTPUT_MAPS, "mlp.down"))
         assert is_drawn_with(one.weight, residual if into_residual else 0.02), where
         assert all(getattr(bias, "_no_reinit", False) or not bias.any() for bias in one.biases), where
     has_output_map = name not in ("lstm", "gru")
-    assert sum(w.endswith(("mixer.out", "mixer.out_proj")) for w, _ in maps(model)) == has_output_map * len(
-        model.blocks
-    )
+    assert sum(w.endswith(OUTPUT_MAPS) for w, _ in maps(model)) == has_output_map * len(model.blocks)
 
 
 @pytest.mark.parametrize("init", INITS)

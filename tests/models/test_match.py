@@ -213,10 +213,10 @@ def test_no_mlp_stays_no_mlp():
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_the_mlp_is_as_published_and_a_typed_one_wins(name):
-    """GLA, DeltaNet and Gated DeltaNet were published with a SwiGLU; --dim_ffn is the hidden width as typed."""
+    """Llama, GLA, DeltaNet and Gated DeltaNet were published with a SwiGLU; --dim_ffn is the hidden width as typed."""
     model_class = MODELS[name].load()
     auto = resolve_auto(model_class, arguments(model_class))
-    assert auto.mlp == ("swiglu" if name in ("gla", "deltanet", "gated_deltanet") else "gelu")
+    assert auto.mlp == ("swiglu" if name in ("llama", "gla", "deltanet", "gated_deltanet") else "gelu")
     for mlp in ("gelu", "swiglu"):
         args = resolve_auto(model_class, arguments(model_class, mlp=mlp, dim_ffn=17))
         block = build(model_class, 11, args, 80).blocks[0].mlp

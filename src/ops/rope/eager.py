@@ -13,6 +13,7 @@ def run(x, cos, sin, layout: str):
     cos, sin = cos[:, None], sin[:, None]  # (T, 1, K / 2)
     if layout == "halves":
         first, second = wide.chunk(2, dim=-1)
-        return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)
+        turned = (first * cos).addcmul(second, sin, value=-1), (second * cos).addcmul(first, sin)
+        return torch.cat(turned, dim=-1).to(x.dtype)
     first, second = wide.unflatten(-1, (cos.shape[-1], 2)).unbind(-1)
     return torch.stack([first * cos - second * sin, first * sin + second * cos], dim=-1).flatten(-2).to(x.dtype)
