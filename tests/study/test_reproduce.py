@@ -21,7 +21,7 @@ from src.flags.fields import UserError
 from src.flags.hints import program
 from src.flags.run_flags import to_dict
 from src.setup.plan import plan
-from src.storage.env import changed_files
+from src.storage.env import changed_files, open_env, write_env
 from src.storage.files import open_sealed
 from src.study import parts as processes
 from src.study import records
@@ -167,7 +167,7 @@ def test_a_finished_row_is_not_run_again(place, main):
 def test_a_row_that_was_kept_from_older_code_says_so(place, main, monkeypatch):
     monkeypatch.setattr(reproducing, "git_commit", lambda: ("f" * 40, False))
     path = Path("again/gru-1/env.json")
-    path.write_text(json.dumps({**json.loads(path.read_text()), "commit": "e" * 40}))
+    write_env(path, {**open_env(path), "commit": "e" * 40})
     _, out, _ = again(main)
     assert f"kept: this run is of commit {'e' * 12}, the code is at {'f' * 12} now; --overwrite runs it again" in out
     assert place.ran == []

@@ -23,6 +23,7 @@ from dataset.loaders import build_loaders
 from dataset.rle import RunLength
 from src.flags.run_flags import resolve
 from src.storage import checkpoint
+from src.storage.rundir import RunDir
 from src.utils import distributed
 from src.utils.attempt import attempt
 from src.utils.distributed import World, joined
@@ -237,7 +238,7 @@ def fit_of(world):
     torch.manual_seed(0)
     session = Session(args, data, loaders, torch.device("cpu"), world, (), "small")
     said = Said()
-    return Fit(torch.nn.Linear(2, 2), session, None, said), said.lines
+    return Fit(torch.nn.Linear(2, 2), session, RunDir("nowhere"), said), said.lines
 
 
 SMALL = {"context_len": 8, "train_size": 8, "val_size": 4, "test_size": 4, "max_steps": 5, "batch_size": 4}
