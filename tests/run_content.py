@@ -18,7 +18,9 @@ def content(folder) -> dict[str, object]:
     for name in ("metrics.json", "config.json"):
         found[name] = {k: v for k, v in json.loads(found[name]).items() if k != "machine"}
     found["metrics.jsonl"] = plain([json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()])
-    found["ckpt.pt"] = plain(torch.load(folder / "ckpt.pt", weights_only=True))
+    checkpoint = torch.load(folder / "ckpt.pt", weights_only=True)
+    checkpoint.get("log", {}).pop("sha256", None)  # of the lines of metrics.jsonl, times included
+    found["ckpt.pt"] = plain(checkpoint)
     return found
 
 
