@@ -54,9 +54,9 @@ def verify_log(run_dir: RunDir, payload: dict, document: dict) -> None:
     """UserError where the log of a finished run is not that of its checkpoint and of its metrics.json."""
     known = known_log(run_dir, payload)
     rows = [json.loads(line) for line in known.lines]
-    found = run_dir.training_log.rows()
-    if len(found) != len(rows):
-        raise changed(run_dir, f"has {len(found)} lines, of which the run logged {len(rows)}")
+    content, logged = run_dir.log.read_bytes(), b"".join(known.lines)
+    if content != logged:
+        raise changed(run_dir, f"has {len(content) - len(logged)} bytes after the last line that the run logged")
     if loss_curve(rows) != document["loss_curve"]:
         raise changed(run_dir, "has other losses than the curve in metrics.json")
 
