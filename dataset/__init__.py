@@ -7,7 +7,7 @@ OURS = "this project"
 TASKS = {
     "tiny_shakespeare": Entry(
         "dataset.tiny_shakespeare:TinyShakespeare",
-        "model the characters of Tiny Shakespeare",
+        "model the characters (or tokens) of Tiny Shakespeare",
         "Karpathy 2015, char-rnn",
     ),
     "needle": Entry(
@@ -58,11 +58,13 @@ TASKS = {
     ),
     "wikitext": Entry(
         "dataset.wikitext:WikiText",
-        "model the characters of WikiText, or of other Parquet files",
+        "model the characters (or tokens) of WikiText, or of other Parquet files",
         "Merity et al. 2016",
         needs=("pyarrow",),
     ),
     "text": Entry(
-        "dataset.text:Text", "model the characters of your own .txt and .jsonl files", "after Karpathy 2015, char-rnn"
+        "dataset.text:Text",
+        "model the characters (or tokens) of your own .txt, .jsonl and .parquet files",
+        "after Karpathy 2015, char-rnn",
     ),
 }

@@ -10,15 +10,16 @@ Which rows make a batch is decided in dataset/plans.py.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from dataset.corpus.stored_text import StoredIds
+from dataset.corpus.stored_text import BLOCK, StoredIds
 from dataset.task import Example, Task
-from dataset.tokenizer import BOS, EOS, PAD, CharTokenizer
+from dataset.tokenizer import BOS, EOS, PAD, Tokenizer
 from dataset.windows import Consecutive
 
 IGNORE = -100  # the value of y where nothing is trained
@@ -81,7 +82,7 @@ class ExampleDataset(Dataset):
     """
 
     def __init__(
-        self, examples: list[Example], lengths: list[int | None], task: Task, tokenizer: CharTokenizer, loss_on: str
+        self, examples: list[Example], lengths: list[int | None], task: Task, tokenizer: Tokenizer, loss_on: str
     ):
         self.examples = examples
         self.task_lengths = np.asarray([0 if n is None else n for n in lengths], dtype=np.int64)
@@ -95,7 +96,7 @@ class ExampleDataset(Dataset):
             self._encode_labels(tokenizer)
         self._encode_gaps()
 
-    def _encode_labels(self, tokenizer: CharTokenizer) -> None:
+    def _encode_labels(self, tokenizer: Tokenizer) -> None:
         labels = [e.labels or () for e in self.examples]
         self.label_starts = np.concatenate([[0], np.cumsum([len(part) for part in labels])])
         self.label_at = np.fromiter(
@@ -193,10 +194,16 @@ class WindowDataset(Dataset):
 
     x is those characters, and y is x moved by one character: y[i] is the character after x[i].
     ids: an array, or `StoredIds` of a text that is kept in a file.
+    tokenizer: that of the ids. None where nobody asks for bits per byte.
     """
 
-    def __init__(self, ids: np.ndarray | StoredIds, spans: Consecutive | np.ndarray | list[tuple[int, int]]):
-        self.ids = ids
+    def __init__(
+        self,
+        ids: np.ndarray | StoredIds,
+        spans: Consecutive | np.ndarray | list[tuple[int, int]],
+        tokenizer: Tokenizer | None = None,
+    ):
+        self.ids, self.tokenizer = ids, tokenizer
         self.spans = spans if isinstance(spans, Consecutive) else np.asarray(spans, dtype=np.int64)
 
     def __len__(self) -> int:
@@ -209,12 +216,31 @@ class WindowDataset(Dataset):
             return self.spans.longest
         return int((self.spans[:, 1] - self.spans[:, 0]).max())
 
+    @functools.cached_property
+    def scored_bytes(self) -> int:
+        """Bytes of UTF-8 of all that the windows predict. The tokenizer must be known."""
+        total, bytes_of = 0, self.tokenizer.bytes_of
+        for start, end in _scored(self.spans):
+            for at in range(start, end, BLOCK):
+                total += int(bytes_of[self.ids[at : min(at + BLOCK, end)]].sum())
+        return total
+
     def __getitem__(self, i: int) -> dict:
         start, end = self.spans[i]
         return {"ids": self.ids[start : end + 1].astype(np.int64), "length": int(end - start), "meta": {}}
 
     def __getitems__(self, rows: list[int]) -> tuple[WindowDataset, np.ndarray]:
         return self, np.asarray(rows)
+
+
+def _scored(spans: Consecutive | np.ndarray) -> list[tuple[int, int]]:
+    """(start, end) of what the windows predict, with neighbours made one, so that a text is read in few pieces."""
+    if isinstance(spans, Consecutive):
+        return [(1, spans.n_chars)]
+    spans = spans + 1
+    gaps = np.flatnonzero(spans[1:, 0] != spans[:-1, 1]) + 1
+    starts, ends = spans[np.r_[0, gaps], 0], spans[np.r_[gaps - 1, len(spans) - 1], 1]
+    return list(zip(starts.tolist(), ends.tolist(), strict=True))
 
 
 def collate_windows(picked: tuple[WindowDataset, np.ndarray]) -> Batch:

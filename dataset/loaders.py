@@ -20,12 +20,12 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from dataset.common import Batch, ExampleDataset, WindowDataset, collate_fn, collate_windows
 from dataset.corpus.language import LanguageTask
-from dataset.plans import FreshBatches, LengthBatches, OrderedBatches, WindowBatches, draw_length
+from dataset.plans import DocumentBatches, FreshBatches, LengthBatches, OrderedBatches, WindowBatches, draw_length
 from dataset.seeds import stream
 from dataset.splits import check_train_size, draw_heldout, draw_train
 from dataset.task import Example, Task
-from dataset.tokenizer import CharTokenizer
-from dataset.windows import Consecutive, epoch_windows
+from dataset.tokenizer import CharTokenizer, Tokenizer
+from dataset.windows import Consecutive, blocks_of, epoch_windows
 from src.flags.fields import UserError
 from src.flags.run_flags import RunFlags
 
@@ -41,6 +41,7 @@ class DataFacts:
     source: where a text came from. None for a task that makes its own data.
     left_out: per held-out split, the strata that are too small for it.
     unknown_rate: the share of <unk> in held-out text. None without <unk>.
+    unit: what one id stands for, "character" or "token".
     """
 
     digest: str
@@ -51,6 +52,7 @@ class DataFacts:
     left_out: dict[str, list[str]]
     vocab_size: int
     unknown_rate: float | None = None
+    unit: str = "character"
 
 
 @dataclass(frozen=True)
@@ -61,12 +63,12 @@ class TaskData:
     """
 
     task: Task
-    tokenizer: CharTokenizer
+    tokenizer: Tokenizer
     facts: DataFacts
     chance_train: list[Example] = field(default_factory=list)
 
 
-def build_loaders(task: Task, args: RunFlags) -> tuple[CharTokenizer, dict[str, DataLoader], TaskData]:
+def build_loaders(task: Task, args: RunFlags) -> tuple[Tokenizer, dict[str, DataLoader], TaskData]:
     """The tokenizer, the loaders "train", "val" and "test", and what evaluation must know.
 
     A task on real text also has the loader "heldout": val and test together.
@@ -74,7 +76,7 @@ def build_loaders(task: Task, args: RunFlags) -> tuple[CharTokenizer, dict[str, 
     return _window_loaders(task, args) if task.reads_text else _example_loaders(task, args)
 
 
-def length_loader(task: Task, tokenizer: CharTokenizer, args: RunFlags, length: int) -> DataLoader:
+def length_loader(task: Task, tokenizer: Tokenizer, args: RunFlags, length: int) -> DataLoader:
     """A test set at another length.
 
     A task that makes its own data draws it from a random stream of its own. A task on real text scores the characters
@@ -143,7 +145,7 @@ def _eval_rows(args: RunFlags, tokens: int, trained: int) -> int:
 # Loaders of examples.
 
 
-def _example_loaders(task: Task, args: RunFlags) -> tuple[CharTokenizer, dict[str, DataLoader], TaskData]:
+def _example_loaders(task: Task, args: RunFlags) -> tuple[Tokenizer, dict[str, DataLoader], TaskData]:
     tokenizer, length = CharTokenizer.build(task.alphabet), task.longest_length()
     heldout, left_out = {}, {}
     for split in ("val", "test"):
@@ -173,14 +175,14 @@ def sequences_digest(task: Task, dataset: ExampleDataset | WindowDataset) -> str
     if isinstance(dataset, ExampleDataset):
         return _digest(dataset.examples)
     sha = hashlib.sha256(f"({sorted(task.identity().items())!r}, [".encode())
-    for i, block in enumerate(dataset.spans.blocks()):
+    for i, block in enumerate(blocks_of(dataset.spans)):
         sha.update((", " * (i > 0) + repr(block.tolist())[1:-1]).encode())
     sha.update(b"])")
     return sha.hexdigest()
 
 
 def heldout_loader(
-    task: Task, tokenizer: CharTokenizer, args: RunFlags, examples: list[Example], length: int | None
+    task: Task, tokenizer: Tokenizer, args: RunFlags, examples: list[Example], length: int | None
 ) -> DataLoader:
     """A loader over fixed examples, in the order of their token count, so that little is padded."""
     data = ExampleDataset(examples, [length] * len(examples), task, tokenizer, args.loss_on)
@@ -189,7 +191,7 @@ def heldout_loader(
     return _loader(data, [order[i : i + rows].tolist() for i in range(0, len(order), rows)], collate_fn)
 
 
-def _train_loader(task: Task, tokenizer: CharTokenizer, args: RunFlags) -> DataLoader:
+def _train_loader(task: Task, tokenizer: Tokenizer, args: RunFlags) -> DataLoader:
     if args.train_size == 0:
         return DataLoader(FreshBatches(task, tokenizer, args), batch_size=None, generator=torch.Generator())
     check_train_size(task, args.train_size)
@@ -212,32 +214,37 @@ def draw_train_set(task: Task, n: int, train_lengths: str, seed: int) -> tuple[l
 # Loaders of windows.
 
 
-def _window_loaders(task: LanguageTask, args: RunFlags) -> tuple[CharTokenizer, dict[str, DataLoader], TaskData]:
+def _window_loaders(task: LanguageTask, args: RunFlags) -> tuple[Tokenizer, dict[str, DataLoader], TaskData]:
     tokenizer = task.tokenizer()
     ids = {split: task.ids(split, tokenizer) for split in ("train", "val", "test", "heldout")}
     n = args.context_len
-    train = WindowDataset(ids["train"], [(0, n)])
     rows = max(1, args.batch_chars // n) if args.batch_chars else args.batch_size
-    plan = WindowBatches(train, args.train_size or epoch_windows(len(ids["train"]), n), n, rows, args.seed)
+    if task.by_document:
+        train = WindowDataset(ids["train"], task.spans("train", 0, len(ids["train"])))
+        plan = DocumentBatches(train, args.train_size or len(train), rows, args.seed)
+    else:
+        train = WindowDataset(ids["train"], [(0, n)])
+        plan = WindowBatches(train, args.train_size or epoch_windows(len(ids["train"]), n), n, rows, args.seed)
     loaders = {"train": _loader(train, plan, collate_windows)}
     for split, size in (("val", args.val_size), ("test", args.test_size), ("heldout", 0)):
-        spans = Consecutive(len(ids[split]), n)
-        loaders[split] = _window_loader(WindowDataset(ids[split], spans.first(size) if size else spans), args, n)
+        data = WindowDataset(ids[split], task.spans(split, size, len(ids[split])), tokenizer)
+        loaders[split] = _window_loader(data, args, n)
     sizes = plan.n_windows, len(loaders["val"].dataset), len(loaders["test"].dataset)
-    facts = DataFacts(task.digest, task.source, *sizes, {"val": [], "test": []}, len(tokenizer), task.unknown_rate)
+    left_out = {"val": [], "test": []}
+    facts = DataFacts(task.digest, task.source, *sizes, left_out, len(tokenizer), task.unknown_rate, tokenizer.unit)
     return tokenizer, loaders, TaskData(task, tokenizer, facts)
 
 
-def _windows_of_length(task: LanguageTask, tokenizer: CharTokenizer, args: RunFlags, length: int) -> DataLoader:
+def _windows_of_length(task: LanguageTask, tokenizer: Tokenizer, args: RunFlags, length: int) -> DataLoader:
     ids = task.ids("test", tokenizer)
     n_chars = task.test_chars(args.eval_size or args.test_size)
     if length >= n_chars:
         more = "give a longer text with --data_path" if n_chars == len(ids) else "raise --test_size"
         raise UserError(
-            f"--eval_lengths: got {length}, allowed: at most {n_chars - 1}, the scored characters of the test set; "
-            f"{more}"
+            f"--eval_lengths: got {length}, allowed: at most {n_chars - 1}, the scored {tokenizer.unit}s of the test "
+            f"set; {more}"
         )
-    return _window_loader(WindowDataset(ids, Consecutive(n_chars, length)), args, length)
+    return _window_loader(WindowDataset(ids, Consecutive(n_chars, length), tokenizer), args, length)
 
 
 def _window_loader(data: WindowDataset, args: RunFlags, length: int) -> DataLoader:

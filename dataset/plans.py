@@ -15,7 +15,7 @@ from dataset.common import Batch, ExampleDataset, WindowDataset, collate_fn
 from dataset.seeds import stream
 from dataset.splits import draw_train
 from dataset.task import Task
-from dataset.tokenizer import CharTokenizer
+from dataset.tokenizer import Tokenizer
 from dataset.windows import BLOCK, windows_random
 from src.flags.run_flags import RunFlags
 
@@ -78,7 +78,7 @@ class FreshBatches(IterableDataset):
     Iterating again without `set_epoch` continues after the last batch.
     """
 
-    def __init__(self, task: Task, tokenizer: CharTokenizer, args: RunFlags):
+    def __init__(self, task: Task, tokenizer: Tokenizer, args: RunFlags):
         self.task, self.tokenizer, self.args = task, tokenizer, args
         self._tokens: dict[int | None, int] = {}
         self.set_epoch(0)
@@ -151,6 +151,31 @@ class WindowBatches(Sampler):
             self.dataset.spans = windows_random(self.dataset.ids, rows, self.context_len, rng)
             for at in range(max(0, begin - first), rows, size):
                 yield np.arange(at, min(at + size, rows))
+        self.set_epoch(self.epoch + 1)
+
+    def __len__(self) -> int:
+        return -(-self.n_windows // self.batch_size)
+
+
+class DocumentBatches(Sampler):
+    """Batches of documents in an order drawn from (seed, epoch). An epoch has `n_windows` of them.
+
+    More of them than there are documents means that all come once before one comes again.
+    Iterating again without `set_epoch` continues with the next epoch.
+    """
+
+    def __init__(self, dataset: WindowDataset, n_windows: int, batch_size: int, seed: int):
+        self.dataset, self.n_windows, self.batch_size, self.seed = dataset, n_windows, batch_size, seed
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int, start: int = 0) -> None:
+        self.epoch, self.start = epoch, start
+
+    def __iter__(self):
+        rng, n = np.random.default_rng([self.seed, self.epoch, 2]), len(self.dataset)
+        rows = np.concatenate([rng.permutation(n) for _ in range(-(-self.n_windows // n))])[: self.n_windows]
+        for at in range(self.start * self.batch_size, self.n_windows, self.batch_size):
+            yield rows[at : at + self.batch_size]
         self.set_epoch(self.epoch + 1)
 
     def __len__(self) -> int:

@@ -25,7 +25,7 @@ from typing import ClassVar
 import numpy as np
 
 from dataset.seeds import stream
-from dataset.tokenizer import CharTokenizer
+from dataset.tokenizer import Tokenizer
 from src.flags.fields import UserError, option
 from src.flags.run_flags import RunFlags
 
@@ -102,6 +102,8 @@ class Task:
     slices: ClassVar[tuple[Slice, ...]] = ()
     score_among: str = ""  # if not empty, a prediction is the argmax among these characters (dyck --mode lm)
     train_all = False  # train every written character, whatever --loss_on says (dyck --mode lm, language tasks)
+    takes_tokenizer = False  # True where --tokenizer, --vocab_size, --text_key and --pack mean something
+    given_tokenizer: Tokenizer | None = None  # that of a run that is continued, in place of a newly made one
     pool_lengths = True  # a batch may mix lengths if its examples do not fill a batch of one length
 
     def __init__(self, args: RunFlags):
@@ -112,6 +114,11 @@ class Task:
                 f"--min_len: got {lengths[0]}, allowed: 1 .. the longest length {lengths[1]} "
                 "(--max_len, else --context_len)"
             )
+
+    @classmethod
+    def without_data(cls, args: RunFlags) -> Task:
+        """The task for prompts alone. A task on real text does not read it."""
+        return cls(args)
 
     # What a task writes: one of these two.
 
@@ -231,7 +238,7 @@ class Task:
         """Tokens of the longest sequence that a model reads or writes. It sets the size of tables and caches."""
         return self.max_chars(length or self.longest_length()) + 2
 
-    def prompt_ids(self, prompt: str, tokenizer: CharTokenizer) -> np.ndarray:
+    def prompt_ids(self, prompt: str, tokenizer: Tokenizer) -> np.ndarray:
         """The ids that a model continues after a prompt: (1, T) int64, T >= 1."""
         return tokenizer.encode_prompt(prompt)
 

@@ -2,7 +2,8 @@
 
     --data_path book.txt      'Once upon a tim' -> 'e'
     --data_path notes.jsonl   {"text": "a document"}, one JSON object per line
-    --data_path folder        every .txt and .jsonl file in it and in its subfolders, in the order of their paths
+    --data_path rows.parquet  a column `text` of strings; it needs pyarrow
+    --data_path folder        every such file in it and in its subfolders, in the order of their paths
 
 Text is UTF-8, and line ends are kept. A byte order mark at its beginning is no part of it. Apart from that, a single
 .txt file is taken as it is. In a folder, every file that does not end in a line break gets one. So does every document
@@ -11,10 +12,15 @@ of a .jsonl file. Hidden files and folders are left out, links are followed, and
 and bytes that are not UTF-8, are errors that name the file and the line. The text is read in blocks
 (dataset/corpus/stored_text.py), so memory does not grow with it. Only a line of a .jsonl file must fit into memory.
 
+--text_key names another field or column than `text`. Documents are lines of a .jsonl file, rows of a .parquet file, and
+the files of a folder.
+
+Tokens: --tokenizer bpe, or a path, makes subword tokens of them. `<eos>` follows each document instead of a line break,
+    and --pack no has one document per row (dataset/corpus/language.py).
 Splits: the first 90 % of the characters train, the next 5 % are val, and the last 5 % are test. `heldout` is val and
     test in one pass.
-Alphabet: the characters of the training text, and `<unk>` for those that only held-out text has. The share of `<unk>`
-    in held-out text is reported.
+Alphabet: without --tokenizer the characters of the training text, and `<unk>` for those that only held-out text has.
+    The share of `<unk>` in held-out text is reported.
 Length: a window reads --context_len characters and predicts the one after each of them.
 Scored: all characters of a split but its first one, `<unk>` like any other. Primary: token_acc.
 Source: `custom`. Runs on different texts are told apart by the SHA-256 of the text.
@@ -33,16 +39,22 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, ClassVar
 
+from dataset.corpus.documents import END, Piece
 from dataset.corpus.folder import Found, copies_line, count, find_texts
 from dataset.corpus.language import StreamedTask
+from dataset.corpus.parquet import read_parquet
 from dataset.corpus.stored_text import BLOCK
 from dataset.entry import loaders_of
 from src.flags.fields import UserError
+from src.flags.groups import DataConfig
 from src.flags.places import here
 
-ENDINGS = (".txt", ".jsonl")
+ENDINGS = (".txt", ".jsonl", ".parquet")
 MARK = "\ufeff"  # the byte order mark, which some editors write before UTF-8
-ALLOWED = 'allowed: a .txt file, a .jsonl file with one JSON object {"text": ...} per line, or a folder of them'
+ALLOWED = (
+    'allowed: a .txt file, a .jsonl file with one JSON object {"text": ...} per line, a .parquet file, or a folder of '
+    "them"
+)
 
 
 class Text(StreamedTask):
@@ -59,28 +71,35 @@ class Text(StreamedTask):
         "embed_std": 1.0,
     }
 
-    def segments(self) -> list[Iterable[str]]:
-        path = self.args.data_path
+    has_fields = True
+
+    def segments(self) -> list[Iterable[Piece]]:
+        path, key = self.args.data_path, self.args.text_key
         if not path:
             raise UserError(f"--data_path: missing, {ALLOWED}")
         found = text_files(here(path))
-        return [read_file(found)] if isinstance(found, Path) else [self._read_folder(found)]
+        if not isinstance(found, Path):
+            return [self._read_folder(found)]
+        if key != DataConfig.text_key and found.suffix.lower() == ".txt":
+            raise UserError(f"--text_key: got '{key}', but '{found}' has no fields; leave it out")
+        return [read_file(found, key)]
 
-    def _read_folder(self, found: Found) -> Iterator[str]:
-        """The text of a folder in blocks. At its end `about` says what was read, left out and equal."""
+    def _read_folder(self, found: Found) -> Iterator[Piece]:
+        """The text of a folder in pieces. A .txt file is a document. At its end `about` says what was read, left out
+        and equal."""
         digests, empty = {}, []
         for path in found.files:
-            sha, last = hashlib.sha256(), ""
-            for block in read_file(path):
-                sha.update(block.encode())
-                last = block[-1]
-                yield block
-            if not last:
+            sha, is_plain, some = hashlib.sha256(), path.suffix.lower() == ".txt", False
+            for piece in read_file(path, self.args.text_key):
+                some = some or piece is END or bool(piece)
+                sha.update(b"\n" if piece is END else piece.removesuffix("\n" * (not is_plain)).encode())
+                yield piece
+            if not some:
                 empty.append(path)
                 continue
             digests[path] = sha.hexdigest()
-            if last != "\n":
-                yield "\n"
+            if is_plain:
+                yield END
         without = f"; {count(len(empty), 'file')} without a character ({found.named(empty)})" if empty else ""
         self.about = tuple(filter(None, (found.summary() + without, copies_line(found, digests))))
 
@@ -107,9 +126,25 @@ def text_files(path: Path) -> Path | Found:
     return found
 
 
-def read_file(path: Path) -> Iterator[str]:
-    """The text of a .txt or .jsonl file in blocks. UserError for malformed lines."""
-    return (read_json_lines if path.suffix.lower() == ".jsonl" else read_plain)(path)
+def read_file(path: Path, key: str = "text") -> Iterator[Piece]:
+    """The text of a file in pieces, END after each document of a .jsonl or .parquet file. UserError where malformed.
+
+    key: the field that holds the text.
+    """
+    kind = path.suffix.lower()
+    if kind == ".txt":
+        return read_plain(path)
+    return read_json_lines(path, key) if kind == ".jsonl" else read_rows(path, key)
+
+
+def read_rows(path: Path, key: str) -> Iterator[Piece]:
+    """The rows of a Parquet file, each of which is a document."""
+    for rows in read_parquet(path, key):
+        for row in rows:
+            if "\0" in row:
+                raise UserError(f"--data_path: '{path}': a row of `{key}` holds a NUL, so it is not text, {ALLOWED}")
+            yield row
+            yield END
 
 
 def read_plain(path: Path) -> Iterator[str]:
@@ -139,45 +174,38 @@ def read_plain(path: Path) -> Iterator[str]:
             line, at = line + text.count("\n"), at + len(data)
 
 
-def read_json_lines(path: Path) -> Iterator[str]:
-    """The documents of a .jsonl file, joined into blocks of about BLOCK characters. Each ends in a line break."""
-    block, size = [], 0
+def read_json_lines(path: Path, key: str = "text") -> Iterator[Piece]:
+    """The documents of a .jsonl file."""
     with _opened(path) as file:
         for number, line in enumerate(file, 1):
-            text = _document(path, number, line)
-            block.append(text if text.endswith("\n") else text + "\n")
-            size += len(block[-1])
-            if size >= BLOCK:
-                yield "".join(block)
-                block, size = [], 0
-    if block:
-        yield "".join(block)
+            yield _document(path, number, line, key)
+            yield END
 
 
-def _document(path: Path, number: int, line: bytes) -> str:
+def _document(path: Path, number: int, line: bytes, key: str) -> str:
     """The text of one line of a .jsonl file. UserError with the line's number if it has none."""
     why = ""
     try:
         found = json.loads(line.decode().removeprefix(MARK))
         if not isinstance(found, dict):
             why = f"JSON, but a {type(found).__name__}, not an object"
-        elif "text" not in found:
-            why = f'an object without "text", with {", ".join(map(repr, found)) or "no keys"}'
-        elif not isinstance(found["text"], str):
-            why = f'"text" is a {type(found["text"]).__name__}, not a string'
-        elif "\0" in found["text"]:
-            why = '"text" holds a NUL'
+        elif key not in found:
+            why = f'an object without "{key}", with {", ".join(map(repr, found)) or "no keys"} (--text_key names it)'
+        elif not isinstance(found[key], str):
+            why = f'"{key}" is a {type(found[key]).__name__}, not a string'
+        elif "\0" in found[key]:
+            why = f'"{key}" holds a NUL'
         else:
-            found["text"].encode()  # half a surrogate pair is a string in Python and JSON, but it is not text
-            return found["text"]
+            found[key].encode()  # half a surrogate pair is a string in Python and JSON, but it is not text
+            return found[key]
     except UnicodeDecodeError as error:
         why = f"not UTF-8 (byte {error.start} of the line{_utf16(line, number - 1)})"
     except UnicodeEncodeError as error:
-        why = f'"text" holds half a surrogate pair (character {error.start})'
+        why = f'"{key}" holds half a surrogate pair (character {error.start})'
     except (ValueError, RecursionError) as error:
         why = f"not JSON ({str(error).splitlines()[0]})" if line.strip() else "empty"
     raise UserError(
-        f"--data_path: '{path}' line {number}: {why}, allowed: one JSON object {{\"text\": ...}} per line; "
+        f"--data_path: '{path}' line {number}: {why}, allowed: one JSON object {{\"{key}\": ...}} per line; "
         "correct the line or remove it"
     )
 

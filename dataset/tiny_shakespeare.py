@@ -8,7 +8,7 @@ Text: nine plays, cut at 40,000 lines: 1,115,394 characters of 65 kinds. Where i
     without a network, is told in dataset/corpus/sources.py.
 Splits: 1,003,854 characters train, 55,770 are val, and 55,770 are test. `heldout` is val and test in one pass, 111,540
     characters.
-Alphabet: the characters of the text.
+Alphabet: the characters of the text, or subword tokens with --tokenizer bpe or a path (dataset/corpus/language.py).
 Length: a window reads --context_len characters and predicts the one after each of them.
 Scored: all characters of a split but its first one, 111,539 of `heldout`. Primary: token_acc. The loss (nats per scored
     character) is what published figures are compared with, and only when the source is `canonical`.

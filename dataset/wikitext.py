@@ -17,8 +17,10 @@ Without --data_path: the hub's `wikitext-2-raw-v1` (Salesforce/wikitext, about 1
     user's cache folder, or fetched into it (8 MB, ten-second timeout). Its digest is not known in advance, so nothing
     is verified, and the run records the digest of the text that it got.
 
-Alphabet: the `--vocab_size` most common characters of the training text, and `<unk>` for the rest. The share of `<unk>`
-    in held-out text is reported.
+Tokens: --tokenizer bpe, or a path, makes subword tokens of them (dataset/corpus/language.py). --text_key names another
+    column than `text`.
+Alphabet: without --tokenizer the `--vocab_size` most common characters of the training text, and `<unk>` for the rest.
+    The share of `<unk>` in held-out text is reported.
 Length: a window reads --context_len characters and predicts the one after each of them.
 Scored: all characters of a split but its first one, `<unk>` like any other, so a loss belongs to its vocabulary.
     Primary: token_acc. `heldout` is val and test in one pass. Each window starts without memory. So its loss is neither
@@ -36,42 +38,33 @@ from __future__ import annotations
 import sys
 import urllib.request
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import ClassVar
 
 from dataset.corpus.cache import cache_folder, reason_of, write_cache
 from dataset.corpus.language import StreamedTask
+from dataset.corpus.parquet import parquet, read_parquet
 from dataset.corpus.sources import FAILURES, TIMEOUT_SECONDS
 from dataset.corpus.stored_text import NUMBERS
 from dataset.entry import loaders_of
-from src.flags.fields import UserError, option
+from src.flags.fields import UserError
 from src.flags.places import here
+from src.flags.run_flags import RunFlags
 
 TRAIN, VALIDATION, TEST = (f"{split}-00000-of-00001.parquet" for split in ("train", "validation", "test"))
 HUB_FOLDER = "wikitext-2-raw-v1"
 HUB_URL = f"https://huggingface.co/datasets/Salesforce/wikitext/resolve/main/{HUB_FOLDER}/"
 MOST_BYTES = 100_000_000  # of one file of the hub
-ROWS = 256  # decoded at once
-READ_BYTES = 1 << 20  # read at once; without it pyarrow reads the whole column
+CHARACTERS = 5000  # of the vocabulary, without --vocab_size
+MOST_CHARACTERS = NUMBERS - 4
 ALLOWED = f"allowed: a folder with {TRAIN} and {VALIDATION}"
 
 
 class WikiText(StreamedTask):
     """The Parquet files of --data_path, or the hub's WikiText-2."""
 
-    @dataclass(frozen=True)
-    class Config:
-        """wikitext"""
-
-        vocab_size: int = option(
-            5000,
-            "characters of the vocabulary, the most common ones of the training text; the rest is <unk>",
-            least=1,
-            most=NUMBERS - 4,
-        )
-
+    has_fields = True
+    limits_characters = True
     small: ClassVar[dict] = {
         "context_len": 128,
         "train_size": 20_000,
@@ -83,30 +76,26 @@ class WikiText(StreamedTask):
         "embed_std": 1.0,
     }
 
+    def __init__(self, args: RunFlags):
+        if args.tokenizer == "char" and args.vocab_size > MOST_CHARACTERS:
+            raise UserError(f"--vocab_size: got {args.vocab_size}, allowed: <= {MOST_CHARACTERS}")
+        super().__init__(args)
+
     @property
     def vocabulary(self) -> int:
-        return self.args.vocab_size
+        return self.args.vocab_size or CHARACTERS
 
     @property
     def source(self) -> str:
         return "custom" if self.args.data_path else "hub"
 
     def segments(self) -> list[Iterable[str]]:
-        parquet()  # before anything is fetched
+        parquet("--task wikitext", "take --task text")  # before anything is fetched
         files = parquet_files(here(self.args.data_path)) if self.args.data_path else hub_files()
-        return [read_parquet(file) for file in files]
+        return [joined(read_parquet(file, self.args.text_key)) for file in files]
 
-
-def parquet() -> ModuleType:
-    """pyarrow's Parquet module. UserError if it is not installed."""
-    try:
-        import pyarrow.parquet
-    except ImportError as error:
-        raise UserError(
-            f"--task wikitext reads Parquet files, which needs pyarrow ({str(error).splitlines()[0]}); "
-            "install it: pip install pyarrow; or take --task text"
-        ) from None
-    return pyarrow.parquet
+    def identity(self) -> dict[str, str | int | float | bool | tuple]:
+        return {**super().identity(), "vocab_size": self.args.vocab_size if self.as_tokens else self.vocabulary}
 
 
 def parquet_files(folder: Path) -> list[Path]:
@@ -127,26 +116,10 @@ def parquet_files(folder: Path) -> list[Path]:
     return [folder / TRAIN, folder / VALIDATION, *test]
 
 
-def read_parquet(path: Path) -> Iterator[str]:
-    """The rows of the `text` column in blocks. Each row ends in a line break."""
-    import pyarrow
-
-    try:
-        with parquet().ParquetFile(path, buffer_size=READ_BYTES, pre_buffer=False) as file:
-            kind = {field.name: field.type for field in file.schema_arrow}.get("text")
-            if kind is None or not (pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind)):
-                columns = ", ".join(f"{field.name} ({field.type})" for field in file.schema_arrow)
-                raise UserError(
-                    f"--data_path: '{path}' has the columns {columns or 'none'}, allowed: a column `text` of strings"
-                )
-            for batch in file.iter_batches(batch_size=ROWS, columns=["text"], use_threads=False):
-                rows = (row or "" for row in batch.column(0).to_pylist())
-                yield "".join([row if row.endswith("\n") else row + "\n" for row in rows])
-    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(
-            f"--data_path: '{path}' cannot be read as Parquet ({reason}), allowed: a whole Parquet file; fetch it again"
-        ) from None
+def joined(rows: Iterable[list[str]]) -> Iterator[str]:
+    """Rows that follow each other as lines, in blocks. Each row ends in a line break."""
+    for block in rows:
+        yield "".join([row if row.endswith("\n") else row + "\n" for row in block])
 
 
 def hub_files() -> list[Path]:

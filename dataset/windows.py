@@ -58,7 +58,8 @@ class Consecutive:
         """Tokens of the longest window, which is the first one."""
         return max(0, min(self.context_len, self.n_chars - 1))
 
-    def blocks(self) -> Iterator[np.ndarray]:
-        """All windows in order, BLOCK at once: (n, 2)."""
-        for at in range(0, len(self), BLOCK):
-            yield self[np.arange(at, min(at + BLOCK, len(self)))]
+
+def blocks_of(windows: Consecutive | np.ndarray) -> Iterator[np.ndarray]:
+    """All windows in order, BLOCK at once: (n, 2)."""
+    for at in range(0, len(windows), BLOCK):
+        yield windows[np.arange(at, min(at + BLOCK, len(windows)))]

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from platformdirs import user_cache_path
 
+from src.flags.fields import UserError
+from src.storage.lock import try_lock
+
 APP = "seq-bench"
+WAIT_SECONDS = 0.1  # between two looks at a lock that another process holds
 
 
 def cache_folder() -> Path:
@@ -40,6 +47,27 @@ def write_cache(name: str, data: bytes) -> str | None:
     except OSError as error:
         return reason_of(error)
     return None
+
+
+@contextlib.contextmanager
+def alone(name: str) -> Iterator[None]:
+    """Let one process at a time make the file `name` of the cache folder. The others wait until it is done.
+
+    Where nothing can be locked, nobody waits. Then two processes make the same file, and it is still whole.
+    """
+    try:
+        cache_folder().mkdir(parents=True, exist_ok=True)
+        fd = os.open(cache_folder() / f"{name}.lock", os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError:
+        yield
+        return
+    try:
+        with contextlib.suppress(UserError):  # a file system without locks
+            while not try_lock(fd, cache_folder()):
+                time.sleep(WAIT_SECONDS)
+        yield
+    finally:
+        os.close(fd)  # which ends the lock
 
 
 def reason_of(error: Exception) -> str:

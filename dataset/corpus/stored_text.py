@@ -36,26 +36,27 @@ class StoredIds:
     A memory map would do the same, but every page that was ever read would count as memory of this process.
     """
 
-    def __init__(self, file: BinaryIO, start: int, end: int):
-        self.file, self.start, self.end = file, start, end
+    def __init__(self, file: BinaryIO, start: int, end: int, dtype: type = np.uint16):
+        self.file, self.start, self.end, self.dtype = file, start, end, np.dtype(dtype)
 
     def __len__(self) -> int:
         return self.end - self.start
 
     def part(self, start: int, end: int) -> StoredIds:
         """A part of these ids, by (start, end) within them."""
-        return StoredIds(self.file, self.start + start, self.start + end)
+        return StoredIds(self.file, self.start + start, self.start + end, self.dtype)
 
     def __getitem__(self, index: slice | np.ndarray) -> np.ndarray:
-        """Ids (uint16) at a slice, or at indices (..., T). A row of indices is read from its lowest to its highest."""
+        """Ids at a slice, or at indices (..., T). A row of indices is read from its lowest to its highest."""
         if not isinstance(index, slice):
             rows = index.reshape(-1, index.shape[-1])
             lows, ends = rows.min(axis=1), rows.max(axis=1) + 1
             windows = [self[low:end][row - low] for row, low, end in zip(rows, lows, ends, strict=True)]
             return np.stack(windows).reshape(index.shape)
         start, end, _ = index.indices(len(self))
-        self.file.seek(2 * (self.start + int(start)))
-        return np.frombuffer(self.file.read(2 * max(0, int(end) - int(start))), dtype=np.uint16)
+        size = self.dtype.itemsize
+        self.file.seek(size * (self.start + int(start)))
+        return np.frombuffer(self.file.read(size * max(0, int(end) - int(start))), dtype=self.dtype)
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,15 @@ def evaluate(argv: list[str], world) -> int:
     from src.setup.code import described
     from src.setup.plan import build_model, make_setup
     from src.setup.session import check_backends, open_session
-    from src.setup.stored import asked_by, load_checkpoint, load_weights, one_out_dir, open_run, override
+    from src.setup.stored import (
+        asked_by,
+        load_checkpoint,
+        load_weights,
+        one_out_dir,
+        open_run,
+        override,
+        stored_tokenizer,
+    )
     from src.storage import env
     from src.storage.rundir import seal, write_json
     from src.utils.results import chance_of, evaluate_splits, length_curve, length_mean, public_args
@@ -42,7 +50,7 @@ def evaluate(argv: list[str], world) -> int:
     run = override(run, changes)
     device = env.resolve_device(run.args.device)
     setup = make_setup(run.args, {}, run.task_class, run.model_class, run.config["preset"], device)
-    session = open_session(setup, device, world)
+    session = open_session(setup, device, world, stored_tokenizer(run))
     model = build_model(setup, session.tokenizer, session.task, device)
     levels, ceiling = chance_of(session)  # of the test set, so the same for both weights
     found = {}
@@ -50,7 +58,7 @@ def evaluate(argv: list[str], world) -> int:
         if not path.exists():
             continue
         payload = load_checkpoint(run, path, device)
-        if payload["vocab"] != session.tokenizer.tokens:
+        if payload["vocab"] != session.tokenizer.payload():
             raise UserError(
                 f"{path}: its vocabulary is not that of this data; the text or the task has changed since training, "
                 "restore it"

@@ -38,12 +38,15 @@ class GenerateConfig(machine_flags("device", precision=PRECISION, seed=SEED)):
         "task: a newline, or the vocabulary's first character if that has no newline",
     )
     max_new_tokens: int = option(
-        0, "most characters to write; 0 = 200, or what a learned position table has room for", least=0, most=1_000_000
+        0,
+        "most characters (tokens) to write; 0 = 200, or what a learned position table has room for",
+        least=0,
+        most=1_000_000,
     )
     temperature: float = option(0.8, "softmax temperature; 0 is greedy", least=0.0, most=100.0)
-    top_k: int = option(0, "sample among the k likeliest characters; 0 = all", least=0)
-    top_p: float = option(1.0, "sample among the likeliest characters whose probability reaches p", above=0.0, most=1.0)
-    greedy: bool = option(False, "always the likeliest character")
+    top_k: int = option(0, "sample among the k likeliest characters (tokens); 0 = all", least=0)
+    top_p: float = option(1.0, "sample among the likeliest whose probability reaches p", above=0.0, most=1.0)
+    greedy: bool = option(False, "always the likeliest character (token)")
     weights: str = option("best", "best: lowest validation loss; last: end of training", choices=("best", "last"))
     task: str = option("", "another version of the run's own task file")
     model: str = option("", "another version of the run's own model file")
@@ -93,7 +96,7 @@ def read_stdin() -> str:
 
 def load(out_dir: str, config: GenerateConfig):
     """The trained model, its tokenizer, task, device and precision; sizes come from the run's own files."""
-    from dataset.tokenizer import CharTokenizer
+    from dataset.vocabulary import tokenizer_of
     from src.setup.code import Asked
     from src.setup.plan import build_model, set_threads
     from src.setup.stored import is_stored, load_checkpoint, load_weights, open_run
@@ -113,8 +116,8 @@ def load(out_dir: str, config: GenerateConfig):
     if not path.exists():
         raise UserError(f"{path}: no such checkpoint; train the run further with --resume")
     payload = load_checkpoint(run, path, device)
-    tokenizer = CharTokenizer(payload["vocab"])
-    task = run.task_class(run.args)
+    tokenizer = tokenizer_of(payload["vocab"])
+    task = run.task_class.without_data(run.args)
     model = build_model(run, tokenizer, task, device)
     load_weights(run, model, payload)
     return model.eval(), tokenizer, task, device, precision
@@ -124,21 +127,19 @@ def write(model, tokenizer, task, device, precision: str, config: GenerateConfig
     """Print the continuation of one prompt."""
     import torch
 
-    from dataset.tokenizer import EOS
     from src.utils.precision import autocast
 
     try:
         ids = torch.from_numpy(task.prompt_ids(prompt, tokenizer)).to(device)
     except UnicodeEncodeError as error:  # bytes that were no UTF-8 arrive as lone surrogates
-        raise UserError(
-            f"--prompt: character {error.start} is no text in UTF-8, allowed: the characters of the run's vocab.json"
-        ) from None
+        known = "the characters of the run's vocab.json" if tokenizer.unit == "character" else "any text in UTF-8"
+        raise UserError(f"--prompt: character {error.start} is no text in UTF-8, allowed: {known}") from None
     room = 200 if model.max_len is None else model.max_len + 1 - ids.shape[1]  # the last token is written but not read
     new_tokens = config.max_new_tokens or min(200, room)
     if new_tokens < 1:
+        got = len(prompt) if tokenizer.unit == "character" else ids.shape[1]
         raise UserError(
-            f"--prompt: got {len(prompt)} characters, allowed: at most {len(prompt) + room - 1}, "
-            f"because of {model.limit()}"
+            f"--prompt: got {got} {tokenizer.unit}s, allowed: at most {got + room - 1}, because of {model.limit()}"
         )
     generator = torch.Generator(device=device).manual_seed(config.seed)
     try:
@@ -149,7 +150,7 @@ def write(model, tokenizer, task, device, precision: str, config: GenerateConfig
                 temperature=0.0 if config.greedy else config.temperature,
                 top_k=config.top_k or None,
                 top_p=config.top_p if config.top_p < 1 else None,
-                stop_id=EOS,
+                stop_id=tokenizer.eos,
                 generator=generator,
             )
     except ValueError as error:

@@ -112,7 +112,7 @@ def show_data(task_class: type[Task]) -> None:
     if getattr(task_class, "own_text", False):
         print(
             f"\nprimary metric: {task_class.primary}; chance: uniform = 1/(characters of the vocabulary, <unk> among "
-            "them), "
+            "them; tokens with --tokenizer), "
             "unigram (the most common training character)\n\nno windows to show: the text is the one that "
             "--data_path names"
         )

@@ -28,6 +28,7 @@ def resume(argv: list[str], world) -> int:
         one_out_dir,
         open_run,
         same_as_stored,
+        stored_tokenizer,
     )
     from src.storage import env
     from src.storage.rundir import write_json
@@ -47,7 +48,7 @@ def resume(argv: list[str], world) -> int:
     try:
         if world.share(run.run_dir.finished):  # by another process, between the first look and the lock
             return report_finished(run, make_reporter(request.control, world), world)
-        session = open_session(setup, device, world)
+        session = open_session(setup, device, world, stored_tokenizer(run))
         model = build_model(setup, session.tokenizer, session.task, device)
         payload = load_checkpoint(run, run.run_dir.ckpt, device) if run.run_dir.ckpt.exists() else None
         check_same_data(run.run_dir, session.data.facts)
@@ -58,7 +59,7 @@ def resume(argv: list[str], world) -> int:
             if not run.run_dir.env.exists():
                 write_json(run.run_dir.env, environment(setup, session, check_backends(setup, device)))
             record_code(run.run_dir, run.code, payload["step"] if payload else 0)
-            session.tokenizer.save(run.run_dir.vocab)
+            session.tokenizer.save(run.run_dir.path)
             run.run_dir.truncate_log(payload["step"] if payload else 0)
         reporter = make_reporter(request.control, world, run.run_dir)
         reporter.say(f"resuming {run.run_dir.path} at step {payload['step'] if payload else 0}")

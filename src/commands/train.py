@@ -57,7 +57,7 @@ def train(argv: list[str], world) -> int:
             keep(run_dir, setup.args)
             write_json(run_dir.config, seal(setup.config()))
             write_json(run_dir.env, environment(setup, session, ready.backends))
-            session.tokenizer.save(run_dir.vocab)
+            session.tokenizer.save(run_dir.path)
         reporter = make_reporter(request.control, world, run_dir)
         announce(reporter, setup, ready.backends, session.data, run_dir)
         for line in ready.lines:
@@ -87,10 +87,13 @@ def announce(reporter, setup, backends: dict[str, dict], data, run_dir) -> None:
         reporter.say(f"text: {data.facts.source}, SHA-256 {data.facts.digest}")
         for line in data.task.about:
             reporter.say(line)
-        reporter.say(
-            "evaluation: consecutive windows of the text, each starting without memory; all characters but the first "
-            "are scored"
+        unit = data.facts.unit
+        rows = (
+            f"one document per row; all {unit}s but the first of each are scored, and its <eos>"
+            if data.task.by_document
+            else f"consecutive windows of the text, each starting without memory; all {unit}s but the first are scored"
         )
+        reporter.say(f"evaluation: {rows}")
     if "d_conv" in setup.explicit and (setup.args.fair or setup.args.short_conv >= 0):
         reporter.say("notice: --d_conv is ignored, because --fair or --short_conv decides about the convolution")
     if "n_head" in setup.explicit and not setup.model_class.has_heads:

@@ -38,9 +38,10 @@ def label_bins(ax, scale: str, names: list[str] | None, bins: list[dict]) -> Non
         ax.xaxis.set_major_locator(MaxNLocator(MOST_TICKS, integer=True, min_n_ticks=1))
 
 
-def write_counts(figure, ax, parts: list[dict], names: list[str] | None) -> None:
+def write_counts(figure, ax, parts: list[dict], names: list[str] | None, unit: str) -> None:
     """Write the count of each bin above the axis, if all runs have the same counts.
 
+    unit: what a bin of level "char" counts, character or token.
     Counts are upright if they would touch. If there are too many, only their range is written.
     """
     counts = [[b["count"] for b in part["bins"]] for part in parts]
@@ -51,7 +52,7 @@ def write_counts(figure, ax, parts: list[dict], names: list[str] | None) -> None
     left, right = ax.get_xlim()
     inches = (figure.get_figwidth() / len(figure.axes) - 0.8) / (right - left)
     nearest = min((b - a for a, b in itertools.pairwise(sorted(xs))), default=right - left) * inches
-    unit = "examples" if parts[0]["level"] == "example" else "characters"
+    unit = "examples" if parts[0]["level"] == "example" else f"{unit}s"
     texts = [f"{c:,}" if c < 10_000 else human(c).replace(" ", "") for c in counts[0]]
     look = {"fontsize": COUNT_SIZE, "color": "0.35", "va": "bottom", "clip_on": False}
     look["transform"] = ax.get_xaxis_transform()

@@ -6,7 +6,7 @@ import math
 
 from src.figures.axes import named_floors, plain_log_ticks, reference_lines
 from src.figures.style import COLOURS, finish, look_of, new_figure, styled
-from src.storage.metric_names import metric_name
+from src.storage.metric_names import metric_name, unit_of
 
 LARGEST_EXPONENT = 700.0  # exp of more overflows
 
@@ -53,7 +53,8 @@ def figure_losses(groups, title: str = ""):
 def history_of(history, kind: str) -> dict:
     """The finite points of a plain history or of a run's metrics, as loss or as perplexity.
 
-    kind: loss or ppl.  Returns {"train": [(step, value)], "val": [(step, value)], "best_step", "diverged_at"}.
+    kind: loss or ppl.  Returns {"train": [(step, value)], "val": [(step, value)], "unit", "bits_per_byte_of",
+    "best_step", "diverged_at"}.
     """
     if not isinstance(history, dict) or not ({"loss_curve", "train", "val"} & set(history)):
         raise ValueError(
@@ -69,12 +70,26 @@ def history_of(history, kind: str) -> dict:
     points = {
         part: [(s, v) for s, v in curves[part] if v is not None and math.isfinite(v)] for part in ("train", "val")
     }
-    return {**points, "best_step": history.get("best_step"), "diverged_at": history.get("diverged_at")}
+    known = {"unit": unit_of(history), "bits_per_byte_of": _bits_per_byte_of(history)}
+    return {**points, **known, "best_step": history.get("best_step"), "diverged_at": history.get("diverged_at")}
+
+
+def _bits_per_byte_of(metrics: dict) -> float | None:
+    """Bits per byte of a loss of one nat, by the validation text. None where the run has no bits per byte."""
+    results = metrics["val"].values() if "loss_curve" in metrics and "val" in metrics else ()
+    found = [r["bits_per_byte"] / r["loss"] for r in results if r and r.get("bits_per_byte") and r["loss"]]
+    return found[0] if found else None
 
 
 @styled
 def figure_curves(histories, kind: str, title: str, floors: dict | None = None):
-    """The curves of one run (training and validation), or of several (validation). histories: (label, history)."""
+    """The curves of one run (training and validation), or of several (validation). histories: (label, history).
+
+    Losses per character and per token are no one quantity. Where both are there, losses are drawn as bits per byte.
+    """
+    units = {history["unit"] for _, history in histories}
+    if len(units) > 1:
+        histories, kind = [(name, _in_bits_per_byte(history)) for name, history in histories], "bits_per_byte"
     figure, (ax,) = new_figure(1)
     alone, values = len(histories) == 1, []
     for i, (name, history) in enumerate(histories):
@@ -92,10 +107,26 @@ def figure_curves(histories, kind: str, title: str, floors: dict | None = None):
         ax.text(0.5, 0.5, "no finite value was logged", transform=ax.transAxes, **look)
         ax.set_yticks([])
     ax.set_xlabel("optimiser step")
-    words = metric_name(kind)
+    words = metric_name(kind, min(units))
     ax.set_ylabel(words if alone else f"validation {words}")
     _whole_steps(ax)
+    if alone and kind == "loss":
+        _second_axis(ax, histories[0][1]["bits_per_byte_of"])
     return finish(figure, title)
+
+
+def _in_bits_per_byte(history: dict) -> dict:
+    """A history of losses in nats as one of bits per byte. It has no points where that is not known."""
+    factor = history["bits_per_byte_of"]
+    scaled = {part: [(s, v * factor) for s, v in history[part]] if factor else [] for part in ("train", "val")}
+    return {**history, **scaled}
+
+
+def _second_axis(ax, factor: float | None) -> None:
+    """Bits per byte on the right, beside the loss on the left."""
+    if factor:
+        right = ax.secondary_yaxis("right", functions=(lambda v: v * factor, lambda v: v / factor))
+        right.set_ylabel(metric_name("bits_per_byte"))
 
 
 def _columns(points: list) -> tuple[list, list]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from src.figures.axes import explain_intervals, named_floors, plain_log_ticks, reference_lines
 from src.figures.points import draw_points
 from src.figures.style import finish, look_of, new_figure, styled
-from src.storage.metric_names import metric_name
+from src.storage.metric_names import metric_name, unit_of
 from src.storage.notes import listed
 
 MOST_TICKS = 10
@@ -20,6 +20,7 @@ def figure_length_curve(
     ceiling: float = 1.0,
     unit: str = "length (in the task's own unit)",
     with_loss: bool = False,
+    per: str = "character",
 ):
     """The primary metric against length; returns a Figure. Training lengths are shaded.
 
@@ -27,13 +28,16 @@ def figure_length_curve(
 
     curve: `length_curve` of metrics.json.  label: the metric's name.  floor: chance, a number or {name: number}.
     unit: the label of the length axis.  with_loss: with the loss in a panel on the left, as for language.
+    per: what the loss is per, character or token.
     Raises ValueError for an empty curve.
     """
-    return figure_lengths([("", curve)], title, label, named_floors(floor), ceiling, unit, with_loss)
+    return figure_lengths([("", curve)], title, label, named_floors(floor), ceiling, unit, with_loss, per)
 
 
 @styled
-def figure_lengths(curves, title: str, metric: str, floors: dict, ceiling: float, unit: str, with_loss: bool):
+def figure_lengths(
+    curves, title: str, metric: str, floors: dict, ceiling: float, unit: str, with_loss: bool, per: str = "character"
+):
     """The same for several runs. curves: (run label, length_curve) pairs; a single run has an empty label."""
     if not any(curve for _, curve in curves):
         raise ValueError("length_curve: got no lengths, allowed: at least one")
@@ -42,10 +46,10 @@ def figure_lengths(curves, title: str, metric: str, floors: dict, ceiling: float
         losses = [
             (name, [{**row, "value": row["loss"], "ci": row.get("loss_ci")} for row in curve]) for name, curve in curves
         ]
-        _draw_panel(axes[0], losses, "loss", unit)
+        _draw_panel(axes[0], losses, "loss", unit, per)
         axes[0].margins(y=0.15)
     axes[-1].set_ylim(0, 1)
-    _draw_panel(axes[-1], curves, metric, unit)
+    _draw_panel(axes[-1], curves, metric, unit, per)
     reference_lines(axes[-1], floors, ceiling)
     return finish(figure, title)
 
@@ -53,11 +57,11 @@ def figure_lengths(curves, title: str, metric: str, floors: dict, ceiling: float
 def length_words(metrics: dict, result: dict) -> str:
     """The label of the length axis: for language the context, else what the slice by length says."""
     if metrics["kind"] == "language":
-        return "context length (characters in a window)"
+        return f"context length ({unit_of(metrics)}s in a window)"
     return result["slices"].get("length", {}).get("label", "length (in the task's own unit)")
 
 
-def _draw_panel(ax, curves, metric: str, unit: str) -> None:
+def _draw_panel(ax, curves, metric: str, unit: str, per: str) -> None:
     rows = [row for _, curve in curves for row in curve]
     lengths = sorted({row["length"] for row in rows})
     spread = lengths[-1] / max(1, lengths[0])
@@ -68,13 +72,13 @@ def _draw_panel(ax, curves, metric: str, unit: str) -> None:
         room = lengths[-1] - lengths[0] or 1
         ax.set_xlim(lengths[0] - 0.08 * room, lengths[-1] + 0.05 * room)
     for i, (name, curve) in enumerate(curves):
-        _draw_lengths(ax, curve, i, name or metric_name(metric), alone=len(curves) == 1)
+        _draw_lengths(ax, curve, i, name or metric_name(metric, per), alone=len(curves) == 1)
     if len(curves) > 1:
         explain_intervals(ax, rows)
     _shade_training(ax, rows)
     _label_lengths(ax, lengths, is_log=spread >= 4)
     ax.set_xlabel(unit)
-    ax.set_ylabel(metric_name(metric))
+    ax.set_ylabel(metric_name(metric, per))
 
 
 def _label_lengths(ax, lengths: list[int], is_log: bool) -> None:

@@ -19,6 +19,7 @@ from src.figures.curves import figure_curves, figure_loss, figure_losses, figure
 from src.figures.lengths import figure_length_curve, figure_lengths, length_words
 from src.figures.slices import figure_slices, slice_groups
 from src.flags.fields import UserError
+from src.storage.metric_names import unit_of
 
 NOT_CAUSAL = "NOT CAUSAL, or not judged (--allow_noncausal)"
 NEEDED = (
@@ -43,7 +44,8 @@ def draw_all(metrics: dict, figures_dir) -> list[Path]:
     for stem, parts in slice_groups([result]).items():
         first = parts[0][0]
         panels = [[("", part[0])] for part in parts]
-        figures[stem] = figure_slices(panels, title, floors_of(metrics, first["level"]), _ceiling_of(metrics, first))
+        floors, ceiling = floors_of(metrics, first["level"]), _ceiling_of(metrics, first)
+        figures[stem] = figure_slices(panels, title, floors, ceiling, unit_of(metrics))
     if len(metrics["length_curve"]) > 1:
         figures["length_curve"] = figure_length_curve(
             metrics["length_curve"],
@@ -53,6 +55,7 @@ def draw_all(metrics: dict, figures_dir) -> list[Path]:
             ceiling=metrics["ceiling"],
             unit=length_words(metrics, result),
             with_loss=metrics["kind"] == "language",
+            per=unit_of(metrics),
         )
     return [style.save(figure, folder / f"{stem}.png") for stem, figure in figures.items()]
 
@@ -68,9 +71,8 @@ def overlay(runs, figures_dir) -> list[Path]:
     _require_comparable(runs)
     folder = style.make_folder(figures_dir)
     title = overlay_title(runs)
-    figures = {
-        kind: figure_curves([(n, history_of(m, kind)) for n, m in runs], kind, title) for kind in ("loss", "ppl")
-    }
+    kinds = ("loss", "ppl") if len({unit_of(m) for _, m in runs}) == 1 else ("loss",)
+    figures = {kind: figure_curves([(n, history_of(m, kind)) for n, m in runs], kind, title) for kind in kinds}
     shown = [(name, m, result) for name, m in runs if (result := _shown_result(m)[0])]
     if shown:
         missing = [name for name, m in runs if name not in [n for n, _, _ in shown]]
@@ -140,8 +142,9 @@ def _overlaid_results(shown, title: str) -> dict:
         first = parts[0][0]
         panels = [list(zip([name for name, _, _ in shown], part, strict=True)) for part in parts]
         floors = _highest_of_all([floors_of(m, first["level"]) for _, m, _ in shown])
-        figures[stem] = figure_slices(panels, title, floors, max(_ceiling_of(m, first) for _, m, _ in shown))
-    if all(len(m["length_curve"]) > 1 for _, m, _ in shown):
+        ceiling = max(_ceiling_of(m, first) for _, m, _ in shown)
+        figures[stem] = figure_slices(panels, title, floors, ceiling, unit_of(shown[0][1]))
+    if len({unit_of(m) for _, m, _ in shown}) == 1 and all(len(m["length_curve"]) > 1 for _, m, _ in shown):
         _, first, result = shown[0]
         figures["length_curve"] = figure_lengths(
             [(name, m["length_curve"]) for name, m, _ in shown],
@@ -151,6 +154,7 @@ def _overlaid_results(shown, title: str) -> dict:
             max(m["ceiling"] for _, m, _ in shown),
             length_words(first, result),
             with_loss=first["kind"] == "language",
+            per=unit_of(first),
         )
     return figures
 

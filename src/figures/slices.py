@@ -35,15 +35,18 @@ def figure_slice(part: dict, *, title: str = "", floor=None, ceiling: float = 1.
 
 
 @styled
-def figure_slices(panels, title: str, floors: dict, ceiling: float):
-    """panels: lists of (run label, slice). All slices of a panel have the same axes. A single run has no label."""
+def figure_slices(panels, title: str, floors: dict, ceiling: float, unit: str = "character"):
+    """panels: lists of (run label, slice). All slices of a panel have the same axes. A single run has no label.
+
+    unit: what a slice of level "char" counts, character or token.
+    """
     for panel in panels:
         for _, part in panel:
             if not part["bins"]:
                 raise ValueError(f"slice of '{part['of']}': got no bins, allowed: at least one")
     figure, axes = new_figure(len(panels))
     for ax, panel in zip(axes, panels, strict=True):
-        _draw_panel(figure, ax, panel, floors, ceiling)
+        _draw_panel(figure, ax, panel, floors, ceiling, unit)
     for ax in axes[1:]:
         ax.set_ylabel("")
     return finish(figure, title)
@@ -73,7 +76,7 @@ def slice_groups(results: list[dict | None]) -> dict[str, list[list[dict]]]:
 def _alike(a: dict, b: dict | None) -> bool:
     if b is None or not a["bins"] or not b["bins"]:
         return False
-    return all(a[key] == b[key] for key in ("scale", "metric", "level"))
+    return all(a[key] == b[key] for key in ("scale", "metric", "level", "label"))
 
 
 def _stem(name: str, taken) -> str:
@@ -117,7 +120,7 @@ def _value_and_count(value) -> tuple[float, int | None]:
     return float(value), None
 
 
-def _draw_panel(figure, ax, panel, floors: dict, ceiling: float) -> None:
+def _draw_panel(figure, ax, panel, floors: dict, ceiling: float, unit: str) -> None:
     first, bins = panel[0][1], [b for _, part in panel for b in part["bins"]]
     names = sorted({b["name"] for b in bins}) if first["scale"] == "category" else None
     for i, (name, part) in enumerate(panel):
@@ -125,12 +128,12 @@ def _draw_panel(figure, ax, panel, floors: dict, ceiling: float) -> None:
             xs = [names.index(b["name"]) + _dodge(i, len(panel)) for b in part["bins"]]
         else:
             xs = [centre(b, first["scale"]) for b in part["bins"]]
-        label = name or metric_name(part["metric"])
+        label = name or metric_name(part["metric"], unit)
         draw_points(ax, xs, part["bins"], look_of(i), label, joined=names is None, alone=len(panel) == 1)
     if len(panel) > 1:
         explain_intervals(ax, bins, as_bars=names is not None)
     ax.set_xlabel(first["label"])
-    ax.set_ylabel(metric_name(first["metric"]))
+    ax.set_ylabel(metric_name(first["metric"], unit))
     is_share = first["metric"] in SHARES_OF_A_SLICE or all(0 <= b["value"] <= 1 for b in bins)
     if is_share and "loss" not in first["metric"]:
         ax.set_ylim(0, 1)
@@ -138,7 +141,7 @@ def _draw_panel(figure, ax, panel, floors: dict, ceiling: float) -> None:
     else:
         ax.margins(y=0.15)
     label_bins(ax, first["scale"], names, bins)
-    write_counts(figure, ax, [part for _, part in panel], names)
+    write_counts(figure, ax, [part for _, part in panel], names, unit)
 
 
 def _dodge(i: int, n: int) -> float:

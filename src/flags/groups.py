@@ -11,13 +11,17 @@ from dataclasses import dataclass
 
 from src.flags.fields import field_types, option
 
+TOKENIZERS = ("char", "bpe")  # the words of --tokenizer; any other value is a path
+
 
 @dataclass(frozen=True)
 class DataConfig:
     """data"""
 
     task: str = option("", "a name from `list`, or a path to your own .py with one Task subclass")
-    context_len: int = option(512, "characters of the longest prompt body a task draws", least=1)
+    context_len: int = option(
+        512, "characters of the longest prompt body a task draws; tokens where --tokenizer is not char", least=1
+    )
     train_size: int = option(
         20_000,
         "training examples; 0 = fresh ones that never repeat (language: windows per epoch, 0 = all)",
@@ -40,6 +44,27 @@ class DataConfig:
         "answer", "answer: train what is scored; all: train every written character", choices=("answer", "all")
     )
     data_path: str = option("", "file or folder with the text of a language task")
+    tokenizer: str = option(
+        "char",
+        "what a model of a text reads: char = characters, bpe = subwords learned from the training text, or a folder "
+        "(or tokenizer.json) with the byte-level tokenizer of another project",
+    )
+    vocab_size: int = option(
+        0,
+        "tokens of --tokenizer bpe, 0 = 4096; characters of wikitext, 0 = 5000, the most common ones, the others are "
+        "<unk>",
+        least=0,
+        most=2**24,
+    )
+    text_key: str = option("text", "field of a .jsonl or .parquet file that holds the text of a document")
+    pack: str = option(
+        "yes",
+        "yes: documents follow each other in one text, from which windows are cut; no: one document per row, padded",
+        choices=("yes", "no"),
+    )
+
+
+TOKEN_DEFAULTS = {name: getattr(DataConfig, name) for name in ("tokenizer", "vocab_size", "text_key", "pack")}
 
 
 @dataclass(frozen=True)
@@ -121,7 +146,11 @@ class TrainConfig:
     epochs: int = option(5, "passes over the training set", least=1)
     max_steps: int = option(0, "optimiser steps; when given, replaces --epochs, in both directions", least=0)
     batch_size: int = option(32, "examples per optimiser step, over all processes", least=1)
-    batch_chars: int = option(0, "characters per optimiser step; when given, replaces --batch_size", least=0)
+    batch_chars: int = option(
+        0,
+        "characters (tokens where --tokenizer is not char) per optimiser step; when given, replaces --batch_size",
+        least=0,
+    )
     micro_batch_size: int = option(
         0, "examples per forward pass, with gradients accumulated; 0 = the whole batch", least=0
     )

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from src.flags import kinds
 from src.flags.fields import UserError, default_of, field_types, own_config, parse_value, suggest
-from src.flags.groups import SHARED, ControlConfig
+from src.flags.groups import SHARED, TOKENIZERS, ControlConfig
 from src.flags.own_files import absolute
 from src.flags.registry import is_path
 from src.flags.run_flags import config_parts
@@ -203,11 +203,17 @@ def read_request(argv: list[str], task_class, model_class) -> Request:
         raise UserError("--out_dir: got '', allowed: a folder; leave the flag out for runs/<timestamp>")
     owned = [c for c in (own_config(task_class), own_config(model_class)) if c is not None]
     explicit = read_flags(namespace, [*SHARED, *owned])
-    for name in ("task", "model", "data_path"):  # whole paths, so that the run can be continued from any folder
-        if explicit.get(name) and (name == "data_path" or is_path(explicit[name])):
+    for name in ("task", "model", "data_path", "tokenizer"):  # whole paths: the run is continued from any folder
+        if explicit.get(name) and _names_path(name, explicit[name]):
             explicit[name] = str(absolute(explicit[name]))
     control = ControlConfig(**read_flags(namespace, [ControlConfig]), **({"out_dir": out_dirs[0]} if out_dirs else {}))
     return Request(explicit, control, out_dirs)
+
+
+def _names_path(name: str, value: str) -> bool:
+    if name == "tokenizer":
+        return value not in TOKENIZERS
+    return name == "data_path" or is_path(value)
 
 
 def report_error(error: Exception) -> None:

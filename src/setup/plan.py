@@ -19,7 +19,8 @@ from dataset.splits import largest_train_size
 from dataset.task import Task
 from src.flags import presets
 from src.flags.fields import UserError, own_config
-from src.flags.kinds import to_json
+from src.flags.groups import TOKEN_DEFAULTS
+from src.flags.kinds import as_text, to_json
 from src.flags.parser import Request, first_look, read_request
 from src.flags.run_flags import RunFlags, resolve, to_dict
 from src.setup.classes import blaming, find_model, find_task
@@ -29,7 +30,7 @@ from src.storage import env
 if TYPE_CHECKING:
     import torch
 
-    from dataset.tokenizer import CharTokenizer
+    from dataset.tokenizer import Tokenizer
     from src.models.contract import ARModel
 
 TRAINING_BYTES = 16  # per parameter: the weight, its gradient and AdamW's two moments in float32
@@ -154,6 +155,13 @@ def check_together(args: RunFlags, explicit: dict, task_class: type[Task]) -> No
         raise UserError(
             f"--data_path: got '{args.data_path}', but task {task_class.__name__} makes its own data; leave it out"
         )
+    if not task_class.takes_tokenizer:
+        given = [name for name, default in TOKEN_DEFAULTS.items() if getattr(args, name) != default]
+        if given:
+            raise UserError(
+                f"--{given[0]}: got {as_text(getattr(args, given[0]))}, but task {task_class.__name__} makes its own "
+                "data out of single characters; leave it out"
+            )
     if "match_count" in explicit and not args.match_params:
         raise UserError("--match_count: only goes with --match_params; leave it out")
     if "batch_size" in explicit and explicit.get("batch_chars"):
@@ -165,7 +173,7 @@ def check_together(args: RunFlags, explicit: dict, task_class: type[Task]) -> No
         )
 
 
-def resolve_model(setup: Setup, tokenizer: CharTokenizer, task: Task) -> tuple[Setup, list[str]]:
+def resolve_model(setup: Setup, tokenizer: Tokenizer, task: Task) -> tuple[Setup, list[str]]:
     """Decide the model's `auto` values, and solve --match_params and --match_state.
 
     Returns the setup with its RunArgs, and lines that say what was solved.
@@ -218,7 +226,7 @@ def check_memory(args: RunFlags, parameters: int) -> None:
         )
 
 
-def build_model(run: HasModel, tokenizer: CharTokenizer, task: Task, device: torch.device) -> ARModel:
+def build_model(run: HasModel, tokenizer: Tokenizer, task: Task, device: torch.device) -> ARModel:
     """The model of a run on its device, with fresh weights that its seed decides."""
     from src.models.backbone import build
     from src.storage.randomness import seed_all

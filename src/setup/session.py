@@ -16,6 +16,7 @@ import torch
 from dataset.loaders import build_loaders, length_loader, parse_lengths
 from dataset.seeds import stream
 from dataset.splits import draw_train
+from dataset.tokenizer import Tokenizer
 from src.flags.fields import UserError
 from src.models.backbone import ops_of
 from src.ops.choices import choices
@@ -31,13 +32,18 @@ from src.utils.training import total_steps
 SHORT_LENGTHS = 8
 
 
-def open_session(setup: Setup, device: torch.device, world: World | None = None) -> Session:
+def open_session(
+    setup: Setup, device: torch.device, world: World | None = None, tokenizer: Tokenizer | None = None
+) -> Session:
     """Build the data of a run. UserError where the task's flags, lengths or sizes do not fit together.
 
+    tokenizer: that of an existing run, where it has one of subwords (`stored_tokenizer`).
     Building the data needs no decision about the model. `with_args` gives the session the flags of the resolved model.
     """
     with blaming("task", setup.args.task):
         task = setup.task_class(setup.args)
+        if tokenizer is not None:
+            task.given_tokenizer = tokenizer
         eval_lengths = parse_lengths(task, setup.args.eval_lengths)
         _, loaders, data = build_loaders(task, setup.args)
     return Session(setup.args, data, loaders, device, world or World(), tuple(eval_lengths), setup.preset)
@@ -53,7 +59,8 @@ def check_batches(session: Session) -> None:
     args, longest = session.args, session.task.max_tokens()
     if args.batch_chars and args.batch_chars < longest:
         raise UserError(
-            f"--batch_chars: got {args.batch_chars}, allowed: at least the longest sequence, {longest} characters"
+            f"--batch_chars: got {args.batch_chars}, allowed: at least the longest sequence, {longest} "
+            f"{session.tokenizer.unit}s"
         )
     total_steps(args, session.loaders["train"])
     if args.stop_at and teacher_forced_metric(session.task) is None:

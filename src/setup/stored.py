@@ -16,9 +16,13 @@ from pathlib import Path
 
 import torch
 
+from dataset.bpe import FILES
 from dataset.loaders import DataFacts
 from dataset.task import Task
+from dataset.tokenizer import Tokenizer
+from dataset.vocabulary import read_tokenizer
 from src.flags.fields import UserError
+from src.flags.groups import TOKEN_DEFAULTS
 from src.flags.kinds import as_text, to_json
 from src.flags.parser import Request
 from src.flags.run_flags import RunArgs, resolve, resolved
@@ -34,7 +38,7 @@ from src.utils.launch import launched
 
 NOTHING = Asked()
 # Flags that came later, and what a run did that was started before them.
-OLDER_RUNS = {"init": "published", "mlp": "gelu", "solved_at": 0.0}
+OLDER_RUNS = {"init": "published", "mlp": "gelu", "solved_at": 0.0, **TOKEN_DEFAULTS}
 
 
 @dataclass
@@ -130,6 +134,14 @@ def _load_of(args: dict, path: Path, device: torch.device | str) -> dict:
             "restore the right file, or train again with --overwrite"
         )
     return payload
+
+
+def stored_tokenizer(run: StoredRun) -> Tokenizer | None:
+    """The tokenizer that a run was started with. None where it reads characters, whose vocabulary its data gives."""
+    folder = run.run_dir.path
+    return (
+        read_tokenizer(folder, "--out_dir") if run.args.tokenizer != "char" and (folder / FILES[0]).exists() else None
+    )
 
 
 def load_weights(run: StoredRun, model: ARModel, payload: dict) -> None:

@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     import torch
     from torch.utils.data import DataLoader
 
-    from dataset.tokenizer import CharTokenizer
+    from dataset.tokenizer import Tokenizer
     from src.models.contract import ARModel
 
 ROWS = 2  # of the batch that is tried
 
 
 def try_own_model(
-    args: RunArgs, model: ARModel, tokenizer: CharTokenizer, loader: DataLoader, device: torch.device
+    args: RunArgs, model: ARModel, tokenizer: Tokenizer, loader: DataLoader, device: torch.device
 ) -> None:
     """Try a model of a user's file on the first rows of a batch. UserError that names the file if it fails."""
     from src.setup.forms import check_forms

@@ -71,7 +71,7 @@ class FolderLock:
         self._fd = None
 
     def _take(self, fd: int) -> None:
-        if not _try_lock(fd, self.folder):
+        if not try_lock(fd, self.folder):
             os.lseek(fd, 0, os.SEEK_SET)
             pid = os.read(fd, 20).decode("ascii", "replace").strip()
             who = f"process {pid}" if pid.isdigit() else "another process"
@@ -84,7 +84,7 @@ class FolderLock:
         os.write(fd, str(os.getpid()).encode("ascii"))
 
 
-def _try_lock(fd: int, folder: Path) -> bool:
+def try_lock(fd: int, folder: Path) -> bool:
     """Take the operating system's lock without waiting; False if it is held."""
     try:
         if fcntl is not None:

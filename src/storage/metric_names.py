@@ -13,10 +13,20 @@ NAMES = {
     "loss": "loss (nats per scored character)",
     "heldout_loss": "held-out loss (nats per scored character)",
     "bpc": "bits per scored character",
+    "bits_per_byte": "bits per byte",
+    "heldout_bits_per_byte": "held-out bits per byte",
     "ppl": "perplexity (per scored character)",
 }
 
 
-def metric_name(metric: str) -> str:
-    """The words for a key of a result. A key without words of its own is shown with spaces."""
-    return NAMES.get(metric, metric.replace("_", " "))
+def metric_name(metric: str, unit: str = "character") -> str:
+    """The words for a key of a result. A key without words of its own is shown with spaces.
+
+    unit: what a scored unit is, "character" or "token" (`data.unit` of metrics.json).
+    """
+    return NAMES.get(metric, metric.replace("_", " ")).replace("character", unit)
+
+
+def unit_of(metrics: dict) -> str:
+    """What one id of a run stands for. metrics: the content of metrics.json. Older ones have characters."""
+    return metrics.get("data", {}).get("unit", "character")

@@ -4,7 +4,8 @@
 
 There is a note where the validation loss was still falling at the end, where a length of --eval_lengths has no score,
 where the learning rate is at the edge of those tried, where --stop_at ended the training, and where something that is
-measured beside the scores has failed. docs/method.md states the rules. Everything is read from the content of
+measured beside the scores has failed. A run by tokens has a note where its vocabulary is smaller than asked for, and
+one about the baselines that it lacks. docs/method.md states the rules. Everything is read from the content of
 metrics.json.
 """
 
@@ -23,8 +24,25 @@ MOST_LISTED = 6  # lengths that are listed one by one
 def notes_of(document: dict) -> list[str]:
     """The notes of a run. document: the content of metrics.json, without its notes."""
     found = [_stopped(document), _still_falling(document), *_lengths_without_score(document), _edge_of_rates(document)]
+    found += [_fewer_tokens(document), _without_ngrams(document)]
     found += [f"{name} {why}" for name, why in document.get("failed", {}).items()]
     return [note for note in found if note]
+
+
+def _fewer_tokens(document: dict) -> str:
+    asked, found = document["args"].get("vocab_size"), document["data"]["vocab_size"]
+    if document["args"].get("tokenizer") != "bpe" or not asked or found >= asked:
+        return ""
+    return (
+        f"the vocabulary has {found:,} of the {asked:,} tokens asked for: no further pair comes twice in the training "
+        "text"
+    )
+
+
+def _without_ngrams(document: dict) -> str:
+    if document["data"].get("unit", "character") == "character":
+        return ""
+    return "no n-gram baselines: they predict characters, and this run predicts tokens; a run by characters has them"
 
 
 def no_score(reasons: dict[int, str]) -> list[str]:

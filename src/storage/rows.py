@@ -257,7 +257,7 @@ def _scores(metrics: dict):
         if not _is_number(value) or name in ("n_examples", "n_scored"):
             continue
         low, high = result["intervals"].get(name, (None, None))
-        by_character = name in ("loss", "bpc", "ppl", "token_acc", "heldout_loss")
+        by_character = name in BY_CHARACTER
         n = result["n_scored" if by_character else "n_examples"]
         yield {
             "panel": "quality",
@@ -392,10 +392,14 @@ def _times(value, factor: float):
     return None if value is None else factor * value
 
 
+# Means over scored characters (or tokens), not over examples.
+BY_CHARACTER = ("loss", "bpc", "bits_per_byte", "ppl", "token_acc", "heldout_loss", "heldout_bits_per_byte")
 UNITS = {
     "loss": "nats",
     "heldout_loss": "nats",
     "bpc": "bits",
+    "bits_per_byte": "bits",
+    "heldout_bits_per_byte": "bits",
     "ppl": "perplexity",
     "token_acc": "share",
     "exact_match": "share",

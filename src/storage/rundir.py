@@ -42,6 +42,7 @@ __all__ = ["RunDir", "existing_runs", "open_sealed", "read_json", "seal", "write
 # kill in between, the directory counts as new.
 RUN_FILES = (
     *("config.json", "env.json", "metrics.jsonl", "metrics.json", "ckpt.pt", "best.pt", "samples.txt", "vocab.json"),
+    *("tokenizer.json", "tokenizer_config.json"),
     *("eval-[0-9]*.json", "results.jsonl", "results.csv", "history.json", "trace.json", "stacks.txt", "memory.json"),
     *("pairs.npz", "vocab_source.json", "vocab_target.json", "checkpoint.npz"),
     *("test_items.json", "tables.md", "report.html", f"{TEMP_PREFIX}*"),

@@ -111,8 +111,9 @@ SLICE = {
 }
 
 RESULT = {  # one evaluation of one checkpoint on one split
-    "loss": "number",  # nats per scored character, never smoothed
-    "bpc": "number",  # the same in bits
+    "loss": "number",  # nats per scored character (data.unit: or token), never smoothed
+    "bpc": "number?",  # the same in bits; null where the unit is a token
+    "bits_per_byte": MayLack("number"),  # of language: bits of all scored units over their bytes of UTF-8
     "ppl": "number?",  # exp(loss); null if that overflows
     "token_acc": "share",  # share of scored characters whose likeliest prediction is right
     "exact_match": "share?",  # share of examples that are right as a whole; null for language
@@ -146,6 +147,7 @@ SPEC = {
         "left_out": {"val": ["text"], "test": ["text"]},  # strata with too few distinct keys
         "vocab_size": "count",
         "unknown_rate": "share?",  # share of <unk>, if the task has it
+        "unit": MayLack(("character", "token")),  # what one id stands for; a loss is per unit
     },
     "parameters": {
         "total": "count",

@@ -19,7 +19,7 @@ from dataset.corpus.language import LanguageTask
 from dataset.loaders import TaskData
 from dataset.seeds import stream
 from dataset.task import Example, Task
-from dataset.tokenizer import SPECIAL, CharTokenizer
+from dataset.tokenizer import Tokenizer
 from src.utils.decoding import score_answers
 
 Levels = dict[str, dict[str, float | None]]
@@ -43,7 +43,7 @@ def chance_levels(data: TaskData, test_examples: Sequence[Example]) -> Levels:
     golds = [task.scored_characters(e) for e in test_examples]
     common = most_common([task.scored_characters(e) for e in data.chance_train])
     # <eos> is one of the symbols that a written answer is made of.
-    symbols = len(task.score_among) or len(tokenizer) - len(SPECIAL) + task.writes_answer
+    symbols = len(task.score_among) or len(tokenizer) - len(tokenizer.special_ids) + task.writes_answer
     hits = [[i < len(common) and c == common[i] for i, c in enumerate(g)] for g in golds]
     unigram_acc = sum(map(sum, hits)) / max(1, sum(map(len, golds)))
     uniform = {"token_acc": 1 / symbols, "primary": _uniform_primary(task, tokenizer, golds, symbols, test_examples)}
@@ -84,9 +84,9 @@ def best_constant(task: Task, train: Sequence[Example], common: list[str]) -> st
     return max(answers, key=lambda answer: _score_of(task, answer, few))
 
 
-def _language_levels(task: LanguageTask, tokenizer: CharTokenizer) -> Levels:
+def _language_levels(task: LanguageTask, tokenizer: Tokenizer) -> Levels:
     common, test = task.counts("train", tokenizer).argmax(), task.scored_counts(tokenizer)
-    values = {"uniform": 1 / (len(tokenizer) - len(SPECIAL)), "unigram": float(test[common] / test.sum())}
+    values = {"uniform": 1 / task.symbols(tokenizer), "unigram": float(test[common] / test.sum())}
     return {name: {"token_acc": v, "primary": v} for name, v in values.items()}
 
 
@@ -97,7 +97,7 @@ def _metric_behind_primary(task: Task) -> str:
 
 
 def _uniform_primary(
-    task: Task, tokenizer: CharTokenizer, golds: list[list[str]], symbols: int, examples: Sequence[Example]
+    task: Task, tokenizer: Tokenizer, golds: list[list[str]], symbols: int, examples: Sequence[Example]
 ) -> float:
     metric = _metric_behind_primary(task)
     if metric == "token_acc":

@@ -17,7 +17,7 @@ import torch
 
 from dataset.loaders import TaskData
 from dataset.task import DECODE_SLACK, Example, Task
-from dataset.tokenizer import EOS, CharTokenizer
+from dataset.tokenizer import Tokenizer
 from src.models.contract import ARModel
 from src.ops import ran
 from src.utils.precision import autocast
@@ -30,7 +30,7 @@ NO_CHARACTER = "\N{REPLACEMENT CHARACTER}"  # replaces <pad> and <bos>, so that 
 def decode(
     model: ARModel,
     examples: Sequence[Example],
-    tokenizer: CharTokenizer,
+    tokenizer: Tokenizer,
     device: torch.device | str,
     precision: str = "fp32",
 ) -> list[str]:
@@ -52,18 +52,18 @@ def decode(
             if model.max_len is not None:
                 limit = min(limit, model.max_len + 1 - x.shape[1])  # the last character is written but not read
             with autocast(device, precision), ran.phase("decoding"):
-                ids = _continued(model, x, limit, limit - DECODE_SLACK + 1).cpu().numpy()
+                ids = _continued(model, x, limit, limit - DECODE_SLACK + 1, tokenizer.eos).cpu().numpy()
             for i, row in zip(rows, ids, strict=True):
                 answers[i] = tokenizer.decode(row, special=NO_CHARACTER)[: len(examples[i].answer) + DECODE_SLACK]
     return answers
 
 
-def _continued(model: ARModel, x: torch.Tensor, limit: int, needed: int) -> torch.Tensor:
+def _continued(model: ARModel, x: torch.Tensor, limit: int, needed: int, eos: int) -> torch.Tensor:
     """At most `limit` new ids of each row; at most `needed` where the model cannot take so many tokens."""
     try:
-        return model.generate(x, limit, temperature=0.0, stop_id=EOS)
+        return model.generate(x, limit, temperature=0.0, stop_id=eos)
     except Exception:  # a layer may be made for the task's own lengths alone, without a max_len that says so
-        return model.generate(x, min(limit, needed), temperature=0.0, stop_id=EOS)
+        return model.generate(x, min(limit, needed), temperature=0.0, stop_id=eos)
 
 
 def generation_scores(

@@ -30,7 +30,7 @@ from src.stats.sums import add_to
 from src.storage.items import UnitErrors
 from src.utils.decoding import generation_scores
 from src.utils.distributed import World
-from src.utils.metrics import Scored, rows_all_correct
+from src.utils.metrics import Scored, bits_per_byte, rows_all_correct
 from src.utils.precision import autocast
 from src.utils.samples import write_samples
 from src.utils.text_scores import TextScores
@@ -60,6 +60,7 @@ class SplitScores:
         """The metrics by name, with their intervals and slices."""
         task, dataset, scored = self.task, self.dataset, self.scored
         result = {**scored.losses(), "token_acc": scored.accuracy, "exact_match": None}
+        result.update(_by_bytes(dataset, scored))
         result.update({name: float(values.mean()) for name, values in self.per_example.items()})
         for name, source in (task.aliases if task else {}).items():
             result[name] = result[source]
@@ -83,7 +84,11 @@ class SplitScores:
         if isinstance(self.scored, TextScores):
             return self._by_block()
         _, unit = np.unique(clusters_of(self.dataset, self.scored.row), return_inverse=True)
-        return {task.primary: (np.bincount(unit, weights=~self.scored.correct), np.bincount(unit))}
+        counts = np.bincount(unit)
+        found = {task.primary: (np.bincount(unit, weights=~self.scored.correct), counts)}
+        if task.reads_text:
+            found["loss"] = (np.bincount(unit, weights=self.scored.nll), counts)
+        return found
 
     def _by_block(self) -> UnitErrors:
         """`by_unit` of a text, whose units are blocks of windows."""
@@ -132,7 +137,7 @@ def scores_of(
         return SplitScores(task, dataset, text_scores(model, loader, device, args, among, world, keep=True), {})
     scored = teacher_forced(model, loader, device, args, among, world)
     per_example = {}
-    if task is not None:
+    if task is not None and not task.reads_text:
         per_example = _example_scores(model, dataset, task_meta, scored, device, args)
         for name, source in task.aliases.items():
             if source in per_example:
@@ -396,6 +401,14 @@ def _text_means(dataset: WindowDataset, scored: TextScores) -> tuple[dict, dict 
         parts = _text_parts(dataset, scored, metric)
         found[metric] = intervals.clustered_parts(parts, blocks, _interval_of(metric))
     return found["token_acc"], found.get("loss")
+
+
+def _by_bytes(dataset: ExampleDataset | WindowDataset, scored: Scored | TextScores) -> dict[str, float | None]:
+    """bits_per_byte of a text. Where its unit is a token, there are no bits per character."""
+    if not isinstance(dataset, WindowDataset) or dataset.tokenizer is None:
+        return {}
+    found = {"bits_per_byte": bits_per_byte(scored.loss, scored.count, dataset.scored_bytes)}
+    return found if dataset.tokenizer.unit == "character" else {**found, "bpc": None}
 
 
 def _is_share(task: Task | None, name: str) -> bool:

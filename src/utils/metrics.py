@@ -2,6 +2,7 @@
 
     total, count = cross_entropy(logits, targets)      # sums and counts, so that uneven batches are exact
     bpc(total / count)                                 # bits per character
+    bits_per_byte(total / count, count, n_bytes)       # the same for characters and for subword tokens
 
 `teacher_forced` (src/utils/evaluation.py) gives a `Scored`: one entry per scored character.
 A loss is in nats per scored character. A reported loss has no label smoothing.
@@ -30,6 +31,14 @@ def cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> tuple[float, i
 def bpc(loss: float) -> float:
     """Bits per character of a loss in nats."""
     return loss / math.log(2)
+
+
+def bits_per_byte(loss: float, n_scored: int, n_bytes: int) -> float:
+    """Bits per byte of UTF-8 of a text. Unlike a loss, it does not depend on what the text was cut into.
+
+    loss: mean nats over n_scored characters or tokens, which stand for n_bytes bytes.
+    """
+    return loss * n_scored / (n_bytes * math.log(2))
 
 
 def perplexity(loss: float) -> float:
@@ -110,6 +119,11 @@ class Scored(Losses):
     def loss(self) -> float:
         """Mean nats per scored character."""
         return float(self.nll.sum() / len(self.nll))
+
+    @property
+    def count(self) -> int:
+        """How many characters are scored."""
+        return len(self.row)
 
     @property
     def accuracy(self) -> float:

@@ -22,6 +22,7 @@ class Reporter:
 
     def __init__(self, quiet: bool, log: str = "none", folder: Path | None = None):
         self.quiet, self.on_terminal = quiet, sys.stderr.isatty()
+        self.unit = "chars"  # what a step consists of
         self.bar = None
         self.writer = tensorboard_writer(folder) if log == "tensorboard" else None
         self.started: float | None = None  # when the first step was reported
@@ -50,7 +51,7 @@ class Reporter:
             from tqdm import tqdm
 
             self.bar = tqdm(total=steps, initial=row["step"] - 1, unit="step", dynamic_ncols=True, leave=False)
-        self.bar.set_postfix_str(f"loss {row['loss']:.4f}, {self._rate():,.0f} chars/s", refresh=False)
+        self.bar.set_postfix_str(f"loss {row['loss']:.4f}, {self._rate():,.0f} {self.unit}/s", refresh=False)
         self.bar.update(1)
 
     def validation(self, row: dict, steps: int, better: bool) -> None:
@@ -66,7 +67,7 @@ class Reporter:
         line = (
             f"step {row['step']:>6}/{steps}  val loss {row['val_loss']:.4f}  "
             f"{metric_name('token_acc')} {row['val_token_acc']:.4f}{star}"
-            f"  {self._rate():>9,.0f} chars/s  {left:4.0f} s left"
+            f"  {self._rate():>9,.0f} {self.unit}/s  {left:4.0f} s left"
         )
         if self.bar is not None:
             self.bar.write(line, file=sys.stderr)
@@ -82,7 +83,7 @@ class Reporter:
             self.writer.close()
 
     def _rate(self) -> float:
-        """Characters per second of training. Validations are not counted."""
+        """Characters (or tokens) per second of training. Validations are not counted."""
         return self.chars / max(1e-9, self.seconds)
 
 

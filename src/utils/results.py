@@ -20,6 +20,7 @@ import torch
 from dataset.loaders import length_loader, named_lengths, sequences_digest
 from dataset.task import Example, Task
 from src.flags import presets, registry
+from src.flags.groups import TOKENIZERS
 from src.flags.run_flags import RunFlags, to_dict
 from src.models.contract import ARModel
 from src.models.fair import fair_differences
@@ -38,13 +39,13 @@ from src.utils.chance import chance_levels, scaled
 from src.utils.evaluation import (
     MOST_TOKENS,
     evaluate,
+    pass_over,
     scores_of,
     teacher_forced_metric,
-    text_scores,
     unit_of,
 )
 from src.utils.memory import is_out_of_memory
-from src.utils.metrics import bpc, finite, perplexity
+from src.utils.metrics import bits_per_byte, bpc, finite, perplexity
 from src.utils.precision import autocast
 from src.utils.samples import language_samples, samples_text
 from src.utils.session import Session
@@ -91,7 +92,7 @@ def final_metrics(fit: Fit, began: float) -> tuple[dict, str, dict]:
         "solved_at": solved_at(session, progress),
         "chars_seen": progress.chars_seen,
         "examples_seen": progress.examples_seen,
-        **curves(log, progress.step, fit.eval_every),
+        **curves(log, progress.step, fit.eval_every, data.facts.unit),
         "val": val,
         "test": test,
         "final_test": final,
@@ -170,14 +171,17 @@ def evaluate_both(
 def evaluate_splits(model: ARModel, session: Session) -> tuple[dict[str, dict], UnitErrors]:
     """({"val": R, "test": R} of the weights that the model holds, the errors per unit of test).
 
-    A task on real text adds heldout_loss to test.
+    A task on real text adds heldout_loss and heldout_bits_per_byte to test.
     """
     s = session
     scores = {split: scores_of(model, s.loaders[split], s.device, s.args, s.data, s.world) for split in ("val", "test")}
     results = {split: found.result() for split, found in scores.items()}
     if "heldout" in s.loaders:
-        heldout = text_scores(model, s.loaders["heldout"], s.device, s.args, world=s.world)
+        loader = s.loaders["heldout"]
+        heldout = pass_over(model, loader, s.device, s.args, world=s.world)
         results["test"]["heldout_loss"] = heldout.loss
+        scored = heldout.count, loader.dataset.scored_bytes
+        results["test"]["heldout_bits_per_byte"] = bits_per_byte(heldout.loss, *scored)
     return results, scores["test"].by_unit()
 
 
@@ -265,10 +269,10 @@ def decode_state(
     return {"cache": model.cache_kind(), "tokens": tokens, "bytes": attempt(failed, "decode_state", size)}
 
 
-def curves(log: list[dict], steps: int, eval_every: int) -> dict:
+def curves(log: list[dict], steps: int, eval_every: int, unit: str = "character") -> dict:
     """loss_curve, ppl_curve, the statistics of grad_norm, and final_train, from the rows of metrics.jsonl.
 
-    final_train is the mean training loss per trained character over the last `eval_every` steps.
+    final_train is the mean training loss per trained character (or token: `unit`) over the last `eval_every` steps.
     """
     train = [r for r in log if "loss" in r]
     block = -(-len(train) // CURVE_POINTS) or 1
@@ -292,17 +296,20 @@ def curves(log: list[dict], steps: int, eval_every: int) -> dict:
         },
         "final_train": {
             "loss": final,
-            "bpc": None if final is None else bpc(final),
+            "bpc": None if final is None or unit != "character" else bpc(final),
             "ppl": None if final is None else finite(perplexity(final)),
         },
     }
 
 
 def public_args(args: RunFlags) -> dict:
-    """The flags without paths. A user's file is shown as its stem, and --data_path is left to `machine`."""
+    """The flags without paths. A user's file is shown as its stem, a tokenizer by its name, and --data_path is left to
+    `machine`."""
     values = to_dict(args)
     for flag in ("task", "model"):
         values[flag] = Path(values[flag]).stem if registry.is_path(values[flag]) else values[flag]
+    if values["tokenizer"] not in TOKENIZERS:
+        values["tokenizer"] = Path(values["tokenizer"]).name
     del values["data_path"]
     return values
 

@@ -12,19 +12,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from dataset.loaders import TaskData
 from dataset.seeds import stream
 from dataset.task import Example
-from dataset.tokenizer import SPECIAL, CharTokenizer
+from dataset.tokenizer import SPECIAL, Tokenizer
 from src.models.contract import ARModel
 from src.ops import ran
 from src.storage.rundir import write_atomic
 from src.utils.decoding import decode
 from src.utils.precision import autocast
 
-SAMPLED_CHARS = 1_000_000  # samples of a language task are taken from at most this many characters of its test text
+SAMPLED_CHARS = 1_000_000  # samples of a language task are taken from at most this many ids of its test text
 EMPTY = "(empty)"
 
 
@@ -66,25 +67,28 @@ def language_samples(
 ) -> str:
     """Five continuations of test text at temperature 0.8: the prompt, the text's own continuation, and the model's.
 
+    prompt_chars, new_chars: characters, or tokens where the task has these.
     longest: the most tokens that the model reads; None means its own max_len.
     """
     longest = longest or model.max_len
     task, tokenizer = data.task, data.tokenizer
-    text = task.text("test", SAMPLED_CHARS)
+    ids = task.ids("test", tokenizer)
     prompt_chars = min(prompt_chars, max(1, task.args.context_len // 2))
     if longest is not None:
         new_chars = min(new_chars, longest + 1 - prompt_chars)  # the last character is written but not read
     rng = stream(task, "samples", seed)
     generator = torch.Generator(device=device).manual_seed(seed)
     blocks = []
-    for start in rng.integers(0, max(1, len(text) - prompt_chars - new_chars), size=5):
+    for start in rng.integers(0, max(1, min(len(ids), SAMPLED_CHARS) - prompt_chars - new_chars), size=5):
         middle, end = start + prompt_chars, start + prompt_chars + new_chars
-        x = torch.from_numpy(task.prompt_ids(text[start:middle], tokenizer)).to(device)
+        prompt, expected = (ids[a : min(b, SAMPLED_CHARS)] for a, b in ((start, middle), (middle, end)))
+        x = torch.from_numpy(prompt.astype(np.int64)[None]).to(device)
         with autocast(device, precision), ran.phase("decoding"):
-            ids = model.generate(x, new_chars, temperature=0.8, generator=generator)
-        got = tokenizer.decode(ids[0]) or EMPTY
+            new = model.generate(x, new_chars, temperature=0.8, generator=generator)
+        got = tokenizer.decode(new[0]) or EMPTY
         blocks.append(
-            f"prompt\n{text[start:middle]}\n--- expected\n{text[middle:end]}\n--- got (temperature 0.8)\n{got}"
+            f"prompt\n{task.shown(prompt, tokenizer)}\n--- expected\n{task.shown(expected, tokenizer)}\n"
+            f"--- got (temperature 0.8)\n{got}"
         )
     return ("\n" + "=" * 80 + "\n").join(blocks) + "\n"
 
@@ -93,7 +97,7 @@ def language_samples(
 def _label_samples(
     model: ARModel,
     examples: Sequence[Example],
-    tokenizer: CharTokenizer,
+    tokenizer: Tokenizer,
     device: torch.device | str,
     precision: str,
 ) -> str:

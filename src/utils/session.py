@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from dataset.loaders import TaskData
 from dataset.task import Task
-from dataset.tokenizer import CharTokenizer
+from dataset.tokenizer import Tokenizer
 from src.flags.run_flags import RunArgs
 from src.utils.distributed import World
 
@@ -39,5 +39,5 @@ class Session:
         return self.data.task
 
     @property
-    def tokenizer(self) -> CharTokenizer:
+    def tokenizer(self) -> Tokenizer:
         return self.data.tokenizer

@@ -8,6 +8,7 @@ It reads the document of metrics.json only, so it can describe a stored run too.
 
 from __future__ import annotations
 
+from src.storage.metric_names import unit_of
 from src.storage.notes import listed
 
 MOST_LENGTHS = 10  # lines of lengths in a summary
@@ -126,6 +127,6 @@ def _cost_line(document: dict) -> str:
     layers = "" if n.get("layers") is None else f", {n['layers']:,} outside embeddings and head"
     return (
         f"{n['total']:,} parameters ({n['embedding']:,} of them embedding{layers})   {document['steps']} steps   "
-        f"{document['chars_seen']:,} characters   "
+        f"{document['chars_seen']:,} {unit_of(document)}s   "
         f"{machine['train_seconds']:.0f} s training, {machine['command_seconds']:.0f} s in all"
     )

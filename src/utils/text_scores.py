@@ -32,11 +32,16 @@ RECORD = np.dtype([("nll", np.float32), ("correct", np.bool_)])  # a loss is com
 class TextScores(Losses):
     """Scores of all characters of a text but the first one, in their order.
 
-    windows: those of the pass.  keep: whether `parts` will be read.
+    windows: those of the pass, or the documents, (n, 2).  keep: whether `parts` will be read.
     """
 
-    def __init__(self, windows: Consecutive, keep: bool = False):
-        self.windows, self.count = windows, max(0, windows.n_chars - 1)
+    def __init__(self, windows: Consecutive | np.ndarray, keep: bool = False):
+        self.windows, self._ends = windows, None
+        if isinstance(windows, Consecutive):
+            self.count = max(0, windows.n_chars - 1)
+        else:
+            self._ends = np.cumsum(windows[:, 1] - windows[:, 0])
+            self.count = int(self._ends[-1])
         self.right, self.is_finite = 0, True
         self._nll = PairwiseSum(self.count)
         self._file = _kept_file() if keep else None
@@ -69,9 +74,16 @@ class TextScores(Losses):
         for at in range(0, self.count, PART):
             n = min(PART, self.count - at)
             record = np.frombuffer(self._file.read(n * RECORD.itemsize), dtype=RECORD)
-            row, column = np.divmod(np.arange(at, at + n), self.windows.context_len)
+            row, column = self._places(np.arange(at, at + n))
             nll = record["nll"].astype(np.float64)
             yield Scored(row, nll, record["correct"], np.full(n, -1), column)
+
+    def _places(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The window of each character, and its position there.  index: (n,), its number among the scored ones."""
+        if self._ends is None:
+            return np.divmod(index, self.windows.context_len)
+        row = np.searchsorted(self._ends, index, side="right")
+        return row, index - (self._ends - (self.windows[:, 1] - self.windows[:, 0]))[row]
 
 
 def _kept_file() -> tempfile.SpooledTemporaryFile:

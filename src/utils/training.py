@@ -270,7 +270,9 @@ class Fit:
         self.scheduler = make_scheduler(self.optimizer, args, self.steps)
         self.scaler = make_scaler(args, device)
         self.progress = Progress()
-        self.vocab = session.tokenizer.tokens
+        self.vocab = session.tokenizer.payload()
+        if session.tokenizer.unit != "character":
+            reporter.unit = f"{session.tokenizer.unit}s"
         if not self.world.is_main:  # after the weights, which are equal: each rank drops out other numbers
             seed_rank(args.seed, self.world.rank)
 

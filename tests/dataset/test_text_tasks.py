@@ -164,8 +164,8 @@ def test_files_of_other_endings_and_empty_files_are_counted(tmp_path):
     for name in ("notes.md", "b/book.pdf", "c.txt.gz", "no_ending"):
         write(folder / name)
     assert about(folder) == (
-        f"read 3 files of '{folder}'; left out: 4 not .txt or .jsonl (b/book.pdf, c.txt.gz, no_ending, ...); "
-        "2 files without a character (b/c.txt, d.jsonl)"
+        f"read 3 files of '{folder}'; left out: 4 not .txt or .jsonl or .parquet (b/book.pdf, c.txt.gz, no_ending, "
+        "...); 2 files without a character (b/c.txt, d.jsonl)"
     )
     assert whole(text_task(folder)) == TEXT
 
@@ -352,7 +352,7 @@ def test_bytes_that_are_no_text_name_file_line_and_byte(tmp_path, monkeypatch, c
     [
         ("absent.txt", "no such file or folder"),
         ("book.pdf", "allowed: a .txt file"),
-        ("nothing", "a folder with no .txt or .jsonl file"),
+        ("nothing", "a folder with no .txt or .jsonl or .parquet file"),
         ("empty.txt", "no characters"),
         ("nul\0.txt", "no such file or folder"),
         ("short.txt", "--context_len: got 32"),

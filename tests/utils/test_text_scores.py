@@ -17,9 +17,10 @@ import torch
 from conftest import ROOT
 from small_tasks import make
 
-from dataset.loaders import build_loaders, sequences_digest
-from dataset.plans import WindowBatches
-from dataset.windows import Consecutive
+from dataset.common import WindowDataset, collate_windows
+from dataset.loaders import _loader, build_loaders, sequences_digest
+from dataset.plans import OrderedBatches, WindowBatches
+from dataset.windows import Consecutive, blocks_of
 from src.models.contract import ARModel
 from src.stats import intervals
 from src.utils import evaluation, text_scores
@@ -89,6 +90,19 @@ def test_a_long_pass_is_kept_in_a_file_and_reads_the_same(text, monkeypatch):
     assert scores.result() == before
 
 
+def test_documents_are_told_apart_though_their_lengths_differ(text):
+    model, _, args, loaders, data = text
+    spans = np.array([(0, 5), (7, 7 + 13), (20, 21), (30, 39)])
+    documents = WindowDataset(loaders["test"].dataset.ids, spans)
+    loader = _loader(documents, OrderedBatches(4, 3), collate_windows)
+    whole, scores = teacher_forced(model, loader, CPU, args), scores_of(model, loader, CPU, args, data)
+    (part,) = scores.scored.parts()
+    for name in ("row", "column", "nll", "correct", "gap"):
+        assert getattr(part, name).tolist() == getattr(whole, name).tolist(), name
+    curve = intervals.binned(whole.nll, whole.ordinal, "log2", "mean", clusters=whole.row)
+    assert scores.result()["slices"]["position_loss"]["bins"] == curve
+
+
 def test_a_pass_whose_characters_were_not_kept_says_so(text):
     model, _, args, loaders, _ = text
     scores = evaluation.text_scores(model, loaders["heldout"], CPU, args)
@@ -138,7 +152,7 @@ def test_windows_are_the_same_one_by_one_in_blocks_and_at_rows(monkeypatch):
     windows = Consecutive(51, 5)
     listed = [(s, min(s + 5, 50)) for s in range(0, 50, 5)]
     assert [tuple(w) for w in windows] == listed
-    assert np.concatenate(list(windows.blocks())).tolist() == [list(w) for w in listed]
+    assert np.concatenate(list(blocks_of(windows))).tolist() == [list(w) for w in listed]
     assert windows[np.array([9, 0, 3])].tolist() == [[45, 50], [0, 5], [15, 20]]
     assert [tuple(w) for w in windows.first(3)] == listed[:3]
     assert [tuple(w) for w in windows.first(99)] == listed

@@ -14,6 +14,9 @@ import ast
 import functools
 from pathlib import Path
 
+from dataset.vocabulary import read_tokenizer
+from src.flags.groups import TOKENIZERS
+from src.flags.places import here
 from src.flags.registry import is_path
 from src.flags.run_flags import RunFlags, to_dict
 from src.setup.code import identity
@@ -34,6 +37,8 @@ def run_name(cell, lr: float, seed: int) -> str:
     args, setup = to_dict(cell.setup.args), cell.setup
     flags = {k: v for k, v in args.items() if k not in WITHOUT_EFFECT}
     flags |= {"lr": lr, "seed": seed, "min_lr": min(args["min_lr"], lr)}
+    if args["tokenizer"] not in TOKENIZERS:  # a path: another tokenizer in its place makes another run
+        flags["tokenizer"] = files.digest({"tokenizer": read_tokenizer(here(args["tokenizer"])).payload()})
     own = identity(setup.args)
     return files.digest(
         {

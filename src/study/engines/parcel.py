@@ -15,7 +15,9 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from dataset.bpe import FILES
 from dataset.corpus.sources import FILE
+from src.flags.groups import TOKENIZERS
 from src.flags.kinds import UserError
 from src.flags.own_files import code_of
 from src.flags.parser import first_look, read_request
@@ -82,7 +84,15 @@ def needed(words: Sequence[str]) -> tuple[tuple[str, ...], dict[str, Files]]:
         places.setdefault(folder, {})[FILE] = _read(Path(folder) / FILE)
     elif task_class.reads_text:
         raise UserError(_without_text(task))
-    whole = [w for name in ("task", "model", "data_path") if explicit.get(name) for w in (f"--{name}", explicit[name])]
+    tokenizer = explicit.get("tokenizer", TOKENIZERS[0])
+    if tokenizer not in TOKENIZERS:
+        _add_tokenizer(Path(tokenizer), places)
+    whole = [
+        w
+        for name in ("task", "model", "data_path", "tokenizer")
+        if explicit.get(name)
+        for w in (f"--{name}", explicit[name])
+    ]
     return (*words, *whole), places
 
 
@@ -94,11 +104,18 @@ def _add_text(path: Path, places: dict[str, Files]) -> None:
         places.setdefault(str(path.parent), {})[path.name] = _read(path)
 
 
-def _read(path: Path) -> bytes:
+def _add_tokenizer(path: Path, places: dict[str, Files]) -> None:
+    """Add the files of --tokenizer, which may be a folder with more than these."""
+    folder, names = (path, FILES) if path.is_dir() else (path.parent, (path.name, FILES[1]))
+    found = {name: _read(folder / name, "--tokenizer") for name in names if (folder / name).is_file()}
+    places.setdefault(str(folder), {}).update(found)
+
+
+def _read(path: Path, what: str = "--data_path") -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise UserError(f"--data_path: got '{path}', which cannot be read ({error.strerror})") from error
+        raise UserError(f"{what}: got '{path}', which cannot be read ({error.strerror})") from error
 
 
 def _data_folder(task: str) -> str:

@@ -99,6 +99,7 @@ class Run:
     precision: str = ""
     threads: int | None = None
     is_language: bool = False
+    loss_unit: str = "character"  # what a loss is per: character or token
     sees_the_future: bool = False
     source: str = ""
     data_digest: str = ""

@@ -136,6 +136,7 @@ def _score(metrics: dict) -> dict:
         "diverged_at": v.count(metrics, "diverged_at"),
         "solved_at": v.count(v.part(metrics, "solved_at"), "step"),
         "is_language": metrics["kind"] == "language",
+        "loss_unit": v.text(v.part(metrics, "data"), "unit") or "character",
         "notes": v.texts(metrics, "notes"),
     }
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import statistics
 from collections import defaultdict
 
+from src.storage.metric_names import metric_name
 from src.study.page import numbers as n
 from src.study.page.blocks import BAD, GOOD, Column, Entry, Figure, Gallery, Heading, Section, Table
 from src.study.page.chart import Axis, Chart, Level, Line, Point, draw
@@ -53,12 +54,12 @@ def _parts(document: Document, key: str, task: str, groups: dict[Key, list[Run]]
 
 def _learning(key: str, task: str, placed: dict[int, list[Run]]) -> Figure | None:
     """Validation loss against the step."""
-    lines, table = [], {}
+    lines, table, first = [], {}, None
     for look, runs in placed.items():
         curves = [run.losses for run in runs if run.losses]
         if not curves:
             continue
-        name = label(runs[0].key)
+        name, first = label(runs[0].key), first or runs[0]
         means = mean_curve(curves)
         table[name] = dict(means)
         points = tuple(Point(x, y, f"{name}, step {n.plain(x)}: loss {n.plain(y)}") for x, y in means)
@@ -71,7 +72,7 @@ def _learning(key: str, task: str, placed: dict[int, list[Run]]) -> Figure | Non
         f"{task}: validation loss while it learns",
         f"Loss against the training step. {ends}.",
         Axis("training step"),
-        Axis("loss (nats per scored character)", low=0.0),
+        Axis(metric_name("loss", first.loss_unit), low=0.0),
         tuple(lines),
     )
     return Figure(chart.key, "Learning: validation loss", draw(chart), _table_of(chart.key, "step", "loss", table))
