@@ -86,7 +86,11 @@ class SplitScores:
         if isinstance(self.scored, TextScores):
             return self._by_block()
         _, unit = np.unique(clusters_of(self.dataset, self.scored.row), return_inverse=True)
-        return {task.primary: (np.bincount(unit, weights=~self.scored.correct), np.bincount(unit))}
+        counts = np.bincount(unit)
+        found = {task.primary: (np.bincount(unit, weights=~self.scored.correct), counts)}
+        if task.reads_text:
+            found["loss"] = (np.bincount(unit, weights=self.scored.nll), counts)
+        return found
 
     def _by_block(self) -> UnitErrors:
         """`by_unit` of a text, whose units are blocks of windows."""
@@ -135,7 +139,7 @@ def scores_of(
         return SplitScores(task, dataset, text_scores(model, loader, device, args, among, world, keep=True), {})
     scored = teacher_forced(model, loader, device, args, among, world)
     per_example = {}
-    if task is not None:
+    if task is not None and not task.reads_text:
         per_example = _example_scores(model, dataset, task_meta, scored, device, args)
         for name, source in task.aliases.items():
             if source in per_example:

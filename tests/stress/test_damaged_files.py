@@ -153,7 +153,11 @@ def test_no_damaged_file_changes_a_result(opener, request, tmp_path):
         folder = tmp_path / "run"  # always the same path, which results may name
         shutil.rmtree(folder)
         shutil.copytree(source, folder)
-        files = [p for p in sorted(folder.rglob("*")) if p.is_file() and p.stat().st_size and p.suffix != ".png" and p.name != ".lock"]
+        files = [
+            p
+            for p in sorted(folder.rglob("*"))
+            if p.is_file() and p.stat().st_size and p.suffix != ".png" and p.name != ".lock"
+        ]
         path, damage = rng.choice(files), rng.choice(DAMAGES)
         data = path.read_bytes()
         broken = damage(data, rng)

@@ -17,9 +17,10 @@ import torch
 from conftest import ROOT
 from small_tasks import make
 
-from dataset.loaders import build_loaders, sequences_digest
-from dataset.plans import WindowBatches
-from dataset.windows import Consecutive
+from dataset.common import WindowDataset, collate_windows
+from dataset.loaders import _loader, build_loaders, sequences_digest
+from dataset.plans import OrderedBatches, WindowBatches
+from dataset.windows import Consecutive, Listed
 from src.models.contract import ARModel
 from src.stats import intervals
 from src.utils import evaluation, text_scores
@@ -89,6 +90,19 @@ def test_a_long_pass_is_kept_in_a_file_and_reads_the_same(text, monkeypatch):
     assert scores.result() == before
 
 
+def test_documents_are_told_apart_though_their_lengths_differ(text):
+    model, _, args, loaders, data = text
+    spans = np.array([(0, 5), (7, 7 + 13), (20, 21), (30, 39)])
+    documents = WindowDataset(loaders["test"].dataset.ids, spans)
+    loader = _loader(documents, OrderedBatches(4, 3), collate_windows)
+    whole, scores = teacher_forced(model, loader, CPU, args), scores_of(model, loader, CPU, args, data)
+    (part,) = scores.scored.parts()
+    for name in ("row", "column", "nll", "correct", "gap"):
+        assert getattr(part, name).tolist() == getattr(whole, name).tolist(), name
+    curve = intervals.binned(whole.nll, whole.ordinal, "log2", "mean", clusters=whole.row)
+    assert scores.result()["slices"]["position_loss"]["bins"] == curve
+
+
 def test_a_pass_whose_characters_were_not_kept_says_so(text):
     model, _, args, loaders, _ = text
     scores = evaluation.text_scores(model, loaders["heldout"], CPU, args)
@@ -142,6 +156,10 @@ def test_windows_are_the_same_one_by_one_in_blocks_and_at_rows(monkeypatch):
     assert windows[np.array([9, 0, 3])].tolist() == [[45, 50], [0, 5], [15, 20]]
     assert [tuple(w) for w in windows.first(3)] == listed[:3]
     assert [tuple(w) for w in windows.first(99)] == listed
+    same = Listed(windows[np.arange(len(windows))])
+    assert [b.tolist() for b in same.blocks()] == [b.tolist() for b in windows.blocks()]
+    assert (same.longest, same.n_predicted) == (windows.longest, windows.n_predicted) == (5, 50)
+    assert [x.tolist() for x in same.places(3, 40)] == [x.tolist() for x in windows.places(3, 40)]
     assert (windows.longest, Consecutive(3, 5).longest, Consecutive(0, 5).longest) == (5, 2, 0)
 
 
