@@ -204,7 +204,8 @@ class WindowDataset(Dataset):
         tokenizer: Tokenizer | None = None,
     ):
         self.ids, self.tokenizer = ids, tokenizer
-        self.spans = spans if isinstance(spans, (Consecutive, Listed)) else np.asarray(spans, dtype=np.int64)
+        is_ready = isinstance(spans, (Consecutive, Listed))
+        self.spans = spans if is_ready else Listed(np.asarray(spans, dtype=np.int64))
 
     def __len__(self) -> int:
         return len(self.spans)
@@ -212,7 +213,7 @@ class WindowDataset(Dataset):
     @property
     def longest(self) -> int:
         """Tokens of the longest window."""
-        return (Listed(self.spans) if isinstance(self.spans, np.ndarray) else self.spans).longest
+        return self.spans.longest
 
     @functools.cached_property
     def scored_bytes(self) -> int:

@@ -16,7 +16,7 @@ from dataset.seeds import stream
 from dataset.splits import draw_train
 from dataset.task import Task
 from dataset.tokenizer import Tokenizer
-from dataset.windows import BLOCK, windows_random
+from dataset.windows import BLOCK, Listed, windows_random
 from src.flags.run_flags import RunFlags
 
 
@@ -148,7 +148,7 @@ class WindowBatches(Sampler):
         for first in range(0, self.n_windows, block):
             rows = min(block, self.n_windows - first)
             # A generator draws the same numbers in blocks as at once. Blocks before `begin` are drawn and not used.
-            self.dataset.spans = windows_random(self.dataset.ids, rows, self.context_len, rng)
+            self.dataset.spans = Listed(windows_random(self.dataset.ids, rows, self.context_len, rng))
             for at in range(max(0, begin - first), rows, size):
                 yield np.arange(at, min(at + size, rows))
         self.set_epoch(self.epoch + 1)
