@@ -32,6 +32,8 @@ def test_a_package_that_is_absent_is_a_skip_that_names_it():
 def test_contributing_says_how_to_install_every_package_of_an_oracle():
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     words = {word for line in text.splitlines() if line.startswith("pip install") for word in line.split()}
+    for file in words & {"requirements-dev.txt"}:
+        words |= set(re.findall(r"^[\w-]+", (ROOT / file).read_text(encoding="utf-8"), flags=re.M))
     names = {DISTRIBUTIONS.get(name, name.replace("_", "-")) for name in packages()}
     assert len(names) >= 6
     assert not names - words
