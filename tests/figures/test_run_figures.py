@@ -54,6 +54,17 @@ def slice_of(values, xs, bins="auto", **other) -> dict:
     }
 
 
+@pytest.fixture
+def empty_files(monkeypatch):
+    """Figures are built and saved as empty files, for tests that look at names: pixels take nearly all of the time."""
+
+    def save(figure, path):
+        path.write_bytes(b"")
+        return path
+
+    monkeypatch.setattr(style, "save", save)
+
+
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
     folder = tmp_path_factory.mktemp("drawn") / "figures"
@@ -155,7 +166,7 @@ def test_points_that_are_not_finite_are_left_out():
 
 
 @pytest.mark.parametrize("step", [1, 45, 200])
-def test_a_diverged_run_gets_its_loss_figure_with_a_note(tmp_path, step):
+def test_a_diverged_run_gets_its_loss_figure_with_a_note(tmp_path, step, empty_files):
     metrics = good_metrics(diverged_at=step)
     names = {p.name for p in run_figures.draw_all(metrics, tmp_path)}
     assert {"loss.png", "ppl.png"} <= names
@@ -300,7 +311,7 @@ def test_shading_covers_only_trained_lengths(inside, label):
     assert label in legend(lengths.figure_length_curve(rows))
 
 
-def test_one_length_is_no_curve(tmp_path):
+def test_one_length_is_no_curve(tmp_path, empty_files):
     assert "length_curve.png" not in {p.name for p in run_figures.draw_all(good_metrics(lengths=(64,)), tmp_path)}
 
 
@@ -309,7 +320,7 @@ def test_many_bins_show_their_counts_as_a_range():
     assert [text.get_text() for text in ax.texts] == ["4 characters per bin"]
 
 
-def test_a_slice_of_one_bin_is_drawn_only_for_gaps(tmp_path):
+def test_a_slice_of_one_bin_is_drawn_only_for_gaps(tmp_path, empty_files):
     metrics = copy.deepcopy(good_metrics(lengths=(64,)))
     part = slice_of([1, 0], [5, 5])
     metrics["test"]["best"]["slices"] = {"length": {**part, "of": "length"}, "gap": {**part, "of": "gap"}}
@@ -323,7 +334,7 @@ def test_the_chance_level_of_a_slice_by_character_leaves_out_the_end_of_an_answe
     assert run_figures.floors_of(good_metrics(), "char")["unigram"] == 0.041
 
 
-def test_slice_names_cannot_leave_the_folder_or_overwrite_a_figure(tmp_path):
+def test_slice_names_cannot_leave_the_folder_or_overwrite_a_figure(tmp_path, empty_files):
     metrics = copy.deepcopy(good_metrics())
     part = slice_of([1, 0], [1, 2])
     metrics["test"]["best"]["slices"] = {
@@ -375,7 +386,7 @@ def test_overlay_writes_what_the_runs_share(tmp_path):
         assert has_colour(picture, style.COLOURS[1])
 
 
-def test_overlay_leaves_out_a_slice_that_one_run_lacks(tmp_path):
+def test_overlay_leaves_out_a_slice_that_one_run_lacks(tmp_path, empty_files):
     (_, a), (name, b), _ = copy.deepcopy(runs())
     del b["test"]["best"]["slices"]["depth"]
     del b["test"]["best"]["slices"]["gap"]
@@ -413,7 +424,7 @@ def test_overlay_keeps_runs_of_one_label_apart(tmp_path, monkeypatch):
     assert [label.strip() for label in legend(figures["loss.png"])] == ["_gru", "_gru (2)"]
 
 
-def test_overlay_refuses_other_tasks_other_text_and_nothing(tmp_path):
+def test_overlay_refuses_other_tasks_other_text_and_nothing(tmp_path, empty_files):
     with pytest.raises(UserError, match="'a' is a run of needle and 'b' of dyck"):
         run_figures.overlay([("a", good_metrics()), ("b", good_metrics(task="dyck"))], tmp_path / "figures")
     text = good_metrics(kind="language")

@@ -42,6 +42,13 @@ def no_figures(patch):
 
 
 @pytest.fixture
+def no_trace(monkeypatch):
+    """No trace with stacks, which takes seconds. The peak of its memory timeline is a row that is there."""
+    row = {"panel": "memory timeline", "metric": "peak_bytes", "value": 1, "unit": "bytes"}
+    monkeypatch.setattr(profiling, "_detail", lambda job, record: record.add(job.row(**row)))
+
+
+@pytest.fixture
 def command(main, monkeypatch):
     """`benchmark.py profile ...` in this process, without figures: (exit code, stdout, stderr)."""
     no_figures(monkeypatch)
@@ -424,7 +431,7 @@ def test_the_names_of_own_autograd_functions_are_found():
     assert "CheckpointFunction" not in names  # torch's own
 
 
-def test_an_own_op_of_a_real_model_is_in_its_group(command, tmp_path):
+def test_an_own_op_of_a_real_model_is_in_its_group(command, tmp_path, no_trace):
     flags = [f if f != "transformer" else "template" for f in FLAGS]
     code, _, err = command(*flags, "--short_conv", "4", "--lengths", "16", "--out_dir", tmp_path / "run")
     assert code == 0, err
@@ -432,7 +439,7 @@ def test_an_own_op_of_a_real_model_is_in_its_group(command, tmp_path):
     assert any(r["op"].startswith("_") for r in rows)
 
 
-def test_a_task_without_a_length_says_so(command, tmp_path):
+def test_a_task_without_a_length_says_so(command, tmp_path, no_trace):
     flags = [f if f != "needle" else "trigo" for f in FLAGS]
     code, _, err = command(*flags, "--out_dir", tmp_path / "run")
     assert code == 0, err
@@ -506,7 +513,7 @@ def key_of(row) -> tuple:
     return row["panel"], row["op"], row["form"], row["metric"], row["x"]
 
 
-def test_ctrl_c_keeps_what_was_measured_and_the_same_command_continues(command, tmp_path, monkeypatch):
+def test_ctrl_c_keeps_what_was_measured_and_the_same_command_continues(command, tmp_path, monkeypatch, no_trace):
     measured, stopped, real = [], [], profiling._length_rows
 
     def stops(job, length, *arguments):
@@ -610,7 +617,7 @@ def test_the_step_of_each_length_takes_its_planted_time(monkeypatch):
         assert step["value"] == pytest.approx(batches[0].x.shape[1])
 
 
-def test_a_window_longer_than_the_text_is_refused(command, tmp_path):
+def test_a_window_longer_than_the_text_is_refused(command, tmp_path, no_trace):
     text = tmp_path / "text.txt"
     text.write_text("What is past is prologue. " * 200)
     flags = [f if f != "needle" else "tiny_shakespeare" for f in FLAGS]

@@ -4,6 +4,7 @@ python -m pytest tests/study/test_study.py
 """
 
 import contextlib
+import gc
 import io
 import json
 import math
@@ -29,6 +30,7 @@ from src.figures import speed as speed_figures
 from src.flags.fields import UserError
 from src.flags.hints import program
 from src.measure import child
+from src.measure.profile import steps as profiling
 from src.measure.speed.analysis import analyse
 from src.storage.files import seal, write_json
 from src.storage.rows import check_row, make_row
@@ -449,11 +451,16 @@ def run(patch, folder, *more, runner=None, line=LINE):
         "call",
         lambda self, *request: {"peak_bytes": 3000, "weights_bytes": 1000, "kept_bytes": 1, "parameters": 1},
     )
+    patch.setattr(profiling, "_detail", lambda job, record: None)  # trace and stacks, which no study reads
     for module, name in ((run_figures, "draw_all"), (kernel_figures, "draw_profile")):
         patch.setattr(module, name, lambda *arguments: [])
     if "--draw" not in more:
         patch.setattr(speed_figures, "draw_all", lambda *arguments: [])
-    code = command.main([*line, "--out_dir", str(folder / "out"), *(w for w in more if w != "--draw")])
+    gc.freeze()  # `speed` collects garbage after each point, which is slow among all that pytest has loaded
+    try:
+        code = command.main([*line, "--out_dir", str(folder / "out"), *(w for w in more if w != "--draw")])
+    finally:
+        gc.unfreeze()
     return code, runner.ran
 
 
