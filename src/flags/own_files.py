@@ -236,8 +236,8 @@ def _modules_in(folder: Path) -> Iterator[tuple[str, Path]]:
     for name, module in list(sys.modules.items()):
         top = name.partition(".")[0]
         file = getattr(module, "__dict__", {}).get("__file__")
-        if top in OURS or not isinstance(file, str):
-            continue
+        if top in OURS or not isinstance(file, str) or folder.name not in file:
+            continue  # a few thousand modules are elsewhere, and a Path of each takes a while
         path = Path(file)
         if folder in path.parents and path.relative_to(folder).parts[0].partition(".")[0] == top:
             yield name, path
