@@ -97,7 +97,9 @@ def folder(tmp_path_factory):
         (place / name).write_text(block)
     (place / "book.txt").write_text("ROMEO: what light through yonder window breaks?\n" * 300)
     (place / "chats.jsonl").write_bytes((ROOT / "dataset/chats.jsonl").read_bytes())
-    with contextlib.chdir(place) if hasattr(contextlib, "chdir") else working_in(place):
+    chdir = contextlib.chdir(place) if hasattr(contextlib, "chdir") else working_in(place)
+    with chdir, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("src.figures.runs.draw_all", lambda document, folder: [])  # the commands below draw
         for name, model in (("R", "template"), ("S", "gru")):
             task = f"--task tiny_shakespeare --data_path book.txt --model {model} --out_dir runs/{name}"
             code, _, err = call(shlex.split(f"{task} {TINY}"))

@@ -348,8 +348,9 @@ def test_every_length_of_eval_lengths_has_a_test_set(name, options):
 # A whole run.
 
 
-def test_recall_trains_on_a_mixture_and_reports_its_curves(main, tmp_path):
+def test_recall_trains_on_a_mixture_and_reports_its_curves(main, tmp_path, monkeypatch):
     """The whole command: mixture, vocabulary of 60, slices, chance levels and a length curve."""
+    monkeypatch.setattr("src.figures.runs.draw_all", lambda document, folder: [])
     code, _, err = main(
         "--task",
         "recall",

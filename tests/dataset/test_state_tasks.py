@@ -95,8 +95,8 @@ def test_the_highest_chance_level_is_known(cls, options, chance):
 
 def test_a_test_set_begins_where_the_space_is_large_enough():
     task = make(Parity)
-    with pytest.raises(UserError, match=r"--test_size: got 2000, allowed: at most \d+, .*\(length 6\)"):
-        draw_heldout(task, "test", 2_000, 6, stream(task, "test", 0))
+    with pytest.raises(UserError, match=r"--test_size: got 200, allowed: at most \d+, .*\(length 6\)"):
+        draw_heldout(task, "test", 200, 6, stream(task, "test", 0))
     assert len(draw_heldout(task, "test", 2_000, 16, stream(task, "test", 0))[0]) == 2_000
 
 

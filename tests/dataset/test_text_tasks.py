@@ -670,6 +670,7 @@ def test_the_small_wikitext_is_read_whole(small_wikitext):
     assert 0.01 < few.unknown_rate < 0.1
 
 
+@pytest.mark.slow
 def test_ngrams_of_the_small_wikitext_order_as_they_should(small_wikitext):
     values = list(wikitext_task(small_wikitext).baselines().values())
     assert values[:5] == sorted(values[:5], reverse=True)

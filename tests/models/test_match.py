@@ -426,7 +426,8 @@ def test_a_matched_run_stores_the_solved_sizes_and_can_be_resumed(main, tmp_path
     assert main(*TINY, "--model", "gru", "--match_params", "transformer", "--out_dir", "a", "--resume")[0] == 0
 
 
-def test_match_state_is_the_decode_state_that_the_run_reports(main, tmp_path):
+def test_match_state_is_the_decode_state_that_the_run_reports(main, tmp_path, monkeypatch):
+    monkeypatch.setattr("src.figures.runs.draw_all", lambda document, folder: [])
     code, _, err = main(*TINY, "--model", "gru", "--match_state", "768", "--out_dir", "a")
     assert code == 0, err
     assert json.loads((tmp_path / "a/metrics.json").read_text(encoding="utf-8"))["decode_state"]["bytes"] == 768
@@ -455,7 +456,8 @@ def test_wrong_sizes_and_blocks_give_one_line_and_leave_no_files(main, tmp_path,
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_hybrid_trains_resumes_and_evaluates_from_its_stored_layers(main, tmp_path):
+def test_a_hybrid_trains_resumes_and_evaluates_from_its_stored_layers(main, tmp_path, monkeypatch):
+    monkeypatch.setattr("src.figures.runs.draw_all", lambda document, folder: [])
     code, _, err = main(
         *TINY,
         "--model",

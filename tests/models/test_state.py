@@ -162,7 +162,8 @@ def no_figures(monkeypatch):
     monkeypatch.setattr("src.figures.runs.draw_all", lambda metrics, folder: [])
 
 
-def test_a_state_in_a_dict_is_matched_and_reported(layer, main, tmp_path):
+def test_a_state_in_a_dict_is_matched_and_reported(layer, main, tmp_path, monkeypatch):
+    monkeypatch.setattr("src.figures.runs.draw_all", lambda document, folder: [])
     words = ["--task", "reverse", *TINY, "--max_len", "8"]
     del words[words.index("--d_model") : words.index("--d_model") + 2]
     code, _, err = main(*words, "--model", layer(IN_A_DICT), "--match_state", "96", "--out_dir", "run")
