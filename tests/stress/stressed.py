@@ -95,12 +95,12 @@ def evaluate(folder: Path) -> list[str]:
 
 
 def compare(folder: Path) -> list[str]:
-    asked = "compare --task parity --model gru,lstm --lr 1e-3,3e-3 --lr_extend 0 --seeds 2 --solved_at 0".split()
+    asked = "compare --task parity --model gru,lstm --lr 1e-3,3e-3 --lr_extend 0 --seeds 2".split()
     return [*asked, *TINY, "--quiet", *out(folder)]
 
 
 def speed(folder: Path) -> list[str]:
-    asked = "speed --model gru,template --panels train,decode --lengths 16,32 --d_model 16 --n_layer 1 --threads 1"
+    asked = "speed --model gru,template --panel train,decode --lengths 16,32 --d_model 16 --n_layer 1 --threads 1"
     return [*asked.split(), "--cell_seconds", "0.1", "--quiet", *out(folder)]
 
 
