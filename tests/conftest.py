@@ -14,10 +14,11 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the tests run on all cores already, one process per core
 
-# The sizes of a run that takes a second. A later value of a flag counts, so tests add their own after these.
+# The sizes of a run that takes a quarter of a second. A later value of a flag counts, so tests add their own after
+# these. Two validations are enough: one at every step, with its checkpoints, takes a third of such a run.
 TINY = (
-    "--context_len 24 --d_model 16 --n_layer 1 --n_head 2 --max_steps 12 --batch_chars 512 --val_size 20 "
-    "--test_size 30 --warmup_steps 2 --threads 1 --precision fp32 --quiet"
+    "--context_len 24 --d_model 16 --n_layer 1 --n_head 2 --max_steps 12 --eval_every 6 --batch_chars 512 "
+    "--val_size 20 --test_size 30 --warmup_steps 2 --threads 1 --precision fp32 --quiet"
 ).split()
 TINY_NEEDLE = ["--task", "needle", "--model", "transformer", *TINY]
 

@@ -10,6 +10,7 @@ silently another one. torch is imported inside the functions, so commands withou
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import os
 import platform
@@ -177,6 +178,12 @@ def _output(*command: str) -> str | None:
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the installed packages of PACKAGES. Nothing is imported for it."""
+    return dict(_versions())
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    """They are read once: a process goes on with the packages that it has begun with."""
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from itertools import takewhile
+from itertools import takewhile, zip_longest
 
 import numpy as np
 
@@ -69,8 +69,9 @@ def scaled(primary: float, levels: Mapping[str, Mapping], ceiling: float) -> flo
 
 def most_common(golds: Sequence[Sequence[str]]) -> list[str]:
     """The most common character at each position of many answers. A tie goes to the first by code point."""
-    width = max(map(len, golds), default=0)
-    counts = [Counter(g[i] for g in golds if len(g) > i) for i in range(width)]
+    counts = [Counter(column) for column in zip_longest(*golds)]
+    for count in counts:
+        del count[None]  # of the answers that end before this position; a Counter forgives a missing key
     return [min(count, key=lambda c: (-count[c], c)) for count in counts]
 
 
