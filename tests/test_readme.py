@@ -12,6 +12,7 @@ import itertools
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -108,6 +109,8 @@ def folder(tmp_path_factory):
             shlex.split(f"--task chat --model gru --out_dir runs/C {TINY} --context_len 96 --vocab_size 300")
         )
         assert code == 0, err
+    for name in ("base", "chat", "back"):  # of docs/small_assistant.md
+        shutil.copytree(place / "runs" / "C", place / "runs" / name)
     return place
 
 
