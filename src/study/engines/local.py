@@ -41,12 +41,12 @@ from src.storage.files import open_sealed, read_json
 from src.storage.rundir import RunDir
 from src.study.engines import ATTEMPTS, DIVERGED, DONE, FAILED, TIMEOUT, Job, Outcome, check_folder
 from src.study.engines.queued import Queued
-from src.study.engines.worker import END, STOP, Errand, work
+from src.study.engines.worker import END, INTERRUPTED, STOP, Errand, work
 from src.utils.interrupts import Interrupts
 from src.utils.lifetime import LOST
 
 COMMAND = "benchmark:main"
-OK, DIVERGENCE, INTERRUPTED = 0, 3, 130  # exit codes of a command
+OK, DIVERGENCE = 0, 3  # exit codes of a command; INTERRUPTED is one too
 GRACE_SECONDS = 60.0  # for a run to save its state, before it is killed
 LONGEST_WAIT = 1.0  # seconds
 LOST_SECONDS = 10.0  # for a worker whose server has ended, to end too

@@ -27,6 +27,7 @@ from src.utils.lifetime import LOST
 
 STOP, END = b"stop", b"end"
 ORPHAN_SECONDS = 1.5
+INTERRUPTED = 130  # exit code
 
 
 @dataclass(frozen=True)
@@ -48,13 +49,16 @@ class Errand:
 
 def work(errand: Errand, control: Connection) -> None:
     """Run the errand. It ends the process."""
-    _take_signals()
-    threading.Thread(target=_listen, args=(control,), daemon=True).start()
-    _direct(errand)
-    os.environ.clear()
-    os.environ.update(errand.environ)
-    os.chdir(errand.cwd)
-    sys.exit(resolve(errand.target)(list(errand.words)))
+    try:
+        _take_signals()
+        threading.Thread(target=_listen, args=(control,), daemon=True).start()
+        _direct(errand)
+        os.environ.clear()
+        os.environ.update(errand.environ)
+        os.chdir(errand.cwd)
+        sys.exit(resolve(errand.target)(list(errand.words)))
+    except KeyboardInterrupt:  # before the command can take it: there is nothing to say
+        sys.exit(INTERRUPTED)
 
 
 def _take_signals() -> None:
