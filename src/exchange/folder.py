@@ -78,6 +78,8 @@ def read_config(folder: Path) -> dict:
         what = "no such folder" if not os.path.lexists(folder) else "not a folder"
         raise UserError(f"import: got '{folder}' ({what}), allowed: a folder with config.json and {WEIGHTS}")
     config = read_object(folder / "config.json")
+    if "explicit" in config and "args" in config:
+        raise UserError(f"import: got '{folder}', which is a run of this bench already, allowed: a folder of `export`")
     if config.get("quantization_config"):
         raise UserError(
             "config.json: got quantization_config, allowed: weights in float32, float16 or bfloat16; save the model "

@@ -210,6 +210,14 @@ def test_a_damaged_folder_is_one_line(case, main, folder, tmp_path):
     assert not (tmp_path / "back").exists()
 
 
+def test_a_run_of_the_bench_is_no_folder_to_import(main, folder):
+    code, _, err = main("import", "run", "--out_dir", "back")
+    assert (code, err) == (
+        2,
+        "error: import: got 'run', which is a run of this bench already, allowed: a folder of `export`\n",
+    )
+
+
 def test_a_pickle_is_not_opened(main, folder):
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     assert "'pytorch_model.bin', a pickle, which can run code, allowed: model.safetensors" in refused(main)
