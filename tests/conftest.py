@@ -1,6 +1,7 @@
 """Shared fixtures: two threads at most, small sizes, and runs in temporary folders."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,12 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 # Before torch is loaded: threads that spin while they wait make small steps tens of times slower on a busy machine.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the tests run on all cores already, one process per core
+
+# A shell starts what runs in its background with Ctrl-C ignored, and some tests send themselves these signals.
+for name, handler in (("SIGINT", signal.default_int_handler), ("SIGTERM", signal.SIG_DFL), ("SIGHUP", signal.SIG_DFL)):
+    number = getattr(signal, name, None)
+    if number is not None and signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, handler)
 
 # The sizes of a run that takes a quarter of a second. A later value of a flag counts, so tests add their own after
 # these. Two validations are enough: one at every step, with its checkpoints, takes a third of such a run.
