@@ -36,8 +36,7 @@ from src.models.mamba2 import PUBLISHED_STATE as MAMBA2_STATE
 from src.models.mamba2 import head_channels
 
 FIXED = {"hidden_act": "silu", "layer_norm_epsilon": 1e-5, "use_bias": False, "use_conv_bias": True}
-DEFAULTS = {"hidden_act": "silu", "layer_norm_epsilon": 1e-5, "use_bias": False, "use_conv_bias": True}
-DEFAULTS |= {"expand": 2, "conv_kernel": 4}
+DEFAULTS = {**FIXED, "expand": 2, "conv_kernel": 4}
 MAMBA_PARTS = ("in_proj.weight", "conv1d.weight", "conv1d.bias", "x_proj.weight", "dt_proj.weight", "dt_proj.bias")
 MAMBA_PARTS += ("A_log", "D", "out_proj.weight")
 MAMBA2_PARTS = ("in_proj.weight", "conv1d.weight", "conv1d.bias", "A_log", "dt_bias", "D", "norm.weight")

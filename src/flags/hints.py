@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 PROGRAM = Path(__file__).resolve().parents[2] / "benchmark.py"
@@ -24,11 +25,11 @@ def program() -> str:
     return str(PROGRAM.relative_to(here)) if here in PROGRAM.parents else str(PROGRAM)
 
 
-def command(*words) -> str:
-    """A command line of this program, quoted for a shell."""
-    return shlex.join(["python", program(), *map(os.fspath, words)])
+def command(*words, starter: Sequence[str] = ("python",)) -> str:
+    """A command line of this program, quoted for a shell.  starter: the words before the program."""
+    return shlex.join([*starter, program(), *map(os.fspath, words)])
 
 
-def resuming(run_dir, *flags: str) -> str:
+def resuming(run_dir, *flags: str, starter: Sequence[str] = ("python",)) -> str:
     """The command line that continues a training run."""
-    return command("--resume", *flags, "--out_dir", run_dir)
+    return command("--resume", *flags, "--out_dir", run_dir, starter=starter)

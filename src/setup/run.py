@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Callable, Mapping
 from typing import TypeVar
@@ -13,7 +12,7 @@ from typing import TypeVar
 from src.figures import runs as run_figures
 from src.flags.fields import UserError
 from src.flags.groups import ControlConfig
-from src.flags.hints import program, resuming
+from src.flags.hints import resuming
 from src.flags.parser import Request
 from src.models.contract import ARModel
 from src.ops import ran
@@ -61,8 +60,8 @@ def carry_out(
         return 130
     except ProcessLost as error:
         reporter.close()
-        words = [*launcher(), program(), "--resume", "--out_dir", str(run_dir.path)]
-        raise ProcessLost(f"{error}; continue with: {shlex.join(words)}", error.is_first) from error
+        again = resuming(run_dir.path, starter=launcher())
+        raise ProcessLost(f"{error}; continue with: {again}", error.is_first) from error
     if main:
         if not reporter.quiet:
             print(summary(document))

@@ -208,10 +208,6 @@ class RunDir:
         """The rows of metrics.jsonl. An incomplete last line is left out; a damaged one before it is a UserError."""
         return [row for _, row in self.training_log.rows()]
 
-    def truncate_log(self, step: int) -> None:
-        """Keep the rows up to a step, byte for byte. Nothing happens without a log."""
-        self.training_log.restore([line + b"\n" for line, row in self.training_log.rows() if row["step"] <= step])
-
     @classmethod
     def _create_dated(cls, root: Path) -> RunDir:
         make_writable(root)

@@ -66,10 +66,8 @@ class SplitScores:
         result.update({name: float(values.mean()) for name, values in self.per_example.items()})
         for name, source in (task.aliases if task else {}).items():
             result[name] = result[source]
-        if isinstance(scored, TextScores):
-            result["n_examples"], result["n_scored"] = len(dataset), scored.count
-        else:
-            result["n_examples"], result["n_scored"] = len(np.unique(scored.row)), len(scored.row)
+        result["n_examples"] = len(dataset) if isinstance(scored, TextScores) else len(np.unique(scored.row))
+        result["n_scored"] = scored.count
         result.update(_intervals(task, dataset, scored, self.per_example))
         result["slices"] = slices(task, dataset, scored, self.per_example) if task else {}
         return result

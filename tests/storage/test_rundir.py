@@ -652,12 +652,17 @@ def test_rows_are_on_disk_at_once(tmp_path):
     assert RunDir(tmp_path).read_log() == [{"step": 1, "loss": 2.5}, {"step": 2, "loss": None, "norm": None}]
 
 
+def cut_back(run: RunDir, step: int) -> None:
+    """Keep the lines up to a step, as a run does that goes on from the checkpoint of this step."""
+    run.training_log.restore([line + b"\n" for line, row in run.training_log.rows() if row["step"] <= step])
+
+
 def test_the_log_is_cut_back_to_a_step_and_continues(tmp_path):
     run = RunDir(tmp_path)
     for step in range(1, 8):
         run.append({"step": step, "loss": 0.1 * step})
     lines = run.log.read_bytes().splitlines(keepends=True)
-    run.truncate_log(4)
+    cut_back(run, 4)
     assert run.log.read_bytes() == b"".join(lines[:4])
     run.append({"step": 5, "loss": 0.5})
     assert [row["step"] for row in run.read_log()] == [1, 2, 3, 4, 5]
@@ -668,7 +673,7 @@ def test_a_torn_last_line_is_dropped(tmp_path, torn):
     run = RunDir(tmp_path)
     run.log.write_bytes(b'{"step": 1}\n{"step": 2}\n' + torn)
     assert [row["step"] for row in run.read_log()] == [1, 2]
-    run.truncate_log(9)
+    cut_back(run, 9)
     run.append({"step": 3})
     assert run.log.read_bytes() == b'{"step": 1}\n{"step": 2}\n{"step": 3}\n'
 
@@ -678,7 +683,7 @@ def test_a_log_cut_at_any_byte_keeps_its_whole_lines(tmp_path, n):
     run = RunDir(tmp_path)
     whole = b'{"step": 1}\n{"step": 2}\n'
     run.log.write_bytes(whole[:n])
-    run.truncate_log(2)
+    cut_back(run, 2)
     assert run.log.read_bytes() == whole[: 12 * (n // 12)]
 
 
@@ -686,12 +691,12 @@ def test_a_broken_line_inside_the_log_is_an_error_with_its_number(tmp_path):
     run = RunDir(tmp_path)
     run.log.write_bytes(b'{"step": 1}\n{"st\n{"step": 3}\n')
     with pytest.raises(UserError, match="line 2") as info:
-        run.truncate_log(9)
+        cut_back(run, 9)
     one_line(info)
 
 
 def test_a_missing_log_is_an_empty_one(tmp_path):
-    RunDir(tmp_path).truncate_log(3)
+    cut_back(RunDir(tmp_path), 3)
     assert RunDir(tmp_path).read_log() == []
     assert not tree(tmp_path)
 
