@@ -28,6 +28,7 @@ import numpy as np
 
 from dataset.tokenizer import SPECIAL, Tokenizer, hugging_face_config
 from src.flags.fields import UserError
+from src.storage.files import write_atomic
 
 CHAT_SPECIAL = ("<|system|>", "<|user|>", "<|assistant|>", "<|end|>")  # reserved, so that a text run can become a chat
 LEAST_VOCAB = 256 + len(SPECIAL) + len(CHAT_SPECIAL)
@@ -106,10 +107,10 @@ class BpeTokenizer(Tokenizer):
         return {"kind": "bpe", "tokenizer": self._library.to_str(pretty=True), "config": self.config}
 
     def save(self, run_dir: str | Path) -> None:
-        """Write tokenizer.json and tokenizer_config.json."""
+        """Write tokenizer.json and tokenizer_config.json, each whole or not at all."""
         text, config = self.hugging_face()
         for name, content in zip(FILES, (text, json.dumps(config, ensure_ascii=False, indent=2)), strict=True):
-            (Path(run_dir) / name).write_text(content, encoding="utf-8")
+            write_atomic(Path(run_dir) / name, content.encode("utf-8"))
 
     def hugging_face(self) -> tuple[str, dict]:
         return self._library.to_str(pretty=True), self.config

@@ -25,7 +25,7 @@ from src.flags.groups import ModelConfig
 from src.flags.kinds import as_text, to_json
 from src.setup.classes import blaming, find_model
 from src.setup.code import Asked, choose
-from src.storage.rundir import RunDir, open_sealed
+from src.storage.rundir import RunDir
 
 if TYPE_CHECKING:
     from dataset.tokenizer import Tokenizer
@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 # Model flags that no weight depends on: a new run may have its own.
 FREE = ("dropout", "embed_dropout", "attn_dropout", "embed_std", "init")
 SOLVED = {"match_params": "", "match_count": "layers", "match_state": 0}  # R's sizes are solved already
+KEPT = {  # of init.pt, besides what every checkpoint has
+    "source": {**dict.fromkeys(("run", "checkpoint", "sha256"), "text"), "*": "anything"}
+}
 OF_TEXT = ("context_len", "tokenizer", "vocab_size")  # flags that a task on real text takes over, besides the model's
 
 
@@ -107,11 +110,11 @@ class Source:
 
 def open_source(out_dir: str) -> Source:
     """The best checkpoint of a run; the last one, with a notice, where there is no best one yet."""
-    from src.storage import checkpoint
+    from src.setup.opening import open_config, open_payload
 
     try:
         run_dir = RunDir.open(out_dir)
-        config = open_sealed(run_dir.config)
+        config = open_config(run_dir)
     except UserError as error:
         raise UserError(str(error).replace("--out_dir", "--init_from", 1)) from None
     path = run_dir.best if run_dir.best.exists() else run_dir.ckpt
@@ -119,9 +122,7 @@ def open_source(out_dir: str) -> Source:
         raise UserError(f"--init_from: '{run_dir.path}' has no checkpoint yet; train it further with --resume")
     if path == run_dir.ckpt:
         print(f"notice: --init_from: '{run_dir.path}' has no best.pt, so its last weights are used", file=sys.stderr)
-    payload = checkpoint.load(path)
-    if payload["args"] != config["args"]:
-        raise UserError(f"--init_from: '{path}' belongs to another run than the config.json beside it; restore it")
+    payload = open_payload(config["args"], path)
     code = choose(run_dir, config, "model", Asked())
     name = code.path if code else config["args"]["model"]
     model_class = find_model(name, tuple(config["args"].get("layers") or ()))
@@ -132,10 +133,19 @@ def open_source(out_dir: str) -> Source:
 def kept_source(run_dir: RunDir) -> Source | None:
     """The copy of the first weights that a run keeps. None for a run that began with weights of its own."""
     from src.storage import checkpoint
+    from src.storage.schema import check
+    from src.utils.restoring import head_problem
 
     if not run_dir.init.exists():
         return None
     payload = checkpoint.load(run_dir.init)
+    problem = head_problem(payload)
+    try:
+        check({"source": payload.get("source")}, KEPT)
+    except ValueError as error:
+        problem = problem or str(error)
+    if problem:
+        raise UserError(f"'{run_dir.init}' is damaged: {problem}; restore it, or train again with --overwrite")
     told = payload["source"]
     return Source(told["run"], told["checkpoint"], told["sha256"], payload)
 

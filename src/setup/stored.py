@@ -23,7 +23,6 @@ from dataset.task import Task
 from dataset.tokenizer import Tokenizer
 from dataset.vocabulary import read_tokenizer
 from src.flags.fields import UserError
-from src.flags.groups import TOKEN_DEFAULTS
 from src.flags.hints import resuming
 from src.flags.kinds import as_text, to_json
 from src.flags.parser import Request
@@ -32,30 +31,18 @@ from src.models.contract import ARModel
 from src.setup.classes import blaming, find_model, find_task
 from src.setup.code import KINDS, Asked, Code, check_loaded, choose
 from src.setup.log import verify_log
+from src.setup.opening import OLDER_RUNS, open_config, open_payload
 from src.setup.plan import Setup
 from src.setup.source import Source, kept_source
-from src.storage import checkpoint
 from src.storage.env import open_env
 from src.storage.finished import finished_metrics
 from src.storage.items import open_items
-from src.storage.rundir import RunDir, open_sealed
-from src.storage.schema import MayLack, check
+from src.storage.rundir import RunDir
 from src.utils.launch import launched
-from src.utils.restoring import head_problem, weights_problem
+from src.utils.restoring import weights_problem
 from src.utils.training import Fit
 
 NOTHING = Asked()
-CONFIG = {  # of config.json, what is read from it; the values of flags are checked by `resolve`
-    "args": {"task": "text", "model": "text", "layers": MayLack(["text"]), "*": "anything"},
-    "explicit": {"*": "anything"},
-    "preset": "text",
-    "precision_reason": "text",
-    "files": {"*": "text"},
-    "helpers": MayLack({"*": {"*": "text"}}),
-    "*": "anything",
-}
-# Flags that came later, and what a run did that was started before them.
-OLDER_RUNS = {"init": "published", "mlp": "gelu", "solved_at": 0.0, **TOKEN_DEFAULTS}
 
 
 @dataclass
@@ -146,37 +133,9 @@ def open_run(out_dir: str, asked: Asked = NOTHING) -> StoredRun:
     return StoredRun(run_dir, args, task_class, model_class, config, code)
 
 
-def open_config(run_dir: RunDir) -> dict:
-    """The content of config.json, verified: its digest, and that what is read from it has the right types.
-
-    The values of the flags are checked where they are read (`resolve`).
-    """
-    config = open_sealed(run_dir.config)
-    try:
-        check(config, CONFIG)
-    except ValueError as error:
-        raise UserError(f"'{run_dir.config}': {error}; restore the file, or start again with --overwrite") from error
-    return config
-
-
 def load_checkpoint(run: StoredRun, path: Path, device: torch.device | str) -> dict:
     """The payload of one of a run's checkpoints. UserError where it is missing, damaged, or belongs to another run."""
-    return _load_of(run.config["args"], path, device)
-
-
-def _load_of(args: dict, path: Path, device: torch.device | str) -> dict:
-    """The payload of a checkpoint of the run with these flags, which are those of its config.json."""
-    payload = checkpoint.load(path, device)
-    if problem := head_problem(payload):
-        raise UserError(f"'{path}' is damaged: {problem}; restore it, or train again with --overwrite")
-    here, there = {**OLDER_RUNS, **args}, {**OLDER_RUNS, **payload["args"]}
-    if there != here:
-        name = next((k for k in here if there.get(k) != here[k]), "args")
-        raise UserError(
-            f"'{path}' belongs to another run (--{name} was {there.get(name)!r} there, here {here.get(name)!r}); "
-            "restore the right file, or train again with --overwrite"
-        )
-    return payload
+    return open_payload(run.config["args"], path, device)
 
 
 def stored_tokenizer(run: StoredRun) -> Tokenizer | None:
@@ -334,6 +293,6 @@ def verify_files(run_dir: RunDir, args: dict) -> dict:
     document = finished_metrics(run_dir)
     open_items(run_dir, document)
     if document["best_step"] is not None:
-        _load_of(args, run_dir.best, "cpu")
-    verify_log(run_dir, _load_of(args, run_dir.ckpt, "cpu"), document)
+        open_payload(args, run_dir.best, "cpu")
+    verify_log(run_dir, open_payload(args, run_dir.ckpt, "cpu"), document)
     return document

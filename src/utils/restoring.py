@@ -32,6 +32,8 @@ def head_problem(payload: Mapping) -> str:
         return "vocab: allowed: different texts"
     if not isinstance(vocab, (list, dict)):
         return f"vocab: got {type(vocab).__name__}, allowed: a list of texts"
+    if isinstance(vocab, dict) and vocab.get("kind") == "bpe" and not isinstance(vocab.get("tokenizer"), str):
+        return "vocab: allowed: the text of a tokenizer.json"
     if not _is_count(payload.get("step")):
         return f"step: got {payload.get('step')!r:.40}, allowed: a whole number >= 0"
     return ""

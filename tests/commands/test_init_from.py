@@ -13,6 +13,7 @@ from conftest import TINY
 
 from src.figures import runs as run_figures
 from src.storage import checkpoint
+from src.storage.files import seal, write_json
 
 FEW = "--max_steps 3 --batch_chars 512 --val_size 20 --test_size 30 --threads 1 --precision fp32 --quiet".split()
 TALKS = [*FEW, "--task", "chat", "--val_size", "0", "--test_size", "0"]
@@ -165,6 +166,46 @@ def test_a_source_without_a_checkpoint_is_refused(main, runs, tmp_path):
     code, _, err = main(*arguments, "--out_dir", "S")
     assert code == 2
     assert "has no checkpoint yet" in err
+
+
+def change_payload(path, **parts):
+    payload = checkpoint.load(path)
+    checkpoint.save(path, {k: v for k, v in {**payload, **parts}.items() if v is not None})
+
+
+def change_config(path, **parts):
+    document = {k: v for k, v in json.loads(path.read_text()).items() if k != "sha256"}
+    write_json(path, seal({k: v for k, v in {**document, **parts}.items() if v is not None}))
+
+
+FORGED = {
+    "no flags": ("config.json", {"args": None}, "config.json': args: missing"),
+    "flags as a list": ("config.json", {"args": [1]}, "config.json': args: got"),
+    "no digests of code": ("config.json", {"files": None}, "config.json': files: missing"),
+    "no step": ("best.pt", {"step": None}, "is damaged: step: got None"),
+    "a vocabulary that is a number": ("best.pt", {"vocab": 5}, "is damaged: vocab: got int"),
+    "subwords without their file": ("best.pt", {"vocab": {"kind": "bpe"}}, "is damaged: vocab: allowed: the text"),
+}
+
+
+@pytest.mark.parametrize("case", FORGED)
+def test_a_forged_source_is_one_line_and_nothing_is_written(case, main, runs, tmp_path):
+    """Its files have right digests and wrong content. The same checks open a run for every other command."""
+    name, parts, why = FORGED[case]
+    shutil.copytree(runs / "first", tmp_path / "source")
+    (change_config if name == "config.json" else change_payload)(tmp_path / "source" / name, **parts)
+    code, out, err = main(*FEW, "--task", "reverse", "--max_len", "8", "--init_from", "source", "--out_dir", "R")
+    assert (code, out, err.count("\n")) == (2, "", 1), err
+    assert why in err
+    assert not (tmp_path / "R").exists()
+
+
+def test_a_forged_copy_of_the_first_weights_is_one_line(main, runs, tmp_path):
+    shutil.copytree(runs / "second", tmp_path / "R")
+    change_payload(tmp_path / "R" / "init.pt", source={"run": 5})
+    code, out, err = main("--eval_only", "--out_dir", "R")
+    assert (code, out, err.count("\n")) == (2, "", 1), err
+    assert "init.pt' is damaged: source" in err
 
 
 @pytest.mark.parametrize("command", ["compare --model gru,lstm", "profile --model gru"])
