@@ -107,6 +107,29 @@ def sigmoid(x):
     return ONE / (ONE + exp(-x))
 
 
+def flat(x):
+    """x in C order as a flat NumPy array of float32, or of int16 with the bits of bf16. fp16 becomes float32."""
+    return _array(x.detach().contiguous().view(-1))
+
+
+def rows_of(x):
+    """(array, pitch): x (..., C) as a flat array in which row r of C numbers begins at r x pitch.
+
+    x is read where it lies if its rows are that far apart in memory, as those of a slice of a wider map are. Else it is
+    copied.
+    """
+    rows = x.detach().reshape(-1, x.shape[-1])
+    rows = rows if rows.stride(1) == 1 else rows.contiguous()
+    (n, C), pitch = rows.shape, rows.stride(0)
+    return _array(rows.as_strided(((n - 1) * pitch + C,), (1,))), pitch
+
+
+def _array(x):
+    if x.dtype == torch.bfloat16:
+        return x.view(torch.int16).numpy()
+    return (x if x.dtype == torch.float32 else x.float()).numpy()
+
+
 _pools: dict[int, ThreadPoolExecutor] = {}
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_pools.clear)  # a forked child has the objects but not their threads
