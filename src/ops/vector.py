@@ -20,6 +20,7 @@ import math
 import operator
 
 import numpy as np
+import torch.nn.functional as F
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
@@ -42,6 +43,18 @@ LOWEST, HIGHEST = -126.0, 127.0  # powers of 2 between which 2^n is a normal flo
 POWER = (0.6931469775, 0.2402224212, 0.05550733963, 0.009671511324, 0.001326465239)
 # log(1 + e) = 2 s (1 + z (L1 + z (L2 + ...))), s = e / (2 + e), z = s^2, 0 <= e <= 1: likewise, error 4.4e-9
 LOGARITHM = (0.3333320841, 0.2001074361, 0.1400126995, 0.1400413489)
+
+
+def whole_vectors(channels: int) -> int:
+    """A number of channels, rounded up to whole vectors."""
+    return -(-channels // LANES) * LANES
+
+
+def padded(x, axis: int = -1):
+    """The tensor x with zeros up to whole vectors along one axis. It is copied only where it does not fill them."""
+    axis = axis % x.dim()
+    spare = whole_vectors(x.shape[axis]) - x.shape[axis]
+    return F.pad(x, (0, 0) * (x.dim() - 1 - axis) + (0, spare)) if spare else x
 
 
 class Vector(types.Type):
@@ -106,42 +119,6 @@ def store(context, array, i, x):
 
 
 @intrinsic
-def load_first(context, array, i, count):
-    """As `load`, of `count` numbers, at most LANES. The other lanes are 0, and their memory is not read."""
-
-    def generate(context, builder, signature, arguments):
-        place, kind = _place(context, builder, signature, arguments)
-        buffer = cgutils.alloca_once(builder, ir.VectorType(kind, LANES))
-        with builder.if_else(_complete(builder, arguments[2])) as (complete, partial):
-            with complete:
-                builder.store(builder.load(_whole(builder, place, kind), align=_bytes(kind)), buffer)
-            with partial:
-                builder.store(ir.Constant(ir.VectorType(kind, LANES), None), buffer)
-                _copy(builder, place, builder.bitcast(buffer, kind.as_pointer()), arguments[2])
-        return _floats(builder, builder.load(buffer))
-
-    return vector(array, types.intp, types.intp), generate
-
-
-@intrinsic
-def store_first(context, array, i, x, count):
-    """As `store`, of the first `count` lanes, at most LANES. The memory of the others is left as it is."""
-
-    def generate(context, builder, signature, arguments):
-        place, kind = _place(context, builder, signature, arguments)
-        elements = _elements(builder, arguments[2], kind)
-        with builder.if_else(_complete(builder, arguments[3])) as (complete, partial):
-            with complete:
-                builder.store(elements, _whole(builder, place, kind), align=_bytes(kind))
-            with partial:
-                buffer = cgutils.alloca_once_value(builder, elements)
-                _copy(builder, builder.bitcast(buffer, kind.as_pointer()), place, arguments[3])
-        return context.get_dummy_value()
-
-    return types.void(array, types.intp, vector, types.intp), generate
-
-
-@intrinsic
 def spread(context, array, i):
     """array[i] in all lanes."""
 
@@ -173,15 +150,6 @@ def _whole(builder, place, kind):
 
 def _bytes(kind) -> int:
     return 2 if kind is _HALF else 4
-
-
-def _complete(builder, count):
-    return builder.icmp_signed(">=", count, count.type(LANES))
-
-
-def _copy(builder, source, target, count) -> None:
-    with cgutils.for_range(builder, count) as loop:
-        builder.store(builder.load(builder.gep(source, [loop.index])), builder.gep(target, [loop.index]))
 
 
 def _floats(builder, elements):

@@ -11,17 +11,16 @@ numba = pytest.importorskip("numba")
 
 from src.ops import vector  # noqa: E402
 from src.ops.lanes import EXACT, compiled, flat, rows_of  # noqa: E402
-from src.ops.vector import LANES, load_first, store_first  # noqa: E402
+from src.ops.vector import LANES, load, store  # noqa: E402
 
 FUNCTIONS = ("exp", "exp2", "sigmoid", "softplus", "square_root")
 
 
 @compiled(EXACT)
 def fill(x, y, which):
-    """y = function `which` of x, number by number."""
+    """y = function `which` of x, number by number. Their size is a multiple of LANES."""
     for i in range(0, len(x), LANES):
-        count = len(x) - i
-        v = load_first(x, i, count)
+        v = load(x, i)
         if which == 0:
             v = vector.exp(v)
         elif which == 1:
@@ -32,20 +31,19 @@ def fill(x, y, which):
             v = vector.softplus(v)
         elif which == 4:
             v = vector.square_root(v)
-        store_first(y, i, v, count)
+        store(y, i, v)
 
 
 @compiled(EXACT)
 def sums(x, y):
     for i in range(len(y)):
-        y[i] = vector.total(load_first(x, i * LANES, len(x) - i * LANES))
+        y[i] = vector.total(load(x, i * LANES))
 
 
 @compiled(EXACT)
 def larger_of(x, y, out):
     for i in range(0, len(x), LANES):
-        count = len(x) - i
-        store_first(out, i, vector.maximum(load_first(x, i, count), load_first(y, i, count)), count)
+        store(out, i, vector.maximum(load(x, i), load(y, i)))
 
 
 def applied(name, x):
@@ -61,17 +59,16 @@ def units(got, want):
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_functions_are_exact_to_four_units_in_the_last_place(name):
-    x = np.linspace(-87, 87, 100_003).astype(np.float32)
+    x = np.linspace(-87, 87, 100_032).astype(np.float32)
     x = np.abs(x) if name == "square_root" else x
     exact = {"exp": np.exp, "exp2": np.exp2, "square_root": np.sqrt}
     exact |= {"sigmoid": lambda v: 1 / (1 + np.exp(-v)), "softplus": lambda v: np.logaddexp(0, v)}
-    x = x[x != 0]
     assert units(applied(name, x), exact[name](x.astype(np.float64))) < 4
 
 
 def test_decays_near_one_are_exact_to_the_last_place():
     """A relative error that is the same at every token would grow with the length of the sequence."""
-    x = -np.logspace(-8, -2, 5000).astype(np.float32)
+    x = -np.logspace(-8, -2, 4992).astype(np.float32)
     assert units(applied("exp2", x), np.exp2(x.astype(np.float64))) <= 1
 
 
@@ -79,39 +76,30 @@ def test_decays_near_one_are_exact_to_the_last_place():
 def test_nan_stays_nan_and_infinities_do_not_become_nan(name):
     """NaN with any bits: a sum of integers on the bits of the result would lose some of them."""
     nan = np.array([0x7FC00000, 0x7FC00001, 0xFFC00000, 0x7FFFFFFF], dtype=np.uint32).view(np.float32)
-    got = applied(name, np.concatenate([nan, np.array([-np.inf, np.inf, -1e30, 1e30], dtype=np.float32)]))
+    x = np.concatenate([nan, np.array([-np.inf, np.inf, -1e30, 1e30], dtype=np.float32), np.zeros(24, np.float32)])
+    got = applied(name, x)
     assert np.isnan(got[:4]).all()
     assert not np.isnan(got[4:]).any()
     assert (got[[4, 6]] < 2e-38).all()
 
 
-@pytest.mark.parametrize("size", [1, 31, 32, 33, 77])
-def test_loads_and_stores_stay_inside_their_arrays(size):
-    x = np.full(size + 64, np.nan, np.float32)
-    x[:size] = 4
-    y = np.full(size + 64, 7, np.float32)
-    fill(x[:size], y[:size], 4)
-    assert (y[:size] == 2).all()
-    assert (y[size:] == 7).all()
-
-
 def test_bf16_is_rounded_as_torch_rounds_it():
-    x = torch.cat([torch.randn(1000) * 10 ** torch.linspace(-30, 30, 1000), torch.tensor([torch.nan, torch.inf, 0.0])])
     halves = (torch.arange(64).float() + 0.5) * 2**-7 + 1  # exactly between two numbers
-    x = torch.cat([x, halves, -halves])
-    y = torch.empty(len(x), dtype=torch.bfloat16)
+    x = torch.cat(
+        [torch.randn(894) * 10 ** torch.linspace(-30, 30, 894), halves, -halves, torch.tensor([torch.inf, 0])]
+    )
+    x = torch.cat([x, torch.full((32,), torch.nan)])[:1056]
+    y, back = torch.empty(len(x), dtype=torch.bfloat16), torch.empty(len(x))
     fill(flat(x), flat(y), -1)
-    assert torch.equal(y.view(torch.int16)[:1000], x.bfloat16().view(torch.int16)[:1000])
-    assert torch.equal(y[1001:], x.bfloat16()[1001:])
-    assert y[1000].isnan()
-    back = torch.empty(len(x))
+    assert torch.equal(y[:1024], x[:1024].bfloat16())
+    assert y[1024:].isnan().all()
     fill(flat(y), flat(back), -1)
-    assert torch.equal(back[1001:], y.float()[1001:])
+    assert torch.equal(back[:1024], y[:1024].float())
 
 
 def test_total_and_maximum_agree_with_numpy():
     rng = np.random.default_rng(0)
-    x, y = rng.normal(size=(2, 2 * LANES + 5)).astype(np.float32)
+    x, y = rng.normal(size=(2, 3 * LANES)).astype(np.float32)
     got, out = np.empty(3, np.float32), np.empty_like(x)
     sums(x, got)
     np.testing.assert_allclose(got, [x[:32].sum(), x[32:64].sum(), x[64:].sum()], rtol=1e-5)
@@ -127,4 +115,6 @@ def test_rows_of_a_slice_are_read_where_they_are():
     wide[0, 0, 4] = -1
     assert array[0] == -1
     copied, pitch = rows_of(wide.transpose(1, 2))
-    assert [copied[r * pitch : r * pitch + 3].tolist() for r in range(20)] == wide.transpose(1, 2).reshape(20, 3).tolist()
+    assert [copied[r * pitch : r * pitch + 3].tolist() for r in range(20)] == wide.transpose(1, 2).reshape(
+        20, 3
+    ).tolist()

@@ -13,7 +13,7 @@ second-level cache, and a sweep goes back through them:
     dC_t = sum_e dy_t h_t                             d(delta A)_t = g_t h_{t-1} da_t / d(delta A)
 
 Buffers. All are flat and in C order: the last index is contiguous. Those marked * are float32 or bf16, the others
-float32. i < LANES is the lane, channel first + i of E.
+float32. i < LANES is the lane, channel first + i of E. Where E does not fill the vectors, channels of zeros are added.
 
     u*, raw*, y*, dy*, du*, draw*  (B, T, E)          raw: the steps delta, or with a bias what softplus makes steps of
     B*, C*  (B, T, N), token t of row b at (b T + t) B_pitch, because they may be slices of a wider tensor
@@ -38,20 +38,20 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from src.ops.lanes import EXACT, compiled, f32, flat, parallel_for, rows_of
+from src.ops.lanes import EXACT, array_dtype, compiled, f32, flat, parallel_for, rows_of
 from src.ops.vector import (
     LANES,
     LOG2_E,
     exp2,
     load,
-    load_first,
+    padded,
     sigmoid,
     softplus,
     splat,
     spread,
     store,
-    store_first,
     total,
+    whole_vectors,
 )
 
 # N x tokens of a chunk of the backward pass. Its states and decays, 2 x 512 x LANES numbers, are 128 KiB.
@@ -65,10 +65,12 @@ def forward(u, delta, A, B, C, D, state, neg_eigen: bool, bias=None):
     u, delta, B, C: float32 or bf16.  A and the others: float32. D and state may be None. bias (E,): delta is then
     softplus(delta + bias).
     """
+    (rows, T, E), N = u.shape, A.shape[1]
+    width = whole_vectors(E)
+    y, last = torch.empty(rows, T, width, dtype=array_dtype(u)), torch.empty(rows, width, N)
     inputs = _inputs(u, delta, A, B, C, D, state, bias)
-    y, last = torch.empty_like(u, memory_format=torch.contiguous_format), A.new_empty(len(u), *A.shape)
-    parallel_for(_scan, len(u) * _blocks(A), *inputs, flat(y), flat(last), *u.shape[1:], *_transition(neg_eigen))
-    return y, last
+    parallel_for(_scan, rows * width // LANES, *inputs, flat(y), flat(last), T, width, *_transition(neg_eigen))
+    return y[..., :E], last[:, :E]
 
 
 def backward(dy, dlast, u, delta, A, B, C, D, state, neg_eigen: bool, bias=None):
@@ -78,21 +80,18 @@ def backward(dy, dlast, u, delta, A, B, C, D, state, neg_eigen: bool, bias=None)
     float32.
     """
     (rows, T, E), N = u.shape, A.shape[1]
-    inputs = _inputs(u, delta, A, B, C, D, state, bias)
-    last = A.new_zeros(rows, E, N) if dlast is None else dlast.float()
-    du, ddelta = (torch.empty_like(t, memory_format=torch.contiguous_format) for t in (u, delta))
-    dA, dstate, dD, dbias = (torch.empty(rows, *shape) for shape in ((E, N), (E, N), (E,), (E,)))
-    dB, dC = torch.empty(rows, _blocks(A), T, N), torch.empty(rows, _blocks(A), T, N)
-    outputs = (flat(t) for t in (du, ddelta, dA, dB, dC, dD, dstate, dbias))
+    width = whole_vectors(E)
+    blocks = width // LANES
+    du, draw = (torch.empty(rows, T, width, dtype=array_dtype(t)) for t in (u, delta))
+    dA, dstate, dD, dbias = (torch.empty(rows, width, *shape) for shape in ((N,), (N,), (), ()))
+    dB, dC = torch.empty(rows, blocks, T, N), torch.empty(rows, blocks, T, N)
+    dlast = A.new_zeros(rows, E, N) if dlast is None else dlast
+    inputs = *_inputs(u, delta, A, B, C, D, state, bias), flat(padded(dy.to(u.dtype))), flat(padded(dlast, 1))
+    outputs = (flat(t) for t in (du, draw, dA, dB, dC, dD, dstate, dbias))
     chunk = min(T, max(8, CHUNK_STATES // N))
-    gradients = flat(dy.to(u.dtype)), flat(last)
-    parallel_for(_gradients, rows * _blocks(A), *inputs, *gradients, *outputs, T, E, *_transition(neg_eigen), chunk)
-    dD, dbias = None if D is None else dD.sum(0), None if bias is None else dbias.sum(0)
-    return du, ddelta, dA.sum(0), dB.sum(1), dC.sum(1), dD, dstate, dbias
-
-
-def _blocks(A) -> int:
-    return -(-len(A) // LANES)
+    parallel_for(_gradients, rows * blocks, *inputs, *outputs, T, width, *_transition(neg_eigen), chunk)
+    dD, dbias = None if D is None else dD.sum(0)[:E], None if bias is None else dbias.sum(0)[:E]
+    return du[..., :E], draw[..., :E], dA.sum(0)[:E], dB.sum(1), dC.sum(1), dD, dstate[:, :E], dbias
 
 
 def _inputs(u, delta, A, B, C, D, state, bias):
@@ -100,7 +99,8 @@ def _inputs(u, delta, A, B, C, D, state, bias):
     D = A.new_zeros(len(A)) if D is None else D
     state = A.new_zeros(len(u), *A.shape) if state is None else state
     bias = A.new_empty(0) if bias is None else bias
-    return (*(flat(t) for t in (u, delta, bias, A, D, state)), *rows_of(B), *rows_of(C))
+    channels = ((u, 2), (delta, 2), (bias, 0), (A, 0), (D, 0), (state, 1))
+    return (*(flat(padded(t, axis)) for t, axis in channels), *rows_of(B), *rows_of(C))
 
 
 def _transition(neg_eigen: bool):
@@ -116,21 +116,20 @@ def _scan(u, raw, bias, A, D, start, B, B_pitch, C, C_pitch, y, last, T, E, scal
     scales, shifts = splat(scale), splat(shift)
     for item in range(begin, end):
         row, first = item // blocks, item % blocks * LANES
-        width = min(LANES, E - first)
-        _transpose(A, first * N, rate, width, N, TO_LOG2)
-        _transpose(start, (row * E + first) * N, h, width, N, f32(1))
-        skip = load_first(D, first, width)
+        _transpose(A, first * N, rate, N, TO_LOG2)
+        _transpose(start, (row * E + first) * N, h, N, f32(1))
+        skip = load(D, first)
         for t in range(row * T, (row + 1) * T):
             at = t * E + first
-            given, d = load_first(u, at, width), _steps(raw, bias, at, first, width)
+            given, d = load(u, at), _steps(raw, bias, at, first)
             x, out = d * given, skip * given
             for n in range(N):
                 state = (scales * exp2(d * load(rate, n * LANES)) + shifts) * load(h, n * LANES)
                 state = state + x * spread(B, t * B_pitch + n)
                 store(h, n * LANES, state)
                 out = out + state * spread(C, t * C_pitch + n)
-            store_first(y, at, out, width)
-        _transpose_back(h, last, (row * E + first) * N, width, N)
+            store(y, at, out)
+        _transpose_back(h, last, (row * E + first) * N, N)
 
 
 @compiled(EXACT)
@@ -146,10 +145,9 @@ def _gradients(
     states, decays = np.empty((chunk + 1) * block, np.float32), np.empty(chunk * block, np.float32)
     for item in range(begin, end):
         row, first = item // blocks, item % blocks * LANES
-        width = min(LANES, E - first)
-        _transpose(A, first * N, rate, width, N, TO_LOG2)
-        _transpose(start, (row * E + first) * N, starts, width, N, f32(1))
-        _transpose(dlast, (row * E + first) * N, g, width, N, f32(1))
+        _transpose(A, first * N, rate, N, TO_LOG2)
+        _transpose(start, (row * E + first) * N, starts, N, f32(1))
+        _transpose(dlast, (row * E + first) * N, g, N, f32(1))
         drate[:] = ZERO
         dskip, dshift = splat(ZERO), splat(ZERO)
         for k in range(chunks - 1):
@@ -157,31 +155,27 @@ def _gradients(
             starts[now : now + block] = starts[now - block : now]
             t = row * T + k * chunk
             _advance(
-                u, raw, bias, B, B_pitch, rate, starts, now, 0, decays, sizes, t, t + chunk, E, first, width, scale,
+                u, raw, bias, B, B_pitch, rate, starts, now, 0, decays, sizes, t, t + chunk, E, first, scale,
                 shift,
             )  # fmt: skip
         for k in range(chunks - 1, -1, -1):
             t, stop = row * T + k * chunk, row * T + min(T, (k + 1) * chunk)
             states[:block] = starts[k * block : (k + 1) * block]
-            _advance(
-                u, raw, bias, B, B_pitch, rate, states, 0, block, decays, sizes, t, stop, E, first, width, scale, shift
-            )
+            _advance(u, raw, bias, B, B_pitch, rate, states, 0, block, decays, sizes, t, stop, E, first, scale, shift)
             part = ((row * blocks + item % blocks) * T - row * T) * N
             more = _back(
                 u, raw, bias, B, B_pitch, C, C_pitch, D, dy, rate, states, decays, sizes, g, drate, du, draw, dB, dC,
-                part, t, stop, E, first, width, scale, shift,
+                part, t, stop, E, first, scale, shift,
             )  # fmt: skip
             dskip, dshift = dskip + more[0], dshift + more[1]
-        store_first(dD, row * E + first, dskip, width)
-        store_first(dbias, row * E + first, dshift, width)
-        _transpose_back(drate, dA, (row * E + first) * N, width, N)
-        _transpose_back(g, dstart, (row * E + first) * N, width, N)
+        store(dD, row * E + first, dskip)
+        store(dbias, row * E + first, dshift)
+        _transpose_back(drate, dA, (row * E + first) * N, N)
+        _transpose_back(g, dstart, (row * E + first) * N, N)
 
 
 @compiled(EXACT)
-def _advance(
-    u, raw, bias, B, B_pitch, rate, states, place, hop, decays, sizes, begin, end, E, first, width, scale, shift
-):
+def _advance(u, raw, bias, B, B_pitch, rate, states, place, hop, decays, sizes, begin, end, E, first, scale, shift):
     """Go from the state at states[place] through tokens begin .. end - 1.
 
     hop: N x LANES to keep the state after each token, after the one before it, and likewise its decays; 0 to keep only
@@ -192,9 +186,9 @@ def _advance(
     decay = 0
     for t in range(begin, end):
         at = t * E + first
-        d = _steps(raw, bias, at, first, width)
+        d = _steps(raw, bias, at, first)
         store(sizes, (t - begin) * LANES, d)
-        x = d * load_first(u, at, width)
+        x = d * load(u, at)
         for n in range(N):
             e = exp2(d * load(rate, n * LANES))
             state = (scales * e + shifts) * load(states, place + n * LANES) + x * spread(B, t * B_pitch + n)
@@ -207,7 +201,7 @@ def _advance(
 @compiled(EXACT)
 def _back(
     u, raw, bias, B, B_pitch, C, C_pitch, D, dy, rate, states, decays, sizes, g, drate, du, draw, dB, dC, part, begin,
-    end, E, first, width, scale, shift,
+    end, E, first, scale, shift,
 ):  # fmt: skip
     """Go back from token end - 1 to begin. g is the gradient of the state after them, and becomes that before them.
 
@@ -215,10 +209,10 @@ def _back(
     """
     N = len(rate) // LANES
     scales, shifts, zero, one_over = splat(scale), splat(shift), splat(ZERO), splat(f32(1) / TO_LOG2)
-    dskip, dshift, skip = zero, zero, load_first(D, first, width)
+    dskip, dshift, skip = zero, zero, load(D, first)
     for t in range(end - 1, begin - 1, -1):
         at, place = t * E + first, (t - begin) * N * LANES
-        given, out, d = load_first(u, at, width), load_first(dy, at, width), load(sizes, (t - begin) * LANES)
+        given, out, d = load(u, at), load(dy, at), load(sizes, (t - begin) * LANES)
         x, dd, dx = d * given, zero, zero
         for n in range(N):
             i, line = n * LANES, place + n * LANES
@@ -233,31 +227,31 @@ def _back(
             store(g, i, whole * (slope + shifts))
         dd = dd * one_over + dx * given
         if len(bias):
-            dd = dd * sigmoid(load_first(raw, at, width) + load_first(bias, first, width))
-        store_first(du, at, dx * d + out * skip, width)
-        store_first(draw, at, dd, width)
+            dd = dd * sigmoid(load(raw, at) + load(bias, first))
+        store(du, at, dx * d + out * skip)
+        store(draw, at, dd)
         dskip, dshift = dskip + out * given, dshift + dd
     return dskip, dshift
 
 
 @compiled(EXACT)
-def _steps(raw, bias, at, first, width):
+def _steps(raw, bias, at, first):
     """The steps delta of one token and block."""
-    d = load_first(raw, at, width)
-    return softplus(d + load_first(bias, first, width)) if len(bias) else d
+    d = load(raw, at)
+    return softplus(d + load(bias, first)) if len(bias) else d
 
 
 @compiled(EXACT)
-def _transpose(source, begin, target, width, N, factor):
-    """Write factor x source[begin ..] (width, N) into the first lanes of target (N, LANES), zeros into the others."""
+def _transpose(source, begin, target, N, factor):
+    """Write factor x source[begin ..] (LANES, N) into target (N, LANES)."""
     for n in range(N):
         for i in range(LANES):
-            target[n * LANES + i] = source[begin + i * N + n] * factor if i < width else ZERO
+            target[n * LANES + i] = source[begin + i * N + n] * factor
 
 
 @compiled(EXACT)
-def _transpose_back(source, target, begin, width, N):
-    """Write the first lanes of source (N, LANES) into target[begin ..] (width, N)."""
+def _transpose_back(source, target, begin, N):
+    """Write source (N, LANES) into target[begin ..] (LANES, N)."""
     for n in range(N):
-        for i in range(width):
+        for i in range(LANES):
             target[begin + i * N + n] = source[n * LANES + i]
