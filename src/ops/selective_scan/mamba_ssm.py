@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import torch
 
+from src.ops.selective_scan.steps import from_raw_steps, gradients_of_raw_steps
 
+
+@from_raw_steps
 def forward(u, delta, A, B, C, D, state, neg_eigen: bool):
     """y (B, T, E) and the last state (B, E, N), float32, without recording a gradient. D may be None.
 
@@ -22,6 +25,7 @@ def forward(u, delta, A, B, C, D, state, neg_eigen: bool):
         return y, last.float().contiguous()
 
 
+@gradients_of_raw_steps
 def backward(dy, dlast, u, delta, A, B, C, D, state, neg_eigen: bool):
     """From the gradient of y: those of u, delta, A, B, C, D (None without D), and None for the initial state.
 
