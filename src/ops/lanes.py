@@ -18,12 +18,13 @@ from __future__ import annotations
 import os
 from concurrent.futures import ThreadPoolExecutor
 
-import numba
 import numpy as np
 import torch
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
+
+from src.ops.compiler import numba
 
 f32 = np.float32
 # Fused multiply-add is more exact, and signs of zero do not matter. "reassoc" would merge the two parts of log 2

@@ -24,6 +24,7 @@ from torch.autograd.function import once_differentiable
 from src.ops.backends import load_implementation, not_installed, usable
 from src.ops.precision import accumulation_dtype, autocast_dtype, no_autocast
 from src.ops.ran import STEP, note
+from src.ops.vjp import vjp
 
 
 def selective_scan(u, delta, A, B, C, D=None, state=None, neg_eigen: bool = False, backend: str = "auto"):
@@ -162,7 +163,7 @@ class _ProjectedScan(torch.autograd.Function):
             du, ddelta, dA, dB, dC, dD, dstate = ctx.implementation.backward(
                 dy, dlast, u.to(kind), delta, A, B, C, D.to(kind), before, ctx.neg_eigen
             )
-        more, *dweights = torch.autograd.grad(projected, leaves, (ddelta, dB, dC))
+        more, *dweights = vjp(projected, leaves, (ddelta, dB, dC))
         dstate = None if state is None else dstate
         return (du.to(u.dtype) + more, *dweights, (dA * A).to(A_log.dtype), dD.to(D.dtype), dstate, None, None)
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import torch
 
+from src.ops.vjp import vjp
+
 
 def forward(u, delta, A, B, C, D, state, neg_eigen: bool):
     """y (B, T, E) and the last state (B, E, N), float32, without recording a gradient. D may be None.
@@ -35,7 +37,7 @@ def backward(dy, dlast, u, delta, A, B, C, D, state, neg_eigen: bool):
     inputs = [t.detach().requires_grad_() for t in (u, delta, A, B, C, D) if t is not None]
     with torch.enable_grad():
         y, _ = _kernel(*inputs, *(() if D is not None else (None,)))
-    gradients = torch.autograd.grad(y, inputs, dy)
+    gradients = vjp((y,), inputs, (dy,))
     return (*gradients, *(() if D is not None else (None,)), None)
 
 
