@@ -29,6 +29,7 @@ def leave(*_):
 if __name__ == "__main__" and getsignal(SIGINT) is default_int_handler:
     signal(SIGINT, leave)
 
+import gc
 import importlib
 
 # How long GNU OpenMP's threads spin before they sleep; it must be set before torch is loaded. The default makes the
@@ -194,4 +195,5 @@ def meant(command: str) -> str:
 
 if __name__ == "__main__":
     EXIT_CODE[0] = main(sys.argv[1:])
+    gc.freeze()  # Python would search all objects of torch and numba for garbage before it ends, for half a second
     sys.exit(EXIT_CODE[0])

@@ -17,9 +17,10 @@ from __future__ import annotations
 import os
 from concurrent.futures import ThreadPoolExecutor
 
-import numba
 import numpy as np
 import torch
+
+from src.ops.compiler import numba
 
 f32 = np.float32
 # Fused multiply-add is more exact, and signs of zero do not matter.

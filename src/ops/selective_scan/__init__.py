@@ -24,6 +24,7 @@ from torch.autograd.function import once_differentiable
 from src.ops.backends import load_implementation, not_installed, usable
 from src.ops.precision import accumulation_dtype, autocast_dtype, no_autocast
 from src.ops.ran import STEP, note
+from src.ops.vjp import vjp
 
 
 def selective_scan(u, delta, A, B, C, D=None, state=None, neg_eigen: bool = False, backend: str = "auto"):
@@ -164,7 +165,7 @@ class _ProjectedScan(torch.autograd.Function):
                 dy, dlast, u, raw, A, B, C, *rest, ctx.neg_eigen, _bias(u, dt_bias)
             )
         given = (g.to(t.dtype) for g, t in zip((draw, dB, dC), projected, strict=True))
-        more, *dweights = torch.autograd.grad(projected, leaves, tuple(given))
+        more, *dweights = vjp(projected, leaves, tuple(given))
         dstate = None if state is None else dstate
         return (
             *(du.to(u.dtype) + more, *dweights, dbias.to(dt_bias.dtype)),
