@@ -161,7 +161,12 @@ def _run(row: Row, found: Mapping) -> dict:
     lengths = {name[3:]: found[name] for name in found if name.startswith("at_") and name[3:].isdigit()}
     run = {name: found.get(name) for name in RUN_COLUMNS}
     digest = str(found.get("data_digest") or "")[:DATA_DIGITS]
-    return {**run, "row": row.name, "data_digest": digest, "lengths": {n: v for n, v in lengths.items() if v is not None}}
+    return {
+        **run,
+        "row": row.name,
+        "data_digest": digest,
+        "lengths": {n: v for n, v in lengths.items() if v is not None},
+    }
 
 
 def _origin(found: Mapping) -> dict:

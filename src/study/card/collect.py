@@ -54,6 +54,15 @@ def collect(suite: Suite, root: Path, labels: Iterable[str] = ()) -> tuple[list[
     return tables, lines
 
 
+def is_finished(suite: Suite, root: Path, row: Row, label: str) -> bool:
+    """Whether the runs of a row and a layer are finished, and those of the suite as it is today."""
+    try:
+        _checked(suite, root, row, label, data_of(suite, row))
+    except UserError:
+        return False
+    return True
+
+
 def _checked(suite: Suite, root: Path, row: Row, label: str, data: RowData) -> Found:
     """The runs in the folder of a row and a layer. UserError where there are none, or these of another suite."""
     folder = folder_of(root, row.name, label)

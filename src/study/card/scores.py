@@ -6,6 +6,7 @@
 
 A scaled column is (score - chance) / (ceiling - chance). `value` is the primary metric on the test set, `at_mean` its
 mean over the lengths beyond training. A run that diverged, and a model without a score at such lengths, scores 0 there.
+So does a score below chance: to be worse than chance is no ability that ranks.
 """
 
 from __future__ import annotations
@@ -45,11 +46,11 @@ def score_of(row: Mapping, measure: Sequence[str]) -> Score:
     """The score of a finished run."""
     diverged = row["status"] == DIVERGED
     scale = (row["ceiling"] - row["chance"]) or 1.0
-    within = 0.0 if diverged else float(row["scaled"])
+    within = 0.0 if diverged else max(0.0, float(row["scaled"]))
     errors = [_error(row, VALUE, scale)]
     beyond = None
     if BEYOND in measure:
-        beyond = 0.0 if diverged else _beyond(row, scale)
+        beyond = 0.0 if diverged else max(0.0, _beyond(row, scale))
         errors.append(_error(row, _column(row), scale))
     parts = [within] if beyond is None else [within, beyond]
     return Score(
@@ -86,7 +87,9 @@ def _beyond(row: Mapping, scale: float) -> float:
 
 def _error(row: Mapping, column: str, scale: float) -> float:
     """The standard error of a column by its 95 % interval of test sampling, on the scale from chance to the ceiling."""
-    low, high = (row.get("low"), row.get("high")) if column == VALUE else (row.get(f"{column}_low"), row.get(f"{column}_high"))
+    low, high = (
+        (row.get("low"), row.get("high")) if column == VALUE else (row.get(f"{column}_low"), row.get(f"{column}_high"))
+    )
     if not (_is_number(low) and _is_number(high)):
         return 0.0
     return (high - low) / (2 * NORMAL) / abs(scale)

@@ -96,7 +96,9 @@ def _between(facts: Facts) -> str:
 
 
 def _with_like(ends: str) -> Callable[[Facts], str]:
-    return lambda facts: ", ".join(filter(None, (_like(facts), ends.format(facts=facts, ahead=_named(facts.ahead), behind=_named(facts.behind)))))
+    return lambda facts: ", ".join(
+        filter(None, (_like(facts), ends.format(facts=facts, ahead=_named(facts.ahead), behind=_named(facts.behind))))
+    )
 
 
 RULES: tuple[Rule, ...] = (

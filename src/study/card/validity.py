@@ -201,9 +201,7 @@ def probe_of(suite: Suite, label: str) -> tuple[float, ...]:
     scheduler = make_scheduler(optimizer, args, PROBE_STEPS)
     network.train()
     batches = itertools.islice(iter(session.loaders["train"]), PROBE_STEPS)
-    losses = [
-        train_step(network, batch, optimizer, scheduler, scaler, device, args)["loss"] for batch in batches
-    ]
+    losses = [train_step(network, batch, optimizer, scheduler, scaler, device, args)["loss"] for batch in batches]
     network.eval()
     with torch.no_grad(), autocast(device, args.precision):
         last, _ = network.loss_fn(next(iter(session.loaders["val"])).to(device))
