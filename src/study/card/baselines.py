@@ -158,15 +158,11 @@ def open_folder(folder: Path, row: Row, label: str) -> Found:
 
 def _run(row: Row, found: Mapping) -> dict:
     """A row of RUN_COLUMNS from a row of results.jsonl."""
-    lengths = {name[3:]: found[name] for name in found if name.startswith("at_") and name[3:].isdigit()}
+    columns = [name for name in found if name.startswith("at_") and name[3:].isdigit() and found[name] is not None]
     run = {name: found.get(name) for name in RUN_COLUMNS}
     digest = str(found.get("data_digest") or "")[:DATA_DIGITS]
-    return {
-        **run,
-        "row": row.name,
-        "data_digest": digest,
-        "lengths": {n: v for n, v in lengths.items() if v is not None},
-    }
+    lengths = {name[3:]: found[name] for name in columns}
+    return {**run, "row": row.name, "data_digest": digest, "lengths": lengths}
 
 
 def _origin(found: Mapping) -> dict:

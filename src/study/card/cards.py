@@ -164,7 +164,7 @@ def _row(row: Row, mine: Mapping[int, Score], field: Field, distances: Mapping[s
 
 def facts_of(row: Row, scores: list[Score], against: Mapping[str, Against], near: str) -> say.Facts:
     """The facts that the rules of sentences look at."""
-    by_word = {word: tuple(l for l, a in against.items() if a.word == word) for word in (AHEAD, BEHIND, SAME)}
+    by_word = {word: tuple(label for label, a in against.items() if a.word == word) for word in (AHEAD, BEHIND, SAME)}
     better, among = set(by_word[BEHIND]), set(against)  # this layer is behind those that are ahead of it
     trait = shared_by(better, among)
     beyond = [score.beyond for score in scores if score.beyond is not None]

@@ -87,9 +87,8 @@ def _beyond(row: Mapping, scale: float) -> float:
 
 def _error(row: Mapping, column: str, scale: float) -> float:
     """The standard error of a column by its 95 % interval of test sampling, on the scale from chance to the ceiling."""
-    low, high = (
-        (row.get("low"), row.get("high")) if column == VALUE else (row.get(f"{column}_low"), row.get(f"{column}_high"))
-    )
+    prefix = "" if column == VALUE else f"{column}_"
+    low, high = row.get(f"{prefix}low"), row.get(f"{prefix}high")
     if not (_is_number(low) and _is_number(high)):
         return 0.0
     return (high - low) / (2 * NORMAL) / abs(scale)

@@ -95,10 +95,12 @@ def _between(facts: Facts) -> str:
     return ", ".join(filter(None, (_like(facts), ends)))
 
 
-def _with_like(ends: str) -> Callable[[Facts], str]:
-    return lambda facts: ", ".join(
-        filter(None, (_like(facts), ends.format(facts=facts, ahead=_named(facts.ahead), behind=_named(facts.behind))))
-    )
+def _behind_some(facts: Facts) -> str:
+    return ", ".join(filter(None, (_like(facts), f"behind {_named(facts.ahead)}")))
+
+
+def _ahead_of_some(facts: Facts) -> str:
+    return ", ".join(filter(None, (_like(facts), f"ahead of {_named(facts.behind)}")))
 
 
 RULES: tuple[Rule, ...] = (
@@ -160,8 +162,8 @@ RULES: tuple[Rule, ...] = (
         lambda f: len(f.same) == f.ranked,
         lambda f: f"no difference to any of the {f.ranked} published layers is shown",
     ),
-    Rule("some ahead, none behind", "place", lambda f: not f.behind, _with_like("behind {ahead}")),
-    Rule("some behind, none ahead", "place", lambda f: not f.ahead, _with_like("ahead of {behind}")),
+    Rule("some ahead, none behind", "place", lambda f: not f.behind, _behind_some),
+    Rule("some behind, none ahead", "place", lambda f: not f.ahead, _ahead_of_some),
     Rule("between", "place", lambda f: True, _between),
     Rule(
         "needed",
@@ -196,4 +198,4 @@ def overall(rows: Sequence[Facts], nearest: str, distance: float | None) -> str:
     found = f"solves {solved} of {solvable} rows"
     if not nearest:
         return f"{found}; no published layer is ranked"
-    return f"{found}; over all rows it is nearest to {nearest} (differences of {distance:.2f} on average, root mean square)"
+    return f"{found}; over all rows it is nearest to {nearest} (root mean square difference {distance:.2f})"

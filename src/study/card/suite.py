@@ -142,7 +142,7 @@ class Suite:
 
     @property
     def folder(self) -> Path:
-        """Where the baselines of the suite are stored: below runs/records for a suite of this program, else beside it."""
+        """Where the records are: below runs/records for a suite of this program, else beside the file of the suite."""
         if self.path.parent == FOLDER:
             return RECORDS / self.name
         return self.path.with_suffix(".baselines")
@@ -165,7 +165,8 @@ def read_suite(text: str) -> Suite:
         return _read(FOLDER / f"{text}.toml")
     if not text.endswith(".toml"):
         raise UserError(
-            f"--suite: got '{text}', allowed: {', '.join(known)}, or a path to your own .toml file{suggest(text, known)}"
+            f"--suite: got '{text}', allowed: {', '.join(known)}, or a path to your own .toml file"
+            f"{suggest(text, known)}"
         )
     path = Path(text).absolute()
     if not path.is_file():

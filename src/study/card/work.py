@@ -21,8 +21,8 @@ from src.study.card.validity import MISSING, STALE, VALID, Status, check_baselin
 from src.study.comparison import cost, folder, gate, planned
 from src.study.comparison.campaign import Campaign
 from src.study.engines.local import usable_cores
+from src.study.page.card import NAME
 
-NAME = "card.json"
 COMMAND = "card"
 
 

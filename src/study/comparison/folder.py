@@ -202,7 +202,7 @@ def to_jsonl(rows: Sequence[Mapping], columns: Sequence[str]) -> bytes:
 def _end(
     place: Folder, argv: list[str], verdicts: Mapping, code: int, quiet: bool, said: Sequence[str] | None = None
 ) -> int:
-    """Say how it ended, and return the exit code. argv: the command and its words.  said: lines in place of verdicts."""
+    """Say how it ended; returns the exit code. argv: the command and its words.  said: lines in place of verdicts."""
     if code == INTERRUPTED:
         again = continuing(argv[0], argv[1:], place.path)
         print(f"interrupted; finished runs are kept, continue with: {again}", file=sys.stderr)
