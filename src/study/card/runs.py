@@ -36,9 +36,20 @@ def ask(suite: Suite, rows: Sequence[Row], models: Sequence[str], seeds: int = 0
     try:
         asked = read([*suite.words([row.task for row in rows], models, seeds), *control])
     except UserError as error:
-        raise UserError(f"suite {suite.name}: {error}") from error
+        raise UserError(f"suite {suite.name}{_row_of(suite, rows, models)}: {error}") from error
     comparison = dataclasses.replace(asked.comparison, tasks=tuple(row.task for row in rows))
     return dataclasses.replace(asked, comparison=comparison)
+
+
+def _row_of(suite: Suite, rows: Sequence[Row], models: Sequence[str]) -> str:
+    """', row recall', if that row alone cannot be read and another one can."""
+    wrong = []
+    for row in rows:
+        try:
+            read(suite.words([row.task], models))
+        except UserError:
+            wrong.append(row.name)
+    return f", row {wrong[0]}" if 0 < len(wrong) < len(rows) else ""
 
 
 def prepare(

@@ -99,9 +99,12 @@ def _is_number(value) -> bool:
 
 
 def mean_of(scores: Sequence[Score]) -> tuple[float, float | None, float | None]:
-    """(mean, low, high) over seeds; no interval for one seed."""
+    """(mean, low, high) over seeds, within the range of a score; no interval for one seed."""
     values = [score.value for score in scores]
-    return interval(values, [score.error for score in scores], share_test_set(scores))
+    mean, low, high = interval(values, [score.error for score in scores], share_test_set(scores))
+    if low is None:
+        return mean, None, None
+    return mean, max(0.0, low), min(1.0, high)
 
 
 def share_test_set(scores: Sequence[Score]) -> bool:

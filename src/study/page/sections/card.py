@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from src.study.page import numbers as n
-from src.study.page.blocks import BAD, GOOD, WARN, Column, Entry, Figure, Gallery, Heading, Notes, Section, Table, named
+from src.study.page.blocks import BAD, GOOD, WARN, Column, Entry, Figure, Gallery, Notes, Section, Table, named
 from src.study.page.card import Absent, Card, CardRow, Ranked
 from src.study.page.chart import Dots, Point, Row, draw_dots
 from src.study.page.evidence import Document
@@ -19,7 +19,7 @@ def build(document: Document) -> list:
 
 def _card(card: Card, place: int) -> list:
     blocks = [
-        Heading(card.model),
+        Notes(card.model, (f"{named(card.model)} {card.sentence}.",)),
         _rows(card, f"card-{place}"),
         _gallery(card, f"card-{place}"),
         *([_verdicts(card, f"card-{place}")] if card.published else []),
@@ -34,7 +34,7 @@ def _rows(card: Card, key: str) -> Table:
     names = ("score", "95 % interval", "rank")
     columns = (Column("row"), *(Column(name, "number") for name in names), Column("nearest"), Column("in words"))
     note = (
-        f"{named(card.model)} {card.sentence}. Score: 0 is chance, 1 the best possible; where lengths beyond training "
+        "Score: 0 is chance, 1 the best possible; where lengths beyond training "
         "are tested, half of it is the score there. Interval: Student's over seeds and the sampling of the test "
         f"set. Rank: the places that the verdicts leave open among {n.counted(len(card.published), 'published layer')} "
         "and this one. "
