@@ -4,6 +4,7 @@ python -m pytest tests/study/test_card_records.py
 """
 
 import dataclasses
+import functools
 import json
 import shutil
 
@@ -142,27 +143,30 @@ def test_a_flag_that_is_newer_than_a_record_must_be_at_its_default(tmp_path):
     assert newer_flags(setup, known) == ["max_steps"]
 
 
-def test_the_probe_is_the_same_again_and_another_layer_has_another_one(tmp_path):
+@pytest.fixture(scope="module")
+def probe(tmp_path_factory):
+    """The probe of gru."""
+    return probe_of(write_suite(tmp_path_factory.mktemp("probe")), "gru")
+
+
+def test_the_probe_is_the_same_again_and_another_layer_has_another_one(tmp_path, probe):
     found = write_suite(tmp_path)
-    first = probe_of(found, "linear_attention")
-    assert len(first) == validity.PROBE_STEPS + 1
-    assert validity.same_losses(first, probe_of(found, "linear_attention"))
-    assert not validity.same_losses(first, probe_of(found, "gru"))
+    assert len(probe) == validity.PROBE_STEPS + 1
+    assert probe == pytest.approx(probe_of(found, "gru"), rel=1e-6)
+    assert not validity.same_losses(probe, probe_of(found, "lstm"))
 
 
-def test_a_layer_that_computes_something_else_has_another_probe(tmp_path, monkeypatch):
+def test_a_layer_that_computes_something_else_has_another_probe(tmp_path, monkeypatch, probe):
     """Its output is 5 % too large."""
     found = write_suite(tmp_path)
-    before = probe_of(found, "gru")
     layer = MODELS["gru"].load()
     forward = layer.forward
     monkeypatch.setattr(layer, "forward", lambda self, x: 1.05 * forward(self, x))
-    assert not validity.same_losses(before, probe_of(found, "gru"))
+    assert not validity.same_losses(probe, probe_of(found, "gru"))
 
 
-def test_an_optimiser_that_steps_differently_changes_the_probe(tmp_path, monkeypatch):
+def test_an_optimiser_that_steps_differently_changes_the_probe(tmp_path, monkeypatch, probe):
     found = write_suite(tmp_path)
-    before = probe_of(found, "gru")
 
     def other(model, args, device):
         made = make_optimizer(model, args, device)
@@ -171,7 +175,7 @@ def test_an_optimiser_that_steps_differently_changes_the_probe(tmp_path, monkeyp
         return made
 
     monkeypatch.setattr(validity, "make_optimizer", other)
-    assert not validity.same_losses(before, probe_of(found, "gru"))
+    assert not validity.same_losses(probe, probe_of(found, "gru"))
 
 
 def test_rounding_does_not_change_the_probe():
@@ -187,7 +191,7 @@ def valid_table(found, label="gru"):
     rows = {
         row.name: {
             **table.rows[row.name],
-            "data": data_of(found, row).digest,
+            "data": validity.data_of(found, row).digest,
             "flags": flags_digest(expected_setup(found, row, label), names),
         }
         for row in found.rows
@@ -198,6 +202,7 @@ def valid_table(found, label="gru"):
 def test_each_reason_for_a_stale_record_is_named(tmp_path, monkeypatch):
     found = write_suite(tmp_path)
     monkeypatch.setattr(validity, "probe_of", lambda suite, label: (4.1, 4.0, 3.9))
+    monkeypatch.setattr(validity, "data_of", functools.cache(validity.data_of))
     table = valid_table(found)
 
     def status(changed, row="recall", of=found):

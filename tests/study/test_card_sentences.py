@@ -153,6 +153,8 @@ def test_a_trait_is_named_only_if_it_tells_those_ahead_apart():
     assert shared_by({"deltanet"}, ALL) == ""  # one layer shares nothing
     assert shared_by({"gru", "retnet"}, ALL) == ""  # nothing in common
     assert shared_by(delta, delta) == ""  # all ranked layers have it
+    attention = {"transformer --pos alibi", "llama --pos rope"}
+    assert shared_by(attention, attention | {"gru"}) == "attention over all earlier positions"
 
 
 def test_the_traits_name_layers_of_the_registry():

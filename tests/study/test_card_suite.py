@@ -71,7 +71,7 @@ def test_an_unknown_suite_and_a_file_that_is_not_there_are_one_line(tmp_path, mo
     monkeypatch.setattr(suite, "FOLDER", tmp_path)
     (tmp_path / "core.toml").write_text(SUITE)
     assert read_suite("core").folder == suite.RECORDS / "tiny"
-    with pytest.raises(UserError, match="--suite: got 'cor', allowed: core, or a path.*did you mean 'core'"):
+    with pytest.raises(UserError, match=r"--suite: got 'cor', allowed: core, or a path.*did you mean 'core'"):
         read_suite("cor")
     with pytest.raises(UserError, match="which is no file"):
         read_suite(str(tmp_path / "none.toml"))

@@ -30,6 +30,18 @@ TRAITS: dict[str, tuple[str, ...]] = {
 }
 
 
+def members(trait: str, among: set[str]) -> set[str]:
+    """Those of these layers that have the trait. Positions are no part of a layer's name here."""
+    return {label for label in among if _without_positions(label) in TRAITS[trait]}
+
+
+def _without_positions(label: str) -> str:
+    """'llama --pos rope' becomes 'llama'."""
+    words = label.split()
+    at = words.index("--pos") if "--pos" in words else len(words)
+    return " ".join(words[:at] + words[at + 2 :])
+
+
 def shared_by(labels: set[str], among: set[str]) -> str:
     """The narrowest trait that all of these layers have; empty where there is none that is worth saying.
 
@@ -37,8 +49,8 @@ def shared_by(labels: set[str], among: set[str]) -> str:
     at least half of those that have it must be among `labels`.
     """
     found = []
-    for trait, members in TRAITS.items():
-        having = set(members) & among
+    for trait in TRAITS:
+        having = members(trait, among)
         if labels <= having and having < among and len(labels) * 2 >= len(having):
             found.append((len(having), trait))
     return min(found)[1] if len(labels) > 1 and found else ""
@@ -46,4 +58,4 @@ def shared_by(labels: set[str], among: set[str]) -> str:
 
 def is_exact(trait: str, labels: set[str], among: set[str]) -> bool:
     """Whether these are exactly the ranked layers that have the trait."""
-    return set(TRAITS[trait]) & among == labels
+    return members(trait, among) == labels
