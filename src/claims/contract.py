@@ -149,9 +149,9 @@ class Claim:
     statement: one sentence.  source, published: where it was said, and its numbers.  rule: its parts, the headline
     effect first.  predicted: the verdict that was expected before the runs.  minutes: of the full mode on two cores.
     trainings: what is trained.  measure(folder, mode): what is measured without training, into `folder`; JSON-able.
-    panels: the words of a `speed` command whose rows `measure` reads.  stored: a record that holds earlier runs,
-    "findings/recall".  note: what limits the verdict.  figure: a file below runs/records, with its caption.
-    expects: what the claim is expected to show where that is not a difference.
+    stored: a record that holds earlier runs, "findings/recall".  rows, models: the row of the card's suite for each
+    task, and the layers, where the claim needs no other runs.  note: what limits the verdict.  figure: a file below
+    runs/records, with its caption.
     """
 
     key: str
@@ -164,6 +164,8 @@ class Claim:
     trainings: tuple[Trainings, ...] = ()
     measure: Callable[[Path, str], Mapping] | None = None
     stored: str = ""
+    rows: tuple[tuple[str, str], ...] = ()
+    models: tuple[str, ...] = ()
     note: str = ""
     figure: tuple[str, str] = ("", "")
 

@@ -22,7 +22,16 @@ CLAIM = Claim(
             "diagonal",
             (
                 *SMALL,
-                *("--task", "parity", "--context_len", "20", "--eval_lengths", "4x", "--batch_chars", "1024"),
+                *(
+                    "--task",
+                    "parity --min_len 3 --max_len 20",
+                    "--context_len",
+                    "20",
+                    "--eval_lengths",
+                    "80",
+                    "--batch_chars",
+                    "1024",
+                ),
                 *("--model", "mamba", "mamba --neg_eigen", "--pos", "none", "--embed_std", "1"),
             ),
             steps=400,

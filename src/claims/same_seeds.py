@@ -18,7 +18,16 @@ CLAIM = Claim(
             "twelve",
             (
                 *SMALL,
-                *("--task", "parity", "--context_len", "20", "--eval_lengths", "2x", "--batch_chars", "1024"),
+                *(
+                    "--task",
+                    "parity --min_len 3 --max_len 20",
+                    "--context_len",
+                    "20",
+                    "--eval_lengths",
+                    "40",
+                    "--batch_chars",
+                    "1024",
+                ),
                 *("--model", "transformer", "--pos", "none", "--embed_std", "1"),
             ),
             steps=200,
