@@ -1,7 +1,7 @@
 """Positions that copy beyond the training length.
 
 A learned table ends at the training length, so its score beyond would be undefined, and the comparison could not be
-lost. The task of src/claims/tasks/roomy_copy.py gives the table rows for the longer words. They are there, and training
+lost. The task of src/claims/roomy_copy.py gives the table rows for the longer words. They are there, and training
 never reaches them.
 """
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from src.claims.contract import REPRODUCED, SMALL, Claim, Trainings
 from src.claims.rules import Ahead, Below, Reaches
 
-TASK = str(Path(__file__).with_name("tasks") / "roomy_copy.py")
+TASK = str(Path(__file__).with_name("roomy_copy.py"))
 FAR = ("transformer --pos alibi", "transformer --pos none")
 NEAR = ("transformer --pos learned", "transformer --pos sinusoidal")
 

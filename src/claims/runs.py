@@ -27,8 +27,9 @@ INTERRUPTED = 130  # exit code of a comparison that was stopped
 
 
 def definition(claim: Claim, mode: str) -> str:
-    """The digest of what is run. The rule and the words of a claim do not count."""
-    return digest({"argv": [t.argv(mode) for t in claim.trainings], "measured": claim.measure is not None})
+    """The digest of what is run, the same in every checkout. The rule and the words of a claim do not count."""
+    argv = [[Path(word).name if word.endswith(".py") else word for word in t.argv(mode)] for t in claim.trainings]
+    return digest({"argv": argv, "measured": claim.measure is not None})
 
 
 def finished(claim: Claim, home: Path, mode: str) -> Evidence | None:
