@@ -111,7 +111,8 @@ def plan_lines(missing: list, total: int, mode: str) -> list[str]:
 
     minutes = sum(claim.minutes * (quick_share(claim) if mode == QUICK else 1) for claim in missing)
     kept = f"; {total - len(missing)} finished before" if len(missing) < total else ""
-    head = f"{len(missing)} claims to run ({mode}), about {time_words(60 * minutes)} on two free cores{kept}"
+    noun = f"{len(missing)} claim{'s' * (len(missing) != 1)}"
+    head = f"{noun} to run ({mode}), about {time_words(60 * minutes)} on two free cores{kept}"
     return [head, *(f"  {claim.key}: {claim.statement}" for claim in missing)]
 
 
