@@ -52,4 +52,8 @@ def _cell(table: Mapping, task: str, row: str, model: str) -> Scores | None:
     measures = {"value": tuple(run["value"] for run in runs)}
     if all(run.get("at_mean") is not None for run in runs):
         measures["at_mean"] = tuple(run["at_mean"] for run in runs)
+    lengths = [dict(pair.split("=", 1) for pair in (run.get("lengths") or "").split()) for run in runs]
+    for length in lengths[0]:
+        values = [found.get(length, "undefined") for found in lengths]
+        measures[f"at_{length}"] = tuple(None if v == "undefined" else float(v) for v in values)
     return Scores(task, model, "", tuple(run["seed"] for run in runs), measures, facts)

@@ -89,7 +89,10 @@ class Ahead:
             p = exchange_groups(*runs)[1]
         low, high = found["low"], found["high"]
         state = _state(found["mean"], low, high, self.least)
-        said = f"{_listed(self.better)} against {_listed(self.worse)}: {found['mean']:+.3f}{_ends(low, high)}"
+        sides = f"{_listed(self.better)} against {_listed(self.worse)}"
+        if self.other_task:
+            sides = f"{_listed(self.better)} on {self.task} against {self.other_task}"
+        said = f"{sides}: {found['mean']:+.3f}{_ends(low, high)}"
         if state == HOLDS and self._is_reversible(evidence, a, b):
             state, said = OPEN, f"{said}; other test sequences could reverse it"
         return Found(state, said, found["mean"], low, high, p)

@@ -9,6 +9,7 @@ import re
 import pytest
 
 from src.claims import known, publish
+from src.claims.baselines import of_baselines
 from src.claims.contract import FULL, NOT_RUN, QUICK, REPRODUCED
 from src.claims.evidence import read, write
 from src.claims.judge import judge
@@ -17,6 +18,7 @@ from src.claims.page import page
 from src.claims.rules import Same
 from src.claims.table import CLAIMS, named
 from src.flags.fields import UserError
+from src.storage.files import seal
 from src.study.comparison import request
 
 KEYS = [claim.key for claim in CLAIMS]
@@ -115,6 +117,45 @@ def test_older_records_are_evidence_and_say_so():
     assert {len(cell.seeds) for cell in evidence.cells} == {5}
     assert {"value", "at_160"} <= evidence.cells[0].measures.keys()
     assert any(item["measure"] == "value" for item in evidence.items)
+
+
+COLUMNS = ["row", "seed", "lr", "metric", "value", "chance", "at_mean", "lengths", "steps", "parameters", "state_bytes"]
+
+
+def baseline(folder, model, rows):
+    """A table of the card with three seeds of each row."""
+    name = re.sub(r"[^A-Za-z0-9_.]+", "-", model)
+    runs = [
+        [row, s, 0.003, "token_acc", v, 0.17, v - 0.1, f"24={v} 32=undefined", 500, 9, 8]
+        for row, v in rows
+        for s in (11, 12, 13)
+    ]
+    document = {"kind": "baseline", "layer": model, "commit": "0123456789", "run_columns": COLUMNS, "runs": runs}
+    (folder / f"{name}.json").write_text(json.dumps(seal(document)))
+
+
+def test_the_baselines_of_the_card_are_evidence_where_they_hold_all_runs(tmp_path):
+    claim = named("s3_state")
+    rows = [(row, 0.9) for _, row in claim.rows]
+    for model in claim.models[:-1]:
+        baseline(tmp_path, model, rows)
+    assert of_baselines(claim, tmp_path) is None
+    baseline(tmp_path, claim.models[-1], rows[:1])
+    assert of_baselines(claim, tmp_path) is None
+    baseline(tmp_path, claim.models[-1], rows)
+    evidence = of_baselines(claim, tmp_path)
+    assert len(evidence.cells) == len(claim.models) * len(rows)
+    assert evidence.cells[0].measures["at_mean"] == (0.8,) * 3
+    assert evidence.cells[0].measures["at_32"] == (None,) * 3
+    assert judge([(claim, evidence)])[0].seeds == 3
+    path = tmp_path / "gru.json"
+    path.write_text(path.read_text().replace("0.9", "0.8", 1))
+    with pytest.raises(UserError, match=r"gru\.json"):
+        of_baselines(claim, tmp_path)
+
+
+def test_a_claim_without_rows_of_the_suite_reads_no_baselines(tmp_path):
+    assert of_baselines(named("parity_delta"), tmp_path) is None
 
 
 def test_an_evidence_file_keeps_its_content_and_an_edited_one_is_refused(tmp_path):
