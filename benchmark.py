@@ -64,8 +64,8 @@ HOW_TO = """Train, evaluate and measure small sequence models. Five commands to 
 REQUIRED = ("torch", "numpy", "scipy", "tqdm", "matplotlib", "numba", "platformdirs", "jinja2", "yaml", "safetensors")
 INSTALL = "enter the environment that has it (such as `. .venv/bin/activate`), or run `pip install -r requirements.txt`"
 COMMANDS = (
-    *("train", "list", "generate", "check", "speed", "profile", "kernels", "study", "compare", "report"),
-    *("card", "reproduce", "translate", "export", "import"),
+    *("train", "list", "generate", "check", "speed", "profile", "kernels", "study", "compare", "card", "claims"),
+    *("report", "reproduce", "translate", "export", "import"),
 )
 FILES = {"import": "import_"}  # the file of a command whose name Python does not allow for a module
 SYNONYMS = {"sweep": "compare", "tune": "compare", "grid": "compare", "benchmark": "speed", "eval": "train --eval_only"}
