@@ -47,7 +47,7 @@ class Addition(Task):
         zero_pad: bool = option(False, "fill operands and sum with leading zeros to equal widths")
         base: int = option(10, "number base", least=2, most=16)
 
-    small: ClassVar[dict] = {"n_digits": 3, "max_steps": 2500}
+    small: ClassVar[dict] = {"n_digits": 3, "max_steps": 2500, "stop_at": 0.99}
     slices = (
         Slice("digits", "digits of the longer operand"),
         Slice("carry_chain", "longest chain of carries (digits)"),

@@ -33,7 +33,7 @@ class Caesar(Task):
         min_len: int = option(2, "shortest training length, in characters; a word has at least 2", least=2)
         max_shift: int = option(25, "largest shift; each of 1..max_shift is equally likely", least=1, most=25)
 
-    small: ClassVar[dict] = {"context_len": 16, "max_shift": 5, "max_steps": 4500}
+    small: ClassVar[dict] = {"context_len": 16, "max_shift": 5, "max_steps": 4500, "stop_at": 0.99}
     slices = (
         Slice("shift", "shift (letters)", bins="each"),
         Slice("length", "length of the text (characters)"),

@@ -67,7 +67,7 @@ class Dyck(Task):
             choices=("complete", "lm"),
         )
 
-    small: ClassVar[dict] = {"context_len": 32, "max_steps": 1000}
+    small: ClassVar[dict] = {"context_len": 32, "max_steps": 1000, "stop_at": 0.99}
     score_metrics: ClassVar[dict[str, str]] = {"closer_acc": "higher"}
     slices = (
         Slice("final_depth", "brackets to close"),

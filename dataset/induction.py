@@ -64,7 +64,7 @@ class Induction(Task):
 
     kind = "labels"
     primary = "token_acc"
-    small: ClassVar[dict] = {"context_len": 32, "max_steps": 1500}
+    small: ClassVar[dict] = {"context_len": 32, "max_steps": 1500, "stop_at": 0.99}
     slices = (
         Slice("length", "length of the prompt (characters)"),
         Slice("gap", "distance to the symbol (characters)", level="char"),

@@ -70,7 +70,7 @@ class ModArith(Task):
         brackets: bool = option(False, "expressions with brackets")
         running: bool = option(False, "labels with the value so far at every digit, only + and -")
 
-    small: ClassVar[dict] = {"max_len": 9, "max_steps": 2000}
+    small: ClassVar[dict] = {"max_len": 9, "max_steps": 2000, "stop_at": 0.99}
     slices = (
         Slice("length", "length of the expression (characters)"),
         Slice("position", "place in the answer (characters)", level="char"),

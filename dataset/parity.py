@@ -51,7 +51,7 @@ class Parity(Task):
 
     kind = "labels"
     primary = "token_acc"
-    small: ClassVar[dict] = {"max_steps": 1500}
+    small: ClassVar[dict] = {"max_steps": 1500, "stop_at": 0.99}
     slices = (
         Slice("length", "length of the string (bits)"),
         Slice("position", "place of the label (number)", level="char"),

@@ -45,7 +45,7 @@ class Poly(Task):
     Config = PolyConfig
     score_metrics: ClassVar[dict[str, str]] = {"mae": "lower", "sign_acc": "higher"}
     slices = (Slice("degree", "degree"), Slice("digits", "digits of the answer"))
-    small: ClassVar[dict] = {"d_model": 128, "max_steps": 1500, "val_size": 500, "test_size": 1000}
+    small: ClassVar[dict] = {"d_model": 128, "max_steps": 1500, "val_size": 500, "test_size": 1000, "stop_at": 0.99}
 
     @property
     def alphabet(self) -> str:

@@ -94,7 +94,7 @@ class Recall(Task):
 
     kind = "labels"
     primary = "token_acc"
-    small: ClassVar[dict] = {"context_len": 64, "n_pairs": 4, "vocab": 52, "max_steps": 1000}
+    small: ClassVar[dict] = {"context_len": 64, "n_pairs": 4, "vocab": 52, "max_steps": 1000, "stop_at": 0.99}
     slices = (
         Slice("gap", "distance to the value (characters)", level="char"),
         Slice("pairs", "key-value pairs"),

@@ -33,7 +33,7 @@ class Reverse(Task):
     class Config(LengthConfig):
         """reverse"""
 
-    small: ClassVar[dict] = {"context_len": 16, "max_steps": 1500}
+    small: ClassVar[dict] = {"context_len": 16, "max_steps": 1500, "stop_at": 0.99}
     slices = (
         Slice("length", "length of the word (characters)"),
         Slice("position", "place in the answer (characters)", level="char"),

@@ -40,7 +40,7 @@ class RunLength(Task):
             0.5, "probability that a run ends after each letter; 1 = no letter is repeated", above=0.0, most=1.0
         )
 
-    small: ClassVar[dict] = {"context_len": 12, "d_model": 128, "lr": 1e-3, "max_steps": 2500}
+    small: ClassVar[dict] = {"context_len": 12, "d_model": 128, "lr": 1e-3, "max_steps": 2500, "stop_at": 0.99}
     slices = (
         Slice("length", "length of the prompt (characters)"),
         Slice("runs", "number of runs"),

@@ -43,7 +43,7 @@ class SelectiveCopy(Task):
         n_data: int = option(16, "symbols in a haystack", least=1)
         n_symbols: int = option(14, "different symbols, of a-z", least=1, most=26)
 
-    small: ClassVar[dict] = {"context_len": 32, "n_data": 8, "max_steps": 1500}
+    small: ClassVar[dict] = {"context_len": 32, "n_data": 8, "max_steps": 1500, "stop_at": 0.99}
     slices = (
         Slice("length", "length of the haystack (characters)"),
         Slice("position", "place in the answer (characters)", level="char"),

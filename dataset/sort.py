@@ -37,7 +37,7 @@ class Sort(Task):
     class Config(LengthConfig):
         """sort"""
 
-    small: ClassVar[dict] = {"context_len": 16, "max_steps": 1500}
+    small: ClassVar[dict] = {"context_len": 16, "max_steps": 1500, "stop_at": 0.99}
     slices = (Slice("length", "digits to sort"),)
     alphabet = DIGITS + ">"
 

@@ -93,7 +93,8 @@ class Task:
     reads_text = False  # True for a task on real text (LanguageTask), whose sizes count windows
     talks = False  # True for conversations (dataset/chat.py), which `generate --chat` continues
     protocol = ""  # of a task on real text: which tokens evaluation scores, in words
-    # Values instead of those of src.flags.fields.SMALL, so that a default run learns in minutes on two cores.
+    # Values instead of those of src.flags.run_flags.SMALL, so that a default run learns in minutes on two cores. A task
+    # that can be solved says "stop_at", so that such a run ends when it is.
     small: ClassVar[dict] = {}
     base: ClassVar[dict] = {}  # the same for --preset base, where the shared sizes do not fit the task
     primary = "exact_match"  # the headline metric: 0..1, higher is better

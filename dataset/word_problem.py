@@ -68,7 +68,7 @@ class WordProblem(Task):
 
     kind = "labels"
     primary = "token_acc"
-    small: ClassVar[dict] = {"max_steps": 2000}
+    small: ClassVar[dict] = {"max_steps": 2000, "stop_at": 0.99}
     slices = (
         Slice("length", "length of the word (elements)"),
         Slice("position", "place of the label (number)", level="char"),

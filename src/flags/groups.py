@@ -189,8 +189,12 @@ class MachineConfig:
         0, "steps between validations; 0 = a tenth of the run, -1 = an --epochs-th of the run", least=-1
     )
     stop_at: float = option(
-        0.0, "stop training at the first validation whose primary metric is at least this; 0 = off", least=0.0, most=1.0
+        0.0,
+        "stop training when the primary metric of --stop_after validations in a row is at least this; 0 = off",
+        least=0.0,
+        most=1.0,
     )
+    stop_after: int = option(2, "validations in a row that must reach --stop_at", least=1, most=1000)
     solved_at: float = option(
         0.95,
         "the first validation whose primary metric is at least this is recorded as the one that solved the task; the "

@@ -65,6 +65,7 @@ def _zoology(length: int, pairs: int, batch: int, published: str) -> Preset:
         "max_steps": 0,
         "eval_every": -1,
         "stop_at": 0.99,
+        "stop_after": 1,
         "d_model": 64,
         "n_layer": 2,
         "n_head": 1,

@@ -30,7 +30,7 @@ CONFIG = {  # of config.json, what is read from it; the values of flags are chec
     "*": "anything",
 }
 # Flags that came later, and what a run did that was started before them.
-OLDER_RUNS = {"init": "published", "mlp": "gelu", "solved_at": 0.0, **TOKEN_DEFAULTS}
+OLDER_RUNS = {"init": "published", "mlp": "gelu", "solved_at": 0.0, "stop_after": 1, **TOKEN_DEFAULTS}
 
 
 def open_config(run_dir: RunDir) -> dict:

@@ -109,9 +109,12 @@ def _still_falling(document: dict) -> str:
 def _stopped(document: dict) -> str:
     if document.get("stopped_at") is None:
         return ""
+    args = document["args"]
+    after = args.get("stop_after", 1)  # older runs stopped at the first one
+    times = "" if after == 1 else f" {after} times in a row"
     return (
-        f"training stopped at step {document['stopped_at']}, when the validation {document['primary']} reached "
-        f"--stop_at {document['args']['stop_at']:g}"
+        f"training stopped at step {document['stopped_at']}, solved: the validation {document['primary']} was at least "
+        f"--stop_at {args['stop_at']:g}{times}"
     )
 
 

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch.nn.parameter import UninitializedTensorMixin
 
-COUNTS = ("step", "epoch", "batch", "chars_seen", "examples_seen")
+COUNTS = ("step", "epoch", "batch", "chars_seen", "examples_seen", "at_goal")
 STEPS = ("best_step", "diverged_at", "stopped_at", "solved_at")
 MOMENTS = ("exp_avg", "exp_avg_sq")
 OTHER_TORCH = ("verbose", "_is_initial", "_get_lr_called_within_step")  # keys of a schedule that came and went

@@ -229,7 +229,8 @@ class Progress:
     examples_seen: int = 0
     seconds: float = 0.0  # training time, that of earlier processes included; no result depends on it
     diverged_at: int | None = None
-    stopped_at: int | None = None  # the step at which a validation reached --stop_at
+    stopped_at: int | None = None  # the step of the last of --stop_after validations in a row that reached --stop_at
+    at_goal: int = 0  # how many validations in a row, up to now, reached --stop_at
     solved_at: int | None = None  # the step of the first validation that reached --solved_at
     output_ratios: dict[str, list] | None = None  # per block, before the first step; None for a whole model
     failed: dict[str, str] = field(default_factory=dict)  # what was measured beside the scores: "failed: reason"
@@ -368,7 +369,7 @@ class Fit:
 
     @property
     def finished(self) -> bool:
-        """Whether the last step is done, or --stop_at was reached."""
+        """Whether the last step is done, or the task was solved by the rule of --stop_at."""
         return self.progress.step == self.steps or self.progress.stopped_at is not None
 
     def _epoch(self) -> None:
@@ -433,7 +434,7 @@ class Fit:
         self.reporter.validation(row, self.steps, better)
 
     def _note_score(self, score: float | None) -> None:
-        """Note the first validation that reaches --solved_at, and the one that reaches --stop_at and ends the training.
+        """Note the first validation that reaches --solved_at, and the one that ends the training (--stop_at).
 
         score: the primary metric, or None where a validation does not have it.
         """
@@ -442,8 +443,9 @@ class Fit:
             return
         if args.solved_at and p.solved_at is None and score >= args.solved_at:
             p.solved_at = p.step
-        if args.stop_at and score >= args.stop_at:
-            p.stopped_at = p.step
+        if args.stop_at:
+            p.at_goal = p.at_goal + 1 if score >= args.stop_at else 0
+            p.stopped_at = p.step if p.at_goal >= args.stop_after else None
 
 
 def fit(model: ARModel, session: Session, run_dir: RunDir, reporter: Reporter, resume_from: dict | None = None) -> Fit:

@@ -162,6 +162,7 @@ ZOOLOGY = {
     "epochs": 64,
     "eval_every": -1,
     "stop_at": 0.99,
+    "stop_after": 1,
     "pos": "auto",  # learned for attention only
 }
 GRAZZI = {

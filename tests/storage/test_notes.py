@@ -63,7 +63,9 @@ def test_a_falling_run_says_so_unless_it_was_stopped_or_diverged():
     assert "was still falling: 1.35 in the third quarter of the run, 1.1 in the last" in note
     assert notes_of({**falling, "status": "diverged"}) == []
     stopped = {**falling, "stopped_at": 900, "args": {**falling["args"], "stop_at": 0.99}}
-    assert notes_of(stopped) == ["training stopped at step 900, when the validation hit_rate reached --stop_at 0.99"]
+    words = "training stopped at step 900, solved: the validation hit_rate was at least --stop_at 0.99"
+    assert notes_of(stopped) == [words]
+    assert notes_of({**stopped, "args": {**stopped["args"], "stop_after": 2}}) == [f"{words} 2 times in a row"]
 
 
 def test_lengths_without_a_score_are_named_once_per_reason():

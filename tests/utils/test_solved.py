@@ -21,9 +21,9 @@ PARITY = ["--task", "parity", "--model", "gru", *TINY, "--eval_every", "3", "--s
 SOLVED = {"threshold": 0.95, "step": 120, "reason": None}
 
 
-def noted(scores, solved=0.95, stop=0.0) -> Progress:
+def noted(scores, solved=0.95, stop=0.0, after=2) -> Progress:
     """The progress after validations at steps 1, 2, ... with these scores."""
-    fit = SimpleNamespace(progress=Progress(), args=SimpleNamespace(solved_at=solved, stop_at=stop))
+    fit = SimpleNamespace(progress=Progress(), args=SimpleNamespace(solved_at=solved, stop_at=stop, stop_after=after))
     for step, score in enumerate(scores, 1):
         fit.progress.step = step
         Fit._note_score(fit, score)
@@ -43,8 +43,22 @@ def test_a_threshold_of_0_records_nothing_and_does_not_stop():
 
 
 def test_a_run_may_be_solved_before_the_score_that_stops_it():
-    progress = noted([0.96, 0.99], stop=0.98)
+    progress = noted([0.96, 0.99], stop=0.98, after=1)
     assert (progress.solved_at, progress.stopped_at) == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("scores", "after", "step"),
+    [
+        ([0.99, 0.5, 0.99], 2, None),
+        ([0.99, 0.5, 0.99, 0.98], 2, 4),
+        ([0.5, 0.99, 0.99, 0.99], 3, 4),
+        ([0.5, 0.99], 1, 2),
+        ([0.99], 2, None),
+    ],
+)
+def test_only_validations_in_a_row_end_a_run(scores, after, step):
+    assert noted(scores, stop=0.98, after=after).stopped_at == step
 
 
 @pytest.mark.parametrize(

@@ -55,19 +55,19 @@ def test_validations_come_ten_times_per_run_once_per_epoch_or_as_typed(every, wa
     assert validation_interval(make("rle", eval_every=every, epochs=64)[1], 640) == wanted
 
 
-def test_training_stops_at_the_first_validation_that_reaches_stop_at(main, monkeypatch, tmp_path):
+@pytest.mark.parametrize(("after", "step", "times"), [((), 6, " 2 times in a row"), (("--stop_after", "1"), 3, "")])
+def test_training_stops_when_validations_in_a_row_reach_stop_at(main, monkeypatch, tmp_path, after, step, times):
     monkeypatch.setattr("src.figures.runs.draw_all", lambda metrics, folder: [])
-    code, _, err = main(*PARITY, "--stop_at", "0.01", "--out_dir", "run")
+    code, _, err = main(*PARITY, "--stop_at", "0.01", *after, "--out_dir", "run")
     assert code == 0, err
     metrics = json.loads((tmp_path / "run/metrics.json").read_text())
-    assert (metrics["status"], metrics["steps"], metrics["stopped_at"]) == ("done", 3, 3)
+    assert (metrics["status"], metrics["steps"], metrics["stopped_at"]) == ("done", step, step)
     (note,) = metrics["notes"]
-    assert note == "training stopped at step 3, when the validation token_acc reached --stop_at 0.01"
-    assert [row["step"] for row in map(json.loads, (tmp_path / "run/metrics.jsonl").open()) if "loss" in row] == [
-        1,
-        2,
-        3,
-    ]
+    assert (
+        note == f"training stopped at step {step}, solved: the validation token_acc was at least --stop_at 0.01{times}"
+    )
+    rows = map(json.loads, (tmp_path / "run/metrics.jsonl").open())
+    assert [row["step"] for row in rows if "loss" in row] == list(range(1, step + 1))
 
 
 def test_a_score_that_is_never_reached_stops_nothing(main, monkeypatch, tmp_path):
@@ -85,7 +85,7 @@ def test_a_stopped_run_that_is_killed_before_its_result_is_not_trained_further(m
         patch.setattr(course.results, "final_metrics", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         assert main(*PARITY, "--stop_at", "0.01", "--out_dir", "run")[0] == 130
     assert main("--resume", "--out_dir", "run")[0] == 0
-    assert json.loads((tmp_path / "run/metrics.json").read_text())["steps"] == 3
+    assert json.loads((tmp_path / "run/metrics.json").read_text())["steps"] == 6
 
 
 @pytest.mark.parametrize("place", ["embed", "attn"])

@@ -115,6 +115,8 @@ def _cell(
         fixed = (*fixed, "--pos", _positions(setup, wants_table))
     if comparison.steps_share < 1:
         fixed = (*fixed, "--max_steps", str(_fewer_steps(setup, comparison.steps_share)))
+    if args.stop_at and setup.preset == "small" and "stop_at" not in setup.explicit:
+        fixed = (*fixed, "--stop_at", "0")  # losses and steps are compared, so all models train equally long
     match = _match_words(comparison.config.match_params, first)
     ready = prepare(plan([*words, *fixed, *match])[0])
     words = (*words[:-2], *fixed, *match)  # without --seed
