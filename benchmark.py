@@ -62,11 +62,11 @@ HOW_TO = """Train, evaluate and measure small sequence models. Five commands to 
 REQUIRED = ("torch", "numpy", "scipy", "tqdm", "matplotlib", "numba", "platformdirs", "jinja2", "yaml", "safetensors")
 INSTALL = "enter the environment that has it (such as `. .venv/bin/activate`), or run `pip install -r requirements.txt`"
 COMMANDS = (
-    *("train", "list", "generate", "check", "speed", "profile", "kernels", "study", "compare", "report"),
+    *("train", "list", "generate", "check", "speed", "profile", "kernels", "study", "compare", "report", "bench"),
     *("reproduce", "translate", "export", "import"),
 )
 FILES = {"import": "import_"}  # the file of a command whose name Python does not allow for a module
-SYNONYMS = {"sweep": "compare", "tune": "compare", "grid": "compare", "benchmark": "speed", "eval": "train --eval_only"}
+SYNONYMS = {"sweep": "compare", "tune": "compare", "grid": "compare", "benchmark": "bench", "eval": "train --eval_only"}
 SHARED = ("train", "resume", "evaluate")  # torchrun's processes share their work; of the others rank 0 does all
 
 
