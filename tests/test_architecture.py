@@ -268,8 +268,10 @@ def test_every_file_of_the_folder_is_registered_or_shared(registry):
         "dataset",
         {
             "base",
+            "blocks",
             "bpe",
             "common",
+            "drawn",
             "entry",
             "loaders",
             "plans",
