@@ -5,6 +5,7 @@
     python benchmark.py generate --out_dir runs/<timestamp> --prompt "ROMEO:"
     python benchmark.py check --model my_layer.py
     python benchmark.py speed --model transformer,mamba
+    python benchmark.py card --model my_layer.py
     python benchmark.py reproduce main
     python benchmark.py export runs/<timestamp> --to my_model
     python benchmark.py translate train --config src/numpy_transformer/configs/tiny_enfr.yaml
@@ -62,11 +63,11 @@ HOW_TO = """Train, evaluate and measure small sequence models. Five commands to 
 REQUIRED = ("torch", "numpy", "scipy", "tqdm", "matplotlib", "numba", "platformdirs", "jinja2", "yaml", "safetensors")
 INSTALL = "enter the environment that has it (such as `. .venv/bin/activate`), or run `pip install -r requirements.txt`"
 COMMANDS = (
-    *("train", "list", "generate", "check", "speed", "profile", "kernels", "study", "compare", "report"),
-    *("reproduce", "translate", "export", "import"),
+    *("train", "list", "generate", "check", "speed", "profile", "kernels", "study", "compare", "card", "claims"),
+    *("report", "reproduce", "translate", "export", "import", "bench"),
 )
 FILES = {"import": "import_"}  # the file of a command whose name Python does not allow for a module
-SYNONYMS = {"sweep": "compare", "tune": "compare", "grid": "compare", "benchmark": "speed", "eval": "train --eval_only"}
+SYNONYMS = {"sweep": "compare", "tune": "compare", "grid": "compare", "benchmark": "bench", "eval": "train --eval_only"}
 SHARED = ("train", "resume", "evaluate")  # torchrun's processes share their work; of the others rank 0 does all
 
 

@@ -34,11 +34,13 @@ from src.storage import checkpoint
 from src.storage.log_copy import packed
 from src.storage.randomness import kept_random_state, seed_rank
 from src.storage.rundir import RunDir
+from src.utils.adamw import AdamW, clip_gradients
 from src.utils.attempt import attempt
 from src.utils.distributed import World
 from src.utils.evaluation import allowed_ids, evaluate, pass_over, validation_score
 from src.utils.interrupts import SIGNALS
 from src.utils.metrics import bpc, finite, perplexity
+from src.utils.optimizer import AdamW
 from src.utils.precision import autocast
 from src.utils.reporter import Reporter
 from src.utils.restoring import state_problem
@@ -85,7 +87,7 @@ def make_optimizer(model: torch.nn.Module, args: RunFlags, device: torch.device 
     if args.precision == "fp16" and not real:
         raise UserError("--precision: got fp16, but the model has complex parameters, allowed: bf16 or fp32")
     groups = [{"params": decay, "weight_decay": args.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    return torch.optim.AdamW(
+    return AdamW(
         [g for g in groups if g["params"]],
         lr=args.lr,
         betas=(args.beta1, args.beta2),
@@ -166,7 +168,7 @@ def train_step(
         loss_sum += _unsmoothed(aux) * (count / total) if args.label_smoothing else share.detach()
     world.sum_gradients(model.parameters())
     scaler.unscale_(optimizer)
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), args.grad_clip or math.inf)
+    norm = clip_gradients([p for p in model.parameters() if p.grad is not None], args.grad_clip or math.inf)
     loss_value, norm_value = torch.stack([loss_sum, norm.to(loss_sum.dtype)]).tolist()  # one transfer
     loss_value = world.sum([loss_value], device)[0]
     if not math.isfinite(loss_value):
