@@ -39,6 +39,7 @@ from src.utils.distributed import World
 from src.utils.evaluation import allowed_ids, evaluate, pass_over, validation_score
 from src.utils.interrupts import SIGNALS
 from src.utils.metrics import bpc, finite, perplexity
+from src.utils.optimizer import AdamW
 from src.utils.precision import autocast
 from src.utils.reporter import Reporter
 from src.utils.restoring import state_problem
@@ -85,7 +86,7 @@ def make_optimizer(model: torch.nn.Module, args: RunFlags, device: torch.device 
     if args.precision == "fp16" and not real:
         raise UserError("--precision: got fp16, but the model has complex parameters, allowed: bf16 or fp32")
     groups = [{"params": decay, "weight_decay": args.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    return torch.optim.AdamW(
+    return AdamW(
         [g for g in groups if g["params"]],
         lr=args.lr,
         betas=(args.beta1, args.beta2),

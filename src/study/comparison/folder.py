@@ -8,6 +8,7 @@
     plan.json       the equal terms of every cell
     runs/<name>/    one run directory each; its name is the digest of what determines it
     logs/           what each run printed
+    drawn/          while runs go on: the examples that they share
     results.csv, results.jsonl, summary.csv, verdicts.json, figures/, report.html
     speed/          with --cost: a record of `speed` of the same models
 
@@ -153,6 +154,8 @@ def _run(campaign: Campaign, control, workers: int, board: Board) -> None:
     settings = {"workers": workers, "threads": control.threads, "timeout": 60 * control.timeout}
     if control.engine == "ray":
         settings["address"] = control.ray_address
+    else:
+        settings["drawn"] = campaign.home / "drawn"
     made = engines.make(control.engine, campaign.home, **settings)
     with made as engine:
         for run, known, outcome in campaign.run(engine):
