@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import torch
 
-from src.ops import backends
+from src.ops import backends, stacked
 from src.ops.precision import HALF, accumulation_dtype, no_autocast
 from src.ops.ran import STEP, note
 
@@ -36,6 +36,8 @@ def delta_rule(q, k, v, beta, decay=None, state=None, scale=None, backend: str =
     Raises ValueError when shapes disagree or `backend` is unknown, RuntimeError when the named backend cannot run here.
     """
     _check(q, k, v, beta, decay, state, time=True)
+    if stacked.inside():
+        return stacked.folded(lambda *given: delta_rule(*given, scale, backend), q, k, v, beta, decay, state)
     double = accumulation_dtype(q, k, v, beta, decay, state) == torch.float64
     implementation = _choose(backend, v, double)
     with no_autocast(q):

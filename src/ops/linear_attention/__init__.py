@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import torch
 
-from src.ops import backends
+from src.ops import backends, stacked
 from src.ops.precision import HALF, accumulation_dtype, no_autocast
 from src.ops.ran import STEP, note
 
@@ -41,6 +41,10 @@ def linear_attention(q, k, v, decay=None, state=None, scale=None, backend: str =
     Raises ValueError when shapes disagree or `backend` is unknown, RuntimeError when the named backend cannot run here.
     """
     _check(q, k, v, decay, state, time=True)
+    if stacked.inside():
+        if decay is not None and decay.dim() == 1 and decay.requires_grad:  # each model has learned its own
+            decay = decay.expand(q.shape[:-1])
+        return stacked.folded(lambda *given: linear_attention(*given, scale, backend), q, k, v, decay, state)
     double = accumulation_dtype(q, k, v, decay, state) == torch.float64
     implementation = _choose(backend, v, decay, double)
     with no_autocast(q):
