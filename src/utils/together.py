@@ -4,8 +4,8 @@
     train_together(members)
 
 Each member is a training of its own: it has its data, log, validations, checkpoints and run directory, and is what
-`fit` would return for its seed. Only the steps are shared. A member that diverges, or that reaches --stop_at, leaves the
-stack with the weights that it has, and the others go on.
+`fit` would return for its seed. Only the steps are shared. A member that diverges, or that reaches --stop_at, leaves
+the stack with the weights that it has, and the others go on.
 """
 
 from __future__ import annotations
