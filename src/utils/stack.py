@@ -22,7 +22,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import nn
-from torch.func import functional_call
 
 from dataset.common import IGNORE, Batch
 from dataset.tokenizer import PAD
@@ -61,8 +60,9 @@ class Stack:
         settings = [{**group, "params": [rows.matrix]} for group, rows in zip(found, self.groups, strict=True)]
         self.optimizer = adamw(settings, args, device)
         self.scheduler = make_scheduler(self.optimizer, args, steps)
-        trained = {name for rows in self.groups for name in rows.names}
-        self.shared, self.own = _constants([_Scored(model, 0.0) for model in models], trained)
+        trained = set(names_of(self.groups))
+        self.own = _constants([_Scored(model, 0.0) for model in models], trained)
+        self.places = _places(self.scored, [*names_of(self.groups), *self.own])
 
     def __len__(self) -> int:
         return len(self.groups[0].matrix)
@@ -165,11 +165,20 @@ class Stack:
         """(losses, the same without label smoothing), (n,) each."""
 
         def loss_of(values, *inputs):
-            return functional_call(self.scored, {**self.shared, **values}, inputs)
+            for (store, key, _), value in zip(self.places, values, strict=True):
+                store[key] = value
+            return self.scored(*inputs)
 
+        # In a list with the order of the places: torch.func.functional_call looks for every name in every step.
+        given = [values[name] for _, _, name in self.places]
+        before = [store[key] for store, key, _ in self.places]
         in_dims = (0, *(None if t is None else 0 for t in inputs))
-        with stacked.calls(), autocast(self.device, self.args.precision):
-            return torch.vmap(loss_of, in_dims=in_dims, randomness="error")(values, *inputs)
+        try:
+            with stacked.calls(), autocast(self.device, self.args.precision):
+                return torch.vmap(loss_of, in_dims=in_dims, randomness="error")(given, *inputs)
+        finally:
+            for (store, key, _), value in zip(self.places, before, strict=True):
+                store[key] = value
 
 
 class _Rows:
@@ -273,17 +282,35 @@ def joined(batches: Sequence[Batch]) -> tuple[torch.Tensor, torch.Tensor | None,
     return x, index, target
 
 
-def _constants(modules: Sequence[nn.Module], trained: set[str]) -> tuple[dict, dict]:
-    """Buffers and weights that are not trained: ({name: one for all models}, {name: (k, ...), one per model})."""
+def names_of(groups: Sequence[_Rows]) -> list[str]:
+    """The names of all trained weights."""
+    return [name for rows in groups for name in rows.names]
+
+
+def _places(module: nn.Module, names: Sequence[str]) -> list[tuple[dict, str, str]]:
+    """(store, key, name) of each tensor of these names. One that is tied has several places."""
+    wanted, known = set(names), {id(t): n for n, t in (*module.named_parameters(), *module.named_buffers())}
+    found = []
+    for part in module.modules():
+        for store in (part._parameters, part._buffers):
+            found += [
+                (store, key, known[id(t)]) for key, t in store.items() if t is not None and known[id(t)] in wanted
+            ]
+    return found
+
+
+def _constants(modules: Sequence[nn.Module], trained: set[str]) -> dict[str, torch.Tensor]:
+    """{name: (k, ...)} of the buffers and untrained weights that differ between the models.
+
+    Those that are equal, such as the decays of a RetNet, stay in the first model, which computes for all.
+    """
     found = [{n: t for n, t in (*m.named_buffers(), *m.named_parameters()) if n not in trained} for m in modules]
-    shared, own = {}, {}
+    own = {}
     for name, first in found[0].items():
         values = [tensors[name].detach() for tensors in found]
-        if all(torch.equal(first, value) for value in values[1:]):
-            shared[name] = first.detach()
-        else:
+        if not all(torch.equal(first, value) for value in values[1:]):
             own[name] = torch.stack(values)
-    return shared, own
+    return own
 
 
 def problem_of(loss: float, norm: float) -> str:
