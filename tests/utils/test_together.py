@@ -11,6 +11,7 @@ import signal
 import pytest
 from conftest import TINY
 
+from src.figures import runs as run_figures
 from src.storage import checkpoint
 from src.storage.rundir import RunDir
 from src.utils import training
@@ -18,6 +19,14 @@ from src.utils.stack import Stack
 
 COPY = ["--task", "copy", "--model", "transformer", *TINY]
 TWO = ["--seeds_at_once", "2", "--seed", "5"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def without_figures():
+    """Figures are drawn from metrics.json as for any run, and take most of the time of such a small one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_figures, "draw_all", lambda document, folder: None)
+        yield
 
 
 def log_of(folder):
