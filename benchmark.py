@@ -5,6 +5,7 @@
     python benchmark.py generate --out_dir runs/<timestamp> --prompt "ROMEO:"
     python benchmark.py check --model my_layer.py
     python benchmark.py speed --model transformer,mamba
+    python benchmark.py card --model my_layer.py
     python benchmark.py reproduce main
     python benchmark.py export runs/<timestamp> --to my_model
     python benchmark.py translate train --config src/numpy_transformer/configs/tiny_enfr.yaml
@@ -29,6 +30,7 @@ def leave(*_):
 if __name__ == "__main__" and getsignal(SIGINT) is default_int_handler:
     signal(SIGINT, leave)
 
+import gc
 import importlib
 
 # How long GNU OpenMP's threads spin before they sleep; it must be set before torch is loaded. The default makes the
@@ -62,8 +64,8 @@ HOW_TO = """Train, evaluate and measure small sequence models. Five commands to 
 REQUIRED = ("torch", "numpy", "scipy", "tqdm", "matplotlib", "numba", "platformdirs", "jinja2", "yaml", "safetensors")
 INSTALL = "enter the environment that has it (such as `. .venv/bin/activate`), or run `pip install -r requirements.txt`"
 COMMANDS = (
-    *("train", "list", "generate", "check", "speed", "profile", "kernels", "study", "compare", "report"),
-    *("reproduce", "translate", "export", "import"),
+    *("train", "list", "generate", "check", "speed", "profile", "kernels", "study", "compare", "card", "claims"),
+    *("report", "reproduce", "translate", "export", "import"),
 )
 FILES = {"import": "import_"}  # the file of a command whose name Python does not allow for a module
 SYNONYMS = {"sweep": "compare", "tune": "compare", "grid": "compare", "benchmark": "speed", "eval": "train --eval_only"}
@@ -194,4 +196,5 @@ def meant(command: str) -> str:
 
 if __name__ == "__main__":
     EXIT_CODE[0] = main(sys.argv[1:])
+    gc.freeze()  # Python would search all objects of torch and numba for garbage before it ends, for half a second
     sys.exit(EXIT_CODE[0])

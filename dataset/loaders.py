@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from dataset.common import Batch, ExampleDataset, WindowDataset, collate_fn, collate_windows
 from dataset.corpus.language import LanguageTask
+from dataset.drawn import drawn_once
 from dataset.plans import DocumentBatches, FreshBatches, LengthBatches, OrderedBatches, WindowBatches, draw_length
 from dataset.rows import RowDataset, collate_rows
 from dataset.seeds import stream
@@ -32,6 +33,7 @@ from src.flags.run_flags import RunFlags
 
 EVAL_FACTOR = 4  # evaluation keeps no activations, so its batches hold this many times the rows of a training batch
 LONGEST = 1 << 20  # of --eval_lengths
+CHANCE_EXAMPLES = 2_000  # of the training set, from which chance levels are taken
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ def length_loader(task: Task, tokenizer: Tokenizer, args: RunFlags, length: int)
     if task.reads_text:
         return _windows_of_length(task, tokenizer, args, length)
     size = args.eval_size or args.test_size
-    examples, _ = draw_heldout(task, "test", size, length, stream(task, f"eval length {length}", args.seed))
+    examples, _ = _heldout(task, "test", size, length, f"eval length {length}", args.seed)
     return heldout_loader(task, tokenizer, args, examples, length)
 
 
@@ -157,14 +159,25 @@ def _example_loaders(task: Task, args: RunFlags) -> tuple[Tokenizer, dict[str, D
         size = getattr(args, f"{split}_size")
         if size < 1:
             raise UserError(f"--{split}_size: got {size}, allowed: at least 1 for this task")
-        heldout[split], left_out[split] = draw_heldout(task, split, size, length, stream(task, split, args.seed))
+        heldout[split], left_out[split] = _heldout(task, split, size, length, split, args.seed)
     loaders = {split: heldout_loader(task, tokenizer, args, examples, length) for split, examples in heldout.items()}
     loaders["train"] = _train_loader(task, tokenizer, args)
     # The name of this stream is part of the data: another name would draw other examples.
-    chance_train = draw_train(task, 2_000, length, stream(task, "floors", args.seed))
+    of = {"stream": "floors", "n": CHANCE_EXAMPLES, "length": length, "seed": args.seed}
+    chance_train, _ = drawn_once(
+        task, of, lambda: (draw_train(task, CHANCE_EXAMPLES, length, stream(task, "floors", args.seed)), ())
+    )
     sizes = args.train_size, len(heldout["val"]), len(heldout["test"])
     facts = DataFacts(_digest(heldout["val"] + heldout["test"]), None, *sizes, left_out, len(tokenizer))
     return tokenizer, loaders, TaskData(task, tokenizer, facts, chance_train)
+
+
+def _heldout(
+    task: Task, split: str, n: int, length: int | None, name: str, seed: int
+) -> tuple[list[Example], list[str]]:
+    """Examples of a held-out split from the random stream of this name, and the strata that were left out."""
+    of = {"stream": name, "split": split, "n": n, "length": length, "seed": seed}
+    return drawn_once(task, of, lambda: draw_heldout(task, split, n, length, stream(task, name, seed)))
 
 
 def _digest(examples: list[Example]) -> str:
@@ -206,7 +219,10 @@ def _train_loader(task: Task, tokenizer: Tokenizer, args: RunFlags) -> DataLoade
     if args.train_size == 0:
         return DataLoader(FreshBatches(task, tokenizer, args), batch_size=None, generator=torch.Generator())
     check_train_size(task, args.train_size)
-    examples, lengths = draw_train_set(task, args.train_size, args.train_lengths, args.seed)
+    of = {"stream": "train", "n": args.train_size, "lengths": args.train_lengths, "seed": args.seed}
+    examples, lengths = drawn_once(
+        task, of, lambda: draw_train_set(task, args.train_size, args.train_lengths, args.seed)
+    )
     data = ExampleDataset(examples, lengths, task, tokenizer, args.loss_on)
     plan = LengthBatches(data, args.batch_size, args.batch_chars, args.seed, task.pool_lengths)
     return _loader(data, plan, collate_fn)

@@ -11,7 +11,9 @@ import itertools
 import numpy as np
 from torch.utils.data import DataLoader, IterableDataset, Sampler
 
+from dataset.blocks import Blocks
 from dataset.common import Batch, ExampleDataset, WindowDataset, collate_fn
+from dataset.drawn import shared_store
 from dataset.seeds import stream
 from dataset.splits import draw_train
 from dataset.task import Task
@@ -102,9 +104,13 @@ class FreshBatches(IterableDataset):
         return max(1, self.args.batch_chars // self._tokens[length])
 
     def __iter__(self):
+        batch, store = self.batch, shared_store(self.task)
+        if store:
+            of = {"seed": self.args.seed, "sizes": [self.args.batch_size, self.args.batch_chars]}
+            batch = Blocks(store, {**of, "lengths": self.args.train_lengths}, self.batch).batch
         while True:
             self.start += 1
-            yield self.batch(self.start - 1)
+            yield batch(self.start - 1)
 
 
 def draw_length(task: Task, train_lengths: str, rng: np.random.Generator) -> int | None:

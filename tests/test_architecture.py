@@ -46,10 +46,11 @@ MAY_IMPORT = {
     "exchange": (*BOTTOM, "dataset", "ops", "models", "utils", "setup"),
     "measure": (*BOTTOM, "figures", "dataset", "ops", "models", "utils", "setup"),
     "study": (*BOTTOM, "figures", "dataset", "ops", "models", "utils", "setup", "checks", "measure"),
+    "claims": (*(*BOTTOM, "figures", "dataset", "ops", "models", "utils", "setup", "checks", "measure", "study"),),
     "numpy_transformer": (*BOTTOM, "figures"),
     "commands": (
         *(*BOTTOM, "figures", "dataset", "ops", "models", "utils", "setup", "checks", "measure", "study"),
-        *("exchange", "numpy_transformer"),
+        *("exchange", "numpy_transformer", "claims"),
     ),
     "benchmark": ("flags", "dataset", "models", "utils", "commands"),
 }
@@ -201,7 +202,8 @@ WITHOUT_TORCH = [
     *"src.measure.progress".split(),
     *"src.measure.speed.analysis src.measure.profile.trace src.measure.kernels.subjects src.study.claims".split(),
     *"src.study.report src.study.records src.study.sameness".split(),
-    *"src.study.findings src.study.comparison.stored src.study.comparison.request".split(),
+    *"src.claims.table src.claims.publish src.claims.runs".split(),
+    *"src.study.comparison.stored src.study.comparison.request".split(),
     *sorted(name for name in MODULES if name.startswith("src.commands.")),
     *sorted(name for name in MODULES if room_of(name) in TORCH_FREE_ROOMS or name.startswith("src.study.page")),
     *sorted({entry.target.split(":")[0] for entry in TASKS.values()}),
@@ -266,8 +268,10 @@ def test_every_file_of_the_folder_is_registered_or_shared(registry):
         "dataset",
         {
             "base",
+            "blocks",
             "bpe",
             "common",
+            "drawn",
             "entry",
             "loaders",
             "plans",

@@ -39,7 +39,7 @@ def compare(argv: list[str], asked) -> int:
     from src.study.comparison import cost, folder, planned, variants, verdicts
     from src.study.comparison.budget import fit, read_budget
     from src.study.comparison.cells import prepare_cells
-    from src.study.engines.local import usable_cores
+    from src.study.engines.local import start_server, usable_cores
     from src.study.engines.ray import installed
 
     control, config = asked.control, asked.comparison.config
@@ -48,6 +48,8 @@ def compare(argv: list[str], asked) -> int:
     place.check(control.reuse)
     if control.engine == "ray":
         installed()
+    elif not control.plan:
+        start_server(control.threads)  # it imports while the cells are prepared
     say = planned.sayer(control.quiet)
     cells = prepare_cells(asked, say)
     workers, left_out = control.workers or max(1, usable_cores() // control.threads), []

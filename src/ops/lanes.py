@@ -1,15 +1,14 @@
-"""What the numba implementations of the ops share: a decorator, an exponential that vectorises, and `parallel_for`.
+"""What the numba implementations of the ops share: a decorator, tensors as flat arrays, and `parallel_for`.
 
 A CPU computes on vectors: one instruction works on 4 to 16 float32 numbers, each in its own lane. LLVM vectorises an
-inner loop over an index that is contiguous in memory, when the loop holds nothing but arithmetic. Without Intel's SVML
-numba calls libm's expf once per number, which stops this. `exp` below is arithmetic alone. It takes about 0.3 ns per
-number where torch's takes 0.4 (one core with AVX-512). Its error is below 2 units in the last place of float32.
+inner loop over an index that is contiguous in memory, when the loop holds nothing but arithmetic and its arrays do not
+overlap. vector.py has a type for kernels that do not leave this to LLVM.
 
 numba's own threading layers bring a second OpenMP team, which competes with torch's for the cores. The kernels here
 release the GIL instead, and `parallel_for` runs them on a small pool of Python threads, as many as torch uses.
 
 numba's cache on disk notices a change of the file that holds a function, but not of this one. After a change here,
-delete the __pycache__ folders. Only recurrent.py and one_pass.py import this file, so numba is loaded when it is first
+delete the __pycache__ folders. Only the numba implementations import this file, so numba is loaded when it is first
 used.
 """
 
@@ -18,32 +17,17 @@ from __future__ import annotations
 import os
 from concurrent.futures import ThreadPoolExecutor
 
-import numba
 import numpy as np
 import torch
-from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic
+
+from src.ops.compiler import numba
 
 f32 = np.float32
-# Fused multiply-add is more exact, and signs of zero do not matter. "reassoc" would merge the two parts of log 2
-# in `exp`, so it is left out.
+# Fused multiply-add is more exact, and signs of zero do not matter.
 EXACT = frozenset({"contract", "nsz"})
 # For functions that sum over lanes. Their order of additions is then the vector's, and still the same at every call.
 SUMS = EXACT | {"reassoc"}
 
-LOG2_E = f32(1.4426950408889634)
-MAGIC, MAGIC_BITS = f32(12582912.0), np.int32(0x4B400000)  # adding 1.5 x 2^23 rounds to a whole number
-# log 2 in two parts: the first has 9 bits, so n x LOG2_HIGH is exact
-LOG2_HIGH, LOG2_LOW = f32(0.693359375), f32(-2.12194440e-4)
-LOWEST, HIGHEST = f32(-87.33), f32(88.37)  # where 2^n is still a normal float32
-# exp(r) = 1 + r + r^2 (P5 + r (P4 + ...)) on [-log(2)/2, log(2)/2]: the minimax polynomial of expf in the Cephes
-# library (S. Moshier).
-P0, P1, P2, P3, P4, P5 = (
-    f32(c)
-    for c in (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
-)
-ONE = f32(1)
 RANGES = 4  # calls per thread: when another process delays one thread, the others take over its remaining ranges
 
 
@@ -64,47 +48,32 @@ def compiled(fastmath, *signature: str):
     return wrap
 
 
-@intrinsic
-def _bits(context, number):
-    """The 32 bits of a float32 as an integer."""
-
-    def generate(context, builder, signature, arguments):
-        return builder.bitcast(arguments[0], ir.IntType(32))
-
-    return types.int32(types.float32), generate
+def array_dtype(x):
+    """The dtype in which a kernel writes numbers like those of x: bf16 for bf16, else float32."""
+    return torch.bfloat16 if x.dtype == torch.bfloat16 else torch.float32
 
 
-@intrinsic
-def _number(context, bits):
-    """The float32 with these 32 bits."""
-
-    def generate(context, builder, signature, arguments):
-        return builder.bitcast(arguments[0], ir.FloatType())
-
-    return types.float32(types.int32), generate
+def flat(x):
+    """x in C order as a flat NumPy array of float32, or of int16 with the bits of bf16. fp16 becomes float32."""
+    return _array(x.detach().contiguous().view(-1))
 
 
-@compiled(EXACT)
-def exp(x):
-    """e^x of a float32, clamped to the normal numbers (1.2e-38 to 2.4e38); NaN stays NaN."""
-    x = LOWEST if x < LOWEST else x
-    x = HIGHEST if x > HIGHEST else x
-    shifted = x * LOG2_E + MAGIC
-    n = shifted - MAGIC
-    r = x - n * LOG2_HIGH - n * LOG2_LOW
-    p = P0 * r + P1
-    p = p * r + P2
-    p = p * r + P3
-    p = p * r + P4
-    p = p * r + P5
-    p = p * r * r + r + ONE
-    return p * _number((_bits(shifted) - MAGIC_BITS + np.int32(127)) << np.int32(23))
+def rows_of(x):
+    """(array, pitch): x (..., C) as a flat array in which row r of C numbers begins at r x pitch.
+
+    x is read where it lies if its rows are that far apart in memory, as those of a slice of a wider map are. Else it is
+    copied.
+    """
+    rows = x.detach().reshape(-1, x.shape[-1])
+    rows = rows if rows.stride(1) == 1 else rows.contiguous()
+    (n, C), pitch = rows.shape, rows.stride(0)
+    return _array(rows.as_strided(((n - 1) * pitch + C,), (1,))), pitch
 
 
-@compiled(EXACT)
-def sigmoid(x):
-    """1 / (1 + e^-x) of a float32."""
-    return ONE / (ONE + exp(-x))
+def _array(x):
+    if x.dtype == torch.bfloat16:
+        return x.view(torch.int16).numpy()
+    return (x if x.dtype == torch.float32 else x.float()).numpy()
 
 
 _pools: dict[int, ThreadPoolExecutor] = {}

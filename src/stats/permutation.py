@@ -21,6 +21,7 @@ hundreds of pairs. A test compares the two.
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 
 import numpy as np
@@ -48,6 +49,31 @@ def exchange(a, b, seed: int = 0):
     runs = np.concatenate((a, b), axis=-1).reshape(-1, 2 * n)
     shares = np.array([_upper_shares(row - row.mean(), seed) for row in runs]).reshape(-1, 2)
     return (float(shares[0, 0]), float(shares[0, 1])) if a.ndim == 1 else (shares[:, 0], shares[:, 1])
+
+
+def exchange_groups(a, b, seed: int = 0) -> tuple[float, float]:
+    """(two-sided p, one-sided p of "b is higher") for two groups of runs, which may differ in size.
+
+    a, b: (n,) and (m,) scores, at least one run each. For groups of one size the one-sided p is that of `exchange`.
+    Exact up to ARRANGEMENTS_DRAWN arrangements, else over so many random ones and the observed one.
+    A group may hold several models. The test then asks whether any run depends on its group at all.
+    """
+    a, b = (np.asarray(v, dtype=np.float64) for v in (a, b))
+    if a.ndim != 1 or b.ndim != 1 or not len(a) or not len(b):
+        raise ValueError(f"a and b: got shapes {a.shape} and {b.shape}, allowed: one list of runs each")
+    runs = np.concatenate((a, b)) - np.concatenate((a, b)).mean()
+    tie, observed = float(_rounding(runs)), float(runs[len(a) :].sum())
+    if math.comb(len(runs), len(b)) <= ARRANGEMENTS_DRAWN:
+        chosen = np.array(list(itertools.combinations(range(len(runs)), len(b))))
+        sums, extra = runs[chosen].sum(axis=1), 0
+    else:  # the observed arrangement counts as one of those drawn, so that p is never 0
+        rng = np.random.default_rng(seed)
+        sums = rng.permuted(np.tile(runs, (ARRANGEMENTS_DRAWN, 1)), axis=1)[:, : len(b)].sum(axis=1)
+        extra = 1
+    share = [
+        (int(hits.sum()) + extra) / (len(sums) + extra) for hits in (sums >= observed - tie, sums <= observed + tie)
+    ]
+    return min(1.0, 2 * min(share)), share[0]
 
 
 def sign_flip(differences, seed: int = 0):

@@ -10,6 +10,7 @@ the stack with the weights that it has, and the others go on.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator, Sequence
 
@@ -22,6 +23,8 @@ from src.models.contract import ARModel
 from src.storage.randomness import kept_random_state
 from src.storage.rundir import RunDir
 from src.utils.attempt import failure
+from src.utils.drawing import drawn
+from src.utils.launch import usable_cores
 from src.utils.memory import is_out_of_memory
 from src.utils.metrics import finite
 from src.utils.precision import autocast
@@ -68,12 +71,13 @@ class Member(Fit):
         self.fetch()
         self.stack = None
 
-    def batches(self) -> Iterator[Batch]:
-        """The batches of this training without an end, from where it is."""
-        while True:
-            set_epoch(self.loaders["train"], self.progress.epoch, self.progress.batch)
-            yield from self.loaders["train"]
-            self.progress.epoch, self.progress.batch = self.progress.epoch + 1, 0
+    def batches(self, apart: bool) -> Iterator[Batch]:
+        """The batches of this training without an end, from where it is.  apart: drawn by a process of their own."""
+        p = self.progress
+        for epoch, batch in drawn(self.loaders["train"], p.epoch, p.batch, apart):
+            if epoch != p.epoch:
+                p.epoch, p.batch = epoch, 0
+            yield batch
 
     def _validate(self) -> None:
         self.fetch()
@@ -86,10 +90,13 @@ def train_together(members: Sequence[Member]) -> None:
     stack = Stack([m.model for m in members], first.args, first.device, first.steps)
     active = list(members)
     _place(active, stack)
-    sources = {id(m): m.batches() for m in members}
+    apart = first.device.type == "cuda" and usable_cores() > len(members)
+    sources = {id(m): m.batches(apart) for m in members}
     for member in members:
         member.begin()
-    with Stopper() as stopper:
+    with contextlib.ExitStack() as opened, Stopper() as stopper:
+        for source in sources.values():
+            opened.callback(source.close)
         while active:
             began = time.perf_counter()
             batches = [next(sources[id(m)]) for m in active]

@@ -39,6 +39,7 @@ from src.utils.distributed import World
 from src.utils.evaluation import allowed_ids, evaluate, pass_over, validation_score
 from src.utils.interrupts import SIGNALS
 from src.utils.metrics import bpc, finite, perplexity
+from src.utils.optimizer import AdamW
 from src.utils.precision import autocast
 from src.utils.reporter import Reporter
 from src.utils.restoring import state_problem
@@ -97,7 +98,7 @@ def weight_decay_groups(model: torch.nn.Module, args: RunFlags) -> list[dict]:
 def adamw(groups: list[dict], args: RunFlags, device: torch.device | str) -> torch.optim.AdamW:
     """AdamW of groups of parameters, fused where torch has it."""
     real = all(p.is_floating_point() for group in groups for p in group["params"])
-    return torch.optim.AdamW(
+    return AdamW(
         groups,
         lr=args.lr,
         betas=(args.beta1, args.beta2),

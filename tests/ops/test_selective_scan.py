@@ -302,8 +302,9 @@ def test_cuda_adapter_puts_time_last_and_back(monkeypatch, skip):
     y, end = mamba_ssm.forward(*plain, None, False)
     torch.testing.assert_close(y.double(), want, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(end.double(), last, atol=1e-5, rtol=1e-5)
-    *got, dstate = mamba_ssm.backward(dy, None, *plain, None, False)
+    *got, dstate, dbias = mamba_ssm.backward(dy, None, *plain, None, False)
     assert dstate is None
+    assert dbias is None
     assert len(got) == 6
     for one, other in zip(got, gradients, strict=False):
         torch.testing.assert_close(one.double(), other.double(), atol=1e-4, rtol=1e-4)

@@ -123,3 +123,12 @@ def test_another_flag_is_another_run(two_models, flag):
     _, cells = cells_of("gru", "lstm", typed=flag)
     pairs = zip(two_models[1], cells, strict=True)
     assert all(run_name(mine, 1e-3, 11) != run_name(other, 1e-3, 11) for mine, other in pairs)
+
+
+def test_the_runs_that_take_longest_begin_first(monkeypatch, tmp_path, two_models):
+    asked, cells = two_models
+    for cell, seconds in zip(cells, (5.0, 50.0), strict=True):
+        monkeypatch.setitem(cell.terms, "run_seconds", seconds)
+    _, jobs = carried_out(monkeypatch, asked, cells, tmp_path, best_at(3e-3))
+    models = [job.name.split(", ")[1].split(":")[0] for job in jobs]
+    assert models == ["lstm"] * 3 + ["gru"] * 3 + ["lstm"] * 3 + ["gru"] * 3

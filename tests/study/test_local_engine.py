@@ -337,3 +337,21 @@ def test_no_worker_outlives_a_parent_that_was_killed(action, tmp_path):
     process.kill()
     process.wait()
     until(lambda: not any(map(is_alive, workers)), seconds=10)  # the system may be slow to clear away what has ended
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_jobs_share_a_folder_for_what_they_draw_and_it_is_gone_afterwards(named, tmp_path, monkeypatch):
+    """A folder that the environment names comes first, and stays."""
+    folder = tmp_path / ("named" if named else "drawn")
+    folder.mkdir()
+    monkeypatch.delenv("SEQ_BENCH_DRAWN", raising=False)
+    if named:
+        monkeypatch.setenv("SEQ_BENCH_DRAWN", str(folder))
+    with light(tmp_path, drawn=tmp_path / "drawn") as engine:
+        assert engine.environment()["SEQ_BENCH_DRAWN"] == str(folder)
+    assert folder.exists() == named
+
+
+def test_jobs_of_an_engine_without_such_a_folder_draw_themselves(tmp_path, monkeypatch):
+    monkeypatch.delenv("SEQ_BENCH_DRAWN", raising=False)
+    assert "SEQ_BENCH_DRAWN" not in light(tmp_path).environment()

@@ -44,6 +44,17 @@ def test_a_run_leaves_the_same_bytes_as_alone(method, alone, tmp_path, monkeypat
         assert content(tmp_path / name) == content(alone / name)
 
 
+def test_runs_that_share_what_they_draw_leave_the_same_bytes_as_alone(alone, tmp_path):
+    """The third one reads what the others drew."""
+    names = ("gru", "deltanet", "again")
+    with LocalEngine(tmp_path, workers=1, drawn=tmp_path / "drawn") as engine:
+        engine.submit([Job(n, n, (*TRAINING, "--model", n.replace("again", "gru"))) for n in names])
+        assert {o.status for o in engine.outcomes()} == {DONE}
+        assert list((tmp_path / "drawn").iterdir())
+    for name in names:
+        assert content(tmp_path / name) == content(alone / name.replace("again", "gru"))
+
+
 @pytest.mark.parametrize("name", ["SIGINT", "SIGKILL"])
 def test_a_run_whose_parent_was_stopped_goes_on_to_the_same_bytes(name, tmp_path):
     words = (*TRAINING, "--max_steps", "1500")

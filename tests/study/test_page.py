@@ -360,9 +360,9 @@ def test_a_comparison_becomes_a_page_with_every_section(planted):
     words = visible(text)
     assert "ours scores higher than gru on parity , by 0.480 [0.440, 0.520], p = 0.012." in words
     assert "killed by SIGKILL twice" in words
-    assert "Left out: Verdicts of the study" in words
+    assert "Left out: The card, Verdicts of the study" in words
     for section in SECTIONS:
-        assert (f'<section id="{section.key}"' in text) == (section.key != "claims")
+        assert (f'<section id="{section.key}"' in text) == (section.key not in ("card", "claims"))
     assert "free" not in words  # the sentences of verdicts.json are not repeated
 
 

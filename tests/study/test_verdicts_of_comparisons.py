@@ -119,6 +119,14 @@ def test_several_tasks_are_judged_together_too(monkeypatch, planted_items, tmp_p
     assert {s["model"] for s in document["suite"]} == {"gru", "lstm"}
 
 
+def test_several_tasks_with_one_seed_have_no_verdict(monkeypatch, planted_items, tmp_path):
+    """Once the share of runs that are ahead, which needs two seeds, was formatted as a number."""
+    tasks = ("--task", "parity", "parity --max_len 9", *SMALL[2:4], "--min_len", "2", *SMALL[8:])
+    models = cells_of("gru", "lstm", typed=("--seeds", "1"), tasks=tasks)
+    _, document = judged(monkeypatch, planted_items, models, tmp_path, scores(gru=0.6, lstm=0.9))
+    assert {p["verdict"] for p in document["pairs"]} == {"no verdict"}
+
+
 def test_holes_are_named_and_pairs_use_the_seeds_that_both_have(monkeypatch, planted_items, three_models, tmp_path):
     def result(run):
         if run.role == "report" and run.cell.model == "gru" and run.seed == 13:

@@ -58,7 +58,7 @@ def test_validations_come_ten_times_per_run_once_per_epoch_or_as_typed(every, wa
 @pytest.mark.parametrize(("after", "step", "times"), [((), 6, " 2 times in a row"), (("--stop_after", "1"), 3, "")])
 def test_training_stops_when_validations_in_a_row_reach_stop_at(main, monkeypatch, tmp_path, after, step, times):
     monkeypatch.setattr("src.figures.runs.draw_all", lambda metrics, folder: [])
-    code, out, err = main(*PARITY, "--stop_at", "0.01", *after, "--out_dir", "run")
+    code, _, err = main(*PARITY, "--stop_at", "0.01", *after, "--out_dir", "run")
     assert code == 0, err
     metrics = json.loads((tmp_path / "run/metrics.json").read_text())
     assert (metrics["status"], metrics["steps"], metrics["stopped_at"]) == ("done", step, step)
@@ -68,7 +68,6 @@ def test_training_stops_when_validations_in_a_row_reach_stop_at(main, monkeypatc
     )
     rows = map(json.loads, (tmp_path / "run/metrics.jsonl").open())
     assert [row["step"] for row in rows if "loss" in row] == list(range(1, step + 1))
-    assert f"stopped at step {step}, solved" in out
 
 
 def test_a_score_that_is_never_reached_stops_nothing(main, monkeypatch, tmp_path):

@@ -1,19 +1,21 @@
-"""The causal convolution on a CPU in one pass over memory, compiled by numba: float32.
+"""The causal convolution on a CPU in one pass over memory, compiled by numba: sums in float32, memory in x's dtype.
 
 The backward pass keeps x, and computes the sum before the activation again.
 
-Buffers. All are float32. d < D counts channels, is contiguous, and is the vector lane. A row of D numbers stays in the
-cache while the K terms are added to it.
+Buffers. All are flat. Those marked * are float32 or bf16, the others float32. d < D counts channels, is contiguous, and
+is cut into vectors of LANES. Widths that these do not fill are padded with zeros.
 
-    x, flat, read where it lies       x[b, t, d] at b row_stride + t step_stride + d
-        x may be a slice of a wider tensor (Mamba's in_proj gives x and its gate side by side); then step_stride > D:
+    x*, read where it lies            x[b, t, d] at (b T + t) pitch + d
+        x may be a slice of a wider tensor (Mamba's in_proj gives x and its gate side by side); then pitch > D:
         | t = 0: x[0 .. D - 1] | gate | t = 1: x[0 .. D - 1] | gate | ...
-                                        ^ step_stride
-    y, dy, dx       (B, T, D)         in C order, as all below
+                                        ^ pitch
+    y*, dy*, dx*    (B, T, D)         in C order, as all below
     weight          (K, D)            transposed, so that the lane is contiguous
     bias            (D,)              state, dstate  (B, K - 1, D)
     dweight         (B, K, D)         dbias  (B, D)          apart by batch row, added up afterwards
-    g               (D,)              one per thread: the gradient of the sum of one token
+    g               (K, D)            one per thread: the gradients of the last K sums, that of token t in line t % K
+
+Backward, token t gives g_t. Then all that input t - K + 1 needs is there: dx_(t-K+1) = sum_i weight_i g_(t-i).
 
 A thread owns a range of batch rows, with all their tokens and channels. No number is written by two threads.
 """
@@ -24,9 +26,10 @@ import numpy as np
 import torch
 from torch.autograd.function import once_differentiable
 
-from src.ops.lanes import EXACT, ONE, compiled, f32, parallel_for, sigmoid
+from src.ops.lanes import EXACT, array_dtype, compiled, f32, flat, parallel_for, rows_of
+from src.ops.vector import LANES, load, padded, sigmoid, splat, store, whole_vectors
 
-ZERO = f32(0)
+ZERO, ONE = f32(0), f32(1)
 
 
 def run(x, weight, bias, state, activation):
@@ -39,99 +42,94 @@ class _OnePass(torch.autograd.Function):
     def forward(ctx, x, weight, bias, state, activation):
         ctx.save_for_backward(x, weight, bias, state)
         ctx.activation = activation
-        y = torch.empty(x.shape)
-        inputs = (*_flat(x), *_arrays(x, weight, bias, state))
-        parallel_for(_convolve_rows, len(x), *inputs, y.numpy(), activation == "silu")
-        return y.to(x.dtype)
+        (B, T, D), K = x.shape, weight.shape[1]
+        y = torch.empty(B, T, whole_vectors(D), dtype=array_dtype(x))
+        sizes = T, y.shape[2], K
+        parallel_for(_convolve_rows, B, *_inputs(x, weight, bias, state), flat(y), *sizes, activation == "silu")
+        return y[..., :D].to(x.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dy):
         x, weight, bias, state = ctx.saved_tensors
         (B, T, D), K = x.shape, weight.shape[1]
-        dx, dstate = torch.empty(B, T, D), torch.empty(B, K - 1, D)
-        dweight, dbias = torch.zeros(B, K, D), torch.zeros(B, D)
-        inputs = (*_flat(x), *_arrays(x, weight, bias, state), dy.float().contiguous().numpy())
-        outputs = (t.numpy() for t in (dx, dstate, dweight, dbias))
-        parallel_for(_gradient_rows, B, *inputs, *outputs, ctx.activation == "silu")
-        dbias, dstate = None if bias is None else dbias.sum(0), None if state is None else dstate
-        return dx.to(x.dtype), dweight.sum(0).T, dbias, dstate, None
+        W = whole_vectors(D)
+        dx, dstate = torch.empty(B, T, W, dtype=array_dtype(x)), torch.empty(B, K - 1, W)
+        dweight, dbias = torch.zeros(B, K, W), torch.zeros(B, W)
+        arrays = (flat(t) for t in (padded(dy), dx, dstate, dweight, dbias))
+        silu = ctx.activation == "silu"
+        parallel_for(_gradient_rows, B, *_inputs(x, weight, bias, state), *arrays, T, W, K, silu)
+        dbias, dstate = None if bias is None else dbias.sum(0)[:D], None if state is None else dstate[..., :D]
+        return dx[..., :D].to(x.dtype), dweight.sum(0).T[:D], dbias, dstate, None
 
 
-def _flat(x):
-    """(flat, row_stride, step_stride): x as a flat array with x[b, t, d] at b row_stride + t step_stride + d."""
-    x = x.detach().float()
-    x = x if x.stride(2) == 1 else x.contiguous()
-    (B, T, D), (rows, steps, _) = x.shape, x.stride()
-    return x.as_strided(((B - 1) * rows + (T - 1) * steps + D,), (1,)).numpy(), rows, steps
-
-
-def _arrays(x, weight, bias, state):
-    """Weight (K, D), bias (D,) and state (B, K - 1, D) as contiguous arrays, with zeros in place of None."""
+def _inputs(x, weight, bias, state):
+    """The first arguments of both kernels, with zeros in place of None."""
     D, K = weight.shape
     bias = torch.zeros(D) if bias is None else bias
     state = torch.zeros(len(x), K - 1, D) if state is None else state
-    return tuple(t.detach().contiguous().numpy() for t in (weight.T, bias, state))
+    return (*rows_of(padded(x)), *(flat(padded(t)) for t in (weight.T, bias, state)))
 
 
 @compiled(EXACT)
-def _convolve_rows(x, row_stride, step_stride, weight, bias, state, y, silu, begin, end):
+def _convolve_rows(x, pitch, weight, bias, state, y, T, D, K, silu, begin, end):
     """Fill batch rows begin .. end - 1 of y."""
-    T, D = y.shape[1:]
     for row in range(begin, end):
         for t in range(T):
-            _sum(x, row * row_stride, step_stride, weight, bias, state[row], t, y[row, t])
-            if silu:
-                for d in range(D):
-                    y[row, t, d] = y[row, t, d] * sigmoid(y[row, t, d])
+            for d in range(0, D, LANES):
+                out = _sum(x, pitch, weight, bias, state, row, T, D, K, t, d)
+                if silu:
+                    out = out * sigmoid(out)
+                store(y, (row * T + t) * D + d, out)
 
 
 @compiled(EXACT)
-def _sum(x, start, step_stride, weight, bias, state, t, out):
-    """out (D,) = bias + sum_i weight_i * input t - K + 1 + i. The batch row begins at x[start]."""
-    K, D = weight.shape
-    for d in range(D):
-        out[d] = bias[d]
+def _sum(x, pitch, weight, bias, state, row, T, D, K, t, d):
+    """bias + sum_i weight_i * input t - K + 1 + i, of channels d .. d + LANES - 1."""
+    out = load(bias, d)
     for i in range(K):
-        before = K - 1 - i - t
-        if before > 0:
-            for d in range(D):
-                out[d] += weight[i, d] * state[K - 1 - before, d]
+        s = t - K + 1 + i
+        if s < 0:
+            out = out + load(weight, i * D + d) * load(state, (row * (K - 1) + K - 1 + s) * D + d)
         else:
-            at = start - before * step_stride
-            for d in range(D):
-                out[d] += weight[i, d] * x[at + d]
+            out = out + load(weight, i * D + d) * load(x, (row * T + s) * pitch + d)
+    return out
 
 
 @compiled(EXACT)
-def _gradient_rows(x, row_stride, step_stride, weight, bias, state, dy, dx, dstate, dweight, dbias, silu, begin, end):
+def _gradient_rows(x, pitch, weight, bias, state, dy, dx, dstate, dweight, dbias, T, D, K, silu, begin, end):
     """Fill batch rows begin .. end - 1 of the gradients. dweight and dbias come as zeros."""
-    T, D = dy.shape[1:]
-    K = len(weight)
-    g = np.empty(D, np.float32)
+    g = np.empty(K * D, np.float32)
     for row in range(begin, end):
-        start = row * row_stride
-        dx[row] = ZERO
-        dstate[row] = ZERO
-        for t in range(T):
-            if silu:
-                _sum(x, start, step_stride, weight, bias, state[row], t, g)
-                for d in range(D):
-                    s = sigmoid(g[d])
-                    g[d] = dy[row, t, d] * s * (ONE + g[d] * (ONE - s))
-            else:
-                for d in range(D):
-                    g[d] = dy[row, t, d]
-            for d in range(D):
-                dbias[row, d] += g[d]
-            for i in range(K):
-                before = K - 1 - i - t
-                if before > 0:
-                    for d in range(D):
-                        dstate[row, K - 1 - before, d] += weight[i, d] * g[d]
-                        dweight[row, i, d] += state[row, K - 1 - before, d] * g[d]
+        g[:] = ZERO  # there is no token before the first one
+        for t in range(T + K - 1):
+            for d in range(0, D, LANES):
+                now = splat(ZERO)
+                if t < T:
+                    now = load(dy, (row * T + t) * D + d)
+                    if silu:
+                        out = _sum(x, pitch, weight, bias, state, row, T, D, K, t, d)
+                        s = sigmoid(out)
+                        now = now * s * (splat(ONE) + out * (splat(ONE) - s))
+                    _add_to_parameters(x, pitch, state, now, dweight, dbias, row, T, D, K, t, d)
+                store(g, t % K * D + d, now)
+                before = splat(ZERO)
+                for i in range(K):
+                    before = before + load(weight, i * D + d) * load(g, (t - i + K) % K * D + d)
+                s = t - K + 1
+                if s < 0:
+                    store(dstate, (row * (K - 1) + K - 1 + s) * D + d, before)
                 else:
-                    at = start - before * step_stride
-                    for d in range(D):
-                        dx[row, -before, d] += weight[i, d] * g[d]
-                        dweight[row, i, d] += x[at + d] * g[d]
+                    store(dx, (row * T + s) * D + d, before)
+
+
+@compiled(EXACT)
+def _add_to_parameters(x, pitch, state, g, dweight, dbias, row, T, D, K, t, d):
+    """Add what token t, with the gradient g of its sum, gives to the gradients of weight and bias."""
+    store(dbias, row * D + d, load(dbias, row * D + d) + g)
+    for i in range(K):
+        s, place = t - K + 1 + i, (row * K + i) * D + d
+        if s < 0:
+            store(dweight, place, load(dweight, place) + g * load(state, (row * (K - 1) + K - 1 + s) * D + d))
+        else:
+            store(dweight, place, load(dweight, place) + g * load(x, (row * T + s) * pitch + d))

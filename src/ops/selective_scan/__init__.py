@@ -10,7 +10,7 @@ The input term stays the same.
 
 All backends compute what reference.py defines (tests/ops/test_selective_scan.py compares them). They keep only their
 inputs for the backward pass, where the states are computed again. Reading order: reference.py, README.md (the maths),
-chunked.py, recurrent.py; mamba_ssm.py adapts a package.
+chunked.py, recurrent.py; mamba_ssm.py adapts a package, steps.py gives it and chunked.py their steps.
 
 B batch, T time, E channels, N states per channel, R rank of the step's projection.
 """
@@ -26,6 +26,7 @@ from src.ops.backends import load_implementation, not_installed, usable
 from src.ops.precision import accumulation_dtype, autocast_dtype, no_autocast
 from src.ops.ran import STEP, note
 from src.ops.selective_scan import chunked
+from src.ops.vjp import vjp
 
 
 def selective_scan(u, delta, A, B, C, D=None, state=None, neg_eigen: bool = False, backend: str = "auto"):
@@ -124,8 +125,10 @@ def _stacked_projected(u, x_proj, dt_proj, dt_bias, A_log, D, state, neg_eigen: 
         return stacked.each(
             lambda *given: projected_scan(*given, neg_eigen, backend), u, x_proj, dt_proj, dt_bias, A_log, D, state
         )
-    delta, B, C = _project(u, x_proj, dt_proj, dt_bias, A_log.shape[1], autocast_dtype(u))
-    A = -torch.exp(A_log.to(accumulation_dtype(u)))
+    kind = accumulation_dtype(u)
+    raw, B, C = _project(u, x_proj, dt_proj, A_log.shape[1], autocast_dtype(u))
+    delta = F.softplus(raw.to(kind) + dt_bias.to(kind))
+    A = -torch.exp(A_log.to(kind))
     return _stacked_scan(u, delta, A, B, C, D, state, neg_eigen, backend)
 
 
@@ -147,6 +150,13 @@ def _stacked_scan(u, delta, A, B, C, D, state, neg_eigen: bool, backend: str):
     return stacked.folded(run, u, delta, A, B, C, D, state)
 
 
+# An implementation is a module with two functions:
+#     forward(u, delta, A, B, C, D, state, neg_eigen, bias=None) -> y, last
+#     backward(dy, dlast, the same) -> the gradients of u, delta, A, B, C, D, state and bias, None for what is None
+# With a bias (E,) the steps are softplus(delta + bias). u, delta, B and C may have other dtypes than the rest, which is
+# float32 or float64.
+
+
 class _Scan(torch.autograd.Function):
     """`selective_scan` of tensors of one dtype, by an implementation's `forward` and `backward`. Keeps the inputs."""
 
@@ -162,59 +172,66 @@ class _Scan(torch.autograd.Function):
     def backward(ctx, dy, dlast):
         inputs = ctx.saved_tensors
         dy = torch.zeros_like(inputs[0]) if dy is None else dy
-        *gradients, dstate = ctx.implementation.backward(dy, dlast, *inputs, ctx.neg_eigen)
+        *gradients, dstate, _ = ctx.implementation.backward(dy, dlast, *inputs, ctx.neg_eigen)
         return (*gradients, None if inputs[-1] is None else dstate, None, None)
 
 
 class _ProjectedScan(torch.autograd.Function):
-    """`projected_scan`: computes delta, B and C twice instead of keeping them."""
+    """`projected_scan`: computes the projections twice instead of keeping them."""
 
     @staticmethod
     def forward(ctx, u, x_proj, dt_proj, dt_bias, A_log, D, state, neg_eigen, implementation):
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(u, x_proj, dt_proj, dt_bias, A_log, D, state)
         ctx.neg_eigen, ctx.implementation, ctx.products = neg_eigen, implementation, autocast_dtype(u)
-        kind = accumulation_dtype(u)
-        delta, B, C = _project(u, x_proj, dt_proj, dt_bias, A_log.shape[1], ctx.products)
+        projected = _project(u, x_proj, dt_proj, A_log.shape[1], ctx.products)
         with no_autocast(u):
-            state = None if state is None else state.to(kind)
-            A = -torch.exp(A_log.to(kind))
-            y, last = implementation.forward(u.to(kind), delta, A, B, C, D.to(kind), state, neg_eigen)
+            y, last = implementation.forward(*_scanned(u, projected, A_log, D, state), neg_eigen, _bias(u, dt_bias))
         return y.to(u.dtype), last
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dy, dlast):
         u, x_proj, dt_proj, dt_bias, A_log, D, state = ctx.saved_tensors
-        kind = accumulation_dtype(u)
-        leaves = [t.detach().requires_grad_() for t in (u, x_proj, dt_proj, dt_bias)]
+        leaves = [t.detach().requires_grad_() for t in (u, x_proj, dt_proj)]
         with torch.enable_grad():
             projected = _project(*leaves, A_log.shape[1], ctx.products)
         with no_autocast(u):
-            A = -torch.exp(A_log.to(kind))
-            dy = torch.zeros_like(u, dtype=kind) if dy is None else dy.to(kind)
-            delta, B, C = (t.detach() for t in projected)
-            before = None if state is None else state.to(kind)
-            du, ddelta, dA, dB, dC, dD, dstate = ctx.implementation.backward(
-                dy, dlast, u.to(kind), delta, A, B, C, D.to(kind), before, ctx.neg_eigen
+            _, raw, A, B, C, *rest = _scanned(u, [t.detach() for t in projected], A_log, D, state)
+            dy = torch.zeros_like(u) if dy is None else dy
+            du, draw, dA, dB, dC, dD, dstate, dbias = ctx.implementation.backward(
+                dy, dlast, u, raw, A, B, C, *rest, ctx.neg_eigen, _bias(u, dt_bias)
             )
-        more, *dweights = torch.autograd.grad(projected, leaves, (ddelta, dB, dC))
+        given = (g.to(t.dtype) for g, t in zip((draw, dB, dC), projected, strict=True))
+        more, *dweights = vjp(projected, leaves, tuple(given))
         dstate = None if state is None else dstate
-        return (du.to(u.dtype) + more, *dweights, (dA * A).to(A_log.dtype), dD.to(D.dtype), dstate, None, None)
+        return (
+            *(du.to(u.dtype) + more, *dweights, dbias.to(dt_bias.dtype)),
+            *((dA * A).to(A_log.dtype), dD.to(D.dtype), dstate, None, None),
+        )
 
 
-def _project(u, x_proj, dt_proj, dt_bias, N: int, products):
-    """delta (B, T, E), B and C (B, T, N) of u, in float32 at least.
+def _project(u, x_proj, dt_proj, N: int, products):
+    """What softplus makes steps of (B, T, E), without its bias, and B and C (B, T, N), of u.
 
     products: autocast's dtype for the two products, None where autocast is off.
     """
-    device_type, kind = u.device.type, accumulation_dtype(u)
     # Without autocast's cache: a weight may be cast here while no gradient is recorded. That copy must not be given to
     # code that needs its gradient.
-    with torch.autocast(device_type, dtype=products, enabled=products is not None, cache_enabled=False):
+    with torch.autocast(u.device.type, dtype=products, enabled=products is not None, cache_enabled=False):
         step, B, C = F.linear(u, x_proj).split([dt_proj.shape[1], N, N], dim=-1)
-        step = F.linear(step, dt_proj)
-    return F.softplus(step.to(kind) + dt_bias.to(kind)), B.to(kind), C.to(kind)
+        return F.linear(step, dt_proj), B, C
+
+
+def _scanned(u, projected, A_log, D, state):
+    """The first arguments of an implementation: u, steps, A, B, C, D, state."""
+    kind = accumulation_dtype(u)
+    raw, B, C = projected
+    return u, raw, -torch.exp(A_log.to(kind)), B, C, D.to(kind), None if state is None else state.to(kind)
+
+
+def _bias(u, dt_bias):
+    return dt_bias.to(accumulation_dtype(u))
 
 
 def _choose(backend: str, u, state, neg_eigen: bool):

@@ -20,12 +20,16 @@ import math
 import torch
 import torch.nn.functional as F
 
+from src.ops.selective_scan.steps import from_raw_steps, gradients_of_raw_steps
+from src.ops.vjp import vjp
+
 # States (B x tokens x E x N) of a segment on a CPU: an intermediate tensor has 1 MiB of float32 and stays in the cache.
 SEGMENT_STATES = {"cpu": 1 << 18}
 LARGE_SEGMENT = 1 << 24  # on other devices, where few large operations are faster: 64 MiB per intermediate tensor
 STEP_STATES = 1 << 14  # states of one step above which a CPU is not faster with several chunks side by side
 
 
+@from_raw_steps
 def forward(u, delta, A, B, C, D, state, neg_eigen: bool):
     """y (B, T, E) and the last state (B, E, N), in the inputs' dtype, without recording a gradient.
 
@@ -40,6 +44,7 @@ def forward(u, delta, A, B, C, D, state, neg_eigen: bool):
         return torch.cat(outputs, dim=1), h
 
 
+@gradients_of_raw_steps
 def backward(dy, dlast, u, delta, A, B, C, D, state, neg_eigen: bool):
     """From the gradients of y and of the last state (None: zeros): those of u, delta, A, B, C, D and the initial state.
 
@@ -55,8 +60,8 @@ def backward(dy, dlast, u, delta, A, B, C, D, state, neg_eigen: bool):
         with torch.enable_grad():
             a, b, c, d, rate, h, *skip = inputs
             y, last = _segment(a, b, rate, c, d, skip[0] if skip else None, h, neg_eigen)
-        du[:, begin:end], ddelta[:, begin:end], dB[:, begin:end], dC[:, begin:end], part, dh, *skip = (
-            torch.autograd.grad((y, last), inputs, (dy[:, begin:end], dh))
+        du[:, begin:end], ddelta[:, begin:end], dB[:, begin:end], dC[:, begin:end], part, dh, *skip = vjp(
+            (y, last), inputs, (dy[:, begin:end], dh)
         )
         dA += part
         if skip:

@@ -10,7 +10,11 @@ from __future__ import annotations
 
 import torch
 
+from src.ops.selective_scan.steps import from_raw_steps, gradients_of_raw_steps
+from src.ops.vjp import vjp
 
+
+@from_raw_steps
 def forward(u, delta, A, B, C, D, state, neg_eigen: bool):
     """y (B, T, E) and the last state (B, E, N), float32, without recording a gradient. D may be None.
 
@@ -22,6 +26,7 @@ def forward(u, delta, A, B, C, D, state, neg_eigen: bool):
         return y, last.float().contiguous()
 
 
+@gradients_of_raw_steps
 def backward(dy, dlast, u, delta, A, B, C, D, state, neg_eigen: bool):
     """From the gradient of y: those of u, delta, A, B, C, D (None without D), and None for the initial state.
 
@@ -35,7 +40,7 @@ def backward(dy, dlast, u, delta, A, B, C, D, state, neg_eigen: bool):
     inputs = [t.detach().requires_grad_() for t in (u, delta, A, B, C, D) if t is not None]
     with torch.enable_grad():
         y, _ = _kernel(*inputs, *(() if D is not None else (None,)))
-    gradients = torch.autograd.grad(y, inputs, dy)
+    gradients = vjp((y,), inputs, (dy,))
     return (*gradients, *(() if D is not None else (None,)), None)
 
 

@@ -6,7 +6,8 @@
 
 Each (task, setting) is a group of cells that shares a grid of learning rates. Its stages follow each other: the first
 grid, up to --lr_extend growths of it, then the fresh seeds at each model's chosen rate. Groups do not wait for one
-another. What is finished in the folder, or in one that --reuse names, is verified by its seals and not run again.
+another. Within a stage the runs that take longest begin first. What is finished in the folder, or in one that --reuse
+names, is verified by its seals and not run again.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from src.flags.fields import UserError
 from src.setup.stored import verify_files
 from src.storage.env import open_env
 from src.storage.rundir import RunDir, open_sealed
+from src.study.comparison.budget import run_seconds
 from src.study.comparison.cells import Cell, rates_of
 from src.study.comparison.digest import run_name
 from src.study.comparison.rates import Trial, choose, edges, grown
@@ -199,9 +201,10 @@ class Campaign:
                 if run.name not in self.known and run.name not in group.waiting:
                     group.waiting.add(run.name)
                     if run.name not in owners:
-                        jobs.append(run.job())
+                        jobs.append(run)
                     owners.setdefault(run.name, []).append((group, run))
-            engine.submit(jobs)
+            # Longest first: a long run that begins last would leave the other workers without work.
+            engine.submit([run.job() for run in sorted(jobs, key=lambda run: -run_seconds(run.cell))])
             if group.waiting or group.chosen is not None:
                 return
             self._decide(group)

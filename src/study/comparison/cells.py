@@ -69,14 +69,19 @@ class Cell:
 def prepare_cells(asked: Asked, say: Callable[[str], None] = lambda line: None) -> list[Cell]:
     """All cells, in the order of the tables. UserError that names the cell where a run could not begin."""
     cells = []
-    wants_table = any(
-        asked.classes[model.label].default_pos == TABLE and "--pos" not in " ".join(model.flags)
-        for model in asked.comparison.models
-    )
+    wants_table = wants_positions(asked)
     for task in asked.comparison.tasks:
         for setting in asked.comparison.settings:
             cells += _group(asked.comparison, task, setting, wants_table, say)
     return cells
+
+
+def wants_positions(asked: Asked) -> bool:
+    """Whether one of the models was published with a learned table of positions."""
+    return any(
+        asked.classes[model.label].default_pos == TABLE and "--pos" not in " ".join(model.flags)
+        for model in asked.comparison.models
+    )
 
 
 def _group(comparison: Comparison, task: Side, setting: Setting, wants_table: bool, say) -> list[Cell]:
@@ -104,9 +109,21 @@ def _advice(message: str, comparison: Comparison) -> str:
 def _cell(
     comparison: Comparison, task: Side, model: Side, setting: Setting, wants_table: bool, first: dict | None
 ) -> Cell:
+    words = cell_words(comparison, task, model, setting, wants_table, first)
+    ready = prepare(plan([*words, "--seed", str(comparison.seeds[0])])[0])
+    return Cell(task.label, model.label, setting.label, words, ready.setup, _terms(ready, model))
+
+
+def cell_words(
+    comparison: Comparison, task: Side, model: Side, setting: Setting, wants_table: bool, first: dict | None = None
+) -> tuple[str, ...]:
+    """The command line of `train` of a cell, without --lr, --seed and --out_dir. Nothing is built.
+
+    first: the terms of the first model, whose parameters --match_params first takes.
+    """
     words = (*comparison.common, *task.words, *model.words, *setting.words, "--threads", str(comparison.threads))
-    words = (*words, "--solved_at", f"{comparison.config.solved_at:g}", "--seed", str(comparison.seeds[0]))
-    setup, request = plan(list(words))
+    words = (*words, "--solved_at", f"{comparison.config.solved_at:g}")
+    setup, request = plan([*words, "--seed", str(comparison.seeds[0])])
     if request.out_dirs:
         raise UserError("--out_dir: goes with the whole comparison; leave it out of the quotes")
     args = setup.args
@@ -117,10 +134,7 @@ def _cell(
         fixed = (*fixed, "--max_steps", str(_fewer_steps(setup, comparison.steps_share)))
     if args.stop_at and setup.preset == "small" and "stop_at" not in setup.explicit:
         fixed = (*fixed, "--stop_at", "0")  # losses and steps are compared, so all models train equally long
-    match = _match_words(comparison.config.match_params, first)
-    ready = prepare(plan([*words, *fixed, *match])[0])
-    words = (*words[:-2], *fixed, *match)  # without --seed
-    return Cell(task.label, model.label, setting.label, words, ready.setup, _terms(ready, model))
+    return (*words, *fixed, *_match_words(comparison.config.match_params, first))
 
 
 def _positions(setup: Setup, wants_table: bool) -> str:

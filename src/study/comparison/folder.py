@@ -8,6 +8,7 @@
     plan.json       the equal terms of every cell
     runs/<name>/    one run directory each; its name is the digest of what determines it
     logs/           what each run printed
+    drawn/          while runs go on: the examples that they share
     results.csv, results.jsonl, summary.csv, verdicts.json, figures/, report.html
     speed/          with --cost: a record of `speed` of the same models
 
@@ -19,7 +20,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from src.flags.fields import UserError
@@ -103,15 +104,30 @@ class Folder:
             write_json(self.dir.env, env.collect(dict(settings), device, (args.precision, "of all runs"), {}))
 
 
-def carry_out(place: Folder, argv: list[str], asked, cells: Sequence[Cell], notes: Sequence[str], workers: int) -> int:
-    """Run what is missing, then write tables, verdicts and the report; returns the exit code."""
-    control = asked.control
+def carry_out(
+    place: Folder,
+    argv: list[str],
+    asked,
+    cells: Sequence[Cell],
+    notes: Sequence[str],
+    workers: int,
+    command: str = KIND,
+    finish: Callable[[Campaign], list[str]] | None = None,
+    checks: Mapping[str, dict] | None = None,
+) -> int:
+    """Run what is missing, then write tables, verdicts and the report; returns the exit code.
+
+    command: its name, for the line that continues the runs.  finish: called once all runs have ended and before the
+    report is written; it may add files to the folder, and its lines are printed in place of the verdicts.
+    checks: what `check` said about the layers before, so that it is not run again.
+    """
+    control, said = asked.control, None
     place.acquire()
-    command = shlex.join(["python", "benchmark.py", "compare", *argv])
+    typed = shlex.join(["python", "benchmark.py", command, *argv])
     board = Board(control.quiet, workers)
     try:
         campaign = Campaign(asked.comparison, cells, place.path, control.reuse)
-        place.begin(asked.comparison.settings_json(), cells, notes, command)
+        place.begin(asked.comparison.settings_json(), cells, notes, typed)
         code = OK
         try:
             _run(campaign, control, workers, board)
@@ -123,12 +139,13 @@ def carry_out(place: Folder, argv: list[str], asked, cells: Sequence[Cell], note
         if code == OK:
             if asked.comparison.config.cost:
                 code = measure_cost(place.path, asked.comparison, cells, control.quiet)
-            check_layers(place.path, cells)
+            check_layers(place.path, cells, checks)
             draw(place.path, campaign)
+            said = finish(campaign) if finish else None
             write_report([place.path])
     finally:
         place.dir.release()
-    return _end(place, argv, verdicts, code, control.quiet)
+    return _end(place, [command, *argv], verdicts, code, control.quiet, said)
 
 
 def _run(campaign: Campaign, control, workers: int, board: Board) -> None:
@@ -137,6 +154,8 @@ def _run(campaign: Campaign, control, workers: int, board: Board) -> None:
     settings = {"workers": workers, "threads": control.threads, "timeout": 60 * control.timeout}
     if control.engine == "ray":
         settings["address"] = control.ray_address
+    else:
+        settings["drawn"] = campaign.home / "drawn"
     made = engines.make(control.engine, campaign.home, **settings)
     with made as engine:
         for run, known, outcome in campaign.run(engine):
@@ -183,10 +202,12 @@ def to_jsonl(rows: Sequence[Mapping], columns: Sequence[str]) -> bytes:
     return "".join(json.dumps({c: row.get(c) for c in columns}) + "\n" for row in rows).encode("ascii")
 
 
-def _end(place: Folder, argv: list[str], verdicts: Mapping, code: int, quiet: bool) -> int:
-    """Say how it ended, and return the exit code."""
+def _end(
+    place: Folder, argv: list[str], verdicts: Mapping, code: int, quiet: bool, said: Sequence[str] | None = None
+) -> int:
+    """Say how it ended; returns the exit code. argv: the command and its words.  said: lines in place of verdicts."""
     if code == INTERRUPTED:
-        again = continuing(KIND, argv, place.path)
+        again = continuing(argv[0], argv[1:], place.path)
         print(f"interrupted; finished runs are kept, continue with: {again}", file=sys.stderr)
         return code
     for hole in verdicts["holes"]:
@@ -198,7 +219,7 @@ def _end(place: Folder, argv: list[str], verdicts: Mapping, code: int, quiet: bo
             file=sys.stderr,
         )
     if not quiet:
-        print("\n".join(pair["words"] for pair in verdicts["pairs"] if pair["headline"]))
+        print("\n".join(said or (pair["words"] for pair in verdicts["pairs"] if pair["headline"])))
         print(f"report: {place.path / 'report.html'}")
     print(place.path)
     return FAILED if verdicts["holes"] else code

@@ -9,7 +9,7 @@ import dataclasses
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from src.flags.fields import own_config
@@ -23,11 +23,26 @@ NAME = "checks.json"
 PASSED, FAILED = 0, 4  # exit codes of `check`
 
 
-def check_layers(home: Path, cells: Sequence[Cell]) -> None:
-    """Run `check` for each layer of a user's own file, unless it was checked with the same code and flags before."""
+def check_layers(home: Path, cells: Sequence[Cell], known: Mapping[str, dict] | None = None) -> None:
+    """Run `check` for each layer of a user's own file, unless it was checked with the same code and flags before.
+
+    known: what was found before the first run, if it is not in the folder yet.
+    """
+    before = known_checks(home)
+    found = checks_of(cells, {**before, **(known or {})})
+    if found and found != before:
+        write_json(home / NAME, found)
+
+
+def known_checks(home: Path) -> dict:
+    """What a folder holds about layers that were checked before."""
     path = home / NAME
-    before = read_json(path) if path.is_file() else {}
-    found = {}
+    return read_json(path) if path.is_file() else {}
+
+
+def checks_of(cells: Sequence[Cell], before: Mapping[str, dict]) -> dict[str, dict]:
+    """{label: what `check` says} of each layer of a user's own file. before: what is known and need not be run."""
+    found: dict[str, dict] = {}
     for cell in cells:
         if not cell.terms["own_file"] or cell.model in found:
             continue
@@ -35,8 +50,7 @@ def check_layers(home: Path, cells: Sequence[Cell]) -> None:
         asked = {"words": list(words), "code": identity(cell.setup.args)}
         old = before.get(cell.model, {})
         found[cell.model] = old if old.get("asked") == asked else {"asked": asked, **_checked(words)}
-    if found and found != before:
-        write_json(path, found)
+    return found
 
 
 def _words(cell: Cell) -> tuple[str, ...]:

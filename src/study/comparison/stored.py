@@ -58,7 +58,7 @@ def open_stored(folder) -> Stored:
     settings = config["settings"]
     if not (folder / "results.jsonl").is_file():
         raise UserError(f"'{folder}': not finished, no run has ended yet; {AGAIN.format(folder)}")
-    rows = _read_rows(folder / "results.jsonl")
+    rows = read_rows(folder / "results.jsonl")
     report = {(*_cell(row), row["seed"]): row for row in rows if row["role"] == "report"}
     _refuse_holes(folder, settings, rows, report)
     verdicts = open_sealed(folder / "verdicts.json")
@@ -117,7 +117,7 @@ def _hole(row: Mapping, status: str, why: str) -> str:
     return f"{where}, seed {row['seed']} {said}"
 
 
-def _read_rows(path: Path) -> list[dict]:
+def read_rows(path: Path) -> list[dict]:
     """The rows of results.jsonl, one per run of the plan."""
     rows = []
     try:

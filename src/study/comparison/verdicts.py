@@ -276,7 +276,8 @@ class _Pair:
     def _amount(self) -> str:
         facts = self.facts
         if self.over is not None:
-            return f", a run of it is ahead with probability {facts['improvement']:.2f}"
+            share = facts["improvement"]  # None where no task has two seeds
+            return "" if share is None else f", a run of it is ahead with probability {share:.2f}"
         ends = "" if facts["low"] is None else f" [{facts['low']:+.3f}, {facts['high']:+.3f}]"
         return f", difference {facts['mean']:+.3f}{ends}"
 

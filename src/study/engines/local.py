@@ -7,8 +7,11 @@
 
 Starting Python with torch takes seconds, which is longer than many runs of a comparison. So a server imports once what
 a run needs (PRELOAD), and each run is a fork of it. The server computes nothing, starts no thread and touches no GPU,
-so a run begins there as in a new interpreter, and leaves the same bytes. Where a system cannot fork (Windows), each run
-starts an interpreter of its own.
+so a run begins there as in a new interpreter, and leaves the same bytes. `start_server` starts it early, so that it
+imports while a plan is prepared. Where a system cannot fork (Windows), each run starts an interpreter of its own.
+
+With `drawn`, runs share the examples that they draw alike (dataset/drawn.py): the models of a seed, and the learning
+rates of a tuning seed. The folder is removed when the engine ends.
 
 Two small runs side by side do more than one run on two threads. So there are as many workers as `threads` fit into the
 cores of this process.
@@ -24,6 +27,7 @@ import contextlib
 import multiprocessing
 import multiprocessing.forkserver
 import os
+import shutil
 import signal
 import sys
 import time
@@ -34,6 +38,7 @@ from multiprocessing.connection import Connection, Pipe, wait
 from pathlib import Path
 
 from dataset import TASKS
+from dataset.drawn import VARIABLE as DRAWN
 from src.flags.kinds import UserError
 from src.models import MODELS
 from src.storage.env import PROJECT
@@ -43,6 +48,7 @@ from src.study.engines import ATTEMPTS, DIVERGED, DONE, FAILED, TIMEOUT, Job, Ou
 from src.study.engines.queued import Queued
 from src.study.engines.worker import END, INTERRUPTED, STOP, Errand, work
 from src.utils.interrupts import Interrupts
+from src.utils.launch import usable_cores
 from src.utils.lifetime import LOST
 
 COMMAND = "benchmark:main"
@@ -53,7 +59,8 @@ LOST_SECONDS = 10.0  # for a worker whose server has ended, to end too
 TAIL_BYTES, LONGEST_WHY = 64 * 1024, 500
 # What a training needs. `benchmark` comes first, because it sets how OpenMP waits before torch is loaded.
 PRELOAD = (
-    *("benchmark", "numpy", "scipy.stats", "torch", "tqdm", "matplotlib.font_manager", "torch._dynamo"),
+    *("benchmark", "numpy", "scipy.stats", "torch", "tqdm", "torch._dynamo", "torch.utils.serialization.config"),
+    *("matplotlib.font_manager", "matplotlib.figure", "matplotlib.backends.backend_agg", "matplotlib.style"),
     *("src.commands.train", "src.commands.resume", "src.checks.ready", "src.setup.run", "src.setup.stored"),
     *(f"src.ops.{op}.recurrent" for op in ("delta_rule", "linear_attention", "selective_scan")),
     *("src.ops.causal_conv.one_pass", "src.study.engines.worker"),
@@ -80,6 +87,7 @@ class LocalEngine(Queued):
     timeout: seconds of one attempt; 0 = no limit.  attempts: of a job that is lost.  quiet: give the jobs --quiet.
     logs: False shows what the jobs print on stderr.  target: what a job's words are handed to.
     preload: the modules that it needs. The server of this process keeps those of the first engine.
+    drawn: a folder in which the jobs share what they draw; "" for none. SEQ_BENCH_DRAWN, if it is set, comes first.
     """
 
     def __init__(
@@ -93,12 +101,14 @@ class LocalEngine(Queued):
         attempts: int = ATTEMPTS,
         target: str = COMMAND,
         preload: Sequence[str] | None = None,
+        drawn: str | Path = "",
     ):
         super().__init__(home)
         self.threads, self.timeout, self.attempts = threads, timeout, attempts
         self.workers = workers or max(1, usable_cores() // max(1, threads))
         self.quiet, self.logs, self.target = quiet, logs, target
         self.preload = what_a_training_needs() if preload is None else preload
+        self.drawn = Path(drawn).absolute() if drawn else None
         self._queue: deque[tuple[Job, int]]
         self._running: dict[int, Attempt]  # by the sentinel of its process
         self._context = None
@@ -111,6 +121,8 @@ class LocalEngine(Queued):
     def __exit__(self, *error) -> None:
         try:
             self.stop()
+            if self.drawn is not None:
+                shutil.rmtree(self.drawn, ignore_errors=True)
         finally:
             self._interrupts.__exit__()
 
@@ -157,10 +169,7 @@ class LocalEngine(Queued):
             self.log(job).parent.mkdir(parents=True, exist_ok=True)
             if number == 1:
                 self.log(job).write_bytes(b"")
-        environ = dict(os.environ)
-        if self.threads:
-            environ["OMP_NUM_THREADS"] = str(self.threads)
-        errand = Errand(self.target, tuple(self.command(job)), os.getcwd(), environ, log, self.quiet)
+        errand = Errand(self.target, tuple(self.command(job)), os.getcwd(), self.environment(), log, self.quiet)
         with self._interrupts.held():
             process, control = self._process(errand)
             attempt = Attempt(job, number, process, control, time.monotonic())
@@ -185,6 +194,15 @@ class LocalEngine(Queued):
                 self._context = multiprocessing.get_context("spawn")
             finally:
                 theirs.close()
+
+    def environment(self) -> dict[str, str]:
+        """The environment variables of a job."""
+        environ = dict(os.environ)
+        if self.threads:
+            environ["OMP_NUM_THREADS"] = str(self.threads)
+        if self.drawn is not None:
+            environ.setdefault(DRAWN, str(self.drawn))
+        return environ
 
     def command(self, job: Job) -> list[str]:
         """The words that begin a job, or that continue it."""
@@ -252,9 +270,9 @@ class LocalEngine(Queued):
         return Outcome(job, FAILED, why, seconds, attempt.number, lost)
 
 
-def usable_cores() -> int:
-    """The CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def start_server(threads: int) -> None:
+    """Start the server for trainings, and do not wait for it. It ends with this process, whether it is used or not."""
+    _forking(threads, what_a_training_needs())
 
 
 def what_a_training_needs() -> list[str]:

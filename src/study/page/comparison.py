@@ -17,6 +17,8 @@ from src.storage.files import open_sealed, read_json
 from src.storage.rundir import RunDir
 from src.storage.tables import read_csv
 from src.study.page import values as v
+from src.study.page.card import NAME as CARD
+from src.study.page.card import cards_of
 from src.study.page.evidence import (
     Cell,
     Check,
@@ -60,6 +62,7 @@ def read_comparison(folder: Path) -> Document:
     for row in rows:
         _add_run(document, folder, row)
     _add_verdicts(document, verdicts)
+    document.cards = cards_of(sealed(folder / CARD)) if (folder / CARD).is_file() else []
     document.warnings = [(key[1], shown) for key, cell in planned.items() for shown in v.texts(cell, "gate")]
     if (folder / "env.json").is_file():
         document.sources[0] = dataclasses.replace(document.sources[0], origin=read_origin(folder / "env.json"))

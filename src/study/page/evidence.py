@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from src.study.page.card import Card
+
 REPORT, TUNING = "report", "tuning"  # roles of a run
 SOLVED_AT = 0.95  # a task counts as solved from this score on, where the folder does not say otherwise
 
@@ -309,6 +311,7 @@ class Document:
     gates: list[Gate] = field(default_factory=list)
     costs: list[Cost] = field(default_factory=list)
     claims: list[Claim] = field(default_factory=list)
+    cards: list[Card] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     warnings: list[tuple[str, str]] = field(default_factory=list)  # (model, what the gate of `train` warned of)
     alpha: float | None = None

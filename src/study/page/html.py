@@ -14,11 +14,12 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from src.study.page.blocks import END, ISOLATE, Answer, Entry, Section, named, unmarked
+from src.study.page.blocks import END, ISOLATE, Answer, Entry, named, unmarked
 from src.study.page.chart import swatch
 from src.study.page.evidence import Document
 from src.study.page.numbers import counted, listed
 from src.study.page.sections import SECTIONS
+from src.study.page.sections.answer import ANSWER
 
 HERE = Path(__file__).parent
 MARK = '<meta name="generator" content="sequence bench report">'
@@ -77,7 +78,9 @@ def policy(style: str, script: str) -> str:
 
 
 def title(document: Document) -> str:
-    """'deltanet, gru and mamba on copy and recall', with marked names."""
+    """'deltanet, gru and mamba on copy and recall', or 'Capability card of my_layer', with marked names."""
+    if document.cards:
+        return f"Capability card of {listed((named(card.model) for card in document.cards), MOST_IN_TITLE)}"
     models = dict.fromkeys(cell.model for cell in document.cells)
     models |= dict.fromkeys(model for cost in document.costs for model in cost.models) if not models else {}
     names = listed(map(named, models), MOST_IN_TITLE)
@@ -97,6 +100,5 @@ def about(document: Document) -> str:
 
 def sentences(document: Document) -> list[str]:
     """The sentences of the answer, as the command prints them."""
-    section: Section = SECTIONS[0]
-    answers = [block for block in section.build(document) if isinstance(block, Answer)]
+    answers = [block for block in ANSWER.build(document) if isinstance(block, Answer)]
     return [unmarked(sentence.text) for answer in answers for sentence in answer.sentences]

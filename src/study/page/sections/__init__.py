@@ -7,9 +7,10 @@ returns blocks; contents, links, `--markdown` and styles follow by themselves.
 from __future__ import annotations
 
 from src.study.page.blocks import Section
-from src.study.page.sections import answer, claims, cost, gate, limits, provenance, rates, scoreboard, tasks
+from src.study.page.sections import answer, card, claims, cost, gate, limits, provenance, rates, scoreboard, tasks
 
 SECTIONS: tuple[Section, ...] = (
+    card.CARD,
     answer.ANSWER,
     scoreboard.SCOREBOARD,
     tasks.TASKS,

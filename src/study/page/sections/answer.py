@@ -22,7 +22,8 @@ MOST_NAMED = 3
 
 def build(document: Document) -> list:
     if document.cells:
-        found = [differences(document), level(document), cost_of(document) or terms(document)]
+        found = [] if document.cards else [differences(document)]  # the card says what differs, from recorded runs
+        found += [level(document), cost_of(document) or terms(document)]
     else:
         found = [time_of(cost) for cost in document.costs[:1]] + [room_of(cost) for cost in document.costs[:1]]
         if document.costs:

@@ -1,0 +1,59 @@
+"""The card's recorded baselines as evidence: a claim whose runs are rows of the suite does not run them again.
+
+    evidence = of_baselines(claim)          # None where a layer, a row or a measure is missing
+
+`Claim.rows` names the row of the suite for each task of the claim. Each layer has one sealed file in runs/records/core,
+with a list of rows and a list of runs. UserError for a file that was edited.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from src.claims.contract import FULL, Claim, Evidence, Scores
+from src.storage.files import open_sealed
+from src.study.records import PROJECT
+
+FOLDER = PROJECT / "runs" / "records" / "core"
+ORIGIN = "baselines of the card"
+FACTS = ("metric", "steps", "parameters", "state_bytes", "chance", "lr")
+
+
+def of_baselines(claim: Claim, folder: Path = FOLDER) -> Evidence | None:
+    """The evidence of a claim in the tables of the card; None where they do not hold all of it."""
+    cells, commits, machines = [], set(), set()
+    for model in claim.models if claim.rows else ():
+        path = folder / f"{re.sub(r'[^A-Za-z0-9_.]+', '-', model)}.json"
+        if not path.is_file():
+            return None
+        table = open_sealed(path)
+        commits.add(table.get("commit") or "")
+        machines.add(table.get("processor") or "")
+        for task, row in claim.rows:
+            cell = _cell(table, task, row, model)
+            if cell is None:
+                return None
+            cells.append(cell)
+    if not cells:
+        return None
+    machine = {"commits": sorted(commits - {""}), "machines": sorted(machines - {""})}
+    return Evidence(FULL, ORIGIN, tuple(cells), (), {}, machine)
+
+
+def _cell(table: Mapping, task: str, row: str, model: str) -> Scores | None:
+    """The runs of one layer on one row; None where it has none."""
+    runs = [dict(zip(table["run_columns"], run, strict=True)) for run in table["runs"]]
+    runs = [run for run in runs if run["row"] == row]
+    if not runs:
+        return None
+    facts = {key: runs[0][key] for key in FACTS if runs[0].get(key) is not None}
+    measures = {"value": tuple(run["value"] for run in runs)}
+    if all(run.get("at_mean") is not None for run in runs):
+        measures["at_mean"] = tuple(run["at_mean"] for run in runs)
+    lengths = [dict(pair.split("=", 1) for pair in (run.get("lengths") or "").split()) for run in runs]
+    for length in lengths[0]:
+        values = [found.get(length, "undefined") for found in lengths]
+        measures[f"at_{length}"] = tuple(None if v == "undefined" else float(v) for v in values)
+    return Scores(task, model, "", tuple(run["seed"] for run in runs), measures, facts)

@@ -1,0 +1,42 @@
+"""Recall against the bytes of the decoding state: all families in three sizes, as in Zoology's frontier."""
+
+from __future__ import annotations
+
+from src.claims.contract import REPRODUCED, SMALL, Claim, Trainings
+from src.claims.rules import Grows
+
+FAMILIES = (
+    "transformer",
+    "linear_attention --short_conv 4",
+    "gla --short_conv 4",
+    "deltanet",
+    "gated_deltanet",
+    "mamba",
+)
+SIZES = (16, 32, 64)
+TASK = "recall --mixture 16:4,32:8 --vocab 64"
+
+CLAIM = Claim(
+    key="frontier",
+    statement="Within each family of layers, recall grows with the bytes of the decoding state.",
+    source="Arora et al. 2024, Based, arXiv:2402.18668, Figure 2; the figure of Zoology's README",
+    published="bytes -> accuracy: GLA 4.8e3 .53, 6.8e4 .95; DeltaNet 9.0e3 .79, 1.3e5 .995; Mamba 8.2e3 .52, 9.8e4 .85",
+    rule=(Grows(tuple((name, tuple(f"{name} d_model={size}" for size in SIZES)) for name in FAMILIES), least=0.05),),
+    predicted=REPRODUCED,
+    minutes=8,
+    trainings=(
+        Trainings(
+            "sizes",
+            (
+                *SMALL,
+                *("--task", TASK, "--context_len", "32", "--batch_chars", "2048", "--match_params", "none"),
+                *("--model", *FAMILIES, "--pos", "none", "--n_head", "1"),
+                *("--set", f"d_model={','.join(map(str, SIZES))}"),
+            ),
+            steps=300,
+            seeds=3,
+            rates=(3e-3, 1e-2),
+        ),
+    ),
+    figure=("claims/figures/frontier.png", "Recall against the bytes of the decoding state"),
+)

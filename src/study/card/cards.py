@@ -1,0 +1,188 @@
+"""From runs to cards: scores, verdicts against each published layer, ranks and sentences, as the content of card.json.
+
+    document = make(suite, runs, tables, statuses, missing)
+
+runs: {label: {row: {seed: Score}}} of the layers that are asked about. A row of a layer without two finished runs is a
+hole, and so is a published layer without a valid record; both are named, and neither is ranked.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from src.study.card import sentences as say
+from src.study.card.baselines import Table
+from src.study.card.ranking import AHEAD, BEHIND, SAME, Against, compare, nearest, place_of, profile_distance
+from src.study.card.scores import Score, mean_of, score_of
+from src.study.card.suite import Row, Suite
+from src.study.card.traits import is_exact, shared_by
+from src.study.comparison.campaign import Campaign
+
+SCHEMA = 1
+MISSING, STALE, VALID = "missing", "stale", "valid"
+FEWEST = 2  # seeds of a row that has a score
+Runs = Mapping[str, Mapping[str, Mapping[int, Score]]]
+
+
+@dataclass(frozen=True)
+class Field:
+    """The published layers of a suite.
+
+    scores: {(label, row): {seed: Score}} of valid records.  holes: {(label, row): (word, why)} of the others.
+    """
+
+    scores: dict[tuple[str, str], dict[int, Score]]
+    holes: dict[tuple[str, str], tuple[str, str]]
+
+    def of_row(self, row: str) -> dict[str, dict[int, Score]]:
+        """{label: {seed: score}} of a row."""
+        return {label: scores for (label, name), scores in self.scores.items() if name == row}
+
+    def means(self, label: str, rows: Iterable[Row]) -> dict[str, float]:
+        """{row: the mean score} of a layer."""
+        found = {row.name: self.scores.get((label, row.name)) for row in rows}
+        return {name: _mean(scores) for name, scores in found.items() if scores}
+
+
+def field_of(suite: Suite, tables: Mapping[str, Table], statuses: Mapping) -> Field:
+    """The published layers, by the status of each record."""
+    scores, holes = {}, {}
+    for (label, name), status in statuses.items():
+        if status.word != VALID:
+            holes[label, name] = status.word, status.why
+            continue
+        found = tables[label].scores(suite.row(name))
+        if len(found) < FEWEST:
+            holes[label, name] = MISSING, f"{len(found)} of at least {FEWEST} runs are recorded"
+        else:
+            scores[label, name] = found
+    return Field(scores, holes)
+
+
+def runs_of(campaign: Campaign, suite: Suite) -> dict[str, dict[str, dict[int, Score]]]:
+    """{label: {row: {seed: Score}}} of the finished runs on fresh seeds of a comparison."""
+    found: dict = {}
+    for run, known in campaign.runs():
+        if run.role == "report" and known.row:
+            row = suite.row(run.cell.task)
+            scores = found.setdefault(run.cell.model, {}).setdefault(row.name, {})
+            scores[run.seed] = score_of(known.row, row.measure)
+    return found
+
+
+def make(suite: Suite, runs: Runs, field: Field, missing: Mapping[str, str]) -> dict:
+    """The content of card.json, without its seal. missing: {row: why it is left out} for every layer."""
+    labels = [label for label in suite.layers if any((label, row.name) in field.scores for row in suite.rows)]
+    return {
+        "schema": SCHEMA,
+        "kind": "card",
+        "suite": suite.name,
+        "parameters": suite.parameters,
+        "published": labels,
+        "rows": [row.name for row in suite.rows],
+        "missing": [{"row": name, "why": why} for name, why in missing.items()],
+        "holes": [
+            {"layer": label, "row": name, "word": word, "why": why}
+            for (label, name), (word, why) in field.holes.items()
+            if name not in missing
+        ],
+        "field": [_field_row(row, field) for row in suite.rows if row.name not in missing],
+        "cards": [_card(suite, label, found, field) for label, found in runs.items()],
+    }
+
+
+def _field_row(row: Row, field: Field) -> dict:
+    """The published layers of a row, for the drawing: each with its mean and interval."""
+    found = {label: mean_of(list(scores.values())) for label, scores in field.of_row(row.name).items()}
+    layers = [{"layer": label, "value": v, "low": low, "high": high} for label, (v, low, high) in found.items()]
+    return {"row": row.name, "layers": layers}
+
+
+def _card(suite: Suite, label: str, runs: Mapping[str, Mapping[int, Score]], field: Field) -> dict:
+    """The card of one layer."""
+    scored = {row.name: runs[row.name] for row in suite.rows if len(runs.get(row.name, {})) >= FEWEST}
+    counted = [row for row in suite.rows if row.name in scored and not row.is_control]
+    mine = {row.name: _mean(scored[row.name]) for row in counted}
+    distances = {other: profile_distance(mine, field.means(other, counted)) for other in suite.layers}
+    distances = {other: distance for other, distance in distances.items() if math.isfinite(distance)}
+    rows, facts = [], []
+    for row in suite.rows:
+        if row.name in scored:
+            entry, found = _row(row, scored[row.name], field, distances)
+            rows.append(entry)
+            facts += [] if row.is_control else [found]
+    first = min(distances, key=distances.__getitem__, default="")
+    return {
+        "model": label,
+        "rows": rows,
+        "holes": [
+            {"row": row.name, "why": f"{len(runs.get(row.name, {}))} of at least {FEWEST} runs are finished"}
+            for row in suite.rows
+            if row.name not in scored
+        ],
+        "nearest": first,
+        "distance": distances.get(first),
+        "sentence": say.overall(facts, first, distances.get(first)),
+    }
+
+
+def _row(row: Row, mine: Mapping[int, Score], field: Field, distances: Mapping[str, float]) -> tuple[dict, say.Facts]:
+    """A row of the card, and the facts of its sentence."""
+    against = {label: compare(mine, theirs) for label, theirs in field.of_row(row.name).items()}
+    against = {label: found for label, found in against.items() if found is not None}
+    scores = [mine[seed] for seed in sorted(mine)]
+    value, low, high = mean_of(scores)
+    place, near = place_of(against), nearest(against, distances)
+    facts = facts_of(row, scores, against, near)
+    entry = {
+        "row": row.name,
+        "says": row.says,
+        "control": row.is_control,
+        "seeds": sorted(mine),
+        "values": [score.value for score in scores],
+        "raw": [score.raw for score in scores],
+        "value": value,
+        "low": low,
+        "high": high,
+        "within": facts.within,
+        "beyond": facts.beyond,
+        "best": place.best,
+        "worst": place.worst,
+        "of": place.of,
+        "nearest": near,
+        "against": [
+            {"layer": label, "value": a.value, "low": a.low, "high": a.high, "n": a.n, "word": a.word}
+            for label, a in against.items()
+        ],
+        "rules": [rule.name for rule in say.fired(facts).values()],
+        "sentence": say.sentence(facts),
+    }
+    return entry, facts
+
+
+def facts_of(row: Row, scores: list[Score], against: Mapping[str, Against], near: str) -> say.Facts:
+    """The facts that the rules of sentences look at."""
+    by_word = {word: tuple(label for label, a in against.items() if a.word == word) for word in (AHEAD, BEHIND, SAME)}
+    better, among = set(by_word[BEHIND]), set(against)  # this layer is behind those that are ahead of it
+    trait = shared_by(better, among)
+    beyond = [score.beyond for score in scores if score.beyond is not None]
+    return say.Facts(
+        says=row.says,
+        raw=tuple(score.raw for score in scores),
+        within=sum(score.within for score in scores) / len(scores),
+        beyond=sum(beyond) / len(beyond) if beyond else None,
+        diverged=sum(score.diverged for score in scores),
+        ahead=by_word[BEHIND],
+        behind=by_word[AHEAD],
+        same=by_word[SAME],
+        nearest=near,
+        shared=trait,
+        is_exact=bool(trait) and is_exact(trait, better, among),
+        is_text=bool(row.needs),
+    )
+
+
+def _mean(scores: Mapping[int, Score]) -> float:
+    return sum(score.value for score in scores.values()) / len(scores)
