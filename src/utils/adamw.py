@@ -6,6 +6,10 @@
 Both compute what torch's own do, number for number. torch's `step` sorts parameters and their state into lists before
 each call of its fused kernel, and its clipping multiplies every gradient even by 1. For a small model on a CPU that
 takes longer than the arithmetic.
+
+Optimizers of torch also load `torch._dynamo`, the compiler behind torch.compile, when they are made, because their
+methods keep the compiler out of themselves. It takes a second, and a run that compiles nothing has no use for it. Here
+the same methods are called without that wrapper. A compiled model is not affected: no optimizer is compiled here.
 """
 
 from __future__ import annotations
@@ -16,7 +20,22 @@ from collections.abc import Sequence
 import torch
 
 
-class AdamW(torch.optim.AdamW):
+def _bare(method):
+    """A method of torch's without its outer wrapper. Without a wrapper it is the method itself."""
+    return getattr(method, "__wrapped__", method)
+
+
+class _BareAdamW(torch.optim.AdamW):
+    """torch.optim.AdamW without the compiler: the same numbers, state and checkpoints."""
+
+    add_param_group = _bare(torch.optim.AdamW.add_param_group)
+    zero_grad = _bare(torch.optim.AdamW.zero_grad)
+    state_dict = _bare(torch.optim.AdamW.state_dict)
+    load_state_dict = _bare(torch.optim.AdamW.load_state_dict)
+    step = torch.no_grad()(_bare(torch.optim.AdamW.step))
+
+
+class AdamW(_BareAdamW):
     """torch's AdamW. Under `fused` on a CPU, the lists of its kernel are kept from one step to the next."""
 
     def __init__(self, *args, **kwargs):

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from src.flags.run_flags import drop_rate
+from src.ops import stacked
 from src.ops.attention import explicit, sdpa
 from src.ops.attention.flash_attn import run as _flash_attn
 from src.ops.attention.masks import window_mask
@@ -42,6 +43,13 @@ def attention(
     backend cannot run on these inputs.
     """
     _check(q, k, v, window)
+    if stacked.inside():
+        return stacked.folded(
+            lambda q, k, v: attention(
+                q, k, v, bias=bias, window=window, dropout_p=dropout_p, training=training, backend=backend
+            ),
+            *(q, k, v),
+        )
     if backend == "auto" and bias is None and _is_plain_query(q, k, dropout_p if training else 0.0, window):
         note("attention", "sdpa")
         return F.scaled_dot_product_attention(q, k, v)
