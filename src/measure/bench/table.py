@@ -32,7 +32,7 @@ def read_record(path: Path = RECORD) -> list[dict]:
         rows = [json.loads(line) for line in path.read_text(encoding="ascii").splitlines()]
         for row in rows:
             check_row(row)
-            METRICS[row["metric"]], row["settings"]["cores"]  # noqa: B018 what other code reads
+            METRICS[row["metric"]], row["settings"]["cores"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(
             f"--record: '{path}' is no record of `bench` ({error}); measure it again with --update"
