@@ -1,7 +1,7 @@
 """A type of numba for LANES float32 numbers that stay in registers, and arithmetic on it.
 
     x = load(u, i)                          # u[i] .. u[i + LANES - 1] of a flat array
-    store(y, i, x * spread(rate, n) + exp(x))
+    store(y, i, x * spread(rate, n) + sigmoid(x))
 
 LLVM vectorises a plain loop only if it can prove that its arrays do not overlap, and it keeps running sums in memory.
 Here a kernel says itself what is a vector and what stays in a register. LLVM cuts a vector into registers of the
@@ -23,7 +23,6 @@ import numpy as np
 import torch.nn.functional as F
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.extending import intrinsic, lower_builtin, models, register_model, type_callable
 
 LANES = 32
@@ -195,28 +194,6 @@ def total(context, x):
 
 
 @intrinsic
-def maximum(context, x, y):
-    """The larger of two numbers in each lane; x where one of them is NaN."""
-
-    def generate(context, builder, signature, arguments):
-        x, y = arguments
-        return builder.select(builder.fcmp_ordered("<", x, y), y, x)
-
-    return vector(vector, vector), generate
-
-
-@intrinsic
-def square_root(context, x):
-    """The square root of each lane."""
-
-    def generate(context, builder, signature, arguments):
-        kind = ir.FunctionType(_FLOATS, [_FLOATS])
-        return builder.call(cgutils.get_or_insert_function(builder.module, kind, f"llvm.sqrt.v{LANES}f32"), arguments)
-
-    return vector(vector), generate
-
-
-@intrinsic
 def exp2(context, x):
     """2^x of each lane, to 3 units in the last place. Results below 2^-126 are 2^-126, those above 2^127 are 2^127."""
 
@@ -225,12 +202,6 @@ def exp2(context, x):
         return _power(builder, x, lambda n: builder.fsub(x, n))
 
     return vector(vector), generate
-
-
-@intrinsic
-def exp(context, x):
-    """e^x of each lane, as `exp2`."""
-    return vector(vector), lambda context, builder, signature, arguments: _exp(builder, arguments[0])
 
 
 @intrinsic
@@ -262,6 +233,7 @@ def softplus(context, x):
 
 
 def _exp(builder, x):
+    """e^x, bounded as `exp2` bounds it."""
     x = _bounded(builder, x, LOWEST / LOG2_E, HIGHEST / LOG2_E)
 
     def fraction(n):

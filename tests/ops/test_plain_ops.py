@@ -16,13 +16,13 @@ import plain_ops
 import pytest
 import torch
 from conftest import ROOT
-from op_checks import gpu
+from op_checks import gpu, kept_bytes, numba_only, on_thread_counts, same_bytes, with_gradients
 from torch.nn import functional as F
 
 from src.flags.run_flags import resolve
 from src.models.backbone import build, ops_of
 from src.models.transformer import Attention
-from src.ops import backends, ran
+from src.ops import backends, plain, ran
 from src.ops.linear import linear
 from src.ops.rmsnorm import rmsnorm
 from src.ops.rope import rope
@@ -46,6 +46,61 @@ def test_torch_s_form_agrees_with_the_definition(function, layout):
 def test_torch_s_form_in_bf16_costs_a_rounding(function):
     worst, where = plain_ops.difference(function, "eager", (7, 63), torch.bfloat16)
     assert worst <= plain_ops.TOLERANCE[torch.bfloat16], where
+
+
+ONE_PASS = [name for name in FUNCTIONS if "numba" in backends.OPS[plain_ops.FUNCTIONS[name][0]]]
+
+
+@numba_only
+@pytest.mark.parametrize("function", ONE_PASS)
+def test_one_pass_on_a_cpu_agrees_with_the_definition(function):
+    """Sizes that fill the vectors, and sizes that do not; slices, transposed rows and bf16."""
+    cases = [(size, torch.float32, "contiguous") for size in (*plain_ops.SIZES, plain_ops.LONG)]
+    cases += [((7, 63), torch.float32, layout) for layout in plain_ops.LAYOUTS]
+    cases += [(size, torch.bfloat16, "slice") for size in ((7, 64), (65, 63))]
+    for size, dtype, layout in cases:
+        worst, where = plain_ops.difference(function, "numba", size, dtype, layout)
+        assert worst <= plain_ops.TOLERANCE[dtype], (size, dtype, layout, where)
+
+
+@numba_only
+def test_one_pass_does_not_depend_on_the_number_of_threads_and_keeps_its_inputs_alone():
+    x, w, out = torch.randn(301, 64).requires_grad_(), torch.randn(64).requires_grad_(), torch.randn(301, 64)
+    for call in (lambda x, w: [rmsnorm(x, w, 1e-5, "numba")], lambda x, w: [swiglu(x, x * w, "numba")]):
+        assert same_bytes(on_thread_counts(lambda call=call: with_gradients(call, (x, w), [out])))
+    assert kept_bytes(lambda: rmsnorm(x, w, 1e-5, "numba"), (x, w)) == 4 * 301
+    assert kept_bytes(lambda: swiglu(x, x, "numba"), (x,)) == 0
+
+
+@numba_only
+def test_one_pass_is_taken_for_large_tensors_only_and_never_for_float64(monkeypatch):
+    monkeypatch.setattr(plain, "LEAST", {"rmsnorm": 64, "swiglu": 64})
+    for function in (rmsnorm, lambda x: swiglu(x, x)):
+        for given, name in (
+            (torch.ones(2, 32), "numba"),
+            (torch.ones(1, 32), "eager"),
+            (torch.ones(2, 32).double(), "eager"),
+        ):
+            with ran.recording() as seen:
+                function(given)
+            assert [list(found) for found in seen["training"].values()] == [[name]]
+
+
+@numba_only
+def test_comparison_sees_a_gradient_that_forgets_the_mean(monkeypatch):
+    """What dx = r g would be, without the part that goes through the norm."""
+    from src.ops.rmsnorm import one_pass
+
+    right = one_pass._RmsNorm.backward
+
+    class Forgets(one_pass._RmsNorm):
+        @staticmethod
+        def backward(ctx, dy):
+            _, weight, scale = ctx.saved_tensors
+            return dy * weight * scale[:, None], right(ctx, dy)[1], None
+
+    monkeypatch.setattr(one_pass, "_RmsNorm", Forgets)
+    assert plain_ops.difference("rmsnorm", "numba", (7, 63), torch.float32)[0] > 1e-2
 
 
 @pytest.fixture(scope="module")
@@ -156,8 +211,8 @@ class NoTask:
 
 def test_a_model_names_the_ops_that_it_calls():
     small = {"d_model": 8, "n_layer": 1, "n_head": 2}
-    plain = resolve(NoTask, Attention, **small)
-    assert list(ops_of(Attention, plain)) == ["attention", "linear", "softmax"]
+    published = resolve(NoTask, Attention, **small)
+    assert list(ops_of(Attention, published)) == ["attention", "linear", "softmax"]
     modern = resolve(NoTask, Attention, pos="rope", norm="rms", mlp="swiglu", **small)
     assert list(ops_of(Attention, modern)) == ["attention", "rope", "linear", "rmsnorm", "swiglu", "softmax"]
 

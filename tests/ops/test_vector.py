@@ -13,7 +13,7 @@ from src.ops import vector  # noqa: E402
 from src.ops.lanes import EXACT, compiled, flat, rows_of  # noqa: E402
 from src.ops.vector import LANES, load, store  # noqa: E402
 
-FUNCTIONS = ("exp", "exp2", "sigmoid", "softplus", "square_root")
+FUNCTIONS = ("exp2", "sigmoid", "softplus")
 
 
 @compiled(EXACT)
@@ -22,15 +22,11 @@ def fill(x, y, which):
     for i in range(0, len(x), LANES):
         v = load(x, i)
         if which == 0:
-            v = vector.exp(v)
-        elif which == 1:
             v = vector.exp2(v)
-        elif which == 2:
+        elif which == 1:
             v = vector.sigmoid(v)
-        elif which == 3:
+        elif which == 2:
             v = vector.softplus(v)
-        elif which == 4:
-            v = vector.square_root(v)
         store(y, i, v)
 
 
@@ -38,12 +34,6 @@ def fill(x, y, which):
 def sums(x, y):
     for i in range(len(y)):
         y[i] = vector.total(load(x, i * LANES))
-
-
-@compiled(EXACT)
-def larger_of(x, y, out):
-    for i in range(0, len(x), LANES):
-        store(out, i, vector.maximum(load(x, i), load(y, i)))
 
 
 def applied(name, x):
@@ -60,9 +50,7 @@ def units(got, want):
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_functions_are_exact_to_four_units_in_the_last_place(name):
     x = np.linspace(-87, 87, 100_032).astype(np.float32)
-    x = np.abs(x) if name == "square_root" else x
-    exact = {"exp": np.exp, "exp2": np.exp2, "square_root": np.sqrt}
-    exact |= {"sigmoid": lambda v: 1 / (1 + np.exp(-v)), "softplus": lambda v: np.logaddexp(0, v)}
+    exact = {"exp2": np.exp2, "sigmoid": lambda v: 1 / (1 + np.exp(-v)), "softplus": lambda v: np.logaddexp(0, v)}
     assert units(applied(name, x), exact[name](x.astype(np.float64))) < 4
 
 
@@ -72,7 +60,7 @@ def test_decays_near_one_are_exact_to_the_last_place():
     assert units(applied("exp2", x), np.exp2(x.astype(np.float64))) <= 1
 
 
-@pytest.mark.parametrize("name", FUNCTIONS[:4])
+@pytest.mark.parametrize("name", FUNCTIONS)
 def test_nan_stays_nan_and_infinities_do_not_become_nan(name):
     """NaN with any bits: a sum of integers on the bits of the result would lose some of them."""
     nan = np.array([0x7FC00000, 0x7FC00001, 0xFFC00000, 0x7FFFFFFF], dtype=np.uint32).view(np.float32)
@@ -97,14 +85,11 @@ def test_bf16_is_rounded_as_torch_rounds_it():
     assert torch.equal(back[:1024], y[:1024].float())
 
 
-def test_total_and_maximum_agree_with_numpy():
-    rng = np.random.default_rng(0)
-    x, y = rng.normal(size=(2, 3 * LANES)).astype(np.float32)
-    got, out = np.empty(3, np.float32), np.empty_like(x)
+def test_total_is_the_sum_of_all_lanes():
+    x = np.random.default_rng(0).normal(size=3 * LANES).astype(np.float32)
+    got = np.empty(3, np.float32)
     sums(x, got)
-    np.testing.assert_allclose(got, [x[:32].sum(), x[32:64].sum(), x[64:].sum()], rtol=1e-5)
-    larger_of(x, y, out)
-    assert (out == np.maximum(x, y)).all()
+    np.testing.assert_allclose(got, x.reshape(3, LANES).sum(axis=1), rtol=1e-5)
 
 
 def test_rows_of_a_slice_are_read_where_they_are():
