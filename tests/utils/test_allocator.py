@@ -37,12 +37,16 @@ def faults(how, **environment):
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="page faults of glibc")
 def test_blocks_that_are_freed_and_taken_again_cost_no_page_faults():
-    """Without the setting each use clears its 8 x 293 pages again; where the setting is refused the test says so."""
+    """Without the setting each use has its 8 x 293 pages cleared again.
+
+    The bound is a share of that, because a system that is short of memory takes some pages away from both.
+    """
     kept, count = faults("keep")
     if kept == "False":
         pytest.skip("not glibc")
-    assert count < 2_000
-    assert faults("leave")[1] > 5_000
+    cleared = faults("leave")[1]
+    assert cleared > 20_000
+    assert count < cleared / 5
 
 
 def test_a_user_who_set_the_allocator_has_decided(monkeypatch):
