@@ -241,6 +241,13 @@ class ControlConfig:
     preset: str = option("auto", "small (default on a CPU), base (default on CUDA), or a name from `list --presets`")
     out_dir: str = option("", "run directory; default runs/<timestamp>", paths=True)
     overwrite: bool = option(False, "replace an existing run in --out_dir")
+    seeds_at_once: int = option(
+        1,
+        "train this many seeds, --seed and those after it, as one batched model: faster on a GPU, the same results up "
+        "to rounding, a run directory each (--out_dir/seedN, or one --out_dir per seed)",
+        least=1,
+        most=64,
+    )
     eval_only: bool = option(False, "evaluate the checkpoints of --out_dir, print JSON")
     vis_only: bool = option(False, "redraw the figures of --out_dir; several directories are overlaid into --figures")
     resume: bool = option(False, "continue the run in --out_dir")

@@ -29,6 +29,7 @@ from src.setup.classes import blaming, find_model, find_task
 from src.setup.code import identity
 from src.setup.source import Source, open_source
 from src.storage import env
+from src.utils.allocator import keep_freed_memory
 
 if TYPE_CHECKING:
     import torch
@@ -135,6 +136,7 @@ def make_setup(
 
     The `auto` values of the model are decided later, by `resolve_model`.
     """
+    keep_freed_memory()
     precision, reason = env.resolve_precision(args.precision, device)
     threads = set_threads(args.threads or usual_threads(args.d_model, device))
     args = dataclasses.replace(args, device=str(device), precision=precision, threads=threads)

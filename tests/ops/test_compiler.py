@@ -15,7 +15,7 @@ import sys, torch
 from dataset.common import Batch
 from src.ops.selective_scan import projected_scan
 from src.ops.linear_attention import linear_attention
-from src.utils.optimizer import AdamW
+from src.utils.adamw import AdamW
 u = torch.randn(1, 8, 4, requires_grad=True)
 shapes = ((3 * 2 + 1 - 2, 4), (4, 1), (4,), (4, 2), (4,))
 weights = [torch.nn.Parameter(torch.randn(s) * 0.1) for s in shapes]

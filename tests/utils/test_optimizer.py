@@ -2,7 +2,7 @@
 
 import torch
 
-from src.utils.optimizer import AdamW
+from src.utils.adamw import AdamW
 
 
 def trained(kind, steps=3, state=None):
