@@ -79,17 +79,19 @@ def language_samples(
         new_chars = min(new_chars, longest + 1 - prompt_chars)  # the last character is written but not read
     rng = stream(task, "samples", seed)
     generator = torch.Generator(device=device).manual_seed(seed)
+    starts = rng.integers(0, max(1, min(len(ids), SAMPLED_CHARS) - prompt_chars - new_chars), size=5)
+    # All have one length: only a text that is shorter than a sample cuts it, and then every sample begins at 0.
+    prompts = [ids[start : min(start + prompt_chars, SAMPLED_CHARS)] for start in starts]
+    x = torch.from_numpy(np.stack(prompts).astype(np.int64)).to(device)
+    with autocast(device, precision), ran.phase("decoding"):
+        new = model.generate(x, new_chars, temperature=0.8, generator=generator)
     blocks = []
-    for start in rng.integers(0, max(1, min(len(ids), SAMPLED_CHARS) - prompt_chars - new_chars), size=5):
-        middle, end = start + prompt_chars, start + prompt_chars + new_chars
-        prompt, expected = (ids[a : min(b, SAMPLED_CHARS)] for a, b in ((start, middle), (middle, end)))
-        x = torch.from_numpy(prompt.astype(np.int64)[None]).to(device)
-        with autocast(device, precision), ran.phase("decoding"):
-            new = model.generate(x, new_chars, temperature=0.8, generator=generator)
-        got = tokenizer.decode(new[0]) or EMPTY
+    for start, prompt, written in zip(starts, prompts, new, strict=True):
+        middle = start + prompt_chars
+        expected = ids[middle : min(middle + new_chars, SAMPLED_CHARS)]
         blocks.append(
             f"prompt\n{task.shown(prompt, tokenizer)}\n--- expected\n{task.shown(expected, tokenizer)}\n"
-            f"--- got (temperature 0.8)\n{got}"
+            f"--- got (temperature 0.8)\n{tokenizer.decode(written) or EMPTY}"
         )
     return ("\n" + "=" * 80 + "\n").join(blocks) + "\n"
 

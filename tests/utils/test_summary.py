@@ -138,14 +138,15 @@ def test_samples_of_a_text_continue_the_prompt_without_bos_and_fill_the_position
         asked: ClassVar[list] = []
 
         def generate(self, prompt_ids, max_new_tokens, **how):
-            self.asked.append((prompt_ids.tolist()[0], max_new_tokens))
+            self.asked.append((prompt_ids.tolist(), max_new_tokens))
             return super().generate(prompt_ids, max_new_tokens, **how)
 
     (tmp_path / "text.txt").write_text("to be, or not to be: that is the question\n" * 60)
     task, _ = make("tiny_shakespeare", data_path=str(tmp_path / "text.txt"), context_len=16, val_size=2, test_size=2)
     tokenizer = task.tokenizer()
     text = language_samples(Listener(len(tokenizer)), TaskData(task, tokenizer, None), CPU, seed=0)
-    for block, (ids, new) in zip(text.split("=" * 80), Listener.asked, strict=True):
+    ((prompts, new),) = Listener.asked  # in one batch
+    for block, ids in zip(text.split("=" * 80), prompts, strict=True):
         assert block.strip("\n").startswith("prompt\n" + tokenizer.decode(ids) + "\n---")
         assert min(ids) >= len(SPECIAL)
         assert (len(ids), new) == (8, 9), "the last of 17 characters is written but not read"

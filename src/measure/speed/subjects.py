@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 VOCABULARY = 64
 DEFAULTS = {"d_model": 128, "n_layer": 2, "n_head": 4, "dropout": 0.0}
 OWN_POSITIONS = ("rope", "alibi")  # encodings that a mixer applies itself
-# The panels load the training loop when they are called, and torch's optimisers load torch._dynamo at their first step.
+# The panels load the training loop when they are called, and --compile loads torch._dynamo at the first step.
 PRELOADED = ("src.setup.plan", "src.models.match", "src.utils.training", "torch._dynamo")
 MATCH = ("match_params", "match_count", "match_state")
 MOST_LAYERS_TRIED = 3  # depths tried before a size counts as out of reach for a layer
