@@ -220,7 +220,7 @@ def _peer_decoding(prompt) -> Callable[[], object] | None:
     from transformers import GPT2Config, GPT2LMHeadModel
 
     sizes = {"n_embd": WIDTH, "n_layer": LAYERS, "n_head": HEADS, "n_positions": 512}
-    config = GPT2Config(VOCABULARY, **sizes, bos_token_id=1, eos_token_id=None, pad_token_id=0)
+    config = GPT2Config(vocab_size=VOCABULARY, **sizes, bos_token_id=1, eos_token_id=None, pad_token_id=0)
     model, mask = GPT2LMHeadModel(config).eval(), torch.ones_like(prompt)
     return lambda: model.generate(prompt, attention_mask=mask, max_new_tokens=256, do_sample=False)
 

@@ -32,11 +32,9 @@ def read_record(path: Path = RECORD) -> list[dict]:
         rows = [json.loads(line) for line in path.read_text(encoding="ascii").splitlines()]
         for row in rows:
             check_row(row)
-            METRICS[row["metric"]], row["settings"]["cores"]
+            machine_of(row), METRICS[row["metric"]] if row["status"] == "ok" else None  # what other code reads
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(
-            f"--record: '{path}' is no record of `bench` ({error}); measure it again with --update"
-        ) from None
+        raise UserError(f"--record: '{path}' is no record of `bench` ({error}); measure one with --update") from None
     return rows
 
 

@@ -3,8 +3,8 @@
     lines = compared(rows, record_rows)      # ["slower than the record: ..., 1.21 x [1.15, 1.28]"]
 
 A ratio above 1 is slower, also where a larger number is better. Its interval is a bootstrap over the repeats of both.
-With fewer than ENOUGH repeats on a side there is no such interval. Then the ratio must exceed NOISE, which is what whole
-commands differ by on a quiet machine. Times are compared between equal machines only.
+With fewer than ENOUGH repeats on a side there is no such interval. Then it is the ratio within a factor of 1 + NOISE,
+by which whole commands may differ. Times are compared between equal machines only.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from src.measure.bench.items import METRICS
 ENOUGH = 5
 NOISE = 0.1
 DRAWS, SEED = 2_000, 0
-SAME_MACHINE = "device", "settings"
 
 
 def key_of(row: Mapping) -> tuple[str, str]:
