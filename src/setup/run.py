@@ -28,6 +28,7 @@ from src.storage.schema import validate
 from src.utils import results, training
 from src.utils.distributed import World
 from src.utils.launch import ProcessLost, launcher
+from src.utils.load import busy_line
 from src.utils.reporter import Reporter
 from src.utils.session import Session
 from src.utils.summary import summary
@@ -52,6 +53,8 @@ def carry_out(
     began: `time.perf_counter()` at the start of the command.  payload: that of the checkpoint to continue from.
     """
     main = session.world.is_main
+    if session.device.type == "cpu" and (busy := busy_line(session.args.threads * session.world.size)):
+        reporter.say(busy)
     try:
         with ran.recording() as seen:
             fit = training.fit(model, session, run_dir, reporter, payload)

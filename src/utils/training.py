@@ -34,12 +34,12 @@ from src.storage import checkpoint
 from src.storage.log_copy import packed
 from src.storage.randomness import kept_random_state, seed_rank
 from src.storage.rundir import RunDir
+from src.utils.adamw import AdamW, clip_gradients
 from src.utils.attempt import attempt
 from src.utils.distributed import World
 from src.utils.evaluation import allowed_ids, evaluate, pass_over, validation_score
 from src.utils.interrupts import SIGNALS
 from src.utils.metrics import bpc, finite, perplexity
-from src.utils.optimizer import AdamW
 from src.utils.precision import autocast
 from src.utils.reporter import Reporter
 from src.utils.restoring import state_problem
@@ -179,7 +179,7 @@ def train_step(
         loss_sum += _unsmoothed(aux) * (count / total) if args.label_smoothing else share.detach()
     world.sum_gradients(model.parameters())
     scaler.unscale_(optimizer)
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), args.grad_clip or math.inf)
+    norm = clip_gradients([p for p in model.parameters() if p.grad is not None], args.grad_clip or math.inf)
     loss_value, norm_value = torch.stack([loss_sum, norm.to(loss_sum.dtype)]).tolist()  # one transfer
     loss_value = world.sum([loss_value], device)[0]
     if not math.isfinite(loss_value):

@@ -43,7 +43,7 @@ def _without_positions(label: str) -> str:
 
 
 def shared_by(labels: set[str], among: set[str]) -> str:
-    """The narrowest trait that all of these layers have; empty where there is none that is worth saying.
+    """The narrowest trait that all of these layers have, at ties the first of the table; empty where none says anything.
 
     among: all layers that are ranked. A trait that most of these have says little, so it must be lacking in some, and
     at least half of those that have it must be among `labels`.
@@ -53,7 +53,7 @@ def shared_by(labels: set[str], among: set[str]) -> str:
         having = members(trait, among)
         if labels <= having and having < among and len(labels) * 2 >= len(having):
             found.append((len(having), trait))
-    return min(found)[1] if len(labels) > 1 and found else ""
+    return min(found, key=lambda one: one[0])[1] if len(labels) > 1 and found else ""
 
 
 def is_exact(trait: str, labels: set[str], among: set[str]) -> bool:
