@@ -38,7 +38,7 @@ def compare(argv: list[str], asked) -> int:
 
     from src.study.comparison import cost, folder, planned, variants, verdicts
     from src.study.comparison.budget import fit, read_budget
-    from src.study.comparison.cells import prepare_cells
+    from src.study.comparison.cells import check_seeds_at_once, prepare_cells
     from src.study.engines.local import start_server, usable_cores
     from src.study.engines.ray import installed
 
@@ -52,6 +52,7 @@ def compare(argv: list[str], asked) -> int:
         start_server(control.threads)  # it imports while the cells are prepared
     say = planned.sayer(control.quiet)
     cells = prepare_cells(asked, say)
+    check_seeds_at_once(cells, control.seeds_at_once, control.engine)
     workers, left_out = control.workers or max(1, usable_cores() // control.threads), []
     if budget:
         fitted, left_out = fit(cells, asked.comparison, budget, workers)

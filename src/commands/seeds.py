@@ -12,27 +12,28 @@ import contextlib
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from src.checks.ready import Ready, prepare
-from src.commands.train import announce, check_control
 from src.flags.fields import UserError
 from src.flags.parser import Request
 from src.setup.plan import Setup
-from src.setup.run import carry_out_together, make_reporter, write_beginning
-from src.setup.together import check_backends_together, check_together, of_seed
-from src.storage.checkpoint import random_state
 from src.storage.rundir import RunDir
-from src.utils.distributed import World
-from src.utils.reporter import Reporter
-from src.utils.together import Member, try_stack
+
+if TYPE_CHECKING:
+    from src.checks.ready import Ready
+    from src.utils.distributed import World
+    from src.utils.reporter import Reporter
 
 RUNS = "runs"
 
 
 def train_seeds(setup: Setup, request: Request, world: World, began: float) -> int:
     """New runs of several seeds: everything that can be wrong is found before the first file is written."""
+    from src.setup.run import carry_out_together, make_reporter, write_beginning
+    from src.setup.together import check_backends_together, check_together
+    from src.utils.together import Member, try_stack
+
     control = request.control
-    check_control(request)
     check_together(setup, control.seeds_at_once, world)
     seeds = range(setup.args.seed, setup.args.seed + control.seeds_at_once)
     folders = folders_of(request, seeds)
@@ -76,12 +77,18 @@ def folders_of(request: Request, seeds: Sequence[int]) -> list[str]:
 
 def prepared(setup: Setup, seed: int) -> tuple[Ready, dict]:
     """A run of one seed that is ready to begin, and the state of the random generators at its first step."""
+    from src.checks.ready import prepare
+    from src.setup.together import of_seed
+    from src.storage.checkpoint import random_state
+
     ready = prepare(of_seed(setup, seed))
     return ready, random_state()
 
 
 def say_first(reporter: Reporter, ready: Ready, run_dirs: Sequence[RunDir]) -> None:
     """What the runs are, in a few lines."""
+    from src.setup.run import announce
+
     announce(reporter, ready.setup, ready.backends, ready.session.data, run_dirs[0])
     for line in ready.lines:
         reporter.say(line)

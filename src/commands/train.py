@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 
 from src.flags.fields import UserError
-from src.flags.kinds import as_text
 from src.flags.parser import first_look, parser_for
 
 
@@ -41,13 +40,14 @@ def train(argv: list[str], world) -> int:
     began = time.perf_counter()
     from src.checks.ready import prepare
     from src.setup.plan import plan
-    from src.setup.run import carry_out, create_run_dir, make_reporter, on_main, write_beginning
+    from src.setup.run import announce, carry_out, create_run_dir, make_reporter, on_main, write_beginning
     from src.storage.rundir import RunDir
 
     setup, request = plan(argv, world.local_rank)
     if request.control.seeds_at_once > 1:
         from src.commands.seeds import train_seeds
 
+        check_control(request)
         return train_seeds(setup, request, world, began)
     check_control(request)
     on_main(world, lambda: RunDir.check(request.control.out_dir, request.control.overwrite))
@@ -76,22 +76,3 @@ def check_control(request) -> None:
         raise UserError("--allow_code: only goes with --resume, --eval_only and generate; leave it out")
     if request.control.from_checkpoint_log:
         raise UserError("--from_checkpoint_log: only goes with --resume; add that, or leave it out")
-
-
-def announce(reporter, setup, backends: dict[str, dict], data, run_dir) -> None:
-    """What this run is, in a few lines: the preset and what was typed, the precision and the backends, the text."""
-    from src.ops.choices import in_words
-
-    typed = " ".join(f"--{k} {as_text(v)}" for k, v in setup.explicit.items())
-    reporter.say(f"preset {setup.preset}, with {typed}; all flags: {run_dir.config}")
-    kernels = f"; {in_words(backends)}" if backends else ""
-    reporter.say(f"precision {setup.args.precision}: {setup.precision_reason}{kernels}")
-    if data.facts.source:
-        reporter.say(f"text: {data.facts.source}, SHA-256 {data.facts.digest}")
-        for line in data.task.about:
-            reporter.say(line)
-        reporter.say(f"evaluation: {data.task.protocol}")
-    if "d_conv" in setup.explicit and (setup.args.fair or setup.args.short_conv >= 0):
-        reporter.say("notice: --d_conv is ignored, because --fair or --short_conv decides about the convolution")
-    if "n_head" in setup.explicit and not setup.model_class.has_heads:
-        reporter.say(f"notice: --n_head is ignored, {setup.model_class.__name__} has no heads")

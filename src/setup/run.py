@@ -13,9 +13,11 @@ from src.figures import runs as run_figures
 from src.flags.fields import UserError
 from src.flags.groups import ControlConfig
 from src.flags.hints import resuming
+from src.flags.kinds import as_text
 from src.flags.parser import Request
 from src.models.contract import ARModel
 from src.ops import ran
+from src.ops.choices import in_words
 from src.setup.code import Code, keep
 from src.setup.log import changed
 from src.setup.plan import Setup
@@ -133,6 +135,23 @@ def write_beginning(run_dir: RunDir, ready: HasBegun, **noted) -> None:
     write_json(run_dir.config, seal(setup.config()))
     write_env(run_dir.env, {**environment(setup, session, ready.backends), **noted})
     write_vocabulary(session, run_dir)
+
+
+def announce(reporter, setup, backends: dict[str, dict], data, run_dir) -> None:
+    """What this run is, in a few lines: the preset and what was typed, the precision and the backends, the text."""
+    typed = " ".join(f"--{k} {as_text(v)}" for k, v in setup.explicit.items())
+    reporter.say(f"preset {setup.preset}, with {typed}; all flags: {run_dir.config}")
+    kernels = f"; {in_words(backends)}" if backends else ""
+    reporter.say(f"precision {setup.args.precision}: {setup.precision_reason}{kernels}")
+    if data.facts.source:
+        reporter.say(f"text: {data.facts.source}, SHA-256 {data.facts.digest}")
+        for line in data.task.about:
+            reporter.say(line)
+        reporter.say(f"evaluation: {data.task.protocol}")
+    if "d_conv" in setup.explicit and (setup.args.fair or setup.args.short_conv >= 0):
+        reporter.say("notice: --d_conv is ignored, because --fair or --short_conv decides about the convolution")
+    if "n_head" in setup.explicit and not setup.model_class.has_heads:
+        reporter.say(f"notice: --n_head is ignored, {setup.model_class.__name__} has no heads")
 
 
 def check_log(run_dir: RunDir) -> None:

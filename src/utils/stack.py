@@ -107,6 +107,8 @@ class Stack:
                 self.optimizer.state[rows.matrix] = {
                     name: value[chosen] if name in MOMENTS else value for name, value in state.items()
                 }
+        # The optimizer may keep lists of its tensors from step to step. It forgets them where a state is loaded.
+        self.optimizer.load_state_dict(self.optimizer.state_dict())
         self.norms = self.norms[chosen]
         self.own = {name: values[chosen] for name, values in self.own.items()}
 

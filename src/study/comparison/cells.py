@@ -22,6 +22,7 @@ from src.models.fair import block_words, fair_differences
 from src.models.match import count_parameters, decode_state
 from src.setup.plan import Setup, plan
 from src.setup.sides import Setting, Side
+from src.setup.together import check_together
 from src.study.comparison.digest import code_digest
 from src.study.comparison.rates import half_decades
 from src.study.comparison.request import Asked, Comparison, beyond_training
@@ -252,6 +253,17 @@ def _evaluations(ready: Ready, steps: int) -> float:
     tests = 2 * len(session.loaders["test"]) / max(1, len(loader)) + 2  # best and last weights, on test and on val
     lengths = len(session.eval_lengths) * tests / 2
     return once * (validations + tests + lengths)
+
+
+def check_seeds_at_once(cells: Sequence[Cell], seeds: int, engine: str) -> None:
+    """UserError that names the cell whose runs cannot be trained several seeds at once."""
+    if seeds > 1 and engine != "local":
+        raise UserError(f"--seeds_at_once: got {seeds} with --engine {engine}, allowed: with --engine local alone")
+    for cell in cells if seeds > 1 else ():
+        try:
+            check_together(cell.setup, seeds)
+        except UserError as error:
+            raise UserError(f"{', '.join(filter(None, cell.key))}: {error}") from error
 
 
 def rates_of(cells: Sequence[Cell], typed: Sequence[float]) -> list[float]:

@@ -41,6 +41,7 @@ from src.study.comparison.summary import summarise, summary_columns
 from src.study.comparison.tables import columns_of, start_of, to_csv
 from src.study.comparison.verdicts import judge
 from src.study.engines import DIVERGED, DONE, Outcome
+from src.study.engines.grouped import Grouped
 from src.study.page import write_report
 
 TABLES = ("results.csv", "results.jsonl", "summary.csv", "verdicts.json", "report.html")
@@ -157,6 +158,8 @@ def _run(campaign: Campaign, control, workers: int, board: Board) -> None:
     else:
         settings["drawn"] = campaign.home / "drawn"
     made = engines.make(control.engine, campaign.home, **settings)
+    if control.seeds_at_once > 1:
+        made = Grouped(made, control.seeds_at_once)
     with made as engine:
         for run, known, outcome in campaign.run(engine):
             if outcome is None:

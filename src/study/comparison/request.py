@@ -104,6 +104,9 @@ class CompareControl:
     )
     workers: int = option(0, "runs at the same time; 0 = as many as cores, divided by --threads", least=0, most=4096)
     threads: int = option(1, "CPU threads of each run", least=1, most=1024)
+    seeds_at_once: int = option(
+        1, "fresh seeds of a cell that one run trains as one batched model, for a GPU; 1 = one each", least=1, most=64
+    )
     timeout: float = option(0.0, "minutes after which a run is stopped and reported as a hole; 0 = never", least=0.0)
     quiet: bool = option(False, "no progress and no tables, only the folder of the comparison")
 
