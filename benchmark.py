@@ -30,7 +30,6 @@ def leave(*_):
 if __name__ == "__main__" and getsignal(SIGINT) is default_int_handler:
     signal(SIGINT, leave)
 
-import gc
 import importlib
 
 # How long GNU OpenMP's threads spin before they sleep; it must be set before torch is loaded. The default makes the
@@ -65,10 +64,10 @@ REQUIRED = ("torch", "numpy", "scipy", "tqdm", "matplotlib", "numba", "platformd
 INSTALL = "enter the environment that has it (such as `. .venv/bin/activate`), or run `pip install -r requirements.txt`"
 COMMANDS = (
     *("train", "list", "generate", "check", "speed", "profile", "kernels", "study", "compare", "card", "claims"),
-    *("report", "reproduce", "translate", "export", "import"),
+    *("report", "reproduce", "translate", "export", "import", "bench"),
 )
 FILES = {"import": "import_"}  # the file of a command whose name Python does not allow for a module
-SYNONYMS = {"sweep": "compare", "tune": "compare", "grid": "compare", "benchmark": "speed", "eval": "train --eval_only"}
+SYNONYMS = {"sweep": "compare", "tune": "compare", "grid": "compare", "benchmark": "bench", "eval": "train --eval_only"}
 SHARED = ("train", "resume", "evaluate")  # torchrun's processes share their work; of the others rank 0 does all
 
 
@@ -196,5 +195,4 @@ def meant(command: str) -> str:
 
 if __name__ == "__main__":
     EXIT_CODE[0] = main(sys.argv[1:])
-    gc.freeze()  # Python would search all objects of torch and numba for garbage before it ends, for half a second
     sys.exit(EXIT_CODE[0])

@@ -9,14 +9,17 @@ import contextlib
 import csv
 import io
 import itertools
+import json
 import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import benchmark
@@ -25,6 +28,7 @@ from dataset.loaders import build_loaders
 from src.flags.parser import Parser
 from src.flags.run_flags import resolve
 from src.models import MODELS
+from src.setup.classes import find_task
 from src.setup.plan import plan
 from src.study.comparison import request
 from src.utils.chance import chance_levels
@@ -52,6 +56,7 @@ TINY = (
     "--context_len 24 --d_model 16 --n_layer 1 --n_head 2 --max_steps 6 --batch_chars 512 --val_size 20 --test_size 20"
 )
 TINY += " --warmup_steps 2 --threads 1 --precision fp32 --quiet"
+OWN_FILES = ("running_mean.py", "difference.py", "bracket_matching.py")  # the first blocks of docs/extending.md
 
 
 def blocks(page: str, language: str) -> list[str]:
@@ -93,8 +98,7 @@ def folder(tmp_path_factory):
     """A folder as the pages assume it: the files that a reader wrote, and two small runs in runs/R and runs/S."""
     place = tmp_path_factory.mktemp("reader")
     (place / "my_layer.py").write_text((ROOT / "src/models/template.py").read_text())
-    for block in blocks("docs/extending.md", "python")[:2]:
-        name = "running_mean.py" if "Mixer" in block else "difference.py"
+    for name, block in zip(OWN_FILES, blocks("docs/extending.md", "python"), strict=False):
         (place / name).write_text(block)
     (place / "book.txt").write_text("ROMEO: what light through yonder window breaks?\n" * 300)
     (place / "chats.jsonl").write_bytes((ROOT / "dataset/chats.jsonl").read_bytes())
@@ -383,6 +387,36 @@ def test_python_example_runs():
     sizes = "train_size=200, d_model=16, n_layer=1, val_size=20, test_size=20"
     assert "train_size=2000" in example
     exec(compile(example.replace("train_size=2000", sizes), "docs/extending.md", "exec"), {})
+
+
+def balanced(text: str) -> bool:
+    """Whether nothing is left of a string after its innermost pairs are taken out, one after the other."""
+    while "()" in text:
+        text = text.replace("()", "")
+    return text == ""
+
+
+def test_the_task_with_labels_says_which_strings_are_balanced(folder):
+    loaded = find_task(str(folder / "bracket_matching.py"))
+    task = loaded(resolve(loaded, max_len=8))
+    drawn = [e for length in (1, 3, 8) for e in task.examples(np.random.default_rng(length), 200, length)]
+    labels = Counter(e.labels for e in drawn if len(e.prompt) == 17)
+    assert {len(e.prompt) for e in drawn} == {3, 7, 17}
+    for e in drawn:
+        assert e.labels == task.solve(e.prompt) == ((len(e.prompt) - 1, str(int(balanced(e.prompt[:-1])))),)
+    assert len(labels) == 2
+    assert min(labels.values()) > 0.3 * sum(labels.values())
+
+
+def test_the_task_with_labels_trains(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr("src.figures.runs.draw_all", lambda document, folder: [])
+    words = f"--task bracket_matching.py --model gru --out_dir runs/brackets --eval_lengths 2x --eval_size 20 {TINY}"
+    code, _, err = call(shlex.split(words))
+    assert code == 0, err
+    found = json.loads((folder / "runs/brackets/metrics.json").read_text())
+    assert [row["length"] for row in found["length_curve"]] == [24, 48]
+    assert 0.4 < found["floors"]["unigram"]["primary"] < 0.8
 
 
 @pytest.mark.slow

@@ -99,12 +99,12 @@ class Ahead:
 
     def _is_reversible(self, evidence: Evidence, a: Sequence[Scores], b: Sequence[Scores]) -> bool:
         """Whether the interval over test sequences of some pair includes 0."""
-        for item in evidence.items:
-            pair = {item["a"], item["b"]}
-            if item["measure"] == self.measure and any({x.model, y.model} == pair for x in a for y in b):
-                if item["low"] <= 0 <= item["high"]:
-                    return True
-        return False
+        pairs = {(x.task, frozenset((x.model, y.model))) for x in a for y in b if x.task == y.task}
+        return any(
+            item["low"] <= 0 <= item["high"]
+            for item in evidence.items
+            if item["measure"] == self.measure and (item["task"], frozenset((item["a"], item["b"]))) in pairs
+        )
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from src.flags.fields import UserError, option, own_config
-from src.flags.groups import ModelConfig, machine_flags
+from src.flags.groups import TORCH_THREADS, ModelConfig, machine_flags
 from src.flags.kinds import to_json
 from src.flags.own_files import absolute
 from src.flags.parser import Parser, add_flags, first_look, read_flags
@@ -48,7 +48,7 @@ SEED = option(0, "seed of weights and tokens", least=0, most=2**31 - 1)
 
 
 @dataclass(frozen=True)
-class CheckConfig(machine_flags("threads", "device", "backend", seed=SEED)):
+class CheckConfig(machine_flags("device", "backend", threads=TORCH_THREADS, seed=SEED)):
     """check"""
 
     length: int = option(0, "tokens of the longest sequence of a run, tried as well; 0 = none", least=0, most=1 << 16)

@@ -153,6 +153,7 @@ def load(out_dir: str, config: GenerateConfig) -> Loaded:
     from src.setup.plan import build_model, set_threads
     from src.setup.stored import is_stored, load_weights, open_run, open_weights
     from src.storage import env
+    from src.utils.allocator import keep_freed_memory
 
     run = open_run(out_dir, Asked(config.allow_code, {"task": config.task, "model": config.model}))
     for name in ("task", "model"):
@@ -163,6 +164,7 @@ def load(out_dir: str, config: GenerateConfig) -> Loaded:
             )
     device = env.resolve_device(config.device)
     precision, _ = env.resolve_precision(run.args.precision if config.precision == "run" else config.precision, device)
+    keep_freed_memory()
     set_threads(1)  # one row's products are too small to share: two threads took three times as long
     payload = open_weights(run, config.weights, device)
     tokenizer = tokenizer_of(payload["vocab"])

@@ -18,7 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from src.flags.fields import UserError, option, suggest
-from src.flags.groups import MeasureControl, machine_flags
+from src.flags.groups import TORCH_THREADS, MeasureControl, machine_flags
 from src.flags.parser import Parser, add_flags, read_flags
 from src.flags.run_flags import to_dict
 from src.ops.backends import OPS
@@ -44,7 +44,7 @@ class KernelsConfig:
 
 KernelsMachine = machine_flags(
     "device",
-    "threads",
+    threads=TORCH_THREADS,
     precision=option("fp32", "of inputs and outputs", choices=("fp32", "bf16", "fp16")),
     seed="seed of the inputs",
 )

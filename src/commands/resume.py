@@ -39,6 +39,7 @@ def resume(argv: list[str], world) -> int:
     )
     from src.storage import env
     from src.utils import training
+    from src.utils.allocator import keep_freed_memory
     from src.utils.reporter import Reporter
 
     seen = first_look(argv)
@@ -49,6 +50,7 @@ def resume(argv: list[str], world) -> int:
     if run.run_dir.finished:
         return report_finished(run, request.control, world)
     set_threads(run.args.threads)
+    keep_freed_memory()
     device = env.resolve_device(run.args.device)
     if run.args.compile:
         env.check_compiler(device)

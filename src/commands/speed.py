@@ -31,7 +31,7 @@ import json
 import sys
 
 from src.flags.fields import UserError, copy_of, field_types, own_config
-from src.flags.groups import MeasureControl, machine_flags
+from src.flags.groups import TORCH_THREADS, MeasureControl, machine_flags
 from src.flags.parser import Parser, add_flags, config_of, first_look, read_flags
 from src.measure.speed.entries import Entry, model_flags, read_entries
 from src.measure.speed.plan import SpeedConfig, build_subjects, checked, digest, resolve_threads, tried
@@ -41,8 +41,8 @@ KIND = "speed"
 SpeedMachine = machine_flags(
     "precision",
     "device",
-    "threads",
     "backend",
+    threads=TORCH_THREADS,
     compile="torch.compile the model where it trains (not the lone mixer of `memory`, nor decoding)",
     seed="seed of weights, tokens and bootstraps",
 )

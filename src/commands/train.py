@@ -40,14 +40,15 @@ def train(argv: list[str], world) -> int:
     """A new run: everything that can be wrong is found before the first file is written."""
     began = time.perf_counter()
     from src.checks.ready import prepare
-    from src.setup.code import keep
     from src.setup.plan import plan
-    from src.setup.run import carry_out, create_run_dir, make_reporter, on_main
-    from src.setup.session import environment, write_vocabulary
-    from src.storage.env import write_env
-    from src.storage.rundir import RunDir, seal, write_json
+    from src.setup.run import carry_out, create_run_dir, make_reporter, on_main, write_beginning
+    from src.storage.rundir import RunDir
 
     setup, request = plan(argv, world.local_rank)
+    if request.control.seeds_at_once > 1:
+        from src.commands.seeds import train_seeds
+
+        return train_seeds(setup, request, world, began)
     check_control(request)
     on_main(world, lambda: RunDir.check(request.control.out_dir, request.control.overwrite))
     ready = prepare(setup, world)
@@ -55,12 +56,7 @@ def train(argv: list[str], world) -> int:
     run_dir = create_run_dir(request, world)
     try:
         if world.is_main:
-            keep(run_dir, setup.args)
-            if setup.source:
-                setup.source.keep(run_dir)
-            write_json(run_dir.config, seal(setup.config()))
-            write_env(run_dir.env, environment(setup, session, ready.backends))
-            write_vocabulary(session, run_dir)
+            write_beginning(run_dir, ready)
         reporter = make_reporter(request.control, world, run_dir)
         announce(reporter, setup, ready.backends, session.data, run_dir)
         for line in ready.lines:
@@ -72,7 +68,7 @@ def train(argv: list[str], world) -> int:
 
 def check_control(request) -> None:
     """UserError for flags that only go with another way to call the command."""
-    if len(request.out_dirs) > 1:
+    if len(request.out_dirs) > 1 and request.control.seeds_at_once == 1:
         raise UserError(f"--out_dir: got {len(request.out_dirs)} folders, allowed: one (several only with --vis_only)")
     if request.control.figures:
         raise UserError("--figures: only goes with --vis_only")

@@ -24,6 +24,8 @@ def main(argv: list[str]) -> int:
     control = ControlConfig(**read_flags(namespace, [ControlConfig]))
     if control.from_checkpoint_log:
         raise UserError("--from_checkpoint_log: only goes with --resume; leave it out")
+    if control.seeds_at_once > 1:
+        raise UserError("--seeds_at_once: only goes with new runs; leave it out")
     if not out_dirs:
         raise UserError("--vis_only: no --out_dir given; name one run, or several to overlay")
     runs = [RunDir.open(name) for name in out_dirs]

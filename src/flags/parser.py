@@ -32,6 +32,7 @@ commands: train (default), list, generate, check, speed, profile, kernels, study
 export, import; each has its own --help."""
 
 
+MODES = ("eval_only", "vis_only", "resume")  # what `train` does with an existing run
 PATHS = ("data_path", "init_from", "chat_template")  # flags that name a file or a folder
 
 
@@ -131,7 +132,7 @@ class Request:
 def first_look(
     argv: list[str],
     lists: tuple[str, ...] = ("layers",),
-    modes: tuple[str, ...] = ("eval_only", "vis_only", "resume"),
+    modes: tuple[str, ...] = MODES,
     texts: tuple[str, ...] = (),
 ) -> argparse.Namespace:
     """The flags that decide how the rest of the line is read. Anything else is left alone.
@@ -211,6 +212,8 @@ def read_request(argv: list[str], task_class, model_class) -> Request:
         if explicit.get(name) and _names_path(name, explicit[name]):
             explicit[name] = str(absolute(explicit[name]))
     control = ControlConfig(**read_flags(namespace, [ControlConfig]), **({"out_dir": out_dirs[0]} if out_dirs else {}))
+    if control.seeds_at_once > 1 and (mode := next((m for m in MODES if getattr(control, m)), "")):
+        raise UserError(f"--seeds_at_once: only goes with new runs, not with --{mode}, which takes one seed at a time")
     return Request(explicit, control, out_dirs)
 
 

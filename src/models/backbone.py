@@ -26,7 +26,7 @@ from src.flags.fields import UserError
 from src.flags.run_flags import RunArgs, RunFlags, drop_rate, resolved
 from src.models.contract import ARModel, BlockDefaults, Mixer, State
 from src.models.initial import initialise
-from src.models.modules import Linear, RMSNorm
+from src.models.modules import Dropout, Linear, RMSNorm
 from src.models.short_conv import make_conv
 from src.ops.backends import parse_backend
 from src.ops.precision import no_autocast
@@ -67,7 +67,7 @@ class Backbone(ARModel):
         if self.pos == "learned":
             self.pos_embed = nn.Embedding(max_len, args.d_model)
             nn.init.normal_(self.pos_embed.weight, std=args.embed_std)
-        self.dropout = nn.Dropout(drop_rate(args, "embed"))
+        self.dropout = Dropout(drop_rate(args, "embed"))
         self.blocks = nn.ModuleList(Block(mixer_class, layer_args) for mixer_class, layer_args in layers)
         bounds = [self.table_len, *(stated_max_len(block.mixer) for block in self.blocks)]
         self.max_len = min((n for n in bounds if n is not None), default=None)
@@ -311,7 +311,7 @@ class Block(nn.Module):
         self.mixer = mixer_class(dataclasses.replace(args, short_conv=0, dropout=0.0) if args.fair else args)
         self.norm2 = make_norm(args) if args.dim_ffn else None
         self.mlp = MLP(args) if args.dim_ffn else None
-        self.dropout = nn.Dropout(args.dropout)
+        self.dropout = Dropout(args.dropout)
 
     def forward(self, x):
         h = self.norm1(x)
@@ -358,7 +358,7 @@ class MLP(nn.Module):
         self.down = Linear(args.dim_ffn, args.d_model, bias=args.bias, backend=args.backend)
         gated = args.mlp == "swiglu"
         self.gate = Linear(args.d_model, args.dim_ffn, bias=args.bias, backend=args.backend) if gated else None
-        self.dropout = nn.Dropout(args.dropout)
+        self.dropout = Dropout(args.dropout)
 
     def forward(self, x):
         h = F.gelu(self.up(x)) if self.gate is None else swiglu(self.gate(x), self.up(x), self.backend)

@@ -95,14 +95,14 @@ class CausalAttention(Mixer):
         filled = min(start + 1, self.window) if self.window else start + 1
         keys, values = room(cache, filled).unbind(0)
         slot = start % self.window if self.window else start
-        keys.select(2, slot).copy_(k.squeeze(2))
-        values.select(2, slot).copy_(v.squeeze(2))
+        keys.narrow(2, slot, 1).copy_(k)
+        values.narrow(2, slot, 1).copy_(v)
         bias = None
         if self.pos == "alibi":
             # A ring overwrites its oldest slot, so distances wrap around.
             distance = (slot - torch.arange(filled, device=x.device)) % (self.window or start + 1)
             bias = -self.slopes[:, None, None] * distance
-        return self._mix(q, keys, values, bias, window=0).squeeze(1), (cache, start + 1, seen)
+        return self._mix_one(q, keys, values, bias), (cache, start + 1, seen)
 
     def _ring_order(self, cache, tokens: int):
         """A copy of the keys and values (2, B, H_kv, up to window, K) of a ring after `tokens` tokens, oldest first."""
@@ -126,6 +126,11 @@ class CausalAttention(Mixer):
             q, k, v, bias=bias, window=window, dropout_p=self.dropout, training=self.training, backend=self.backend
         )
         return self._output(y.transpose(1, 2).flatten(2))
+
+    def _mix_one(self, q, k, v, bias):
+        """`_mix` for one query, which sees all keys: q (B, H, 1, K) -> (B, D)."""
+        y = attention(q, k, v, bias=bias, dropout_p=self.dropout, training=self.training, backend=self.backend)
+        return self._output(y.view(len(y), -1))
 
 
 def room(cache, end: int):

@@ -141,6 +141,10 @@ class GatedDeltaNet(_Delta):
     ops = (*_Delta.ops, "swiglu")
     ratios = 0.75, 1.5
 
+    @classmethod
+    def kinds(cls, args):
+        return {"delta_rule": "gated"}
+
     def __init__(self, args):
         super().__init__(args)
         H, _, V = self.memory

@@ -1,4 +1,4 @@
-"""`Linear` and `RMSNorm`: torch's modules, computed by src/ops, so that `--backend` decides about them.
+"""`Linear` and `RMSNorm`: torch's modules, computed by src/ops, so that `--backend` decides about them; `Dropout`.
 
     self.out = Linear(args.d_model, args.d_model, bias=args.bias, backend=args.backend)
     self.norm = RMSNorm(args.d_model, 1e-5, args.backend)
@@ -38,3 +38,10 @@ class RMSNorm(nn.RMSNorm):
 
     def forward(self, x):
         return rmsnorm(x, self.weight, self.eps, self.backend)
+
+
+class Dropout(nn.Dropout):
+    """Dropout whose evaluation returns its input without a call of torch. Decoding does it a dozen times per token."""
+
+    def forward(self, x):
+        return super().forward(x) if self.training else x

@@ -32,12 +32,15 @@ O(D^2), one token after the other. State: (B, D), for the LSTM twice, for any T.
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import nn
 
 from src.models.backbone import build, max_len_of
 from src.models.contract import ARModel, Mixer, State
 from src.models.parts import at_least_float32
+from src.ops import stacked
 
 
 class _Recurrent(Mixer):
@@ -54,9 +57,26 @@ class _Recurrent(Mixer):
 
     def _run(self, x, start):
         """x (B, T, D), first state or None -> y (B, T, D) in x's dtype, last state in torch's layout (1, B, D)."""
+        if stacked.inside():
+            return self._run_stacked(x), None
         with torch.autocast(x.device.type, enabled=False):
             y, last = self.rnn(at_least_float32(x), start)
         return y.to(x.dtype), last
+
+    def _run_stacked(self, x):
+        """The outputs of `_run` from a zero state, for several models: torch's function once per model."""
+
+        def run(x, *weights):
+            zeros = x.new_zeros(1, len(x), x.shape[2], dtype=weights[0].dtype)
+            start = (zeros, zeros) if self.module is nn.LSTM else zeros
+            with torch.autocast(x.device.type, enabled=False), warnings.catch_warnings():
+                # The weights of several models lie side by side, so cuDNN copies those of one together, and says so.
+                warnings.filterwarnings("ignore", "RNN module weights are not part of single contiguous chunk")
+                function = torch.lstm if self.module is nn.LSTM else torch.gru
+                y = function(at_least_float32(x), start, weights, True, 1, 0.0, self.training, False, True)[0]
+            return y.to(x.dtype)
+
+        return stacked.each(run, x, *self._weights())
 
     def _weights(self):
         r = self.rnn

@@ -111,6 +111,8 @@ class Attention(CausalAttention):
             qk = apply_rotary(qk, start, rope_rates(qk), self.rope_backend)
             q, k = qk.transpose(1, 2).chunk(2, dim=1)
             return q, k, v.view(B, T, self.n_head, self.head_size).transpose(1, 2), seen
+        if T == 1:  # a step of decoding: fewer views
+            return *qkv.view(B, 3, self.n_head, 1, self.head_size).unbind(1), seen
         # Of the layouts tried, chunks have the fastest backward pass: one concatenation of contiguous rows.
         return *(part.view(B, T, self.n_head, self.head_size).transpose(1, 2) for part in qkv.chunk(3, dim=-1)), seen
 

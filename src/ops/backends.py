@@ -65,6 +65,10 @@ def _own_kernel(summary: str) -> Backend:
     return Backend(summary, "triton", ("triton",), "cuda", "TRITON_INTERPRET")
 
 
+def _one_pass() -> Backend:
+    return Backend("one pass over memory on a CPU, compiled on first use", "one_pass", ("numba",), "cpu")
+
+
 OPS: dict[str, dict[str, Backend]] = {
     "attention": {
         "explicit": Backend("matrix products and a float32 softmax, O(T^2) memory", "explicit"),
@@ -100,10 +104,12 @@ OPS: dict[str, dict[str, Backend]] = {
     },
     "rmsnorm": {
         "eager": Backend("rms_norm of torch itself", "eager"),
+        "numba": _one_pass(),
         "triton": _own_kernel("a kernel of this project: a row is read once"),
     },
     "swiglu": {
         "eager": Backend("silu and a product in torch", "eager"),
+        "numba": _one_pass(),
         "triton": _own_kernel("a kernel of this project: both in one pass over memory"),
     },
     "rope": {

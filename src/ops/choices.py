@@ -6,6 +6,7 @@ This is a file of its own so that backends.py need not know the packages of the 
 from __future__ import annotations
 
 import importlib
+import itertools
 
 from src.flags.fields import UserError
 from src.ops.backends import parse_backend, read_flag, usable
@@ -37,8 +38,15 @@ def choices(ops: dict[str, tuple[str, ...]], args, device) -> dict[str, dict[str
     result = {}
     for op, kinds in ops.items():
         found = {parse_backend(args.backend, op, usable(op, device_type)): "named by --backend"}
+        package = importlib.import_module(f"src.ops.{op}")  # imports torch, which `list` must not need
+        obstacle = getattr(package, "obstacle", None)
+        for name, kind in itertools.product(found, kinds if obstacle else ()):
+            if why := obstacle(name, kind):
+                raise UserError(
+                    f"--backend: got '{name}' for {op}, which cannot run here ({why}), allowed: auto, eager"
+                )
         if "auto" in found:
-            automatic = importlib.import_module(f"src.ops.{op}").automatic  # imports torch, which `list` must not need
+            automatic = package.automatic
             found = dict([automatic(device_type, args, *([kind] if kind else [])) for kind in kinds or ("",)])
         result[op] = {"backend": "+".join(found), "reason": "; ".join(found.values())}
     return result

@@ -28,6 +28,8 @@ EXACT = frozenset({"contract", "nsz"})
 # For functions that sum over lanes. Their order of additions is then the vector's, and still the same at every call.
 SUMS = EXACT | {"reassoc"}
 
+ZERO, ONE = f32(0), f32(1)
+SMALLEST, HALF = f32(1.17549435e-38), f32(0.5)  # the smallest normal number; half of it is subnormal
 RANGES = 4  # calls per thread: when another process delays one thread, the others take over its remaining ranges
 
 
@@ -84,19 +86,42 @@ if hasattr(os, "register_at_fork"):
 def parallel_for(function, items: int, *arguments) -> None:
     """Call function(*arguments, begin, end) for ranges that cover 0 to items - 1, on as many threads as torch uses.
 
-    What an item gets must not depend on the range that it is in. Then no result depends on the number of threads. Even
-    a single thread is one of the pool, because the calling thread may treat subnormal numbers differently.
+    What an item gets must not depend on the range that it is in. Then no result depends on the number of threads. The
+    calling thread takes ranges too, so a thread that gets no time from a busy machine holds nobody up. It does not if
+    it keeps subnormal numbers: the threads of the pool set these to zero, and a result must not depend on who computes.
     """
     threads = min(torch.get_num_threads(), items)
+    helps = _flushes_subnormals()
+    if threads == 1 and helps:
+        function(*arguments, 0, items)
+        return
+    size = -(-items // (RANGES * threads))
+    starts = iter(range(0, items, size))  # shared: each range goes to the thread that asks next
+
+    def work() -> None:
+        for begin in starts:
+            function(*arguments, begin, min(items, begin + size))
+
+    calls = [_pool(threads).submit(work) for _ in range(threads - 1 if helps else threads)]
+    try:
+        if helps:
+            work()
+    finally:
+        failures = [call.exception() for call in calls if not (helps and call.cancel())]
+    for failure in filter(None, failures):
+        raise failure
+
+
+def _pool(threads: int) -> ThreadPoolExecutor:
     if threads not in _pools:
         # When only the last characters have a loss, gradients decay into subnormal numbers, on which a CPU is four
         # times slower.
         _pools[threads] = ThreadPoolExecutor(
             threads, thread_name_prefix="ops", initializer=torch.set_flush_denormal, initargs=(True,)
         )
-    size = -(-items // (RANGES * threads))
-    calls = [
-        _pools[threads].submit(function, *arguments, begin, min(items, begin + size)) for begin in range(0, items, size)
-    ]
-    for call in calls:
-        call.result()
+    return _pools[threads]
+
+
+def _flushes_subnormals() -> bool:
+    """Whether this thread sets subnormal numbers to zero, as the program has it done in every thread at its start."""
+    return SMALLEST * HALF == 0

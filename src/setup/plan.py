@@ -12,6 +12,8 @@ command line is answered at once.
 from __future__ import annotations
 
 import dataclasses
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -27,6 +29,7 @@ from src.setup.classes import blaming, find_model, find_task
 from src.setup.code import identity
 from src.setup.source import Source, open_source
 from src.storage import env
+from src.utils.allocator import keep_freed_memory
 
 if TYPE_CHECKING:
     import torch
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
     from dataset.tokenizer import Tokenizer
     from src.models.contract import ARModel
 
+NARROW = 64  # widest --d_model that --threads 0 trains with one thread
 TRAINING_BYTES = 16  # per parameter: the weight, its gradient and AdamW's two moments in float32
 EXAMPLES = {"task": "needle, dyck, recall, tiny_shakespeare", "model": "transformer, mamba, gated_deltanet, gru"}
 
@@ -132,10 +136,23 @@ def make_setup(
 
     The `auto` values of the model are decided later, by `resolve_model`.
     """
+    keep_freed_memory()
     precision, reason = env.resolve_precision(args.precision, device)
-    args = dataclasses.replace(args, device=str(device), precision=precision, threads=set_threads(args.threads))
+    threads = set_threads(args.threads or usual_threads(args.d_model, device))
+    args = dataclasses.replace(args, device=str(device), precision=precision, threads=threads)
     check_together(args, explicit, task_class)
     return Setup(args, explicit, task_class, model_class, preset, reason, source)
+
+
+def usual_threads(width: int, device: torch.device, environ: Mapping[str, str] = os.environ) -> int:
+    """What --threads 0 means: 1 for a narrow model on a CPU, 0 (torch's own choice) for any other.
+
+    width: --d_model.  OMP_NUM_THREADS in the environment is a choice of the user's, which torch follows.
+    The threads of one operation wait for each other at its end. So a program beside them delays all of them, each time.
+    The operations of a narrow model are so short that this costs more than the second thread gains. The load of the
+    machine decides nothing: results would depend on it.
+    """
+    return 1 if width <= NARROW and device.type == "cpu" and not environ.get("OMP_NUM_THREADS") else 0
 
 
 def set_threads(threads: int) -> int:

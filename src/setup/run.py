@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
-from typing import TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol, TypeVar
 
 from src.figures import runs as run_figures
 from src.flags.fields import UserError
@@ -16,8 +16,11 @@ from src.flags.hints import resuming
 from src.flags.parser import Request
 from src.models.contract import ARModel
 from src.ops import ran
-from src.setup.code import Code
+from src.setup.code import Code, keep
 from src.setup.log import changed
+from src.setup.plan import Setup
+from src.setup.session import environment, write_vocabulary
+from src.storage.checkpoint import set_random_state
 from src.storage.env import open_env, write_env
 from src.storage.rows import rows_of, to_jsonl
 from src.storage.rundir import RunDir, seal, write_atomic, write_json
@@ -25,11 +28,21 @@ from src.storage.schema import validate
 from src.utils import results, training
 from src.utils.distributed import World
 from src.utils.launch import ProcessLost, launcher
+from src.utils.load import busy_line
 from src.utils.reporter import Reporter
 from src.utils.session import Session
 from src.utils.summary import summary
+from src.utils.together import Member, train_together
 
 T = TypeVar("T")
+
+
+class HasBegun(Protocol):
+    """What `write_beginning` reads: `prepare` returns it (src/checks/ready.py)."""
+
+    setup: Setup
+    session: Session
+    backends: dict[str, dict]
 
 
 def carry_out(
@@ -40,19 +53,12 @@ def carry_out(
     began: `time.perf_counter()` at the start of the command.  payload: that of the checkpoint to continue from.
     """
     main = session.world.is_main
+    if session.device.type == "cpu" and (busy := busy_line(session.args.threads * session.world.size)):
+        reporter.say(busy)
     try:
         with ran.recording() as seen:
             fit = training.fit(model, session, run_dir, reporter, payload)
-            reporter.close()
-            on_main(session.world, lambda: check_log(run_dir))
-            reporter.say("evaluating the best and the last weights ...")
-            document, samples, items = results.final_metrics(fit, began)
-            for name, why in document["failed"].items():
-                reporter.say(f"warning: {name} {why}; the scores are complete")
-        if main:
-            record_backends(run_dir, seen)
-            document = seal(with_code(document, run_dir))
-            write_results(document, samples, items, run_dir)
+            document = conclude(fit, seen, reporter, began)
     except (training.Interrupted, KeyboardInterrupt):
         reporter.close()
         if main:
@@ -63,10 +69,70 @@ def carry_out(
         again = resuming(run_dir.path, starter=launcher())
         raise ProcessLost(f"{error}; continue with: {again}", error.is_first) from error
     if main:
-        if not reporter.quiet:
-            print(summary(document))
-        print(run_dir.path)
+        tell(document, run_dir, reporter)
     return 3 if document["status"] == "diverged" else 0
+
+
+def conclude(fit: training.Fit, seen: ran.Seen, reporter: Reporter, began: float) -> dict:
+    """Evaluate a training that has ended, and write its results. Returns the content of metrics.json.
+
+    seen: of the recording that the training and this call belong to.
+    """
+    run_dir, world = fit.run_dir, fit.world
+    reporter.close()
+    on_main(world, lambda: check_log(run_dir))
+    reporter.say("evaluating the best and the last weights ...")
+    document, samples, items = results.final_metrics(fit, began)
+    for name, why in document["failed"].items():
+        reporter.say(f"warning: {name} {why}; the scores are complete")
+    if world.is_main:
+        record_backends(run_dir, seen)
+        document = seal(with_code(document, run_dir))
+        write_results(document, samples, items, run_dir)
+    return document
+
+
+def tell(document: dict, run_dir: RunDir, reporter: Reporter) -> None:
+    """Print the summary of a run, and its directory."""
+    if not reporter.quiet:
+        print(summary(document))
+    print(run_dir.path)
+
+
+def carry_out_together(members: Sequence[Member], began: float) -> int:
+    """`carry_out` of several seeds at once. Returns 3 where a seed has diverged, 130 after an interruption, else 0.
+
+    A seed that an interruption leaves unfinished goes on as a single run.
+    """
+    codes = set()
+    try:
+        with ran.recording() as trained:
+            train_together(members)
+        for member in members:
+            with ran.recording() as seen:
+                ran.restore(trained)
+                set_random_state(member.random)
+                document = conclude(member, seen, member.reporter, began)
+            tell(document, member.run_dir, member.reporter)
+            codes.add(3 if document["status"] == "diverged" else 0)
+    except (training.Interrupted, KeyboardInterrupt):
+        for member in members:
+            member.reporter.close()
+            if not member.run_dir.finished:
+                print(f"interrupted; continue with: {resuming(member.run_dir.path)}", file=sys.stderr)
+        return 130
+    return max(codes)
+
+
+def write_beginning(run_dir: RunDir, ready: HasBegun, **noted) -> None:
+    """Write what a run directory has before the first step. noted: more for env.json."""
+    setup, session = ready.setup, ready.session
+    keep(run_dir, setup.args)
+    if setup.source:
+        setup.source.keep(run_dir)
+    write_json(run_dir.config, seal(setup.config()))
+    write_env(run_dir.env, {**environment(setup, session, ready.backends), **noted})
+    write_vocabulary(session, run_dir)
 
 
 def check_log(run_dir: RunDir) -> None:
@@ -150,7 +216,10 @@ def on_main(world: World, action: Callable[[], T]) -> T | None:
     return result
 
 
-def make_reporter(control: ControlConfig, world: World, run_dir: RunDir | None = None) -> Reporter:
-    """The reporter of this rank. Only rank 0 prints, and it writes for TensorBoard where there is a run directory."""
+def make_reporter(control: ControlConfig, world: World, run_dir: RunDir | None = None, prefix: str = "") -> Reporter:
+    """The reporter of this rank. Only rank 0 prints, and it writes for TensorBoard where there is a run directory.
+
+    prefix: begins each line, where several runs report at once.
+    """
     log = control.log if run_dir is not None and world.is_main else "none"
-    return Reporter(control.quiet or not world.is_main, log, run_dir and run_dir.path / "tensorboard")
+    return Reporter(control.quiet or not world.is_main, log, run_dir and run_dir.path / "tensorboard", prefix)

@@ -213,7 +213,7 @@ def collect(args, device, precision_reason: tuple[str, str], backends) -> dict:
         "cpu": {
             "model": cpu_model(),
             "cores": os.cpu_count(),
-            "usable_cores": _usable_cores(),
+            "usable_cores": usable_cores(),
             "bf16": sorted(_cpu_bf16_flags()),
         },
         "threads": {"torch": torch.get_num_threads(), "interop": torch.get_num_interop_threads()},
@@ -244,7 +244,8 @@ def open_env(path) -> dict:
     return content
 
 
-def _usable_cores() -> int | None:
+def usable_cores() -> int | None:
+    """The CPU cores that this process may use, where that is known."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 

@@ -27,7 +27,7 @@ WRONG_DECODING = "WRONG: decoding differs from forward"
 REMARKS = (NO_PREFILL, WRONG_DECODING)
 
 ROW_SCHEMA = 1
-KINDS = ("train-run", "speed", "kernel", "profile")
+KINDS = ("train-run", "speed", "kernel", "profile", "bench")
 # failed: raised something else.  gate failed: the op differs from its reference, so it is not timed.
 # not tried: a shorter one ran out of memory.  not reached: the run ended before, at the step x (a censored time).
 STATUSES = ("ok", "out of memory", "gate failed", "failed", "unsupported", "not tried", "not reached", "diverged")

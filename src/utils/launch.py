@@ -86,6 +86,11 @@ def launcher(environ: Mapping[str, str] = os.environ) -> list[str]:
     return ["torchrun", *(["--nnodes", machines] if machines != "1" else []), "--nproc_per_node", each]
 
 
+def usable_cores() -> int:
+    """The CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _number(
     name: str, environ: Mapping[str, str], least: int = 0, most: int = MOST_PROCESSES, default: int | None = None
 ) -> int:

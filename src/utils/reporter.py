@@ -18,10 +18,11 @@ class Reporter:
     """Prints the steps and validations that the training loop tells it of.
 
     log: "none", or "tensorboard", which writes into `folder`.
+    prefix: begins each line, of one of several runs that report at once. They have no progress bar.
     """
 
-    def __init__(self, quiet: bool, log: str = "none", folder: Path | None = None):
-        self.quiet, self.on_terminal = quiet, sys.stderr.isatty()
+    def __init__(self, quiet: bool, log: str = "none", folder: Path | None = None, prefix: str = ""):
+        self.quiet, self.on_terminal, self.prefix = quiet, sys.stderr.isatty() and not prefix, prefix
         self.unit = "chars"  # what a step consists of
         self.bar = None
         self.writer = tensorboard_writer(folder) if log == "tensorboard" else None
@@ -36,7 +37,7 @@ class Reporter:
         try:
             if self.bar is not None:
                 self.bar.clear()
-            print(text, file=sys.stderr, flush=True)
+            print(self.prefix + text, file=sys.stderr, flush=True)
         except OSError:
             self.quiet = True
 

@@ -34,12 +34,12 @@ from src.storage import checkpoint
 from src.storage.log_copy import packed
 from src.storage.randomness import kept_random_state, seed_rank
 from src.storage.rundir import RunDir
+from src.utils.adamw import AdamW, clip_gradients
 from src.utils.attempt import attempt
 from src.utils.distributed import World
 from src.utils.evaluation import allowed_ids, evaluate, pass_over, validation_score
 from src.utils.interrupts import SIGNALS
 from src.utils.metrics import bpc, finite, perplexity
-from src.utils.optimizer import AdamW
 from src.utils.precision import autocast
 from src.utils.reporter import Reporter
 from src.utils.restoring import state_problem
@@ -78,16 +78,28 @@ def make_optimizer(model: torch.nn.Module, args: RunFlags, device: torch.device 
     The fused form takes real floating-point parameters only. A complex parameter counts as two real ones.
     Raises UserError for complex parameters under fp16, whose scaled gradients torch cannot check.
     """
+    groups = weight_decay_groups(model, args)
+    real = all(p.is_floating_point() for group in groups for p in group["params"])
+    if args.precision == "fp16" and not real:
+        raise UserError("--precision: got fp16, but the model has complex parameters, allowed: bf16 or fp32")
+    return adamw(groups, args, device)
+
+
+def weight_decay_groups(model: torch.nn.Module, args: RunFlags) -> list[dict]:
+    """The trained parameters with their weight decay: first those that have one. A group without any is left out."""
     decay, plain = [], []
     for p in model.parameters():
         if p.requires_grad:
             (plain if p.ndim < 2 or getattr(p, "_no_weight_decay", False) else decay).append(p)
-    real = all(p.is_floating_point() for p in (*decay, *plain))
-    if args.precision == "fp16" and not real:
-        raise UserError("--precision: got fp16, but the model has complex parameters, allowed: bf16 or fp32")
     groups = [{"params": decay, "weight_decay": args.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
+
+
+def adamw(groups: list[dict], args: RunFlags, device: torch.device | str) -> torch.optim.AdamW:
+    """AdamW of groups of parameters, fused where torch has it."""
+    real = all(p.is_floating_point() for group in groups for p in group["params"])
     return AdamW(
-        [g for g in groups if g["params"]],
+        groups,
         lr=args.lr,
         betas=(args.beta1, args.beta2),
         fused=real and torch.device(device).type in ("cpu", "cuda"),
@@ -167,7 +179,7 @@ def train_step(
         loss_sum += _unsmoothed(aux) * (count / total) if args.label_smoothing else share.detach()
     world.sum_gradients(model.parameters())
     scaler.unscale_(optimizer)
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), args.grad_clip or math.inf)
+    norm = clip_gradients([p for p in model.parameters() if p.grad is not None], args.grad_clip or math.inf)
     loss_value, norm_value = torch.stack([loss_sum, norm.to(loss_sum.dtype)]).tolist()  # one transfer
     loss_value = world.sum([loss_value], device)[0]
     if not math.isfinite(loss_value):
@@ -302,10 +314,14 @@ class Fit:
             "scaler": self.scaler.state_dict(),
             "step": self.progress.step,
             "progress": dict(vars(self.progress)),
-            "random": self.world.gather(checkpoint.random_state()),
+            "random": self.world.gather(self.random_state()),
             "ran": ran.noted(),
             "log": packed(self.run_dir.training_log.copy()),
         }
+
+    def random_state(self) -> dict:
+        """The state of the random generators of this rank."""
+        return checkpoint.random_state()
 
     def problem_of(self, payload: dict) -> str:
         """Why this training cannot go on from a checkpoint's payload; empty where it can. Nothing is changed."""
@@ -358,15 +374,23 @@ class Fit:
 
         Raises Interrupted when the user asked to stop; the state is saved before.
         """
-        self._saved_at = self._clock = time.perf_counter()
-        self.model.train()
+        self.begin()
         with Stopper() as self.stopper:
             try:
                 while not self.finished and self.progress.diverged_at is None:
                     self._epoch()
             except Diverged:
-                self.progress.diverged_at = self.progress.step + 1
-                self.save()
+                self.note_divergence()
+
+    def begin(self) -> None:
+        """The first step comes next."""
+        self._saved_at = self._clock = time.perf_counter()
+        self.model.train()
+
+    def note_divergence(self) -> None:
+        """The next step has no finite loss or gradient, or the validation after the last one has none."""
+        self.progress.diverged_at = self.progress.step + 1
+        self.save()
 
     @property
     def finished(self) -> bool:
@@ -377,11 +401,7 @@ class Fit:
         set_epoch(self.loaders["train"], self.progress.epoch, self.progress.batch)
         for batch in self.loaders["train"]:
             if self.progress.step == 0:
-                self.progress.output_ratios = attempt(
-                    self.progress.failed,
-                    "output_ratios",
-                    functools.partial(output_ratios, self.model, batch, self.device, self.args),
-                )
+                self.note_ratios(batch)
             row = train_step(
                 self.model, batch, self.optimizer, self.scheduler, self.scaler, self.device, self.args, self.world
             )
@@ -390,9 +410,24 @@ class Fit:
                 return
         self.progress.epoch, self.progress.batch = self.progress.epoch + 1, 0
 
+    def note_ratios(self, batch: Batch) -> None:
+        """Measure, before the first step, how much each block adds to the residual stream."""
+        action = functools.partial(output_ratios, self.model, batch, self.device, self.args)
+        self.progress.output_ratios = attempt(self.progress.failed, "output_ratios", action)
+
     def _after_step(self, row: dict, batch: Batch) -> None:
-        p, now = self.progress, time.perf_counter()
+        now = time.perf_counter()
         seconds, self._clock = now - self._clock, now
+        self.note_step(row, batch, seconds)
+        if self._any_rank(self.stopper.asked):
+            if not self.finished:
+                self.save()
+            raise Interrupted
+        self._clock = time.perf_counter()  # training time does not include validation and saving
+
+    def note_step(self, row: dict, batch: Batch, seconds: float) -> None:
+        """A step is done: log it, and validate and save where it is time to.  row: of `train_step`."""
+        p = self.progress
         p.step, p.batch, p.seconds = p.step + 1, p.batch + 1, p.seconds + seconds
         p.chars_seen, p.examples_seen = p.chars_seen + batch.n_chars, p.examples_seen + len(batch)
         row = {"step": p.step, **row, "trained": batch.n_trained, "chars": batch.n_chars, "seconds": seconds}
@@ -402,13 +437,8 @@ class Fit:
         if p.step % self.eval_every == 0 or p.step == self.steps:
             self._validate()
             self.save()
-        elif self._any_rank(now - self._saved_at > CHECKPOINT_SECONDS):  # saving needs all ranks, and clocks differ
+        elif self._any_rank(time.perf_counter() - self._saved_at > CHECKPOINT_SECONDS):  # all ranks save, by one clock
             self.save()
-        if self._any_rank(self.stopper.asked):
-            if not self.finished:
-                self.save()
-            raise Interrupted
-        self._clock = time.perf_counter()  # training time does not include validation and saving
 
     def _any_rank(self, here: bool) -> bool:
         """Whether something holds on at least one rank. The answer is the same on all."""

@@ -71,7 +71,8 @@ def test_other_test_sequences_that_could_reverse_a_difference_leave_it_open():
     item = {"task": "copy", "setting": "", "a": "b", "b": "a", "measure": "value", "low": -0.1, "high": 0.5}
     pair = (cell("a", 0.9), cell("b", 0.5))
     assert Ahead(("a",), ("b",)).judge(evidence(*pair, items=[item])).state == OPEN
-    assert Ahead(("a",), ("b",)).judge(evidence(*pair, items=[{**item, "low": 0.1}])).state == HOLDS
+    for elsewhere in ({"low": 0.1}, {"task": "parity"}, {"measure": "at_40"}, {"a": "c"}):
+        assert Ahead(("a",), ("b",)).judge(evidence(*pair, items=[{**item, **elsewhere}])).state == HOLDS
 
 
 def test_of_a_loss_the_lower_one_is_ahead():

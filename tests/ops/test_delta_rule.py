@@ -12,7 +12,7 @@ import torch
 from op_checks import CPU_BACKENDS, LENGTHS, distance, gpu, numba_only, on_thread_counts, same_bytes, with_gradients
 
 from src.ops import backends
-from src.ops.delta_rule import automatic, delta_rule, delta_rule_step, fla
+from src.ops.delta_rule import automatic, delta_rule, delta_rule_step, fla, obstacle
 from src.ops.delta_rule.reference import delta_rule_reference
 from src.ops.linear_attention import chunked
 
@@ -256,6 +256,8 @@ def test_fla_adapter_chooses_by_length_decay_and_precision_and_returns_what_the_
 @pytest.mark.parametrize("decay", [pytest.param(d, marks=gpu("fla")) for d in ("none", "mixed")])
 def test_fla_agrees_with_the_reference_in_bf16(decay, T):
     tensors, out = inputs(T, decay, dtype=torch.bfloat16, K=32, V=32)
+    if why := obstacle("fla", "" if decay == "none" else "gated"):
+        pytest.skip(why)
     want = with_gradients(reference, tensors, out)
     got = with_gradients(call("fla"), [t.detach().cuda().requires_grad_() for t in tensors], [g.cuda() for g in out])
     assert distance([t.cpu() for t in got], want) <= 3e-2

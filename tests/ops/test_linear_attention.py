@@ -12,7 +12,7 @@ import torch
 from op_checks import CPU_BACKENDS, LENGTHS, distance, gpu, numba_only, on_thread_counts, same_bytes, with_gradients
 
 from src.ops import backends
-from src.ops.linear_attention import automatic, chunked, fla, linear_attention, linear_attention_step
+from src.ops.linear_attention import automatic, chunked, fla, linear_attention, linear_attention_step, obstacle
 from src.ops.linear_attention.reference import linear_attention_reference
 
 SHAPES = {
@@ -265,6 +265,8 @@ def test_fla_adapter_chooses_by_length_and_decay_and_returns_what_the_function_g
 @pytest.mark.parametrize("kind", [pytest.param(kind, marks=gpu("fla")) for kind in SHAPES])
 def test_fla_agrees_with_the_reference_in_bf16(kind, T):
     tensors, out = inputs(T, kind, "mixed", torch.bfloat16, K=32, V=32)
+    if why := obstacle("fla", "scalar" if kind == "fixed" else kind):  # the gradient of a fixed decay is wanted here
+        pytest.skip(why)
     want = with_gradients(reference, tensors, out)
     on_gpu = [t.detach().cuda().requires_grad_() for t in tensors]
     got = with_gradients(call("fla"), on_gpu, [g.cuda() for g in out])

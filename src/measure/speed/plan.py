@@ -145,7 +145,9 @@ def tried(subject, device, decodes: bool = True):
 
 def resolve_threads(threads: int) -> int:
     from src.setup.plan import set_threads
+    from src.utils.allocator import keep_freed_memory
 
+    keep_freed_memory()  # as in a run; the children that measure memory come from a server that does not
     return set_threads(threads)
 
 

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from src.flags.run_flags import drop_rate
+from src.ops import stacked
 from src.ops.attention import explicit, sdpa
 from src.ops.attention.flash_attn import run as _flash_attn
 from src.ops.attention.masks import window_mask
@@ -42,6 +43,16 @@ def attention(
     backend cannot run on these inputs.
     """
     _check(q, k, v, window)
+    if stacked.inside():
+        return stacked.folded(
+            lambda q, k, v: attention(
+                q, k, v, bias=bias, window=window, dropout_p=dropout_p, training=training, backend=backend
+            ),
+            *(q, k, v),
+        )
+    if backend == "auto" and bias is None and _is_plain_query(q, k, dropout_p if training else 0.0, window):
+        note("attention", "sdpa")
+        return F.scaled_dot_product_attention(q, k, v)
     dropout_p = dropout_p if training else 0.0
     if backend == "auto":
         backend, _ = choose_backend(q.device.type, k.shape[2], dropout_p=dropout_p)
@@ -51,6 +62,22 @@ def attention(
     if backend not in COMPUTE:
         raise ValueError(f"backend: got '{backend}', allowed: auto, flash_attn, {', '.join(COMPUTE)}")
     return _windowed(COMPUTE[backend], q, k, v, bias, window, dropout_p)
+
+
+def _is_plain_query(q, k, dropout_p: float, window: int) -> bool:
+    """Whether `auto` would pass a call to sdpa as it is: one float32 query on a CPU, as in decoding.
+
+    Then the decisions below cost more time than the attention over a short past.
+    """
+    return (
+        q.shape[2] == 1
+        and q.shape[1] == k.shape[1]
+        and not dropout_p
+        and not (window and k.shape[2] > window)
+        and q.dtype == k.dtype == torch.float32
+        and q.device.type == "cpu"
+        and not torch.is_autocast_enabled("cpu")
+    )
 
 
 def automatic(device_type: str, args) -> tuple[str, str]:

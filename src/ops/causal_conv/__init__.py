@@ -14,6 +14,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from src.ops import stacked
 from src.ops.backends import load_implementation, not_installed, usable
 from src.ops.precision import accumulation_dtype, no_autocast
 from src.ops.ran import STEP, note
@@ -36,6 +37,8 @@ def causal_conv(x, weight, bias=None, state=None, activation: str | None = None,
     cannot run here.
     """
     _check(x, weight, bias, state, activation)
+    if stacked.inside():
+        return stacked.widened(lambda *given: causal_conv(*given, activation, backend), x, weight, bias, state)
     implementation = _choose(backend, x, weight.shape[1])
     kind = accumulation_dtype(x)
     with no_autocast(x):

@@ -26,10 +26,8 @@ import numpy as np
 import torch
 from torch.autograd.function import once_differentiable
 
-from src.ops.lanes import EXACT, array_dtype, compiled, f32, flat, parallel_for, rows_of
+from src.ops.lanes import EXACT, ONE, ZERO, array_dtype, compiled, flat, parallel_for, rows_of
 from src.ops.vector import LANES, load, padded, sigmoid, splat, store, whole_vectors
-
-ZERO, ONE = f32(0), f32(1)
 
 
 def run(x, weight, bias, state, activation):

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import torch
 
-from src.ops import backends
+from src.ops import backends, hopper, stacked
 from src.ops.precision import HALF, accumulation_dtype, no_autocast
 from src.ops.ran import STEP, note
 
@@ -36,8 +36,10 @@ def delta_rule(q, k, v, beta, decay=None, state=None, scale=None, backend: str =
     Raises ValueError when shapes disagree or `backend` is unknown, RuntimeError when the named backend cannot run here.
     """
     _check(q, k, v, beta, decay, state, time=True)
+    if stacked.inside():
+        return stacked.folded(lambda *given: delta_rule(*given, scale, backend), q, k, v, beta, decay, state)
     double = accumulation_dtype(q, k, v, beta, decay, state) == torch.float64
-    implementation = _choose(backend, v, double)
+    implementation = _choose(backend, v, double, "" if decay is None else "gated")
     with no_autocast(q):
         return implementation.run(q, k, v, beta, decay, state, 1.0 if scale is None else float(scale))
 
@@ -55,10 +57,15 @@ def delta_rule_step(q, k, v, beta, decay=None, state=None, scale=None):
         return _step(q, k, v, beta, decay, state, scale)
 
 
-def automatic(device_type: str, args=None) -> tuple[str, str]:
+def obstacle(backend: str, kind: str = "") -> str:
+    """Why a backend that is installed cannot run this kind on the present device; empty where it can."""
+    return hopper.gated_backward_problem() if backend == "fla" and kind == "gated" else ""
+
+
+def automatic(device_type: str, args=None, kind: str = "") -> tuple[str, str]:
     """(backend, reason) of "auto" on a type of device, for the record of a run.
 
-    args: the flags of the run, of which `precision` counts.
+    args: the flags of the run, of which `precision` counts.  kind: "gated" with a decay.
     """
     # Time of eager / time of numba. Forward and backward pass, T 1024, 4 heads, fp32, CPU time of one thread of a CPU
     # with AVX-512, medians of alternating runs:
@@ -72,6 +79,8 @@ def automatic(device_type: str, args=None) -> tuple[str, str]:
                 "eager",
                 "flash-linear-attention multiplies float32 in TF32, which keeps 10 bits, or has no chunk kernel for it",
             )
+        if why := obstacle("fla", kind):
+            return "eager", why
         return "fla", "flash-linear-attention is installed: fused kernels for half precision"
     if "numba" in present:
         return "numba", "the compiled recurrence took 0.34 to 0.63 of the time of chunks in torch (keys of 16 to 128)"
@@ -99,12 +108,14 @@ def _step(q, k, v, beta, decay, state, scale):
     return o.to(out_dtype), state
 
 
-def _choose(backend: str, v, double: bool):
+def _choose(backend: str, v, double: bool, kind: str):
     """The module that computes, after the choice of "auto" for these tensors."""
     if backend == "auto":
-        backend, _ = automatic(v.device.type)
+        backend, _ = automatic(v.device.type, None, kind)
         if double or (backend == "fla" and v.dtype not in HALF):
             backend = "eager"
+    if why := obstacle(backend, kind):
+        raise RuntimeError(f"backend '{backend}' of delta_rule cannot run: {why}; take eager, or auto")
     implementation = backends.load_implementation("delta_rule", backend, v.device.type, double)
     note("delta_rule", backend)
     return implementation

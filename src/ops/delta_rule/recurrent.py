@@ -39,6 +39,7 @@ import functools
 import numpy as np
 import torch
 
+from src.ops.compiler import untraced
 from src.ops.lanes import SUMS, compiled, parallel_for
 from src.ops.linear_attention.recurrent import ARRAY, STARTS, arrays
 
@@ -46,7 +47,7 @@ CHUNK = 32  # tokens whose states the backward pass holds: 128 KB with K = V = 3
 HEADS = "f4[:, :, ::1]"  # beta and gate
 
 
-@torch.compiler.disable  # numba cannot be traced
+@untraced
 def run(q, k, v, beta, decay, state, scale):
     """Arguments and result as in chunked.run, for float32, bf16 and fp16 on a CPU."""
     (B, _, H, K), V = q.shape, v.shape[-1]

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import torch
 
-from src.ops import backends
+from src.ops import backends, hopper, stacked
 from src.ops.precision import HALF, accumulation_dtype, no_autocast
 from src.ops.ran import STEP, note
 
@@ -41,6 +41,10 @@ def linear_attention(q, k, v, decay=None, state=None, scale=None, backend: str =
     Raises ValueError when shapes disagree or `backend` is unknown, RuntimeError when the named backend cannot run here.
     """
     _check(q, k, v, decay, state, time=True)
+    if stacked.inside():
+        if decay is not None and decay.dim() == 1 and decay.requires_grad:  # each model has learned its own
+            decay = decay.expand(q.shape[:-1])
+        return stacked.folded(lambda *given: linear_attention(*given, scale, backend), q, k, v, decay, state)
     double = accumulation_dtype(q, k, v, decay, state) == torch.float64
     implementation = _choose(backend, v, decay, double)
     with no_autocast(q):
@@ -74,9 +78,10 @@ def automatic(device_type: str, args=None, decay: str | None = None) -> tuple[st
     #   scalar        1.30     1.04    0.85    0.70
     #   vector        3.50     3.81    2.70    1.90
     present = backends.usable("linear_attention", device_type)
-    if "fla" in present:
-        return _cuda(args, (decay or "").endswith(" float32"))
+    float32 = (decay or "").endswith(" float32")
     decay = decay.split()[0] if decay else getattr(args, "decay", None)
+    if "fla" in present:
+        return _cuda(args, float32, decay)
     if decay == "vector" and "numba" in present:
         return (
             "numba",
@@ -87,11 +92,19 @@ def automatic(device_type: str, args=None, decay: str | None = None) -> tuple[st
     return "eager", f"chunks as matrix products in torch{exception}"
 
 
-def _cuda(args, float32: bool) -> tuple[str, str]:
+def obstacle(backend: str, kind: str = "") -> str:
+    """Why a backend that is installed cannot run this kind of decay on the present device; empty where it can."""
+    is_gated = backend == "fla" and kind.split(" ")[0] == "scalar"
+    return hopper.gated_backward_problem() if is_gated else ""
+
+
+def _cuda(args, float32: bool, decay: str | None) -> tuple[str, str]:
     if float32:
         return "eager", "this layer keeps its values float32, which flash-linear-attention would multiply in TF32"
     if getattr(args, "precision", "bf16") == "fp32":
         return "eager", "flash-linear-attention multiplies float32 in TF32, which keeps 10 bits"
+    if why := obstacle("fla", decay or ""):
+        return "eager", why
     return "fla", "flash-linear-attention is installed: fused kernels for half precision"
 
 
@@ -124,13 +137,25 @@ def _gate(decay, dtype):
 
 def _choose(backend: str, v, decay, double: bool):
     """The module that computes, after the choice of "auto" for these tensors."""
+    kind = _kind(decay)
     if backend == "auto":
-        backend, _ = automatic(v.device.type, None, "vector" if decay is not None and decay.dim() == 4 else "other")
+        backend, _ = automatic(v.device.type, None, kind)
         if double or (backend == "fla" and v.dtype not in HALF):
             backend = "eager"
+    if why := obstacle(backend, kind):
+        raise RuntimeError(f"backend '{backend}' of linear_attention cannot run: {why}; take eager, or auto")
     implementation = backends.load_implementation("linear_attention", backend, v.device.type, double)
     note("linear_attention", backend)
     return implementation
+
+
+def _kind(decay) -> str:
+    """The kind of a decay. A fixed one that is learned is given to the kernels as one per token."""
+    if decay is None:
+        return "none"
+    if decay.dim() == 1 and not decay.requires_grad:
+        return "fixed"
+    return "vector" if decay.dim() == 4 else "scalar"
 
 
 def _check(q, k, v, decay, state, time: bool) -> None:

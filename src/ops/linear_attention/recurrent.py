@@ -38,13 +38,14 @@ import functools
 import numpy as np
 import torch
 
+from src.ops.compiler import untraced
 from src.ops.lanes import SUMS, compiled, parallel_for
 
 CHUNK = 32  # tokens whose states the backward pass holds: 128 KB with K = V = 32
 ARRAY, STARTS = "f4[:, :, :, ::1]", "f4[:, :, :, :, ::1]"
 
 
-@torch.compiler.disable  # numba cannot be traced
+@untraced
 def run(q, k, v, decay, state, scale):
     """Arguments and result as in chunked.run, for float32, bf16 and fp16 on a CPU."""
     (B, _, H, K), V = q.shape, v.shape[-1]

@@ -2,7 +2,7 @@
 
     y = x / sqrt( mean(x^2) + eps ) * weight
 
-Zhang & Sennrich 2019, "Root Mean Square Layer Normalization", arXiv:1910.07467, equation 4. Both backends compute what
+Zhang & Sennrich 2019, "Root Mean Square Layer Normalization", arXiv:1910.07467, equation 4. All backends compute what
 reference.py defines (tests/ops/test_plain_ops.py compares them). README.md has the gradients.
 
 D channels of a row; (...) any leading axes.
@@ -10,7 +10,7 @@ D channels of a row; (...) any leading axes.
 
 from __future__ import annotations
 
-from src.ops.plain import automatic, implementation
+from src.ops.plain import automatic_one_pass, implementation
 from src.ops.rmsnorm import eager
 
 __all__ = ["automatic", "rmsnorm"]
@@ -28,3 +28,8 @@ def rmsnorm(x, weight=None, eps: float = 1e-5, backend: str = "auto"):
     if weight is not None and weight.shape != x.shape[-1:]:
         raise ValueError(f"weight: got {tuple(weight.shape)}, allowed: {tuple(x.shape[-1:])} or None")
     return implementation("rmsnorm", backend, eager, x).run(x, weight, eps)
+
+
+def automatic(device_type: str, args=None) -> tuple[str, str]:
+    """(backend, reason) of "auto" on a type of device, for the record of a run."""
+    return automatic_one_pass("rmsnorm", device_type)

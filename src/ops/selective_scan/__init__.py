@@ -21,9 +21,11 @@ import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
+from src.ops import stacked
 from src.ops.backends import load_implementation, not_installed, usable
 from src.ops.precision import accumulation_dtype, autocast_dtype, no_autocast
 from src.ops.ran import STEP, note
+from src.ops.selective_scan import chunked
 from src.ops.vjp import vjp
 
 
@@ -41,6 +43,8 @@ def selective_scan(u, delta, A, B, C, D=None, state=None, neg_eigen: bool = Fals
     Raises ValueError when shapes disagree or `backend` is unknown, RuntimeError when the named backend cannot run this.
     """
     _check(u, delta, A, B, C, D, state)
+    if stacked.inside():
+        return _stacked_scan(u, delta, A, B, C, D, state, neg_eigen, backend)
     implementation = _choose(backend, u, state, neg_eigen)
     with no_autocast(u):
         inputs = [None if t is None else t.to(accumulation_dtype(u)) for t in (u, delta, A, B, C, D, state)]
@@ -67,6 +71,8 @@ def projected_scan(u, x_proj, dt_proj, dt_bias, A_log, D, state=None, neg_eigen:
     if dt_bias.shape != (E,) or D.shape != (E,) or (state is not None and state.shape != (len(u), E, N)):
         got = ", ".join(str(t if t is None else tuple(t.shape)) for t in (dt_bias, D, state))
         raise ValueError(f"dt_bias, D, state: got {got}, allowed: ({E},), ({E},), ({len(u)}, {E}, {N}) or None")
+    if stacked.inside():
+        return _stacked_projected(u, x_proj, dt_proj, dt_bias, A_log, D, state, neg_eigen, backend)
     implementation = _choose(backend, u, state, neg_eigen)
     return _ProjectedScan.apply(u, x_proj, dt_proj, dt_bias, A_log, D, state, neg_eigen, implementation)
 
@@ -110,6 +116,38 @@ def automatic(device_type: str, args=None) -> tuple[str, str]:
         return "numba", "4 to 6 times as fast as torch operations on a CPU in float32"
     missing = not_installed("selective_scan", device_type)
     return "eager", f"torch operations{f'; not installed: {missing}' if missing else ', which run on any device'}"
+
+
+def _stacked_projected(u, x_proj, dt_proj, dt_bias, A_log, D, state, neg_eigen: bool, backend: str):
+    """`projected_scan` of several models at once."""
+    implementation = _choose(backend, u, state, neg_eigen)
+    if implementation is not chunked:
+        return stacked.each(
+            lambda *given: projected_scan(*given, neg_eigen, backend), u, x_proj, dt_proj, dt_bias, A_log, D, state
+        )
+    kind = accumulation_dtype(u)
+    raw, B, C = _project(u, x_proj, dt_proj, A_log.shape[1], autocast_dtype(u))
+    delta = F.softplus(raw.to(kind) + dt_bias.to(kind))
+    A = -torch.exp(A_log.to(kind))
+    return _stacked_scan(u, delta, A, B, C, D, state, neg_eigen, backend)
+
+
+def _stacked_scan(u, delta, A, B, C, D, state, neg_eigen: bool, backend: str):
+    """`selective_scan` of several models at once. The chunks in torch take an A and a D per row, no kernel does."""
+    implementation = _choose(backend, u, state, neg_eigen)
+    if implementation is not chunked:
+        return stacked.each(lambda *given: selective_scan(*given, neg_eigen, backend), u, delta, A, B, C, D, state)
+
+    def run(u, delta, A, B, C, D, state):
+        with no_autocast(u):
+            inputs = [None if t is None else t.to(accumulation_dtype(u)) for t in (u, delta, A, B, C, D, state)]
+            y, last = _Scan.apply(*inputs, neg_eigen, implementation)
+            return y.to(u.dtype), last
+
+    rows = len(u)
+    A = A.expand(rows, 1, 1, *A.shape)  # (B, 1, 1, E, N)
+    D = None if D is None else D.expand(rows, 1, *D.shape)
+    return stacked.folded(run, u, delta, A, B, C, D, state)
 
 
 # An implementation is a module with two functions:

@@ -33,10 +33,10 @@ STEP_STATES = 1 << 14  # states of one step above which a CPU is not faster with
 def forward(u, delta, A, B, C, D, state, neg_eigen: bool):
     """y (B, T, E) and the last state (B, E, N), in the inputs' dtype, without recording a gradient.
 
-    D and state may be None.
+    D and state may be None. Rows of several models may have an A and a D each: (B, 1, 1, E, N) and (B, 1, E).
     """
     with torch.no_grad():
-        h = u.new_zeros(len(u), *A.shape) if state is None else state
+        h = u.new_zeros(len(u), *A.shape[-2:]) if state is None else state
         outputs = []
         for begin, end in _segments(u, A):
             y, h = _segment(u[:, begin:end], delta[:, begin:end], A, B[:, begin:end], C[:, begin:end], D, h, neg_eigen)
@@ -71,7 +71,7 @@ def backward(dy, dlast, u, delta, A, B, C, D, state, neg_eigen: bool):
 
 def _segments(u, A):
     """[(begin, end)] of the segments of time, in order, long enough for the device and for few borders."""
-    (batch, T, _), (E, N) = u.shape, A.shape
+    (batch, T, _), (E, N) = u.shape, A.shape[-2:]
     length = max(_root(T), SEGMENT_STATES.get(u.device.type, LARGE_SEGMENT) // (batch * E * N))
     return [(begin, min(T, begin + length)) for begin in range(0, T, length)]
 
@@ -79,7 +79,7 @@ def _segments(u, A):
 def _starts(u, delta, A, B, C, state, neg_eigen):
     """The states (B, E, N) at the start of every segment."""
     with torch.no_grad():
-        starts = [u.new_zeros(len(u), *A.shape) if state is None else state]
+        starts = [u.new_zeros(len(u), *A.shape[-2:]) if state is None else state]
         for begin, end in _segments(u, A)[:-1]:
             starts.append(
                 _segment(u[:, begin:end], delta[:, begin:end], A, B[:, begin:end], None, None, starts[-1], neg_eigen)[1]
@@ -90,7 +90,7 @@ def _starts(u, delta, A, B, C, state, neg_eigen):
 def _segment(u, delta, A, B, C, D, h, neg_eigen):
     """One segment of S tokens: y (B, S, E), None without C, and the last state (B, E, N). Differentiable."""
     batch, S, E = u.shape
-    chunk = _chunk(S, batch * A.numel(), u.device.type)
+    chunk = _chunk(S, batch * A.shape[-2] * A.shape[-1], u.device.type)
     count = -(-S // chunk)
     spare = count * chunk - S  # tokens with delta = 0 at the end: a = 1 and no input, so they change no state
 

@@ -38,7 +38,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from src.ops.lanes import EXACT, array_dtype, compiled, f32, flat, parallel_for, rows_of
+from src.ops.lanes import EXACT, ZERO, array_dtype, compiled, f32, flat, parallel_for, rows_of
 from src.ops.vector import (
     LANES,
     LOG2_E,
@@ -56,7 +56,7 @@ from src.ops.vector import (
 
 # N x tokens of a chunk of the backward pass. Its states and decays, 2 x 512 x LANES numbers, are 128 KiB.
 CHUNK_STATES = 512
-ZERO, TO_LOG2 = f32(0), f32(LOG2_E)
+TO_LOG2 = f32(LOG2_E)
 
 
 def forward(u, delta, A, B, C, D, state, neg_eigen: bool, bias=None):

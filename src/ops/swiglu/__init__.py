@@ -3,7 +3,7 @@
     y = gate / (1 + exp(-gate)) * up
 
 Shazeer 2020, "GLU Variants Improve Transformer", arXiv:2002.05202, equation 6, without its maps. The output gates of
-Mamba, GLA and RetNet are the same product. Both backends compute what reference.py defines (tests/ops/test_plain_ops.py
+Mamba, GLA and RetNet are the same product. All backends compute what reference.py defines (tests/ops/test_plain_ops.py
 compares them). README.md has the gradients.
 
 F channels of a row; (...) any leading axes.
@@ -11,7 +11,7 @@ F channels of a row; (...) any leading axes.
 
 from __future__ import annotations
 
-from src.ops.plain import automatic, implementation
+from src.ops.plain import automatic_one_pass, implementation
 from src.ops.swiglu import eager
 
 __all__ = ["automatic", "swiglu"]
@@ -29,3 +29,8 @@ def swiglu(gate, up, backend: str = "auto"):
     if gate.shape != up.shape:
         raise ValueError(f"gate, up: got {tuple(gate.shape)} and {tuple(up.shape)}, allowed: two equal shapes")
     return implementation("swiglu", backend, eager, gate).run(gate, up)
+
+
+def automatic(device_type: str, args=None) -> tuple[str, str]:
+    """(backend, reason) of "auto" on a type of device, for the record of a run."""
+    return automatic_one_pass("swiglu", device_type)

@@ -48,6 +48,7 @@ from src.study.engines import ATTEMPTS, DIVERGED, DONE, FAILED, TIMEOUT, Job, Ou
 from src.study.engines.queued import Queued
 from src.study.engines.worker import END, INTERRUPTED, STOP, Errand, work
 from src.utils.interrupts import Interrupts
+from src.utils.launch import usable_cores
 from src.utils.lifetime import LOST
 
 COMMAND = "benchmark:main"
@@ -272,11 +273,6 @@ class LocalEngine(Queued):
 def start_server(threads: int) -> None:
     """Start the server for trainings, and do not wait for it. It ends with this process, whether it is used or not."""
     _forking(threads, what_a_training_needs())
-
-
-def usable_cores() -> int:
-    """The CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def what_a_training_needs() -> list[str]:

@@ -1,0 +1,12 @@
+"""`bench`: the times that a user of this program waits for, measured on this machine and compared with the last record.
+
+    items.py       what is measured, with words, unit and the function that measures it
+    wholes.py      whole commands, as processes: the main job, the recipe, the start, many runs
+    pieces.py      parts, each in a process of its own: training step, mixer, scan, decoding; with a peer in turns
+    run.py         item by item, the columns in turns; rows as soon as they are known
+    verdict.py     what got slower than the record by more than its interval; no torch
+    table.py       the table of the README, and the record that it shows; no torch
+
+A column is a kind of machine: `here`, or `laptop`, which keeps torch from AVX-512 and bf16. So every measurement is a
+process of its own, because torch reads this when it is loaded.
+"""

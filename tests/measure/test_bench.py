@@ -1,0 +1,225 @@
+"""`bench`: rows, resuming, the table, and what it says against a record. Nothing is really timed here.
+
+python -m pytest tests/measure/test_bench.py
+python -m pytest tests/measure/test_bench.py -m slow -s       # the functions behind the items, shortened
+"""
+
+import json
+
+import pytest
+from conftest import ROOT
+
+from src.flags.fields import UserError
+from src.measure.bench import items, pieces, table, verdict, wholes
+from src.measure.bench.items import COLUMNS, ITEMS, METRICS, Item
+from src.measure.bench.run import row_of, rows_of
+
+MACHINE = {"device": "cpu: AMD EPYC", "settings": {"cores": 2}, "versions": {}}
+STEADY = [10.0, 10.1, 9.9, 10.05, 9.95, 10.0]
+
+
+def made(metric="recipe_step_ms", values=STEADY, column="here", **more) -> dict:
+    """A row of a metric."""
+    return row_of(metric, list(values), {"panel": "step", "form": column, **MACHINE, **more})
+
+
+def planted(column, folder) -> dict:
+    """What an item of the tests measures."""
+    return {"recipe_step_ms": STEADY, "decode_256_per_s": [1000.0] * 6}
+
+
+def broken(column, folder) -> dict:
+    raise RuntimeError("out of memory\nmore")
+
+
+@pytest.fixture
+def two_items(monkeypatch):
+    """The command with two items that take no time; returns what was called."""
+    called = []
+    here = {name: Item(name, name, "", 1.0, rounds=1) for name in ("step", "decode")}
+    for name, item in here.items():
+        monkeypatch.setitem(items.ITEMS, name, item)
+    for name in set(ITEMS) - set(here):
+        monkeypatch.delitem(items.ITEMS, name)
+
+    def call(self, column, folder):
+        called.append((self.name, column))
+        return planted(column, folder) if self.name == "step" else {"decode_1000_per_s": [900.0] * 6}
+
+    monkeypatch.setattr(Item, "call", call)
+    monkeypatch.setattr(table, "RECORD", ROOT / "no such record")
+    return called
+
+
+def test_every_item_and_metric_has_a_function_and_a_unit():
+    for item in ITEMS.values():
+        room = {items.WHOLES: wholes, items.PIECES: pieces}[item.function.partition(":")[0]]
+        assert callable(getattr(room, item.function.partition(":")[2]))
+        assert set(item.columns) <= set(COLUMNS)
+    assert all(metric.unit and metric.words for metric in METRICS.values())
+    assert set(table.IN_PAGE) <= set(METRICS)
+
+
+def test_a_slower_figure_is_named_with_its_interval_and_an_equal_one_is_not():
+    slow = made(values=[1.3 * v for v in STEADY])
+    (line,) = verdict.compared([slow, made("recipe_step_one_ms")], [made(), made("recipe_step_one_ms")])
+    assert line.startswith(
+        "slower than the record: training step of the recipe, two threads (recipe_step_ms, here): 13 ms"
+    )
+    assert "1.30 x [1.2" in line
+    assert verdict.compared([made()], [made()]) == ["nothing is slower than the record (1 figures)"]
+    assert "nothing is slower" in verdict.compared([made(values=[0.5 * v for v in STEADY])], [made()])[0]
+
+
+def test_fewer_tokens_per_second_are_slower():
+    fewer, more = made("decode_256_per_s", [800.0] * 6), made("decode_256_per_s", [1000.0] * 6)
+    assert "1.25 x" in verdict.compared([fewer], [more])[0]
+    assert "nothing is slower" in verdict.compared([more], [fewer])[0]
+
+
+@pytest.mark.parametrize(("seconds", "is_slow"), [(108.0, False), (112.0, True)])
+def test_one_repeat_must_be_ten_percent_slower(seconds, is_slow):
+    lines = verdict.compared([made("main_job_s", [seconds])], [made("main_job_s", [100.0])])
+    assert lines[0].startswith("slower") == is_slow
+
+
+def test_noise_within_its_interval_is_not_called_slower():
+    noisy = [8.0, 9.0, 10.0, 11.0, 12.0, 13.0]
+    assert "nothing is slower" in verdict.compared([made(values=[1.05 * v for v in noisy])], [made(values=noisy)])[0]
+
+
+def test_another_machine_and_no_record_are_one_line():
+    other = made(**{"settings": {"cores": 8}})
+    (line,) = verdict.compared([made(values=[99.0] * 6)], [other])
+    assert "another machine (cpu: AMD EPYC, 8 cores; this one: cpu: AMD EPYC, 2 cores)" in line
+    assert verdict.compared([made()], []) == ["no record to compare with; --update makes this run the record"]
+
+
+def test_rounds_are_pooled_and_the_columns_take_turns(monkeypatch):
+    seen = []
+    monkeypatch.setattr(Item, "call", lambda self, column, folder: seen.append(column) or planted(column, folder))
+    rows = rows_of(Item("step", "", "", 1.0, rounds=2), ("here", "laptop"), MACHINE)
+    assert seen == ["here", "laptop", "here", "laptop"]
+    assert [(r["metric"], r["form"], r["n"]) for r in rows[:2]] == [
+        ("recipe_step_ms", "here", 12),
+        ("decode_256_per_s", "here", 12),
+    ]
+
+
+def test_a_column_that_fails_is_a_row_that_says_so(monkeypatch):
+    def call(self, column, folder):
+        return broken(column, folder) if column == "laptop" else planted(column, folder)
+
+    monkeypatch.setattr(Item, "call", call)
+    *good, bad = rows_of(Item("step", "", "", 1.0), ("here", "laptop"), MACHINE)
+    assert {row["status"] for row in good} == {"ok"}
+    assert (bad["form"], bad["status"], bad["note"]) == ("laptop", "failed", "out of memory")
+
+
+def test_the_command_measures_shows_and_continues(two_items, main):
+    code, out, _ = main("bench", "--only", "step", "--columns", "here", "--out_dir", "R")
+    assert code == 0, out
+    assert two_items == [("step", "here")]
+    assert "| training step of the recipe, two threads | 10 ms [9.9, 10.1] | - |" in out
+    assert "no record to compare with" in out
+    assert main("bench", "--only", "step", "--columns", "here", "--out_dir", "R")[0] == 0
+    assert two_items == [("step", "here")]  # nothing is measured twice
+    code, out, err = main("bench", "--out_dir", "R")
+    assert (code, out) == (2, "")
+    assert "was begun with" in err
+
+
+def test_an_interrupt_keeps_what_was_measured(two_items, main, monkeypatch):
+    call = Item.call
+
+    def interrupted(self, column, folder):
+        if self.name == "decode":
+            raise KeyboardInterrupt
+        return call(self, column, folder)
+
+    monkeypatch.setattr(Item, "call", interrupted)
+    code, _, err = main("bench", "--out_dir", "R", "--quiet")
+    assert code == 130
+    assert "4 rows are kept" in err
+    monkeypatch.setattr(Item, "call", call)
+    assert main("bench", "--out_dir", "R", "--quiet")[0] == 0
+    assert two_items == [("step", "here"), ("step", "laptop"), ("decode", "here"), ("decode", "laptop")]
+
+
+def test_a_doctored_record_makes_the_command_say_slower(two_items, main, tmp_path):
+    assert main("bench", "--only", "step", "--columns", "here", "--out_dir", "R", "--quiet")[0] == 0
+    rows = [json.loads(line) for line in open("R/results.jsonl")]
+    for row in rows:
+        row["values"] = [v / 2 if row["unit"] == "ms" else v for v in row["values"]]
+    record = tmp_path / "results.jsonl"
+    record.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    code, out, _ = main("bench", "--only", "step", "--columns", "here", "--out_dir", "S", "--record", record, "--quiet")
+    assert code == 0
+    assert [line.split(":")[0] for line in out.splitlines()] == ["slower than the record", "S"]
+
+
+@pytest.mark.parametrize("text", ["{}", "[1", '{"schema": 1}'])
+def test_a_damaged_record_is_one_line(text, two_items, main, tmp_path):
+    record = tmp_path / "results.jsonl"
+    record.write_text(text + "\n")
+    code, out, err = main("bench", "--out_dir", "R", "--record", record)
+    assert (code, out) == (2, "")
+    assert "is no record of `bench`" in err
+    assert two_items == []
+
+
+@pytest.mark.parametrize(
+    "words", [("--only", "stpe"), ("--columns", "gpu"), ("--record", "nothing"), ("--update", "--only", "step")]
+)
+def test_wrong_words_are_one_line_and_nothing_is_measured(words, two_items, main):
+    code, out, err = main("bench", *words)
+    assert (code, out) == (2, "")
+    assert err.startswith("error: --")
+    assert two_items == []
+
+
+def test_update_writes_the_record_and_the_table_of_the_page(two_items, main, tmp_path, monkeypatch):
+    page, record = tmp_path / "README.md", tmp_path / "benchmarks/results.jsonl"
+    page.write_text(f"before\n{table.BEGIN}\nold\n{table.END}\nafter\n")
+    monkeypatch.setattr(table, "write_record", lambda rows, write=table.write_record: write(rows, record, page))
+    assert main("bench", "--update", "--out_dir", "R", "--quiet")[0] == 0
+    rows = table.read_record(record)
+    assert len(rows) == 6
+    text = page.read_text()
+    assert text.startswith(f"before\n{table.BEGIN}\n| on cpu: ")
+    assert text.endswith(f"{table.END}\nafter\n")
+    assert text == table.with_table(text, rows)
+    assert text != table.with_table(text, [{**rows[0], "value": 77.0}, *rows[1:]])  # the test of the README would fail
+
+
+def test_the_table_of_the_readme_is_that_of_the_record():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert text == table.with_table(text, table.read_record())
+
+
+def test_a_page_without_markers_is_refused():
+    with pytest.raises(UserError, match="<!-- bench -->"):
+        table.with_table("nothing", [])
+
+
+def test_a_process_that_fails_says_its_last_line():
+    with pytest.raises(RuntimeError, match="lr is wrong"):
+        wholes.process(["-c", "import sys; sys.exit('error: lr is wrong')"], {})
+    assert wholes.process(["-c", "print(7)"], {})[1] == "7\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["step", "mixer", "scan", "decode"])
+def test_parts_are_measured(name, monkeypatch):
+    monkeypatch.setitem(pieces.REPEATS, name, 2)
+    found = pieces.FUNCTIONS[name](1, "fp32")
+    assert set(found) <= set(METRICS)
+    assert all(len(values) >= 2 and min(values) > 0 for values in found.values())
+
+
+@pytest.mark.slow
+def test_whole_commands_are_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr(wholes, "WORKERS", (1, 2))
+    found = {**wholes.many("here", tmp_path), **wholes.start("here", tmp_path)}
+    print({name: [round(v, 1) for v in values] for name, values in found.items()})
+    assert set(found) <= set(METRICS)
