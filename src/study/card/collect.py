@@ -54,10 +54,10 @@ def collect(suite: Suite, root: Path, labels: Iterable[str] = ()) -> tuple[list[
     return tables, lines
 
 
-def is_finished(suite: Suite, root: Path, row: Row, label: str) -> bool:
+def is_finished(suite: Suite, root: Path, row: Row, label: str, data: RowData) -> bool:
     """Whether the runs of a row and a layer are finished, and those of the suite as it is today."""
     try:
-        _checked(suite, root, row, label, data_of(suite, row))
+        _checked(suite, root, row, label, data)
     except UserError:
         return False
     return True

@@ -18,6 +18,7 @@ from src.measure.session import continuing
 from src.study.card.collect import collect, folder_of, is_finished, store
 from src.study.card.runs import Prepared, prepare, without_text
 from src.study.card.suite import Row, Suite
+from src.study.card.validity import data_of
 from src.study.comparison import folder, planned
 from src.study.comparison.budget import seconds_of
 from src.study.engines.local import usable_cores
@@ -62,7 +63,10 @@ def run(argv: list[str], suite: Suite, labels: Sequence[str], config, control) -
     """Run what is missing, layer by layer over all rows, and write the record after each layer."""
     rows = [row for row in suite.rows if not without_text(suite, row)]
     root = Path(control.out_dir)
-    missing = [(label, row) for label in labels for row in rows if not is_finished(suite, root, row, label)]
+    data = {row.name: data_of(suite, row) for row in rows}
+    missing = [
+        (label, row) for label in labels for row in rows if not is_finished(suite, root, row, label, data[row.name])
+    ]
     print(f"{len(missing)} of {len(labels) * len(rows)} comparisons are missing", file=sys.stderr)
     if config.plan:
         return _plan(suite, missing, config, control)

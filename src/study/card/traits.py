@@ -43,7 +43,7 @@ def _without_positions(label: str) -> str:
 
 
 def shared_by(labels: set[str], among: set[str]) -> str:
-    """The narrowest trait that all of these layers have, at ties the first of the table; empty where none says anything.
+    """The narrowest trait that all of these layers have, at ties the first of the table; empty where there is none.
 
     among: all layers that are ranked. A trait that most of these have says little, so it must be lacking in some, and
     at least half of those that have it must be among `labels`.
