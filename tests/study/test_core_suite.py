@@ -7,7 +7,7 @@ import dataclasses
 
 import pytest
 
-from dataset.loaders import parse_lengths
+from dataset.loaders import named_lengths
 from src.setup.plan import plan
 from src.study.card.suite import read_suite
 
@@ -18,7 +18,7 @@ def lengths_of(row):
     """(the longest training length, the lengths that --eval_lengths names) of a row."""
     setup, _ = plan([*SUITE.flags, *row.task.words, "--model", "gru"])
     task = setup.task_class.without_data(setup.args)
-    return task.longest_length(), parse_lengths(task, setup.args.eval_lengths)
+    return task.longest_length(), named_lengths(task, setup.args.eval_lengths)
 
 
 def problem(row) -> str:
@@ -38,9 +38,9 @@ def test_a_score_beyond_training_is_made_of_lengths_beyond_training_alone(row):
 
 def test_a_training_length_among_them_would_be_noticed():
     row = next(r for r in SUITE.rows if r.name == "copy")
-    words = tuple("16,32" if word == "32" else word for word in row.task.words)
-    other = dataclasses.replace(row, task=dataclasses.replace(row.task, words=words))
-    assert words != row.task.words
+    flags = tuple("16,32" if word == "32" else word for word in row.task.flags)
+    assert flags != row.task.flags
+    other = dataclasses.replace(row, task=dataclasses.replace(row.task, flags=flags))
     assert "16 is not beyond 16" in problem(other)
     assert "made of" in problem(dataclasses.replace(row, measure=("value",)))
 
