@@ -44,7 +44,7 @@ def test_blocks_that_are_freed_and_taken_again_cost_no_page_faults():
     kept, count = faults("keep")
     if kept == "False":
         pytest.skip("not glibc")
-    cleared = faults("leave")[1]
+    cleared = faults("leave", MALLOC_MMAP_THRESHOLD_="131072")[1]  # fixed: glibc moves its own threshold by chance
     assert cleared > 20_000
     assert count < cleared / 5
 
