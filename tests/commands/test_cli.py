@@ -462,7 +462,7 @@ def test_choices_are_announced_with_their_reasons(main, figures):
 
 def test_a_run_records_what_ran_and_not_what_was_chosen(main, figures, monkeypatch):
     """Keeps out: an op declined the chosen kernel because of a dtype, and env.json and the rows named the kernel."""
-    monkeypatch.setattr("src.ops.delta_rule.automatic", lambda device, args=None: ("fla", "planted"))
+    monkeypatch.setattr("src.ops.delta_rule.automatic", lambda device, *rest, **named: ("fla", "planted"))
     words = [*TINY, "--task", "fibonacci", "--model", "deltanet", "--backend", "causal_conv=eager"]
     assert main(*words, "--out_dir", "run")[0] == 0
     env = json.loads(Path("run/env.json").read_text())

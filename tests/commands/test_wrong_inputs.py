@@ -123,7 +123,7 @@ CASES = {
     "text without a flag": (
         "needle --task",
         r"unknown command 'needle', allowed: train, list, generate, check, speed, profile, kernels, study, compare, "
-        r"report, reproduce, translate, export, import; did you mean '--task needle'\?",
+        r"card, claims, report, reproduce, translate, export, import, bench; did you mean '--task needle'\?",
     ),
     "command misspelt": ("genrate --out_dir x", r"unknown command 'genrate', allowed: .*did you mean 'generate'\?"),
     "command of another program": ("sweep --task needle", r"unknown command 'sweep', .*did you mean 'compare'\?"),

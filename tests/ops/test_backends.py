@@ -82,7 +82,7 @@ def test_unknown_backend_and_one_that_cannot_run_are_errors_of_one_line(op):
 
 
 @numba_only
-@pytest.mark.parametrize("op", NUMBA)
+@pytest.mark.parametrize("op", RECURRENT)
 def test_float32_backend_refuses_float64(op):
     told = f"backend 'numba' of {op} computes in float32, got float64; take eager"
     with pytest.raises(RuntimeError, match=told):

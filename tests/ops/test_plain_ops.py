@@ -126,7 +126,7 @@ def test_each_kernel_agrees_with_the_definition_and_a_planted_error_would_be_fou
     """
     assert interpreted["missed"] == []
     assert interpreted["several tiles per program"] <= 1e-5
-    assert max(interpreted["models"].values()) <= 1e-5
+    assert max(interpreted["models"].values()) <= 1e-4  # eager itself is 4e-5 from float64, in D of mamba2
     assert interpreted["kept"] == {"rmsnorm": 4 * 7, "swiglu": 0, "softmax": 4 * 7 * 9, "loss": 4 * 7 + 8, "linear": 0}
     limit = plain_ops.TOLERANCE[torch.float32]
     assert interpreted["planted"].keys() == plain_ops.PLANTED.keys()
@@ -187,9 +187,14 @@ def test_a_kernel_compiles_for_a_gpu_that_is_not_here(kernel, tmp_path):
 
 
 @pytest.mark.parametrize("op", OPS)
-def test_auto_is_torch_s_own_form_everywhere_and_says_why(op):
+def test_auto_is_torch_s_own_form_but_for_one_pass_on_a_cpu_and_says_why(op):
     automatic = importlib.import_module(f"src.ops.{op}").automatic
-    assert automatic("cpu") == ("eager", "torch's own form; the triton kernel needs CUDA")
+    if "numba" in backends.OPS[op]:
+        backend, reason = automatic("cpu")
+        assert backend == "numba"
+        assert reason.startswith("one pass over memory")
+    else:
+        assert automatic("cpu") == ("eager", "torch's own form; the triton kernel needs CUDA")
     backend, reason = automatic("cuda")
     assert backend == "eager"
     assert "nobody has timed it on CUDA" in reason
