@@ -130,7 +130,7 @@ CASES = {
     "command unknown": (
         "xyzzy",
         r"unknown command 'xyzzy', allowed: train, list, generate, check, speed, profile, kernels, study, compare, "
-        "report, reproduce, translate, export, import; .*--help",
+        "card, claims, report, reproduce, translate, export, import, bench; .*--help",
     ),
     # splits and lengths
     "no validation examples": ("--val_size 0", r"--val_size: got 0, allowed: at least 1"),

@@ -16,8 +16,8 @@ from planted_comparisons import CHOSEN, RATES, edit, plant, train
 from src.figures import runs as run_figures
 from src.setup.plan import plan
 from src.storage.files import open_sealed
-from src.study import records
 from src.study import parts as processes
+from src.study import records
 from src.study import reproduce as reproducing
 from src.study.comparison.stored import open_stored, slug
 from src.study.sameness import DIFFERENT, EXPERIMENT, SAME, spread
