@@ -49,7 +49,7 @@ class Needle(Task):
         haystack: str = option("random", "text around the needles", choices=("random", "words", "repeat"))
         n_distractors: int = option(0, "other needles, with other keys", least=0, most=25)
 
-    small: ClassVar[dict] = {"context_len": 64, "max_steps": 1500, "stop_at": 0.99}
+    small: ClassVar[dict] = {"context_len": 64, "max_steps": 1500, "eval_every": 75, "stop_at": 0.99}
     primary = "hit_rate"
     aliases: ClassVar[dict[str, str]] = {"hit_rate": "exact_match"}
     slices = (
