@@ -5,12 +5,13 @@
     arrays = store.read(key)                              # None: not drawn yet, damaged, or drawn by something else
     store.write(key, arrays)
 
-The models of a comparison see the same examples for a seed. Drawing them takes 2 to 9 % of a small run, which reading
-does not. A file holds its key, its arrays and the SHA-256 of both. The key names everything that the data depends on:
-the task's settings, the seed, the sizes, the code of the tasks, and the versions of Python and NumPy. So a file that is
-damaged, cut off or of another key is not used, and what is read equals what would be drawn, byte for byte. Files appear
-whole or not at all, and two runs that draw the same write the same file. Only tasks of this program share what they
-draw: the code of a user's own file may be anywhere. Nothing here imports torch.
+The models of a comparison see the same examples for a seed. Drawing the training batches took 0.5 to 5 % of the CPU
+time of a small run's steps; reading one takes 0.2 to 0.6 ms where drawing it takes 1 to 5 (a busy machine). A file
+holds its key, its arrays and the SHA-256 of both. The key names everything that the data depends on: the task's
+settings, the seed, the sizes, the code of the tasks, and the versions of Python and NumPy. So a file that is damaged,
+cut off or of another key is not used, and what is read equals what would be drawn, byte for byte. Files appear whole or
+not at all, and two runs that draw the same write the same file. Only tasks of this program share what they draw: the
+code of a user's own file may be anywhere. Nothing here imports torch.
 """
 
 from __future__ import annotations

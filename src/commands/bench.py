@@ -1,6 +1,6 @@
 """`benchmark.py bench`: the times that somebody waits for, on this machine, and what got slower than the record.
 
-    python benchmark.py bench                                 # all items, in under 10 minutes on two quiet cores
+    python benchmark.py bench                                 # all items
     python benchmark.py bench --only step,decode              # some of them
     python benchmark.py bench --update                        # make this run the record, and write the README's table
 

@@ -202,7 +202,8 @@ def test_bytes_kept_for_the_backward_pass_do_not_grow_with_the_states(backend):
     few, many = (kept_bytes(make(backend=backend, d_state=n), x) for n in (16, 64))
     assert few == many
     # Per token: x (D), in_proj's output (2 E), the convolved input, the scan's output, silu(z), their product (E each).
-    assert few == 4 * 2 * 64 * (16 + 6 * 32)
+    # numba's swiglu computes silu(z) again.
+    assert few == 4 * 2 * 64 * (16 + (5 if backend == "numba" else 6) * 32)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("mambapy") is None, reason="mambapy is not installed")

@@ -33,7 +33,16 @@ SHAPES = {
     "linear": [(2, 3, 7), (4, 7)],
 }
 LOADED = [op for op in backends.OPS if op != "attention"]
-RECURRENT = [op for op in LOADED if "numba" in backends.OPS[op]]  # the ops with a form for one token
+RECURRENT = [op for op in LOADED if "numba" in backends.OPS[op]]  # the ops with loops of our own
+
+
+# The shapes for one token, of the ops that have a form for it.
+STEPS = {
+    "causal_conv": [(2, 7), (7, 4)],
+    "selective_scan": [(2, 7), (2, 7), (7, 4), (2, 4), (2, 4)],
+    "linear_attention": [(2, 2, 4)] * 3,
+    "delta_rule": [(2, 2, 4)] * 3 + [(2, 2)],
+}
 
 
 class NoTask:
@@ -81,7 +90,7 @@ def test_float32_backend_refuses_float64(op):
     assert call(op, "auto", torch.float64)[0].dtype == torch.float64
 
 
-@pytest.mark.parametrize("op", [op for op in LOADED if op not in RECURRENT])
+@pytest.mark.parametrize("op", [op for op in LOADED if op not in STEPS])
 def test_a_triton_kernel_refuses_float64(op):
     pytest.importorskip("triton")
     with pytest.raises(RuntimeError, match=f"backend 'triton' of {op} computes in float32, got float64; take eager"):
@@ -200,16 +209,8 @@ def test_every_backend_has_a_line_and_listing_needs_no_torch():
 # What ran
 
 
-STEPS = {
-    "causal_conv": [(2, 7), (7, 4)],
-    "selective_scan": [(2, 7), (2, 7), (7, 4), (2, 4), (2, 4)],
-    "linear_attention": [(2, 2, 4)] * 3,
-    "delta_rule": [(2, 2, 4)] * 3 + [(2, 2)],
-}
-
-
 @numba_only
-@pytest.mark.parametrize(("op", "name"), [(op, name) for op in RECURRENT for name in ("eager", "numba")])
+@pytest.mark.parametrize(("op", "name"), [(op, name) for op in STEPS for name in ("eager", "numba")])
 def test_an_op_notes_the_implementation_of_every_call(op, name):
     module = importlib.import_module(f"src.ops.{op}")
     with ran.recording() as seen, ran.phase("evaluation"):
@@ -225,7 +226,7 @@ def test_an_op_that_switches_for_float64_notes_what_it_took(op):
     assert seen == {"training": {op: {"eager": None}}}
 
 
-@pytest.mark.parametrize("op", [op for op in LOADED if op not in RECURRENT])
+@pytest.mark.parametrize("op", [op for op in LOADED if op not in STEPS])
 def test_an_op_without_a_form_for_one_token_notes_every_call_in_its_phase(op):
     with ran.recording() as seen, ran.phase("decoding"):
         call(op, "auto")

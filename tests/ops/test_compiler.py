@@ -35,6 +35,13 @@ def test_a_training_step_loads_neither_the_compiler_nor_sympy_nor_scipys_algebra
     assert done.stdout.splitlines()[-1] == "[]", done.stdout
 
 
+def test_no_op_asks_for_the_compiler_when_it_is_imported():
+    """`untraced` does what torch.compiler.disable does, and loads nothing."""
+    files = {str(path): path.read_text(encoding="utf-8") for path in (ROOT / "src" / "ops").rglob("*.py")}
+    assert any("@untraced" in text for text in files.values())
+    assert [name for name, text in files.items() if "@torch.compiler.disable" in text] == []
+
+
 def test_a_users_own_numba_function_still_has_matrix_products():
     pytest.importorskip("numba")
     from src.ops.compiler import numba

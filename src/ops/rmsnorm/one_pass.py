@@ -18,13 +18,14 @@ import numpy as np
 import torch
 from torch.autograd.function import once_differentiable
 
+from src.ops.compiler import untraced
 from src.ops.lanes import EXACT, ONE, ZERO, array_dtype, compiled, f32, flat, parallel_for, rows_of
 from src.ops.vector import LANES, load, padded, splat, store, total
 
 GROUP = 64  # rows
 
 
-@torch.compiler.disable  # numba cannot be traced
+@untraced
 def run(x, weight, eps: float):
     """Arguments as in `rmsnorm`, already checked: (..., D) in x's dtype."""
     return _RmsNorm.apply(x, weight, eps)

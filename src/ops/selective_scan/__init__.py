@@ -26,7 +26,6 @@ from src.ops.backends import load_implementation, not_installed, usable
 from src.ops.precision import accumulation_dtype, autocast_dtype, no_autocast
 from src.ops.ran import STEP, note
 from src.ops.selective_scan import chunked
-from src.ops.vjp import vjp
 
 
 def selective_scan(u, delta, A, B, C, D=None, state=None, neg_eigen: bool = False, backend: str = "auto"):
@@ -125,10 +124,10 @@ def _stacked_projected(u, x_proj, dt_proj, dt_bias, A_log, D, state, neg_eigen: 
         return stacked.each(
             lambda *given: projected_scan(*given, neg_eigen, backend), u, x_proj, dt_proj, dt_bias, A_log, D, state
         )
-    kind = accumulation_dtype(u)
-    raw, B, C = _project(u, x_proj, dt_proj, A_log.shape[1], autocast_dtype(u))
-    delta = F.softplus(raw.to(kind) + dt_bias.to(kind))
-    A = -torch.exp(A_log.to(kind))
+    with no_autocast(u):
+        mapped, raw = _project(*_cast(_products(u), u, x_proj, dt_proj))
+        u, raw, A, B, C, D, state = _scanned(u, mapped, raw, A_log, D, state)
+        delta = F.softplus(raw.to(A.dtype) + dt_bias.to(A.dtype))
     return _stacked_scan(u, delta, A, B, C, D, state, neg_eigen, backend)
 
 
@@ -183,55 +182,65 @@ class _ProjectedScan(torch.autograd.Function):
     def forward(ctx, u, x_proj, dt_proj, dt_bias, A_log, D, state, neg_eigen, implementation):
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(u, x_proj, dt_proj, dt_bias, A_log, D, state)
-        ctx.neg_eigen, ctx.implementation, ctx.products = neg_eigen, implementation, autocast_dtype(u)
-        projected = _project(u, x_proj, dt_proj, A_log.shape[1], ctx.products)
+        ctx.neg_eigen, ctx.implementation, ctx.products = neg_eigen, implementation, _products(u)
         with no_autocast(u):
-            y, last = implementation.forward(*_scanned(u, projected, A_log, D, state), neg_eigen, _bias(u, dt_bias))
+            mapped, raw = _project(*_cast(ctx.products, u, x_proj, dt_proj))
+            given = _scanned(u, mapped, raw, A_log, D, state)
+            y, last = implementation.forward(*given, neg_eigen, dt_bias.to(accumulation_dtype(u)))
         return y.to(u.dtype), last
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dy, dlast):
         u, x_proj, dt_proj, dt_bias, A_log, D, state = ctx.saved_tensors
-        leaves = [t.detach().requires_grad_() for t in (u, x_proj, dt_proj)]
-        with torch.enable_grad():
-            projected = _project(*leaves, A_log.shape[1], ctx.products)
         with no_autocast(u):
-            _, raw, A, B, C, *rest = _scanned(u, [t.detach() for t in projected], A_log, D, state)
+            operands = _cast(ctx.products, u, x_proj, dt_proj)
+            mapped, raw = _project(*operands)
+            inputs = _scanned(u, mapped, raw, A_log, D, state)
             dy = torch.zeros_like(u) if dy is None else dy
             du, draw, dA, dB, dC, dD, dstate, dbias = ctx.implementation.backward(
-                dy, dlast, u, raw, A, B, C, *rest, ctx.neg_eigen, _bias(u, dt_bias)
+                dy, dlast, *inputs, ctx.neg_eigen, dt_bias.to(accumulation_dtype(u))
             )
-        given = (g.to(t.dtype) for g, t in zip((draw, dB, dC), projected, strict=True))
-        more, *dweights = vjp(projected, leaves, tuple(given))
-        dstate = None if state is None else dstate
+            more, dx_proj, ddt_proj = _projection_gradients(*operands, mapped, draw, dB, dC)
         return (
-            *(du.to(u.dtype) + more, *dweights, dbias.to(dt_bias.dtype)),
-            *((dA * A).to(A_log.dtype), dD.to(D.dtype), dstate, None, None),
+            *(du.to(u.dtype) + more.to(u.dtype), dx_proj.to(x_proj.dtype), ddt_proj.to(dt_proj.dtype)),
+            *(dbias.to(dt_bias.dtype), (dA * inputs[2]).to(A_log.dtype), dD.to(D.dtype)),
+            *(None if state is None else dstate, None, None),
         )
 
 
-def _project(u, x_proj, dt_proj, N: int, products):
-    """What softplus makes steps of (B, T, E), without its bias, and B and C (B, T, N), of u.
+def _products(u):
+    """The dtype of the two products where autocast decides about it, else None."""
+    return None if u.dtype == torch.float64 else autocast_dtype(u)
 
-    products: autocast's dtype for the two products, None where autocast is off.
+
+def _cast(dtype, *tensors):
+    return tensors if dtype is None else tuple(t.to(dtype) for t in tensors)
+
+
+def _project(u, x_proj, dt_proj):
+    """step, B and C side by side (B, T, R + 2 N), and what softplus makes steps of, without its bias (B, T, E)."""
+    mapped = F.linear(u, x_proj)
+    return mapped, F.linear(mapped[..., : dt_proj.shape[1]], dt_proj)
+
+
+def _projection_gradients(u, x_proj, dt_proj, mapped, draw, dB, dC):
+    """From the gradients of what `_project` computes: those of u, x_proj and dt_proj.
+
+    Written out: torch.autograd.grad loads sympy when it is given gradients, which takes half a second.
     """
-    # Without autocast's cache: a weight may be cast here while no gradient is recorded. That copy must not be given to
-    # code that needs its gradient.
-    with torch.autocast(u.device.type, dtype=products, enabled=products is not None, cache_enabled=False):
-        step, B, C = F.linear(u, x_proj).split([dt_proj.shape[1], N, N], dim=-1)
-        return F.linear(step, dt_proj), B, C
+    draw = draw.reshape(-1, draw.shape[-1]).to(mapped.dtype)
+    dstep = draw @ dt_proj
+    dmapped = torch.cat([dstep, *(g.reshape(len(dstep), -1).to(dstep.dtype) for g in (dB, dC))], dim=1)
+    ddt_proj = draw.T @ mapped.reshape(len(draw), -1)[:, : dt_proj.shape[1]]
+    return (dmapped @ x_proj).view(u.shape), dmapped.T @ u.reshape(len(draw), -1), ddt_proj
 
 
-def _scanned(u, projected, A_log, D, state):
+def _scanned(u, mapped, raw, A_log, D, state):
     """The first arguments of an implementation: u, steps, A, B, C, D, state."""
-    kind = accumulation_dtype(u)
-    raw, B, C = projected
+    kind, N = accumulation_dtype(u), A_log.shape[1]
+    _, B, C = mapped.split([mapped.shape[-1] - 2 * N, N, N], dim=-1)
     return u, raw, -torch.exp(A_log.to(kind)), B, C, D.to(kind), None if state is None else state.to(kind)
-
-
-def _bias(u, dt_bias):
-    return dt_bias.to(accumulation_dtype(u))
 
 
 def _choose(backend: str, u, state, neg_eigen: bool):

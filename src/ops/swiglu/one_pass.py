@@ -10,11 +10,12 @@ from __future__ import annotations
 import torch
 from torch.autograd.function import once_differentiable
 
+from src.ops.compiler import untraced
 from src.ops.lanes import EXACT, ONE, array_dtype, compiled, flat, parallel_for, rows_of
 from src.ops.vector import LANES, load, padded, sigmoid, splat, store
 
 
-@torch.compiler.disable  # numba cannot be traced
+@untraced
 def run(gate, up):
     """Arguments as in `swiglu`, already checked: (..., F)."""
     dtype = torch.promote_types(gate.dtype, up.dtype)

@@ -59,7 +59,7 @@ LOST_SECONDS = 10.0  # for a worker whose server has ended, to end too
 TAIL_BYTES, LONGEST_WHY = 64 * 1024, 500
 # What a training needs. `benchmark` comes first, because it sets how OpenMP waits before torch is loaded.
 PRELOAD = (
-    *("benchmark", "numpy", "scipy.stats", "torch", "tqdm", "torch._dynamo", "torch.utils.serialization.config"),
+    *("benchmark", "numpy", "scipy.stats", "torch", "tqdm", "torch.utils.serialization.config"),
     *("matplotlib.font_manager", "matplotlib.figure", "matplotlib.backends.backend_agg", "matplotlib.style"),
     *("src.commands.train", "src.commands.resume", "src.checks.ready", "src.setup.run", "src.setup.stored"),
     *(f"src.ops.{op}.recurrent" for op in ("delta_rule", "linear_attention", "selective_scan")),

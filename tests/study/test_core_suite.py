@@ -1,0 +1,51 @@
+"""What the rows of the suite `core` promise: their number, their lengths, and what their scores are made of.
+
+python -m pytest tests/study/test_core_suite.py
+"""
+
+import dataclasses
+
+import pytest
+
+from dataset.loaders import parse_lengths
+from src.setup.plan import plan
+from src.study.card.suite import read_suite
+
+SUITE = read_suite("core")
+
+
+def lengths_of(row):
+    """(the longest training length, the lengths that --eval_lengths names) of a row."""
+    setup, _ = plan([*SUITE.flags, *row.task.words, "--model", "gru"])
+    task = setup.task_class.without_data(setup.args)
+    return task.longest_length(), parse_lengths(task, setup.args.eval_lengths)
+
+
+def problem(row) -> str:
+    """What is wrong with what a row's score is made of, "" if nothing is."""
+    longest, named = lengths_of(row)
+    if named and min(named) <= longest:
+        return f"{row.name}: {min(named)} is not beyond {longest}, so at_mean is no score beyond training"
+    if bool(named) != ("at_mean" in row.measure):
+        return f"{row.name}: lengths {named}, but the score is made of {row.measure}"
+    return ""
+
+
+@pytest.mark.parametrize("row", SUITE.rows, ids=lambda row: row.name)
+def test_a_score_beyond_training_is_made_of_lengths_beyond_training_alone(row):
+    assert problem(row) == ""
+
+
+def test_a_training_length_among_them_would_be_noticed():
+    row = next(r for r in SUITE.rows if r.name == "copy")
+    words = tuple("16,32" if word == "32" else word for word in row.task.words)
+    other = dataclasses.replace(row, task=dataclasses.replace(row.task, words=words))
+    assert words != row.task.words
+    assert "16 is not beyond 16" in problem(other)
+    assert "made of" in problem(dataclasses.replace(row, measure=("value",)))
+
+
+def test_ten_to_twelve_rows_count_and_the_control_is_shown_only():
+    assert 10 <= sum(not row.is_control for row in SUITE.rows) <= 12
+    assert [row.name for row in SUITE.rows if row.is_control] == ["z2xz2"]
+    assert len(SUITE.layers) == len(set(SUITE.layers)) == 13
