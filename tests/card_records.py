@@ -1,6 +1,6 @@
 """The runs of layers that are not published ones, stored like the records of the published layers.
 
-    python tests/card_records.py runs/sanity tests/study/sanity        # from a folder of `card`, one file per layer
+    PYTHONPATH=. python tests/card_records.py runs/sanity tests/study/sanity    # from a folder of `card`
 
 So tests can make a card from runs that took an hour.
 """
