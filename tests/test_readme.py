@@ -352,8 +352,8 @@ def test_chance_of_graded_metrics_is_that_of_the_default_run(name):
 def test_main_result_and_recipe_are_those_of_the_record():
     main, recipe = rows("main"), rows("recipe")
     needle = [row for row in main.values() if row["task"] == "needle" and row["model"] == "mamba"]
-    assert {row["seed"] for row in needle} == {"1337", "1338", "1339"}
-    assert all(float(row["value"]) == 1 and row["n_examples"] == "2000" for row in needle)
+    assert {row["seed"] for row in needle} == {"1337", "1338", "1339", "1340", "1341"}
+    assert sorted(round(float(row["value"]) * int(row["n_examples"])) for row in needle) == [1999, *[2000] * 4]
     first = next(row for row in needle if row["seed"] == "1337")
     interval = f"1.0000 [{float(first['low']):.3f}, {float(first['high']):.3f}]"
     assert interval in README
