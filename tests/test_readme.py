@@ -238,7 +238,7 @@ def tree() -> set[str]:
     for line in block.splitlines():
         entry, about = line.split(maxsplit=1)
         found.add(entry)
-        for names in re.findall(r"\{([\w,]+)\}", about):
+        for names in re.findall(r"\{([\w,/]+)\}", about):
             found |= {f"{entry}{name}/" for name in names.split(",")}
         found |= set(re.findall(r"[\w-]+\.(?:md|txt|toml)\b|\bLICENSE\b", about)) if not entry.endswith("/") else set()
     return found | {f"{parent}/" for entry in found for parent in Path(entry).parents if str(parent) != "."}
