@@ -590,7 +590,10 @@ def train_a_little(model, steps=40):
     return losses[0], losses[-1]
 
 
-@pytest.mark.parametrize("name", MODELS)
+LEARN = ("transformer", "mamba", "deltanet", "gru", "template")  # one of each kind; the others take as long again
+
+
+@pytest.mark.parametrize("name", [n if n in LEARN else pytest.param(n, marks=pytest.mark.slow) for n in MODELS])
 def test_registry_models_learn_a_cycle(name):
     first, last = train_a_little(make(name))
     assert last < 0.5 < first

@@ -117,6 +117,7 @@ def interpreted():
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow  # ten seconds in Triton's interpreter
 @needs_triton
 def test_each_kernel_agrees_with_the_definition_and_a_planted_error_would_be_found(interpreted):
     """Outputs and gradients at odd sizes, in bf16, and in other layouts; then kernels with an error each.

@@ -216,8 +216,6 @@ def finished(references, tmp_path):
 
 POINTS = [
     ("fresh", "kill:env.json", 1),
-    ("fresh", "kill:step", 1),
-    ("fresh", "kill:best.pt", 1),
     ("fresh", "kill:ckpt.pt", 1),
     ("finite", "kill:ckpt.pt", 3),
     ("finite", "kill:step", 11),
@@ -227,10 +225,13 @@ POINTS = [
     ("fresh", "kill:results.jsonl", 1),
     ("fresh", "kill:metrics.json", 1),
 ]
+LESS_OFTEN = [("fresh", "kill:step", 1), ("fresh", "kill:best.pt", 1)]
 
 
 @pytest.mark.parametrize(
-    ("data", "event", "count"), POINTS, ids=[f"{data} at {event} {count}" for data, event, count in POINTS]
+    ("data", "event", "count"),
+    [*POINTS, *(pytest.param(*point, marks=pytest.mark.slow) for point in LESS_OFTEN)],
+    ids=[f"{data} at {event} {count}" for data, event, count in (*POINTS, *LESS_OFTEN)],
 )
 def test_killed_run_resumes_to_the_same_bytes(main, drive, tmp_path, references, data, event, count):
     assert drive(tmp_path, event, count, *BASE, *DATA[data], "--out_dir", "run")[0] == -signal.SIGKILL

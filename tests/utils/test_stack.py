@@ -86,7 +86,13 @@ FORMS = [
 ]
 
 
-@pytest.mark.parametrize(("name", "more"), FORMS, ids=[f"{n}-{'-'.join(map(str, m.values()))}" for n, m in FORMS])
+IDS = [f"{n}-{'-'.join(map(str, m.values()))}" for n, m in FORMS]
+QUICK = ("transformer", "mamba", "gated_deltanet", "gru")  # one of each kind
+
+
+@pytest.mark.parametrize(
+    ("name", "more"), [f if f[0] in QUICK else pytest.param(*f, marks=pytest.mark.slow) for f in FORMS], ids=IDS
+)
 def test_each_model_of_a_stack_learns_as_it_does_alone(name, more):
     model_class, args = flags(name, **more)
     batches = [uneven(1), uneven(2)]
