@@ -390,6 +390,17 @@ def test_steps_to_solve_are_not_claimed_where_half_of_the_seeds_solve_it():
     assert found == ["> 600", n.MISSING]
 
 
+@pytest.mark.parametrize(
+    ("stopped", "words"), [((), "1,500"), ((450, 375), "1,500; stopped at step 450 and 375, solved")]
+)
+def test_a_training_that_ended_because_the_task_was_solved_says_at_which_step(planted, stopped, words):
+    document = read([planted])
+    cell = replace(document.cells[0], steps=1500, stopped=stopped)
+    document.cells[:] = [cell]
+    (row,) = terms(document).rows
+    assert words in [getattr(entry, "text", entry) for entry in row]
+
+
 def test_equal_terms_are_one_row_for_all_tasks(planted):
     rows = terms(read([planted])).rows
     assert [(row[0], row[1], row[4].text.replace(n.NO_BREAK, " ")) for row in rows] == [

@@ -28,7 +28,7 @@ FINISHED = ("done", "diverged")
 CELL = ("task", "model", "setting")
 LONGEST_NAME = 80  # characters of the part of a name that comes from labels; a file's name has 255 at most
 # Columns of summary.csv that are text also where they look like a number: labels, and lists with one entry per seed.
-TEXT = (*CELL, "seeds", "values", "scaled_values", "solved_at", "lr_tried", "lr_val")
+TEXT = (*CELL, "seeds", "values", "scaled_values", "solved_at", "stopped_at", "lr_tried", "lr_val")
 NEEDED = ("run", "role", *CELL, "lr", "seed", "status", "why", "val_value", "val_loss")
 AGAIN = "run the same `compare` command again with --out_dir {}"
 

@@ -21,7 +21,17 @@ SHARE = (0.0, 1.0)  # the range of every primary metric
 START = (
     *("task", "model", "setting", "metric", "seeds", "values", "n", "holes", "diverged"),
     *("median", "mean", "low", "high", "interval", "scaled", "scaled_values", "chance", "ceiling"),
-    *("success", "success_low", "success_high", "threshold", "solved_at", "reached", "median_steps", "steps"),
+    *(
+        "success",
+        "success_low",
+        "success_high",
+        "threshold",
+        "solved_at",
+        "reached",
+        "median_steps",
+        "stopped_at",
+        "steps",
+    ),
     *("lr", "lr_tried", "lr_val", "lr_failed", "good_decades", "at_edge"),
 )
 END = ("parameters", "layer_parameters", "state_bytes", "chars", "init", "pos")
@@ -85,6 +95,7 @@ def _of_seeds(finished: Sequence[tuple[Run, Known]], threshold: float) -> dict:
         "success_low": solved["low"],
         "success_high": solved["high"],
         "solved_at": _words("-" if row["solved_at"] is None else row["solved_at"] for row in rows),
+        "stopped_at": _words("-" if row.get("stopped_at") is None else row["stopped_at"] for row in rows),
         "reached": sum(reached),
         "median_steps": waiting["median"],
         **_at_lengths(rows),

@@ -19,7 +19,7 @@ from src.study.records import length_columns
 RUN_COLUMNS = (
     *("run", "role", "task", "model", "setting", "lr", "seed", "status", "why"),
     *("metric", "value", "low", "high", "scaled", "chance", "ceiling", "val_value", "val_loss", "test_loss"),
-    *("solved_at", "steps", "best_step", "diverged_at", "chars_seen"),
+    *("solved_at", "stopped_at", "steps", "best_step", "diverged_at", "chars_seen"),
     *("parameters", "embedding_parameters", "layer_parameters", "state_bytes"),
 )
 END_COLUMNS = ("precision", "threads", "init", "pos", "data_digest", "code_digest", "flags", "notes")
@@ -78,6 +78,7 @@ def result_of(metrics: Mapping, env: Mapping) -> dict:
         "val_loss": None if diverged else val.get("loss"),
         "test_loss": test.get("loss"),
         "solved_at": (metrics.get("solved_at") or {}).get("step"),
+        "stopped_at": metrics.get("stopped_at"),
         "steps": metrics["steps"],
         "best_step": metrics["best_step"],
         "diverged_at": metrics["diverged_at"],

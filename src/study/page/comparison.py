@@ -112,6 +112,7 @@ def _cell(row: dict, planned: dict[Key, dict]) -> Cell:
         state_bytes=whole(row, "state_bytes"),
         chars=whole(row, "chars"),
         steps=v.count(plan, "steps"),
+        stopped=tuple(int(step) for step in v.cell_numbers(row, "stopped_at")),
         init=v.text(row, "init"),
         pos=v.text(row, "pos"),
         block=v.text(plan, "block"),

@@ -87,6 +87,7 @@ class Run:
     steps: int | None = None
     diverged_at: int | None = None
     solved_at: int | None = None
+    stopped_at: int | None = None
     chars: int | None = None
     parameters: int | None = None
     layers: int | None = None
@@ -140,6 +141,7 @@ class Cell:
     values: the score of each seed, a diverged one at chance.  low, high: 95 % interval of the mean, or for one seed of
     test sampling; `interval` names its method.  success: the seeds that reached `threshold`.  median_steps: to reach
     it in validation; None where less than half of the seeds did.  rates: (learning rate, best val score) of the tuning.
+    stopped: the step of each seed whose training ended because it had solved the task.
     """
 
     key: Key
@@ -168,6 +170,7 @@ class Cell:
     state_bytes: int | None = None
     chars: int | None = None
     steps: int | None = None
+    stopped: tuple[int, ...] = ()
     init: str = ""
     pos: str = ""
     block: str = ""

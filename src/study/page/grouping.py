@@ -100,6 +100,7 @@ def cell_of(key: Key, runs: list[Run]) -> Cell:
         success=None if first.is_language else success(scores, SOLVED_AT),
         diverged=sum(run.status == "diverged" for run in runs),
         lr=first.lr,
+        stopped=tuple(run.stopped_at for run in runs if run.stopped_at is not None),
         **{name: getattr(first, name) for name in ("parameters", "layers", "state_bytes", "chars", "steps")},
         **{name: getattr(first, name) for name in ("init", "pos", "block", "source")},
     )

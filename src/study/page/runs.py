@@ -134,6 +134,7 @@ def _score(metrics: dict) -> dict:
         "val_value": v.number(metrics["val"]["best"], primary),
         "steps": v.count(metrics, "steps"),
         "diverged_at": v.count(metrics, "diverged_at"),
+        "stopped_at": v.count(metrics, "stopped_at"),
         "solved_at": v.count(v.part(metrics, "solved_at"), "step"),
         "is_language": metrics["kind"] == "language",
         "loss_unit": v.text(v.part(metrics, "data"), "unit") or "character",

@@ -191,10 +191,16 @@ def _term_entries(cell: Cell) -> tuple:
         Entry(n.whole(cell.layers), cell.layers),
         Entry(n.bytes_of(cell.state_bytes), cell.state_bytes),
         Entry(n.whole(cell.chars), cell.chars),
-        Entry(n.whole(cell.steps), cell.steps),
+        Entry(_training(cell), cell.steps),
         Entry(n.MISSING if cell.lr is None else f"{cell.lr:g}", cell.lr),
         *(text or n.MISSING for text in (cell.block, cell.init, cell.pos)),
     )
+
+
+def _training(cell: Cell) -> str:
+    """'500', or '500; stopped at step 240, 260 and 250, solved'."""
+    planned = n.whole(cell.steps)
+    return f"{planned}; stopped at step {n.listed(map(n.whole, cell.stopped), 10)}, solved" if cell.stopped else planned
 
 
 def _tasks(found: list[str], tasks: list[str]) -> str:
