@@ -31,7 +31,6 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from src.flags.fields import UserError
 from src.models.backbone import Backbone, build, resolve_auto
@@ -47,6 +46,7 @@ SMALL_PARAMETERS = 1 << 22  # of a candidate that is built for real because that
 REAL_PARAMETERS = 1 << 27  # of a candidate that is built for real to size its state: 0.5 GiB in float32
 USUAL_WIDTH, FAR = 64, 4  # a state that does not grow from this width to so many times it does not grow with the width
 FAKE_LOGGER = "torch._subclasses.fake_tensor"
+NARROW = 256  # d_model
 NEIGHBOURS = 8  # widths tried on each side of the one that bisection finds
 OUTSIDE = " outside embeddings and head"
 NOT_FOUND = "no nn.Embedding, or no nn.Linear onto the vocabulary as its last one"
@@ -96,19 +96,25 @@ def _size(parameters) -> int:
 
 
 def counts(model_class, args, vocab_size: int, max_len: int) -> Counts:
-    """The counts of the model of these flags. Nothing is allocated, unless a layer cannot be built without memory."""
-    try:
-        with torch.device("meta"):
-            return count_parameters(build(model_class, vocab_size, args, max_len), vocab_size)
-    except UserError:
-        raise
-    except Exception:  # its __init__ reads the values of a tensor, for example
-        with kept_random_state():
-            return count_parameters(build(model_class, vocab_size, args, max_len), vocab_size)
+    """The counts of the model of these flags.
+
+    A wide model is counted without memory, unless a layer cannot be built so. A narrow one is built for real, because
+    arithmetic on meta tensors imports torch._dynamo, which takes two seconds.
+    """
+    if args.d_model > NARROW:
+        try:
+            with torch.device("meta"):
+                return count_parameters(build(model_class, vocab_size, args, max_len), vocab_size)
+        except UserError:
+            raise
+        except Exception:  # its __init__ reads the values of a tensor, for example
+            pass
+    with kept_random_state():
+        return count_parameters(build(model_class, vocab_size, args, max_len), vocab_size)
 
 
 def parameters(model_class, args, vocab_size: int, max_len: int) -> int:
-    """All parameters of the model of these flags. Nothing is allocated."""
+    """All parameters of the model of these flags. A wide model is not allocated."""
     return counts(model_class, args, vocab_size, max_len).total
 
 
@@ -128,6 +134,8 @@ def decode_state(model_class, args, vocab_size: int, max_len: int, tokens: int) 
     number = counts(model_class, args, vocab_size, max_len).total
     if number <= SMALL_PARAMETERS:
         return size(args)
+    from torch._subclasses.fake_tensor import FakeTensorMode  # late, because it imports sympy
+
     try:
         # Compiled loops over NumPy arrays cannot run on fake tensors, and no backend changes the size of a state.
         with _quiet(FAKE_LOGGER), FakeTensorMode(allow_non_fake_inputs=True):
