@@ -10,6 +10,7 @@ import pytest
 from dataset.loaders import named_lengths
 from src.setup.plan import plan
 from src.study.card.suite import read_suite
+from src.study.card.validity import PROBE_STEPS, probe_of
 
 SUITE = read_suite("core")
 
@@ -49,3 +50,10 @@ def test_ten_to_twelve_rows_count_and_the_control_is_shown_only():
     assert 10 <= sum(not row.is_control for row in SUITE.rows) <= 12
     assert [row.name for row in SUITE.rows if row.is_control] == ["z2xz2"]
     assert len(SUITE.layers) == len(set(SUITE.layers)) == 13
+
+
+@pytest.mark.parametrize("label", SUITE.layers)
+def test_each_published_layer_can_be_probed(label):
+    """The probe plans, builds and trains the layer as the suite sizes it, in the suite's own kind of batches."""
+    losses = probe_of(SUITE, label)
+    assert len(losses) == PROBE_STEPS + 1 and all(0 < loss < 10 for loss in losses)

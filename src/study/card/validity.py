@@ -47,9 +47,13 @@ NOT_COMPARED = ("lr", "lr_tried", "seed", "threads", "device", "task", "model", 
 PROBE_STEPS = 4
 PROBE = (
     *("--task", "recall", "--n_pairs", "4", "--context_len", "24", "--train_size", "0", "--val_size", "16"),
-    *("--test_size", "16", "--batch_size", "8", "--precision", "fp32", "--device", "cpu", "--threads", "1"),
+    *("--test_size", "16", "--precision", "fp32", "--device", "cpu", "--threads", "1"),
     *("--lr", "0.01", "--min_lr", "0.001", "--warmup_steps", "1", "--max_steps", str(PROBE_STEPS), "--seed", "7"),
 )
+PROBE_BATCH = {
+    "--batch_chars": "256",
+    "--batch_size": "8",
+}  # by the flag that the suite has; the two exclude each other
 VALID, STALE, MISSING = "valid", "stale", "missing"
 
 
@@ -193,7 +197,9 @@ def probe_of(suite: Suite, label: str) -> tuple[float, ...]:
     """
     asked = ask(suite, suite.rows[:1], [label])
     (model,) = asked.comparison.models
-    words = [*asked.comparison.common, *model.words, "--match_params", str(suite.parameters), *PROBE]
+    common = asked.comparison.common
+    batch = "--batch_chars" if "--batch_chars" in common else "--batch_size"
+    words = [*common, *model.words, "--match_params", str(suite.parameters), *PROBE, batch, PROBE_BATCH[batch]]
     ready = prepare(plan(words)[0])
     args, session, network = ready.setup.args, ready.session, ready.model
     device = session.device
