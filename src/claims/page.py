@@ -140,7 +140,7 @@ def _cells(evidence: Evidence) -> list[tuple[str, ...]]:
                 f"{cell.facts.get('parameters', 0):,}",
                 *(_scores(cell, name) for name in names),
                 rate,
-                "-" if decades is None else f"{decades:g}",
+                "-" if decades is None else f"{decades:.2g}",
             )
         )
     return rows

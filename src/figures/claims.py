@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from src.figures.axes import plain_log_ticks
 from src.figures.style import finish, look_of, new_figure, styled
 
 TONES = {"reproduced": "#009E73", "contradicted": "#D55E00"}
@@ -25,6 +26,7 @@ def frontier(points: Mapping[str, Sequence[tuple]], metric: str, steps: int):
             if low is not None:
                 ax.plot([x, x], [low, high], color=colour, linewidth=1.0, alpha=0.7)
     ax.set_xscale("log")
+    plain_log_ticks(ax.xaxis)
     ax.set_ylim(-0.02, 1.02)
     ax.set_xlabel("decoding state of one sequence (bytes)")
     ax.set_ylabel(metric)

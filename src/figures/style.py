@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import itertools
 import math
 import os
 import textwrap
@@ -153,10 +154,11 @@ def _style():
 
 
 def _legend_columns(labels: list[str], inches: float) -> int:
-    """The most columns that fit side by side; matplotlib fills one after the other."""
+    """The most columns that fit side by side; matplotlib fills one after the other, the first ones with one more."""
     for columns in range(len(labels), 1, -1):
-        rows = -(-len(labels) // columns)
-        widest = [max(map(len, labels[i : i + rows])) for i in range(0, len(labels), rows)]
+        rows, longer = divmod(len(labels), columns)
+        starts = [i * rows + min(i, longer) for i in range(columns + 1)]
+        widest = [max(map(len, labels[a:b])) for a, b in itertools.pairwise(starts)]
         if sum(0.72 + 0.076 * w for w in widest) <= inches - 0.2:
             return columns
     return 1
