@@ -396,6 +396,7 @@ PRESETS = {
             "n_head": 4,
             "batch_size": 12,
             "train_size": 24_000,  # windows of one epoch, so that every batch is full
+            "val_size": 240,  # windows, as many as nanoGPT's 20 batches
             "max_steps": 2_000,
             "dropout": 0.0,
             "precision": "fp32",
