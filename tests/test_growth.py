@@ -153,6 +153,7 @@ def test_a_task_a_layer_and_a_metric_need_one_file_and_one_line(grown, main, tmp
     assert "right_length" in {row["metric"] for row in rows}
 
 
+@pytest.mark.slow
 def test_a_new_layer_passes_the_gate_by_its_name(grown, main, monkeypatch):
     monkeypatch.setattr("src.checks.hash_order.HASH_SEEDS", ())  # other processes do not know the planted layer
     code, out, _ = main("check", "--model", "previous")

@@ -111,6 +111,10 @@ def save(figure, out_path, kind: str = "png") -> Path:
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # a rare character in a name becomes a box
+        engine = figure.get_layout_engine()
+        if engine is not None:  # here and not in savefig, which draws the whole figure once more for it
+            engine.execute(figure)
+            figure.set_layout_engine("none")
         figure.savefig(buffer, format=kind, metadata=ANONYMOUS[kind])
     write_atomic(path, buffer.getvalue())
     return path

@@ -68,6 +68,7 @@ def run(capsys, tmp_path, monkeypatch, known):
     return call
 
 
+@pytest.mark.slow
 def test_the_command_passes_the_template_under_strict(run):
     """Nothing fails or is skipped, and it decodes with its own step. Growth is measured, so it is left out."""
     _, out, _ = run("template", "--json", "--strict")

@@ -338,6 +338,7 @@ for size in (0, 60):
 """
 
 
+@pytest.mark.slow
 def test_data_is_the_same_in_every_process(capsys):
     """This process has hashes of its own, unless its salt is given; the other one never has the same salt."""
     exec(SCRIPT, {})

@@ -85,6 +85,7 @@ def compare(case, flags, main, tmp_path, new_tokens=20) -> None:
     assert_the_same(tmp_path / case, tmp_path / f"{case}-folder", "the cat", new_tokens)
 
 
+@pytest.mark.slow
 def test_each_family_has_the_package_s_logits_and_greedy_text(main, tmp_path):
     """One test, because the import of the package takes seconds in each process that makes it."""
     for case, flags in ONE_OF_EACH.items():

@@ -330,7 +330,7 @@ def test_decoding_state_has_the_bytes_of_the_formula_at_every_position(name, giv
 # --- sizes, flags, initialisation ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("n_head", [1, 2, 4])
+@pytest.mark.parametrize("n_head", [1, pytest.param(2, marks=pytest.mark.slow), 4])
 @pytest.mark.parametrize("name", LAYERS)
 def test_width_8_works_with_any_head_count_and_every_parameter_learns(name, n_head):
     model = disturb(make(LAYERS[name], d_model=8, n_head=n_head)).train()

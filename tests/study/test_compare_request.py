@@ -138,6 +138,7 @@ def test_fair_both_gives_two_settings_and_equal_surroundings_in_one_of_them():
     assert request.read([*SMALL, "--model", "gru", "--fair"]).comparison.config.fair == "yes"
 
 
+@pytest.mark.slow
 def test_the_plan_asks_about_variants_and_variants_adds_them():
     asked, cells = cells_of("gru", "deltanet")
     missing = variants.missing(asked.tasks, asked.comparison.models, asked.classes)

@@ -56,4 +56,5 @@ def test_ten_to_twelve_rows_count_and_the_control_is_shown_only():
 def test_each_published_layer_can_be_probed(label):
     """The probe plans, builds and trains the layer as the suite sizes it, in the suite's own kind of batches."""
     losses = probe_of(SUITE, label)
-    assert len(losses) == PROBE_STEPS + 1 and all(0 < loss < 10 for loss in losses)
+    assert len(losses) == PROBE_STEPS + 1
+    assert all(0 < loss < 10 for loss in losses)

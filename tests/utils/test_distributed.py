@@ -158,6 +158,7 @@ def check_one_line(results, text):
     assert second == ""
 
 
+@pytest.mark.slow
 def test_a_wrong_input_is_one_line_and_exit_code_2_from_every_rank(tmp_path):
     check_one_line(ranks([*RUN, "--n_laye", "2"], tmp_path), "--n_laye")
     assert list(tmp_path.iterdir()) == []

@@ -304,7 +304,12 @@ def python_on_path(folder: Path) -> dict:
 
 
 @pytest.mark.parametrize(
-    ("event", "count"), [("int:step", 7), ("term:step", 5), pytest.param("int:evaluation", 1, marks=pytest.mark.slow)]
+    ("event", "count"),
+    [
+        ("int:step", 7),
+        pytest.param("term:step", 5, marks=pytest.mark.slow),
+        pytest.param("int:evaluation", 1, marks=pytest.mark.slow),
+    ],
 )
 def test_interrupted_run_saves_its_state_and_its_printed_command_continues_it(
     main, drive, tmp_path, references, event, count
