@@ -19,6 +19,7 @@ from src.claims.rules import Same
 from src.claims.table import CLAIMS, named
 from src.flags.fields import UserError
 from src.storage.files import seal
+from src.study.card.suite import read_suite
 from src.study.comparison import request
 
 KEYS = [claim.key for claim in CLAIMS]
@@ -126,7 +127,7 @@ def baseline(folder, model, rows):
     """A table of the card with three seeds of each row."""
     name = re.sub(r"[^A-Za-z0-9_.]+", "-", model)
     runs = [
-        [row, s, 0.003, "token_acc", v, 0.17, v - 0.1, f"24={v} 32=undefined", 500, 9, 8]
+        [row, s, 0.003, "token_acc", v, 0.17, v - 0.1, f"16={v} 32=undefined 64={v}", 500, 9, 8]
         for row, v in rows
         for s in (11, 12, 13)
     ]
@@ -152,6 +153,19 @@ def test_the_baselines_of_the_card_are_evidence_where_they_hold_all_runs(tmp_pat
     path.write_text(path.read_text().replace("0.9", "0.8", 1))
     with pytest.raises(UserError, match=r"gru\.json"):
         of_baselines(claim, tmp_path)
+
+
+@pytest.mark.parametrize("claim", [c for c in CLAIMS if c.rows], ids=lambda c: c.key)
+def test_a_claim_that_reads_rows_of_the_suite_would_run_the_same(claim):
+    suite = read_suite("core")
+    for task, name in claim.rows:
+        assert suite.row(name).task.name == task.split()[0]
+        assert list(suite.row(name).task.flags) == task.split()[1:]
+    (training,) = claim.trainings
+    flags = [*suite.flags, "--match_params", str(suite.parameters)]
+    assert {*flags} <= {*training.argv("full")}
+    assert (training.rates, training.seeds) == (tuple(suite.rates), len(suite.seeds))
+    assert {*claim.models} <= {*suite.layers}
 
 
 def test_a_claim_without_rows_of_the_suite_reads_no_baselines(tmp_path):

@@ -3,11 +3,14 @@
 python -m pytest tests/study/test_card_ranking.py
 """
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from planted_cards import planted_card, planted_run, scores_of, write_suite
 
 from src.study.card import ranking
+from src.study.card.baselines import _run
 from src.study.card.ranking import AHEAD, BEHIND, SAME, Against, compare, nearest, place_of, profile_distance
 from src.study.card.scores import Score, interval, mean_of, score_of
 from src.study.card.validity import Status
@@ -48,6 +51,17 @@ def test_a_run_that_diverged_and_a_model_without_a_score_beyond_training_score_z
 def test_one_length_beyond_training_needs_no_mean():
     run = planted_run("parity", 11, 0.9, None, at_16=0.9, at_32=0.6, at_32_low=0.55, at_32_high=0.65)
     assert score_of(run, ("value", "at_mean")).beyond == pytest.approx(0.6)
+
+
+def test_a_run_has_the_same_score_in_a_table_as_in_its_comparison():
+    """With one length beyond training a comparison has no mean over lengths, and its table has one."""
+    row = SimpleNamespace(name="parity")
+    lengths = {"at_16": 0.9, "at_32": 0.6, "at_32_low": 0.55, "at_32_high": 0.65}
+    one = planted_run("parity", 11, 0.9, None, at_mean_scaled=None, **lengths)
+    several = planted_run("parity", 11, 0.9, 0.5)
+    none = planted_run("parity", 11, 0.9, None, at_mean_scaled=None)
+    for run, measure in ((one, ("value", "at_mean")), (several, ("value", "at_mean")), (none, ("value",))):
+        assert score_of(_run(row, run), measure) == score_of(run, measure)
 
 
 # Intervals

@@ -19,8 +19,8 @@ from pathlib import Path
 
 from src.flags.fields import UserError
 from src.storage.files import json_bytes, open_sealed, seal, write_atomic
-from src.study.card.scores import DATA_DIGITS, Score, score_of
-from src.study.card.suite import Row, Suite, file_name
+from src.study.card.scores import DATA_DIGITS, Score, beyond_column, score_of
+from src.study.card.suite import BEYOND, Row, Suite, file_name
 from src.study.comparison.stored import open_stored, read_rows
 
 SCHEMA = 1
@@ -157,9 +157,11 @@ def open_folder(folder: Path, row: Row, label: str) -> Found:
 
 
 def _run(row: Row, found: Mapping) -> dict:
-    """A row of RUN_COLUMNS from a row of results.jsonl."""
+    """A row of RUN_COLUMNS from a row of results.jsonl. With one length beyond training, at_mean is the score there."""
     columns = [name for name in found if name.startswith("at_") and name[3:].isdigit() and found[name] is not None]
-    run = {name: found.get(name) for name in RUN_COLUMNS}
+    beyond = beyond_column(found)
+    means = {f"{BEYOND}{end}": found.get(f"{beyond}{end}") for end in ("", "_low", "_high", "_scaled")}
+    run = {name: found.get(name) for name in RUN_COLUMNS} | means
     digest = str(found.get("data_digest") or "")[:DATA_DIGITS]
     lengths = {name[3:]: found[name] for name in columns}
     return {**run, "row": row.name, "data_digest": digest, "lengths": lengths}

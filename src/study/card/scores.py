@@ -51,7 +51,7 @@ def score_of(row: Mapping, measure: Sequence[str]) -> Score:
     beyond = None
     if BEYOND in measure:
         beyond = 0.0 if diverged else max(0.0, _beyond(row, scale))
-        errors.append(_error(row, _column(row), scale))
+        errors.append(_error(row, beyond_column(row), scale))
     parts = [within] if beyond is None else [within, beyond]
     return Score(
         value=sum(parts) / len(parts),
@@ -67,7 +67,7 @@ def score_of(row: Mapping, measure: Sequence[str]) -> Score:
 DATA_DIGITS = 12  # of a digest of the test set, enough to tell test sets apart
 
 
-def _column(row: Mapping) -> str:
+def beyond_column(row: Mapping) -> str:
     """The column of lengths beyond training: the mean over several, or the only length."""
     if row.get(BEYOND) is not None:
         return BEYOND
@@ -77,7 +77,7 @@ def _column(row: Mapping) -> str:
 
 def _beyond(row: Mapping, scale: float) -> float:
     """The scaled score beyond training; 0 where the model has no score there."""
-    column = _column(row)
+    column = beyond_column(row)
     scaled = row.get(f"{column}_scaled")
     if _is_number(scaled):
         return float(scaled)
