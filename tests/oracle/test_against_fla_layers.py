@@ -232,7 +232,7 @@ WRONG = {
         "src.models.deltanet.l2_normalize",
         lambda x: x * torch.rsqrt(x.square().sum(-1, keepdim=True) + 1e-2),
     ),
-    "gated_deltanet": ("src.models.deltanet.gated", lambda o, g: o.flatten(-2) * g.sigmoid()),
+    "gated_deltanet": ("src.models.deltanet.gated", lambda o, g, backend: o.flatten(-2) * g.sigmoid()),
     "linear_attention, elu": ("src.models.linear_attention.EPS", -0.1),
 }
 

@@ -88,9 +88,9 @@ def test_its_authors_layer_notices_a_rotation_the_other_way(pair, monkeypatch):
     ours, theirs, positions = pair
     right = retnet.apply_rotary
 
-    def wrong(qk, start, rates):
+    def wrong(qk, start, rates, backend):
         q, k = qk.chunk(2, dim=-2)
-        return torch.cat([right(q, start, rates), right(k, start, -rates)], dim=-2)
+        return torch.cat([right(q, start, rates, backend), right(k, start, -rates, backend)], dim=-2)
 
     monkeypatch.setattr(retnet, "apply_rotary", wrong)
     x = draw(2, 7, D)
