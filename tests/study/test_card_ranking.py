@@ -147,9 +147,10 @@ def test_among_equally_near_layers_the_one_that_is_nearest_over_all_rows_is_name
     assert nearest({}, {}) == ""
 
 
-def test_the_distance_over_rows_counts_the_rows_that_both_have():
-    assert profile_distance({"a": 1.0, "b": 0.5}, {"a": 0.0, "c": 1.0}) == 1.0
-    assert profile_distance({"a": 1.0}, {"c": 1.0}) == float("inf")
+def test_the_distance_over_rows_is_of_layers_that_have_all_of_them():
+    assert profile_distance({"a": 1.0, "b": 0.5}, {"a": 0.0, "b": 0.5, "c": 1.0}) == pytest.approx(0.5**0.5)
+    assert profile_distance({"a": 1.0, "b": 0.5}, {"a": 1.0}) == float("inf")
+    assert profile_distance({}, {"a": 1.0}) == float("inf")
 
 
 # Cards

@@ -31,7 +31,7 @@ CASES = {
     ),
     "real text": (
         facts(is_text=True, raw=(0.5, 0.51, 0.52)),
-        "predicts 51.0 % of the characters of recall of 16 pairs",
+        "predicts 51.0 % of recall of 16 pairs",
         PLAIN,
     ),
     "solved": (facts(**SOLVED), "solves recall of 16 pairs", facts(raw=(1.0, 0.94, 1.0))),
@@ -135,7 +135,7 @@ def test_the_sentence_over_all_rows_counts_what_is_solved():
     assert overall(rows, "gla", 0.051) == (
         "solves 1 of 2 rows; over all rows it is nearest to gla (root mean square difference 0.05)"
     )
-    assert overall(rows, "", None) == "solves 1 of 2 rows; no published layer is ranked"
+    assert overall(rows, "", None) == "solves 1 of 2 rows; no published layer is ranked on all rows"
 
 
 # Traits

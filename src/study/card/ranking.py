@@ -76,11 +76,13 @@ def place_of(against: Mapping[str, Against]) -> Place:
 
 
 def profile_distance(mine: Mapping[str, float], theirs: Mapping[str, float]) -> float:
-    """The root of the mean square difference over the rows that both have. {row: score}. Infinite without one."""
-    rows = mine.keys() & theirs.keys()
-    if not rows:
+    """The root of the mean square difference over the rows. {row: score}. Infinite where the other one lacks a row.
+
+    A layer with records of two rows would else be the nearest of all by these two.
+    """
+    if not mine or mine.keys() - theirs.keys():
         return math.inf
-    return math.sqrt(sum((mine[row] - theirs[row]) ** 2 for row in rows) / len(rows))
+    return math.sqrt(sum((mine[row] - theirs[row]) ** 2 for row in mine) / len(mine))
 
 
 def nearest(against: Mapping[str, Against], distances: Mapping[str, float]) -> str:

@@ -114,7 +114,7 @@ RULES: tuple[Rule, ...] = (
         "real text",
         "level",
         lambda f: f.is_text,
-        lambda f: f"predicts {100 * sum(f.raw) / len(f.raw):.1f} % of the characters of {f.says}",
+        lambda f: f"predicts {100 * sum(f.raw) / len(f.raw):.1f} % of {f.says}",
     ),
     Rule("solved", "level", lambda f: f.solved == len(f.raw), lambda f: f"solves {f.says}"),
     Rule(
@@ -197,5 +197,5 @@ def overall(rows: Sequence[Facts], nearest: str, distance: float | None) -> str:
     solvable = sum(not f.is_text for f in rows)
     found = f"solves {solved} of {solvable} rows"
     if not nearest:
-        return f"{found}; no published layer is ranked"
+        return f"{found}; no published layer is ranked on all rows"
     return f"{found}; over all rows it is nearest to {nearest} (root mean square difference {distance:.2f})"
