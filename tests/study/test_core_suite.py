@@ -4,11 +4,14 @@ python -m pytest tests/study/test_core_suite.py
 """
 
 import dataclasses
+import itertools
 
 import pytest
 
 from dataset.loaders import named_lengths
 from src.setup.plan import plan
+from src.study.card.baselines import read_tables
+from src.study.card.ranking import AHEAD, compare
 from src.study.card.suite import read_suite
 from src.study.card.validity import PROBE_STEPS, probe_of
 
@@ -58,3 +61,18 @@ def test_each_published_layer_can_be_probed(label):
     losses = probe_of(SUITE, label)
     assert len(losses) == PROBE_STEPS + 1
     assert all(0 < loss < 10 for loss in losses)
+
+
+def pairs_apart(row, tables) -> list[tuple[str, str]]:
+    """(ahead, behind) among the published layers that have a record of a row."""
+    scores = {label: table.scores(row) for label, table in tables.items() if row.name in table.rows}
+    found = {(a, b): compare(scores[a], scores[b]) for a, b in itertools.permutations(scores, 2)}
+    return [pair for pair, against in found.items() if against is not None and against.word == AHEAD]
+
+
+@pytest.mark.parametrize("row", SUITE.rows, ids=lambda row: row.name)
+def test_each_row_puts_two_published_layers_apart_by_more_than_their_interval(row):
+    tables = read_tables(SUITE.folder, SUITE)
+    if sum(row.name in table.rows for table in tables.values()) < 3:
+        pytest.skip("fewer than three layers have a record of this row")
+    assert pairs_apart(row, tables), row.name
