@@ -14,7 +14,7 @@ from planted_cards import SUITE, planted_table, write_suite
 from src.flags.fields import UserError
 from src.models import MODELS
 from src.study.card import collect, suite, validity
-from src.study.card.baselines import merged, path_of, read_table, read_tables, write_table
+from src.study.card.baselines import Found, merged, path_of, read_table, read_tables, write_table
 from src.study.card.validity import data_of, expected_setup, flag_names, flags_digest, newer_flags, probe_of
 from src.utils.training import make_optimizer
 
@@ -227,6 +227,18 @@ def test_a_folder_that_is_not_begun_is_named_and_makes_no_record(tmp_path):
     tables, lines = collect.collect(found, tmp_path / "runs", ["gru"])
     assert tables == []
     assert lines == ["parity, gru: not begun", "recall, gru: not begun"]
+
+
+def test_rows_may_be_added_to_a_record_one_after_the_other(tmp_path, monkeypatch):
+    """A record names the flags of all rows of the suite, so tables of single rows can be merged."""
+    found = write_suite(tmp_path)
+    monkeypatch.setattr(collect, "probe_of", lambda suite, label: (1.0,))
+    data = {row.name: validity.RowData("0" * 16, "0" * 12) for row in found.rows}
+    tables = []
+    for row in found.rows:
+        facts = {"row": row.name, "metric": "token_acc", "lr": 0.01, "tried": {}}
+        tables.append(collect._table(found, "gru", {row.name: Found(facts, (), "", {})}, data))
+    assert list(merged(*tables, found.rows).rows) == [row.name for row in found.rows]
 
 
 def test_an_edited_record_does_not_stop_a_new_one(stored):

@@ -87,8 +87,8 @@ def _checked(suite: Suite, root: Path, row: Row, label: str, data: RowData) -> F
 
 
 def _table(suite: Suite, label: str, found: dict[str, Found], data: dict[str, RowData]) -> Table:
-    """The table of one layer from its finished rows."""
-    setups = {name: expected_setup(suite, suite.row(name), label) for name in found}
+    """The table of one layer from its finished rows. Its flags are those of all rows, so that rows may be added."""
+    setups = {name: expected_setup(suite, suite.row(name), label) for name in data}
     names = tuple(sorted({name for setup in setups.values() for name in flag_names(setup)}))
     rows = {
         name: {
