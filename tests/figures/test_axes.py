@@ -8,6 +8,7 @@ import itertools
 import pytest
 
 from src.figures import axes, curves, kernels, lengths, speed
+from src.figures.style import _legend_columns
 from src.measure.speed.panels.memory import Memory
 from src.storage.rows import make_row
 
@@ -110,3 +111,18 @@ def test_a_perplexity_over_more_than_a_decade_has_three_labels():
     (ax,) = draw(curves.figure_ppl({"train": [[1, 3.4], [2, 1.0]], "val": []})).axes
     assert ax.get_yscale() == "log"
     assert len(labels(ax.yaxis)) >= 3
+
+
+def test_columns_of_a_legend_are_those_that_matplotlib_fills():
+    """matplotlib puts one more into the first columns: five columns of six labels have 2, 1, 1, 1 and 1."""
+    labels = [
+        "transformer",
+        "linear_attention --short_conv 4",
+        "gla --short_conv 4",
+        "deltanet",
+        "gated_deltanet",
+        "mamba",
+    ]
+    assert _legend_columns(labels, 7.2) == 3
+    assert _legend_columns(labels, 14.0) == 6
+    assert _legend_columns(labels, 2.0) == 1

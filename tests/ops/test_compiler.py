@@ -10,6 +10,13 @@ import torch
 
 ROOT = Path(__file__).parents[2]
 HEAVY = ("torch._dynamo", "sympy", "scipy.linalg", "matplotlib")
+MATCHED = """
+import sys
+from src.setup.plan import plan
+setup, _ = plan("--task copy --model mamba2 --match_params 100000 --device cpu --quiet".split())
+from src.checks.ready import prepare
+print(prepare(setup).setup.args.d_model, [name for name in %r if name in sys.modules])
+"""
 STEP = """
 import sys, torch
 from dataset.common import Batch
@@ -33,6 +40,15 @@ def test_a_training_step_loads_neither_the_compiler_nor_sympy_nor_scipys_algebra
     """Together they take two seconds of the start of every run."""
     done = subprocess.run([sys.executable, "-c", STEP % (HEAVY,)], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]", done.stdout
+
+
+def test_solving_the_width_for_a_number_of_parameters_does_not_load_the_compiler():
+    """Arithmetic on tensors without memory would, in every run of a comparison."""
+    code = MATCHED % (("torch._dynamo", "sympy"),)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    width, loaded = done.stdout.splitlines()[-1].split(" ", 1)
+    assert int(width) != 64
+    assert loaded == "[]"
 
 
 def test_no_op_asks_for_the_compiler_when_it_is_imported():
