@@ -31,6 +31,7 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from src.flags.fields import UserError
 from src.models.backbone import Backbone, build, resolve_auto
@@ -134,8 +135,6 @@ def decode_state(model_class, args, vocab_size: int, max_len: int, tokens: int) 
     number = counts(model_class, args, vocab_size, max_len).total
     if number <= SMALL_PARAMETERS:
         return size(args)
-    from torch._subclasses.fake_tensor import FakeTensorMode  # late, because it imports sympy
-
     try:
         # Compiled loops over NumPy arrays cannot run on fake tensors, and no backend changes the size of a state.
         with _quiet(FAKE_LOGGER), FakeTensorMode(allow_non_fake_inputs=True):

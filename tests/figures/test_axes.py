@@ -7,6 +7,7 @@ import itertools
 
 import pytest
 
+from src.claims.frontier import FAMILIES
 from src.figures import axes, curves, kernels, lengths, speed
 from src.figures.style import _legend_columns
 from src.measure.speed.panels.memory import Memory
@@ -115,14 +116,7 @@ def test_a_perplexity_over_more_than_a_decade_has_three_labels():
 
 def test_columns_of_a_legend_are_those_that_matplotlib_fills():
     """matplotlib puts one more into the first columns: five columns of six labels have 2, 1, 1, 1 and 1."""
-    labels = [
-        "transformer",
-        "linear_attention --short_conv 4",
-        "gla --short_conv 4",
-        "deltanet",
-        "gated_deltanet",
-        "mamba",
-    ]
+    labels = list(FAMILIES)
     assert _legend_columns(labels, 7.2) == 3
     assert _legend_columns(labels, 14.0) == 6
     assert _legend_columns(labels, 2.0) == 1

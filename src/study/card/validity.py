@@ -50,10 +50,8 @@ PROBE = (
     *("--test_size", "16", "--precision", "fp32", "--device", "cpu", "--threads", "1"),
     *("--lr", "0.01", "--min_lr", "0.001", "--warmup_steps", "1", "--max_steps", str(PROBE_STEPS), "--seed", "7"),
 )
-PROBE_BATCH = {
-    "--batch_chars": "256",
-    "--batch_size": "8",
-}  # by the flag that the suite has; the two exclude each other
+# By the flag that the suite has, because the two exclude each other.
+PROBE_BATCH = {"--batch_chars": "256", "--batch_size": "8"}
 VALID, STALE, MISSING = "valid", "stale", "missing"
 
 
