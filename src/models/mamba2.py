@@ -136,15 +136,10 @@ class Mamba2(LinearMixer):
         inner = inner.unflatten(-1, (H, V))
         dt = F.softplus(at_least_float32(dt) + at_least_float32(self.dt_bias))  # (..., H)
         decay = -at_least_float32(self.A_log).exp() * dt
-        y, memory = self._attend(self._per_head(query), self._per_head(key), inner * dt[..., None], decay, memory)
+        key, query = (x.unflatten(-1, (self.ngroups, N)) for x in (key, query))
+        y, memory = self._attend(query, key, inner * dt[..., None], decay, memory)
         y = y + at_least_float32(self.D)[:, None] * inner
         return self.out_proj(self.norm(y.flatten(-2), z)), memory, window
-
-    def _per_head(self, x):
-        """x (..., G N) of G groups -> (..., H, N). With one group the result is a view: all heads share its memory."""
-        H, N, _ = self.memory
-        x = x.unflatten(-1, (self.ngroups, 1, N)).expand(*x.shape[:-1], self.ngroups, H // self.ngroups, N)
-        return x[..., 0, :, :] if self.ngroups == 1 else x.flatten(-3, -2)
 
 
 class GatedRMSNorm(nn.Module):

@@ -216,14 +216,15 @@ def test_sizes_that_do_not_fit_are_a_user_error(given, told):
         make(**given)
 
 
-def test_one_group_shares_the_memory_of_its_keys_between_heads():
-    """A stride of 0 over the heads: no copy for each of them."""
-    mixer = make().blocks[0].mixer
-    x = inputs(9, width=5)
-    shared = mixer._per_head(x)
-    assert shared.shape == (2, 9, 4, 5)
-    assert shared.stride(2) == 0
-    assert shared.data_ptr() == x.data_ptr()
+@pytest.mark.parametrize("ngroups", [1, 2])
+def test_the_op_gets_queries_and_keys_once_per_group(ngroups, monkeypatch):
+    model = make(ngroups=ngroups)
+    mixer, given = model.blocks[0].mixer, []
+    attend = mixer._attend
+    monkeypatch.setattr(mixer, "_attend", lambda q, k, v, *rest: given.append((q, k, v)) or attend(q, k, v, *rest))
+    model(tokens(2, 9))
+    heads, states, channels = mixer.memory
+    assert [tuple(x.shape[2:]) for x in given[0]] == [(ngroups, states)] * 2 + [(heads, channels)]
 
 
 @pytest.mark.parametrize("d_model", [1, 7, 8])

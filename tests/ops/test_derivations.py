@@ -39,9 +39,9 @@ def batched(*tensors):
 def test_linear_attention_steps_3_and_4(chunk):
     q, k, v, decay, _, S_start = chunk
     between, since, to_end = cumulative(decay)
-    scores, writes = (q @ k.T) * between, (k * to_end).T @ v
+    scores, writes, read = (q @ k.T) * between, k.T @ (to_end * v), since * (q @ S_start)
     o, S_end = linear_attention_reference(*batched(q, k, v, decay), S_start[None, None], SCALE)
-    torch.testing.assert_close(SCALE * (scores @ v + (q * since) @ S_start), o[0, :, 0])
+    torch.testing.assert_close(SCALE * (scores @ v + read), o[0, :, 0])
     torch.testing.assert_close(since[-1] * S_start + writes, S_end[0, 0])
 
 
@@ -54,12 +54,13 @@ def test_linear_attention_step_6(chunk):
     do = SCALE * do
     between, since, to_end = cumulative(decay)
     scores, dscores = (q @ k.T) * between, do @ v.T
-    dq2, dk2 = since * (do @ S_start.T), to_end * (v @ dS_end.T)
-    dq, dk = (dscores * between) @ k + dq2, (dscores * between).T @ q + dk2
-    dv = scores.T @ do + (k * to_end) @ dS_end
-    dS_start = since[-1] * dS_end + (q * since).T @ do
+    read, written = since * (q @ S_start), to_end * (k @ dS_end)
+    dq = (dscores * between) @ k + (since * do) @ S_start.T
+    dk = (dscores * between).T @ q + (to_end * v) @ dS_end.T
+    dv = scores.T @ do + written
+    dS_start = since[-1] * dS_end + q.T @ (since * do)
     ddecay = torch.stack([
-        (dscores * scores)[n:, :n].sum() + (dq2 * q)[n:].sum() + (dk2 * k)[:n].sum()
+        (dscores * scores)[n:, :n].sum() + (do * read)[n:].sum() + (v * written)[:n].sum()
         + since[-1, 0] * (S_start * dS_end).sum()
         for n in range(C)
     ])  # fmt: skip

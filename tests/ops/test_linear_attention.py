@@ -29,12 +29,12 @@ CASES = [
 ]
 
 
-def inputs(T, kind, strength="weak", dtype=torch.float32, B=2, H=3, K=8, V=5):
-    """[q, k, v, state(, decay)] and gradients for the output and the last state."""
-    g = torch.Generator().manual_seed(T)
+def inputs(T, kind, strength="weak", dtype=torch.float32, B=2, H=3, K=8, V=5, G=None):
+    """[q, k, v, state(, decay)] and gradients for the output and the last state. G: groups of heads, None for H."""
+    g, G = torch.Generator().manual_seed(T), G or H
     q, k, v, state, *out = (
         torch.randn(s, generator=g)
-        for s in ((B, T, H, K), (B, T, H, K), (B, T, H, V), (B, H, K, V), (B, T, H, V), (B, H, K, V))
+        for s in ((B, T, G, K), (B, T, G, K), (B, T, H, V), (B, H, K, V), (B, T, H, V), (B, H, K, V))
     )
     tensors = [t.to(dtype) for t in (q, k, v)] + [state.to(dtype if dtype == torch.float64 else torch.float32)]
     if kind != "none":
@@ -79,6 +79,37 @@ def test_a_batch_of_one_and_segments_of_time_agree_with_the_reference(backend, k
     monkeypatch.setattr(chunked, "SEGMENT", 1)
     tensors, out = inputs(100, kind, "weak" if kind == "none" else "mixed", B=1)  # eager: 32 + 32 + 32 + 4 tokens
     assert distance(with_gradients(call(backend), tensors, out), with_gradients(reference, tensors, out)) <= 1e-4
+
+
+@pytest.mark.parametrize("T", LENGTHS, ids=lambda t: f"T{t}")
+@pytest.mark.parametrize("groups", [1, 2, 4], ids=lambda n: f"{n}of4")
+@pytest.mark.parametrize("kind", SHAPES)
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+def test_heads_that_share_queries_and_keys_agree_with_the_reference(backend, kind, groups, T):
+    strength = "weak" if kind == "none" else "mixed"
+    tensors, out = inputs(T, kind, strength, H=4, G=groups)
+    want = _expected_of_groups(T, kind, strength, groups)
+    assert distance(with_gradients(call(backend), tensors, out), want) <= 1e-4
+
+
+@functools.cache
+def _expected_of_groups(T, kind, strength, groups):
+    return with_gradients(reference, *inputs(T, kind, strength, H=4, G=groups))
+
+
+@pytest.mark.parametrize("wanted", ["output", "last state", "both"])
+@pytest.mark.parametrize("T", [7, 33, 65], ids=lambda t: f"T{t}")
+@pytest.mark.parametrize("kind", SHAPES)
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+def test_without_a_first_state_each_result_has_its_gradients(backend, kind, T, wanted):
+    (q, k, v, _, *decay), out = inputs(T, kind, "mixed", H=4, G=2)
+    chosen = {"output": slice(0, 1), "last state": slice(1, 2), "both": slice(0, 2)}[wanted]
+
+    def results(run, tensors):
+        return with_gradients(lambda q, k, v, *decay: run(q, k, v, None, *decay)[chosen], tensors, out[chosen])
+
+    tensors = [q, k, v, *decay]
+    assert distance(results(call(backend), tensors), results(reference, tensors)) <= 1e-4
 
 
 @pytest.mark.parametrize("kind", SHAPES)
@@ -134,8 +165,9 @@ def test_two_halves_with_the_state_between_are_the_whole(backend, kind):
 
 
 @pytest.mark.parametrize("kind", SHAPES)
-def test_steps_agree_with_the_chunked_form_and_write_into_the_state(kind):
-    (q, k, v, state, *decay), _ = inputs(33, kind, "mixed")
+@pytest.mark.parametrize("groups", [1, 4])
+def test_steps_agree_with_the_chunked_form_and_write_into_the_state(groups, kind):
+    (q, k, v, state, *decay), _ = inputs(33, kind, "mixed", H=4, G=groups)
     with torch.no_grad():
         want, last = call("eager")(q, k, v, state, *decay)
         memory = given = state.clone()
@@ -277,7 +309,8 @@ def test_fla_agrees_with_the_reference_in_bf16(kind, T):
     ("change", "told"),
     [
         ({"k": (2, 5, 3, 7)}, "q, k, v: got"),
-        ({"v": (2, 5, 2, 5)}, "q, k, v: got"),
+        ({"v": (2, 5, 2, 5)}, "fewer heads, a divisor of H"),
+        ({"v": (2, 5, 4, 5)}, "fewer heads, a divisor of H"),
         ({"decay": (2, 5)}, r"decay: got \(2, 5\), allowed: None, \(3,\)"),
         ({"decay": (3, 8)}, "decay: got"),
         ({"state": (2, 3, 5, 8)}, r"state: got .* = \(2, 3, 8, 5\)"),

@@ -20,6 +20,7 @@ from __future__ import annotations
 import torch
 
 from src.ops import backends, hopper, stacked
+from src.ops.linear_attention.heads import per_head
 from src.ops.precision import HALF, accumulation_dtype, no_autocast
 from src.ops.ran import STEP, note
 
@@ -27,7 +28,8 @@ from src.ops.ran import STEP, note
 def linear_attention(q, k, v, decay=None, state=None, scale=None, backend: str = "auto"):
     """Run linear attention over a sequence. The decay acts before the write, the query reads after it.
 
-    q, k: (B, T, H, K).  v: (B, T, H, V); V need not be K, and may be odd.
+    v: (B, T, H, V).  q, k: (B, T, H, K), or (B, T, G, K) for G groups of heads, where the first H / G heads of v share
+    the first query and key, and so on. V need not be K, and may be odd.
     decay: the log decay, <= 0 (not checked). None, (H,) per head, (B, T, H) per head and token, or (B, T, H, K) per key
     channel and token.
     state: (B, H, K, V) float32 (float64 with float64 inputs), the state before the first token; None is zeros.
@@ -43,7 +45,7 @@ def linear_attention(q, k, v, decay=None, state=None, scale=None, backend: str =
     _check(q, k, v, decay, state, time=True)
     if stacked.inside():
         if decay is not None and decay.dim() == 1 and decay.requires_grad:  # each model has learned its own
-            decay = decay.expand(q.shape[:-1])
+            decay = decay.expand(v.shape[:-1])
         return stacked.folded(lambda *given: linear_attention(*given, scale, backend), q, k, v, decay, state)
     double = accumulation_dtype(q, k, v, decay, state) == torch.float64
     implementation = _choose(backend, v, decay, double)
@@ -54,7 +56,8 @@ def linear_attention(q, k, v, decay=None, state=None, scale=None, backend: str =
 def linear_attention_step(q, k, v, decay=None, state=None, scale=None):
     """One token of `linear_attention`. Its cost does not depend on the token's position.
 
-    q, k: (B, H, K).  v: (B, H, V).  decay: None, (H,), (B, H) or (B, H, K).  state: (B, H, K, V), or None for zeros.
+    q, k: (B, H, K), or (B, G, K) for groups of heads.  v: (B, H, V).  decay: None, (H,), (B, H) or (B, H, K).
+    state: (B, H, K, V), or None for zeros.
     Returns (o, state): o (B, H, V) in v's dtype, and the next state. Where no gradient is recorded, the given state is
     overwritten and returned.  Raises ValueError when shapes disagree.
     """
@@ -111,7 +114,7 @@ def _cuda(args, float32: bool, decay: str | None) -> tuple[str, str]:
 def _step(q, k, v, decay, state, scale):
     dtype = accumulation_dtype(q, k, v, decay, state)
     out_dtype = v.dtype
-    q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
+    q, k, v = per_head(q.to(dtype), v), per_head(k.to(dtype), v), v.to(dtype)
     if state is None:
         state = k[..., :, None] * v[..., None, :]
     else:
@@ -164,19 +167,19 @@ def _check(q, k, v, decay, state, time: bool) -> None:
         q.dim() != (4 if time else 3)
         or q.shape != k.shape
         or v.dim() != q.dim()
-        or v.shape[:-1] != k.shape[:-1]
+        or v.shape[:-2] != k.shape[:-2]
         or 0 in q.shape
         or 0 in v.shape
+        or v.shape[-2] % q.shape[-2]
     ):
         raise ValueError(
-            f"q, k, v: got {tuple(q.shape)}, {tuple(k.shape)}, {tuple(v.shape)}, "
-            f"allowed: q and k {letters}, v {letters.replace('K', 'V')}, none of them empty"
+            f"q, k, v: got {tuple(q.shape)}, {tuple(k.shape)}, {tuple(v.shape)}, allowed: q and k {letters}, "
+            f"v {letters.replace('K', 'V')}, none of them empty; q and k may have fewer heads, a divisor of H"
         )
-    H = q.shape[-2]
-    if decay is not None and tuple(decay.shape) not in ((H,), tuple(q.shape[:-1]), tuple(q.shape)):
-        raise ValueError(
-            f"decay: got {tuple(decay.shape)}, allowed: None, ({H},), {tuple(q.shape[:-1])} or {tuple(q.shape)}"
-        )
-    expected = (q.shape[0], H, q.shape[-1], v.shape[-1])
+    H, K, V = v.shape[-2], q.shape[-1], v.shape[-1]
+    token = (*v.shape[:-1],)
+    if decay is not None and tuple(decay.shape) not in ((H,), token, (*token, K)):
+        raise ValueError(f"decay: got {tuple(decay.shape)}, allowed: None, ({H},), {token} or {(*token, K)}")
+    expected = (q.shape[0], H, K, V)
     if state is not None and tuple(state.shape) != expected:
         raise ValueError(f"state: got {tuple(state.shape)}, allowed: None or (B, H, K, V) = {expected}")

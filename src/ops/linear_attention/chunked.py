@@ -2,8 +2,8 @@
 
 README.md derives this form step by step. b_i is the sum of the log decays from the chunk's start up to token i:
 
-    o_i   = sum_{j <= i} (q_i . exp(b_i - b_j) k_j) v_j + (q_i * exp(b_i)) S_start        times scale
-    S_end = exp(b_C) S_start + sum_j (exp(b_C - b_j) k_j) v_j^T
+    o_i   = sum_{j <= i} (q_i . exp(b_i - b_j) k_j) v_j + exp(b_i) q_i S_start        times scale
+    S_end = exp(b_C) S_start + sum_j exp(b_C - b_j) k_j v_j^T
 
 `_Chunks` computes it where a head has at most one decay per token, which is a factor of the score q_i . k_j. Where each
 key channel has its own decay, `_vector_scores` splits the chunk into halves (Yang et al. 2023, arXiv:2312.06635,
@@ -18,6 +18,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from src.ops.linear_attention.heads import apart, beside, per_head
 from src.ops.precision import accumulation_dtype, no_autocast
 
 CHUNK = 32  # the fastest of 16, 32, 64, 128, see README.md
@@ -29,8 +30,13 @@ SEGMENT = 2**19
 def run(q, k, v, decay, state, scale):
     """Compute (o, state) on any device. The arguments are those of `linear_attention`, already checked."""
     dtype, out_dtype = accumulation_dtype(q, k, v, decay, state), v.dtype
-    state = start(q, v, state, dtype)
-    o, state = in_segments(lambda *tensors: _segment(*tensors, scale, dtype), (q, k, v, decay), state)
+    segment = _segment
+    if decay is not None and decay.dim() == 4:
+        segment, q, k = _vector_segment, per_head(q, v), per_head(k, v)
+        state = start(q, v, state, dtype)
+    elif state is not None:
+        state = state.to(dtype)
+    o, state = in_segments(lambda *tensors: segment(*tensors, scale, dtype), (q, k, v, decay), state)
     return o.to(out_dtype), state
 
 
@@ -47,8 +53,8 @@ def in_segments(compute, tensors, state):
     tensors: (B, T, ...), the first three are q, k and v. A tensor that is None or (H,) goes to every segment as it is.
     A short sequence, or one that is not on a CPU, is a single segment.
     """
-    (B, T, H, K), V = tensors[0].shape, tensors[2].shape[3]
-    size = max(SEGMENT // (B * H * max(K, V) * CHUNK), 1) * CHUNK if tensors[0].device.type == "cpu" else T
+    (B, T, G, K), (H, V) = tensors[0].shape, tensors[2].shape[2:]
+    size = max(SEGMENT // (B * max(G * K, H * V) * CHUNK), 1) * CHUNK if tensors[0].device.type == "cpu" else T
     if T <= size:
         return compute(*tensors, state)
     parts = [x.split(size, dim=1) if x is not None and x.dim() > 1 else [x] * -(-T // size) for x in tensors]
@@ -59,90 +65,136 @@ def in_segments(compute, tensors, state):
     return torch.cat(outputs, dim=1), state
 
 
-def _segment(q, k, v, decay, state, scale, dtype):
-    T, H = q.shape[1:3]
+def _vector_segment(q, k, v, decay, state, scale, dtype):
+    T = q.shape[1]
     C = chunk_size(T, CHUNK)
+    q, k, v, decay = (chunks(x.to(dtype), C) for x in (q, k, v, decay))
+    scores, since, to_end = _vector_scores(q, k, decay)
+    before, state = carry(since[..., -1, :, None].exp(), (k * to_end.exp()).mT @ v, state)
+    return unchunk(scores @ v + (q * since.exp()) @ before, T, scale), state
+
+
+def _segment(q, k, v, decay, state, scale, dtype):
+    T, H = v.shape[1:3]
+    C = -(-T // max(round(T / CHUNK), 1))  # near CHUNK, so that no token or few are filled up
     q, k, v = (chunks(x.to(dtype), C) for x in (q, k, v))
-    if decay is not None and decay.dim() == 4:
-        scores, since, to_end = _vector_scores(q, k, chunks(decay.to(dtype), C))
-        before, state = carry(since[..., -1, :, None].exp(), (k * to_end.exp()).mT @ v, state)
-        o = scores @ v + (q * since.exp()) @ before
-    else:
-        fixed = decay is not None and decay.dim() == 1
-        if decay is not None:
-            decay = decay.expand(1, T, H) if fixed else decay
-            decay = chunks(decay[..., None].to(dtype), C)[..., 0]  # (1 or B, H, N, C)
-        o, state = _Chunks.apply(q, k, v, decay, state, fixed)
+    fixed = decay is not None and decay.dim() == 1
+    if decay is not None:
+        decay = decay.expand(1, T, H) if fixed else decay
+        decay = chunks(decay[..., None].to(dtype), C)[..., 0]  # (1 or B, H, N, C)
+    o, state = _Chunks.apply(q, k, v, decay, state, fixed)
     return unchunk(o, T, scale), state
 
 
 class _Chunks(torch.autograd.Function):
     """The chunked form for at most one decay per head and token.
 
-    The backward pass is written out, because autograd would store and read four times as much.
-    q, k: (B, H, N, C, K).  v: (B, H, N, C, V).  decay: None or (1 or B, H, N, C).  fixed: all tokens have the same one.
+    The backward pass is written out, because autograd would store and read four times as much. The heads of a group
+    share queries and keys. A product with those is made once per group, with the values of its heads side by side (see
+    `beside`). That is why decays scale values and outputs here, never queries and keys.
+
+    q, k: (B, G, N, C, K).  v: (B, H, N, C, V), H a multiple of G.  decay: None or (1 or B, H, N, C).
+    state: (B, H, K, V), or None for zeros.  fixed: all tokens have the same decay.
     """
 
     @staticmethod
     def forward(ctx, q, k, v, decay, state, fixed):
-        shape = q.shape[:3]
+        ctx.set_materialize_grads(False)
+        G, H = q.shape[1], v.shape[1]
         factors = () if decay is None else _factors(decay, fixed)
-        scores = _masked(_product(q, k.mT), factors)
-        writes = _product(_scaled(k, factors, 2).mT, v)
-        before = torch.empty_like(writes)  # the state at the start of each chunk
-        for n in range(shape[2]):
-            before[:, :, n] = state
-            state = writes[:, :, n] + (state if not factors else factors[1][:, :, n, -1:] * state)
-        o = _product(scores, v, _scaled(q, factors, 1), before)
-        ctx.save_for_backward(q, k, v, decay, scores, before, *factors)
-        return o, state
+        scores = _decayed(_product(q, k.mT), factors, H)
+        writes = _product(k.mT, beside(_scaled(v, factors, 2), G))
+        before = read = None
+        if state is None and q.shape[2] == 1:  # the only chunk, and nothing was written before it
+            state = writes[:, :, 0]
+        else:
+            state = None if state is None else beside(state, G)
+            before, state = _carried(writes, state, _kept(factors, v, G), range(q.shape[2]))
+            read = _scaled(apart(_product(q, before), H), factors, 1)
+        o, read = _product(scores, v, read, ctx.needs_input_grad[3]), read if ctx.needs_input_grad[3] else None
+        ctx.save_for_backward(q, k, v, decay, scores, before, read, *factors)
+        return o, apart(state, H)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, do, dstate):
-        with no_autocast(do):  # a backward pass called under autocast would round the operands
+        with no_autocast(ctx.saved_tensors[0]):  # a backward pass called under autocast would round the operands
             return _Chunks.gradients(ctx, do, dstate)
 
     @staticmethod
     def gradients(ctx, do, dstate):
-        q, k, v, decay, scores, before, *factors = ctx.saved_tensors
-        do = do.contiguous()
-        after = _product(_scaled(q, factors, 1).mT, do)  # becomes the gradient of the state after each chunk
-        for n in range(q.shape[2] - 1, -1, -1):
-            step = after[:, :, n] + (dstate if not factors else factors[1][:, :, n, -1:] * dstate)
-            after[:, :, n] = dstate
-            dstate = step
-        dv = _product(scores.mT, do, _scaled(k, factors, 2), after)
-        dscores = _product(do, v.mT)
-        dq, dk = _product(do, before.mT), _product(v, after.mT)  # through the states only, so far
-        ddecay = None
-        if factors:
-            dq, dk = dq.mul_(factors[1]), dk.mul_(factors[2])
-            if ctx.needs_input_grad[3]:
-                kept = factors[1][..., -1, 0] * (after * before).sum((-2, -1))
-                ddecay = _decay_gradient(decay, dscores * scores, (dq * q).sum(-1), (dk * k).sum(-1), kept)
-        dscores = _masked(dscores, factors)
-        return _product(dscores, k, plus=dq), _product(dscores.mT, q, plus=dk), dv, ddecay, dstate, None
+        q, k, v, decay, scores, before, read, *factors = ctx.saved_tensors
+        G, H, N = q.shape[1], v.shape[1], q.shape[2]
+        do = torch.zeros_like(v) if do is None else do.contiguous()
+        dstate = None if dstate is None else beside(dstate, G)
+        dscores, of_decay = _product(do, v.mT), ctx.needs_input_grad[3]
+        dq = dk = ddecay = written = None
+        after = None if dstate is None else dstate[:, :, None]  # the gradient of the state after each chunk
+        if before is not None:
+            reads = beside(_scaled(do, factors, 1), G)
+            dq = _product(reads, before.mT)
+            after, dstate = _carried(_product(q.mT, reads), dstate, _kept(factors, v, G), range(N - 1, -1, -1))
+        if after is not None:
+            written = _scaled(apart(_product(k, after), H), factors, 2)
+            dk = _product(beside(_scaled(v, factors, 2), G), after.mT)
+        dv = _product(scores.mT, do, written, of_decay)
+        if of_decay:
+            kept = None
+            if before is not None:
+                kept = factors[1][..., -1, 0] * apart((after * before).sum(-2, keepdim=True), H).sum((-2, -1))
+            ddecay = _decay_gradient(decay, dscores * scores, _dot(do, read), _dot(v, written), kept)
+        dscores = _decayed(dscores, factors).unflatten(1, (G, -1)).sum(2)
+        dq, dk = _product(dscores, k, plus=dq), _product(dscores.mT, q, plus=dk)
+        return dq, dk, dv, ddecay, apart(dstate, H) if ctx.needs_input_grad[4] else None, None
 
 
-def _product(a, b, c=None, d=None, plus=None):
-    """a @ b + c @ d + plus over all chunks; `plus` is overwritten."""
-    flat = [x.flatten(0, 2) for x in (a, b, c, d, plus) if x is not None]
-    if plus is not None:
-        result = flat[2].baddbmm_(*flat[:2])
+def _carried(steps, x, kept, order):
+    """Compute x = kept_n x + steps_n for the chunks n in this order, from x (None: zeros) on.
+
+    steps: (B, G, N, K, R V); in its place the x before each step.  kept: None for 1, or (1 or B, G, N, 1, R V).
+    Returns (the x before each step, the last x).
+    """
+    x = torch.zeros_like(steps[:, :, 0]) if x is None else x
+    for n in order:
+        step = steps[:, :, n]
+        after = step + x if kept is None else torch.addcmul(step, kept[:, :, n], x)
+        step.copy_(x)
+        x = after
+    return steps, x
+
+
+def _kept(factors, v, groups: int):
+    """How much a chunk keeps of the state before it, (1 or B, G, N, 1, R V); None where it keeps all."""
+    return beside(factors[1][..., -1:, :].expand(-1, -1, -1, -1, v.shape[-1]), groups) if factors else None
+
+
+def _product(a, b, plus=None, keep: bool = False):
+    """a @ b + plus over all chunks. `plus` is overwritten unless it is to be kept."""
+    shape, a, b = a.shape[:3], a.flatten(0, 2), b.flatten(0, 2)
+    if plus is None:
+        result = torch.bmm(a, b)
     else:
-        result = torch.bmm(*flat[:2])
-        result = result if c is None else result.baddbmm_(*flat[2:])
-    return result.unflatten(0, a.shape[:3])
+        result = (plus.clone() if keep else plus).flatten(0, 2).baddbmm_(a, b)
+    return result.unflatten(0, shape)
 
 
 def _scaled(x, factors, which: int):
     return x if not factors else x * factors[which]
 
 
-def _masked(scores, factors):
-    """Scores times the decay between their two tokens, in place; 0 where the key comes after the query."""
-    return scores.tril_() if not factors else scores.mul_(factors[0])
+def _dot(a, b):
+    """The sums over channels of a * b, or None where b is."""
+    return None if b is None else (a * b).sum(-1)
+
+
+def _decayed(scores, factors, heads: int = 0):
+    """Scores of queries and keys, times the decay between their two tokens; 0 where the key comes after the query.
+
+    scores: (B, H, N, C, C), overwritten; or (B, G, N, C, C), from which those of all `heads` are made.
+    """
+    if heads > scores.shape[1]:
+        scores = scores.repeat_interleave(heads // scores.shape[1], dim=1)
+    return scores.mul_(factors[0]) if factors else scores.tril_()
 
 
 def _factors(decay, fixed: bool):
@@ -154,12 +206,19 @@ def _factors(decay, fixed: bool):
 def _decay_gradient(decay, pairs, since, to_end, keep):
     """The gradient of the log decays, from gradients times values of what exp(sum of decays) scales.
 
-    pairs: (B, H, N, C, C), scores; the decays j + 1 to i act on pair (i, j).  since: (B, H, N, C), queries; the decays
-    up to i.  to_end: (B, H, N, C), keys; the decays after j.  keep: (B, H, N), the state; all decays of the chunk.
+    pairs: (B, H, N, C, C), scores; the decays j + 1 to i act on pair (i, j).  since: (B, H, N, C), what is read of
+    earlier chunks; the decays up to i.  to_end: (B, H, N, C), what later chunks read; the decays after j.
+    keep: (B, H, N), the state; all decays of the chunk. The last three are None where no other chunk takes part.
     """
     pairs = pairs.tril_(-1)
-    up_to = pairs.sum(-1) - pairs.sum(-2) + since
-    total = up_to.flip(-1).cumsum(-1).flip(-1) + F.pad(to_end.cumsum(-1)[..., :-1], (1, 0)) + keep[..., None]
+    up_to = pairs.sum(-1) - pairs.sum(-2)
+    if since is not None:
+        up_to += since
+    total = up_to.flip(-1).cumsum(-1).flip(-1)
+    if to_end is not None:
+        total += F.pad(to_end.cumsum(-1)[..., :-1], (1, 0))
+    if keep is not None:
+        total += keep[..., None]
     return total.sum_to_size(decay.shape)
 
 

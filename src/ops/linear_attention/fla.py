@@ -14,6 +14,8 @@ g_gamma has no gradient, so a fixed decay that needs one is passed as g.
 
 from __future__ import annotations
 
+from src.ops.linear_attention.heads import per_head
+
 SHORT = 64  # tokens: the size of a chunk; with fewer, a chunk would be partly empty
 
 
@@ -21,7 +23,7 @@ def run(q, k, v, decay, state, scale):
     """Arguments and result as in chunked.run, for CUDA tensors that are not float64. Products are in v's dtype."""
     from fla.ops import gla, simple_gla
 
-    T = q.shape[1]
+    T, q, k = q.shape[1], per_head(q, v), per_head(k, v)
     kind = "fused_recurrent" if T < SHORT else "chunk"
     module, name = (gla, "gla") if decay is not None and decay.dim() == 4 else (simple_gla, "simple_gla")
     keywords = {}

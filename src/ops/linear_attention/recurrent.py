@@ -40,6 +40,7 @@ import torch
 
 from src.ops.compiler import untraced
 from src.ops.lanes import SUMS, compiled, parallel_for
+from src.ops.linear_attention.heads import per_head
 
 CHUNK = 32  # tokens whose states the backward pass holds: 128 KB with K = V = 32
 ARRAY, STARTS = "f4[:, :, :, ::1]", "f4[:, :, :, :, ::1]"
@@ -48,6 +49,7 @@ ARRAY, STARTS = "f4[:, :, :, ::1]", "f4[:, :, :, :, ::1]"
 @untraced
 def run(q, k, v, decay, state, scale):
     """Arguments and result as in chunked.run, for float32, bf16 and fp16 on a CPU."""
+    q, k = per_head(q, v), per_head(k, v)
     (B, _, H, K), V = q.shape, v.shape[-1]
     state = q.new_zeros(B, H, K, V, dtype=torch.float32) if state is None else state.float()
     decay = None if decay is None else decay.float()

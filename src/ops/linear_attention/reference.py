@@ -12,6 +12,7 @@ def linear_attention_reference(q, k, v, decay=None, state=None, scale=None):
     and differentiable.
     """
     q, k, v = q.double(), k.double(), v.double()
+    q, k = (x.repeat_interleave(v.shape[2] // x.shape[2], dim=2) for x in (q, k))  # groups of heads share them
     B, T, H, K = q.shape
     S = torch.zeros(B, H, K, v.shape[-1], dtype=torch.float64, device=q.device) if state is None else state.double()
     decay = torch.zeros(H, device=q.device) if decay is None else decay
