@@ -7,13 +7,13 @@ overlap. vector.py has a type for kernels that do not leave this to LLVM.
 numba's own threading layers bring a second OpenMP team, which competes with torch's for the cores. The kernels here
 release the GIL instead, and `parallel_for` runs them on a small pool of Python threads, as many as torch uses.
 
-numba's cache on disk notices a change of the file that holds a function, but not of this one. After a change here,
-delete the __pycache__ folders. Only the numba implementations import this file, so numba is loaded when it is first
-used.
+Machine code is kept on disk (kernel_cache.py). Only the numba implementations import this file, so numba is loaded when
+it is first used.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 from concurrent.futures import ThreadPoolExecutor
 
@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from src.ops.compiler import numba
+from src.ops.kernel_cache import store_in_files
 
 f32 = np.float32
 # Fused multiply-add is more exact, and signs of zero do not matter.
@@ -41,11 +42,16 @@ def compiled(fastmath, *signature: str):
     """
 
     def wrap(function):
-        options = {"nogil": True, "fastmath": set(fastmath), "error_model": "numpy"}
-        try:
-            return numba.njit(*signature, cache=True, **options)(function)
-        except RuntimeError:  # numba found no folder that it can write
-            return numba.njit(*signature, **options)(function)
+        kernel = numba.njit(nogil=True, fastmath=set(fastmath), error_model="numpy")(function)
+        if kernel is function:  # NUMBA_DISABLE_JIT
+            return function
+        with contextlib.suppress(RuntimeError):  # numba found no folder that it can write
+            store_in_files(kernel)
+        for types in signature:
+            kernel.compile(types)
+        if signature:
+            kernel.disable_compile()
+        return kernel
 
     return wrap
 
@@ -90,7 +96,8 @@ def parallel_for(function, items: int, *arguments) -> None:
     calling thread takes ranges too, so a thread that gets no time from a busy machine holds nobody up. It does not if
     it keeps subnormal numbers: the threads of the pool set these to zero, and a result must not depend on who computes.
     """
-    threads = min(torch.get_num_threads(), items)
+    most = torch.get_num_threads()
+    threads = min(most, items)
     helps = _flushes_subnormals()
     if threads == 1 and helps:
         function(*arguments, 0, items)
@@ -102,7 +109,7 @@ def parallel_for(function, items: int, *arguments) -> None:
         for begin in starts:
             function(*arguments, begin, min(items, begin + size))
 
-    calls = [_pool(threads).submit(work) for _ in range(threads - 1 if helps else threads)]
+    calls = [_pool(most).submit(work) for _ in range(threads - 1 if helps else threads)]
     try:
         if helps:
             work()

@@ -10,8 +10,7 @@ machine: 2 with AVX-512, 4 with AVX2, 8 with SSE or NEON.
 An array is flat and holds float32, or int16 with the bits of bf16 (NumPy has no bf16). A vector is always float32.
 Products and sums may be fused. NaN stays NaN.
 
-numba's cache on disk does not notice a change of this file. After one, delete the __pycache__ folders. Only the numba
-implementations of the ops import it.
+Only the numba implementations of the ops import this file.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ python -m pytest tests/ops/test_lanes.py
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,24 +14,92 @@ import torch
 numba = pytest.importorskip("numba")
 from op_checks import on_thread_counts  # noqa: E402
 
-from src.ops import lanes  # noqa: E402
+from src.ops import kernel_cache, lanes  # noqa: E402
+
+
+def twice_of(constant):
+    """A kernel with an enclosed constant, as those for a size of key are."""
+
+    @lanes.compiled(lanes.EXACT)
+    def function(x):
+        return x * constant
+
+    return function
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """An empty folder for machine code."""
+    monkeypatch.setattr(numba.core.config, "CACHE_DIR", str(tmp_path))
+    return tmp_path
+
+
+def files_in(folder) -> list:
+    return sorted(folder.rglob("*.nbc"))
 
 
 def test_kernels_compile_where_no_folder_can_hold_their_code(monkeypatch):
-    real = numba.njit
+    def without_folder(dispatcher):
+        raise RuntimeError("cannot cache function: no locator available")
 
-    def without_cache(*arguments, cache=False, **options):
-        if cache:
-            raise RuntimeError("cannot cache function: no locator available")
-        return real(*arguments, **options)
+    monkeypatch.setattr(lanes, "store_in_files", without_folder)
+    assert twice_of(2)(np.float32(3)) == 6
 
-    monkeypatch.setattr(numba, "njit", without_cache)
 
-    @lanes.compiled(lanes.EXACT)
-    def twice(x):
-        return x + x
+def test_a_second_process_reads_what_the_first_one_compiled(folder):
+    assert twice_of(2)(np.float32(3)) == 6
+    (path,) = files_in(folder)
+    again = twice_of(2)
+    assert again(np.float32(3)) == 6
+    assert sum(again.stats.cache_hits.values()) == 1
+    assert files_in(folder) == [path]
 
-    assert twice(np.float32(3)) == 6
+
+def test_two_variants_that_are_stored_at_the_same_time_keep_their_own_code(folder):
+    """Both ask for their code before either has stored it, as two workers do."""
+    stores = [twice_of(2)._cache._cache_file, twice_of(3)._cache._cache_file]
+    keys = ["variant 2", "variant 3"]
+    assert [store.load(key) for store, key in zip(stores, keys, strict=True)] == [None, None]
+    stores[0]._cache_path = stores[1]._cache_path = str(folder)
+    for store, key in zip(stores, keys, strict=True):
+        store.save(key, f"code of {key}")
+    assert [stores[0].load(key) for key in keys] == ["code of variant 2", "code of variant 3"]
+
+
+@pytest.mark.parametrize("content", [b"", b"\x80", b"no pickle"], ids=["empty", "cut off", "other"])
+def test_a_damaged_file_of_machine_code_is_compiled_anew(folder, content):
+    twice_of(2)(np.float32(3))
+    (path,) = files_in(folder)
+    whole = path.read_bytes()
+    path.write_bytes(content)
+    assert twice_of(2)(np.float32(3)) == 6
+    assert len(path.read_bytes()) == len(whole)
+
+
+def test_a_change_of_the_code_that_all_kernels_share_makes_them_new(folder, monkeypatch):
+    twice_of(2)(np.float32(3))
+    monkeypatch.setattr(kernel_cache, "_shared_source", lambda: "another vector.py")
+    again = twice_of(2)
+    assert again(np.float32(3)) == 6
+    assert not again.stats.cache_hits
+    assert len(files_in(folder)) == 2
+    assert all((Path(kernel_cache.__file__).parent / name).is_file() for name in kernel_cache.SHARED)
+
+
+def test_a_full_disk_costs_only_the_next_compilation(folder, monkeypatch):
+    def full(self, name, data):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(kernel_cache._OneFilePerKey, "_save_data", full)
+    assert twice_of(2)(np.float32(3)) == 6
+    assert files_in(folder) == []
+
+
+def test_calls_with_few_items_start_no_pool_of_their_own(monkeypatch):
+    monkeypatch.setattr(lanes, "_pools", {})
+    monkeypatch.setattr(lanes, "_flushes_subnormals", lambda: True)
+    on_thread_counts(lambda: [lanes.parallel_for(lambda begin, end: None, n) for n in range(1, 9)], (3,))
+    assert list(lanes._pools) == [3]
 
 
 def test_parallel_for_covers_each_item_once_on_any_number_of_threads(monkeypatch):
