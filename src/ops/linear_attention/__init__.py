@@ -30,8 +30,8 @@ def linear_attention(q, k, v, decay=None, state=None, scale=None, backend: str =
 
     v: (B, T, H, V).  q, k: (B, T, H, K), or (B, T, G, K) for G groups of heads, where the first H / G heads of v share
     the first query and key, and so on. V need not be K, and may be odd.
-    decay: the log decay, <= 0 and finite (not checked). None, (H,) per head, (B, T, H) per head and token, or (B, T, H, K) per key
-    channel and token.
+    decay: the log decay, <= 0 and finite (not checked). None, (H,) per head, (B, T, H) per head and token, or
+    (B, T, H, K) per key channel and token.
     state: (B, H, K, V) float32 (float64 with float64 inputs), the state before the first token; None is zeros.
     scale: a factor of the output; None is 1.
     Returns (o, state): o (B, T, H, V) in v's dtype, and the state after the last token, float32 (float64 for float64
