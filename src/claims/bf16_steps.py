@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -42,7 +43,9 @@ class NoTask:
 
 
 def _number(result) -> float | str:
-    return float(result.value) if isinstance(result.value, (int, float)) else f"{result.status}: {result.note}"
+    if not isinstance(result.value, (int, float)):
+        return f"{result.status}: {result.note}"
+    return float(result.value) if math.isfinite(result.value) else "not finite"
 
 
 def drift(check: str, noun: str) -> Custom:
@@ -71,4 +74,5 @@ CLAIM = Claim(
     predicted=REPRODUCED,
     minutes=1,
     measure=measure,
+    measured=lambda mode: [MODELS, CHECKS],
 )

@@ -59,4 +59,5 @@ CLAIM = Claim(
     predicted=REPRODUCED,
     minutes=1,
     measure=measure,
+    measured=lambda mode: [RECURRENT, ATTENTION, NEAR, FAR],
 )

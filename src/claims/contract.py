@@ -147,8 +147,10 @@ class Claim:
     """One published finding.
 
     statement: one sentence.  source, published: where it was said, and its numbers.  rule: its parts, the headline
-    effect first.  predicted: the verdict that was expected before the runs.  minutes: of the full mode on two cores.
-    trainings: what is trained.  measure(folder, mode): what is measured without training, into `folder`; JSON-able.
+    effect first.  predicted: the verdict that was expected when the rule was written.
+    minutes: of the full mode on two cores.  trainings: what is trained.
+    measure(folder, mode): what is measured without training, into `folder`; JSON-able.
+    measured(mode): what `measure` measures, JSON-able; earlier evidence of something else is not taken.
     stored: a record that holds earlier runs, "findings/recall".  rows, models: the row of the card's suite for each
     task, and the layers, where the claim needs no other runs.  note: what limits the verdict.  figure: a file below
     runs/records, with its caption.
@@ -163,6 +165,7 @@ class Claim:
     minutes: float
     trainings: tuple[Trainings, ...] = ()
     measure: Callable[[Path, str], Mapping] | None = None
+    measured: Callable[[str], Sequence] | None = None
     stored: str = ""
     rows: tuple[tuple[str, str], ...] = ()
     models: tuple[str, ...] = ()

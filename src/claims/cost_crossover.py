@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from src.claims.contract import FAILS, HOLDS, OPEN, REPRODUCED, Claim, Custom, Evidence, Found
-from src.claims.panels import ATTENTION, LINEAR, panel_rows
+from src.claims.panels import ATTENTION, LINEAR, panel_rows, words_of
 
 STATES = {"yes": HOLDS, "no": FAILS, "undecided": OPEN}
 
@@ -31,10 +31,10 @@ def any_faster(evidence: Evidence) -> Found:
     found = {m: evidence.numbers[m] for m in LINEAR if "value" in evidence.numbers.get(m, {})}
     if not found:
         return Found(OPEN, "no layer was timed at two lengths")
-    best = max(found, key=lambda m: found[m]["value"])
+    states = {m: STATES[f["verdict"]] for m, f in found.items()}
+    state = next(state for state in (HOLDS, OPEN, FAILS) if state in states.values())
+    best = max((m for m in found if states[m] == state), key=lambda m: found[m]["value"])
     one = found[best]
-    states = {STATES[f["verdict"]] for f in found.values()}
-    state = HOLDS if HOLDS in states else OPEN if OPEN in states else FAILS
     return Found(state, f"{best}: {one['words']}", one["value"], one["low"], one["high"])
 
 
@@ -47,4 +47,5 @@ CLAIM = Claim(
     predicted=REPRODUCED,
     minutes=4,
     measure=measure,
+    measured=words_of,
 )

@@ -21,6 +21,7 @@ from src.claims.contract import (
     FAILS,
     HOLDS,
     NOT_RUN,
+    OPEN,
     QUICK,
     REPRODUCED,
     UNDECIDED,
@@ -57,7 +58,8 @@ class Verdict:
 
     def as_dict(self) -> dict:
         """JSON-able, without what is empty."""
-        return {key: value for key, value in asdict(self).items() if value not in (None, (), "", 0)}
+        empty = {"family": 0, "seeds": 0, "steps": 0}
+        return {k: v for k, v in asdict(self).items() if v not in (None, (), "") and not (k in empty and v == 0)}
 
     @property
     def words(self) -> str:
@@ -75,7 +77,7 @@ class Verdict:
 
 
 def judge(table: Sequence[tuple[Claim, Evidence | None]]) -> list[Verdict]:
-    """The verdict of each claim of a table. ValueError where evidence lacks what a rule needs."""
+    """The verdict of each claim of a table."""
     found = {claim.key: judged(claim, evidence) for claim, evidence in table if evidence is not None}
     p = {key: worst for key, parts in found.items() if (worst := _p(parts)) is not None}
     adjusted = dict(zip(p, holm(list(p.values())), strict=True))
@@ -88,11 +90,17 @@ def judge(table: Sequence[tuple[Claim, Evidence | None]]) -> list[Verdict]:
 
 
 def judged(claim: Claim, evidence: Evidence) -> list[Found]:
-    """What each part of a claim's rule found."""
-    try:
-        return [part.judge(evidence) for part in claim.rule]
-    except ValueError as error:
-        raise ValueError(f"claim {claim.key}: {error}") from error
+    """What each part of a claim's rule found. A part stays open where the evidence lacks what it needs.
+
+    That is a result: the loss of a run that diverged does not exist.
+    """
+    found = []
+    for part in claim.rule:
+        try:
+            found.append(part.judge(evidence))
+        except ValueError as error:
+            found.append(Found(OPEN, str(error)))
+    return found
 
 
 def _p(parts: Sequence[Found]) -> float | None:

@@ -14,7 +14,7 @@ DELTA, SUMS = ("deltanet",), ("linear_attention --short_conv 4", "gla --short_co
 
 CLAIM = Claim(
     key="rebind_delta",
-    statement="Recall of keys that are bound again needs the delta rule; layers that only add keep the old value.",
+    statement="Recall of keys that are bound again needs the delta rule; layers that add keep the old value.",
     source="Schlag et al. 2021, arXiv:2102.11174; Yang et al. 2024, arXiv:2406.06484",
     published="no single number: with keys that repeat, the delta rule has a far lower error than sums",
     rule=(
@@ -36,4 +36,5 @@ CLAIM = Claim(
             rates=(3e-3, 1e-2),
         ),
     ),
+    note="Of the layers that add, gla has a decay gate, which may also forget.",
 )

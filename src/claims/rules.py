@@ -5,10 +5,14 @@
     Below(("transformer",), most=0.7)                       # no seed of any layer
 
 Each names layers by their labels, and may name a task and a measure. A difference holds if its mean is at least
-`least`, its 95 % interval excludes 0, and other test sequences would not reverse it. It fails if the whole interval is
-below `least`, so an effect that is shown to be small fails too. Its p is that of the exact test that exchanges the
-labels of runs, in the stated direction; src/claims/judge.py corrects it over the table. With one seed there is neither
-interval nor p, and only the mean decides.
+`least`, its 95 % interval excludes 0, and other test sequences would not reverse it. (Their interval is on record for
+`value` alone. For other measures this condition is left out.) It fails if the whole interval is below `least`, so an
+effect that is shown to be small fails too. Its p is that of the exact test that exchanges the labels of runs, in the
+stated direction; src/claims/judge.py corrects it over the table. With one seed there is neither interval nor p, and
+only the mean decides.
+
+Where a side has several layers, interval and p are those of the two groups. The difference then also needs each layer
+of one side to be ahead of each layer of the other by `least` in its mean.
 """
 
 from __future__ import annotations
@@ -95,7 +99,17 @@ class Ahead:
         said = f"{sides}: {found['mean']:+.3f}{_ends(low, high)}"
         if state == HOLDS and self._is_reversible(evidence, a, b):
             state, said = OPEN, f"{said}; other test sequences could reverse it"
+        if state == HOLDS and (weak := self._weak_pair(a, b, sign)):
+            state, said = OPEN, f"{said}; {weak}"
         return Found(state, said, found["mean"], low, high, p)
+
+    def _weak_pair(self, worse: Sequence[Scores], better: Sequence[Scores], sign: float) -> str:
+        """Two layers whose means are not apart by `least`; "" where all are."""
+        means = {id(cell): sign * statistics.fmean(values_of(cell, self.measure)) for cell in (*worse, *better)}
+        a, b = max(worse, key=lambda cell: means[id(cell)]), min(better, key=lambda cell: means[id(cell)])
+        difference = means[id(b)] - means[id(a)]
+        is_apart = difference >= self.least and difference > 0
+        return "" if is_apart else f"{b.label} against {a.label} alone: {difference:+.3f}"
 
     def _is_reversible(self, evidence: Evidence, a: Sequence[Scores], b: Sequence[Scores]) -> bool:
         """Whether the interval over test sequences of some pair includes 0."""
@@ -145,8 +159,9 @@ class Below:
 
 @dataclass(frozen=True)
 class Grows:
-    """In each family, the last cell is ahead of the first one, and over all families by at least `least` on average.
+    """In each family the mean of the last cell is above that of the first, and on average by at least `least`.
 
+    Interval and p are those of the average over families.
     families: {name: labels from the smallest to the largest}.
     """
 
@@ -157,8 +172,8 @@ class Grows:
     @property
     def words(self) -> str:
         return (
-            f"in each family the largest size is ahead of the smallest, on average by at least {self.least:g} "
-            f"({self.measure})"
+            "in each family the mean of the largest size is above that of the smallest, on average over families by at "
+            f"least {self.least:g} ({self.measure})"
         )
 
     def judge(self, evidence: Evidence) -> Found:

@@ -6,7 +6,8 @@
     home/<claim>/evidence.json     what the verdict rests on, written when all of it is finished
     home/panels/                   the record of `speed` that claims about cost share
 
-A finished claim is not run again, unless its definition has changed since.
+A finished claim is not run again, unless its definition has changed since. Nor is one whose runs are those of the card,
+as long as the card's recorded baselines are valid.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from src.claims.baselines import of_baselines
+from src.claims.baselines import of_baselines, stale
 from src.claims.contract import FULL, Claim, Evidence, Trainings
 from src.claims.evidence import of_comparisons, read, write
 from src.flags.fields import UserError
@@ -29,14 +30,18 @@ INTERRUPTED = 130  # exit code of a comparison that was stopped
 def definition(claim: Claim, mode: str) -> str:
     """The digest of what is run, the same in every checkout. The rule and the words of a claim do not count."""
     argv = [[Path(word).name if word.endswith(".py") else word for word in t.argv(mode)] for t in claim.trainings]
-    return digest({"argv": argv, "measured": claim.measure is not None})
+    return digest({"argv": argv, "measured": claim.measured(mode) if claim.measured else False})
 
 
 def finished(claim: Claim, home: Path, mode: str) -> Evidence | None:
-    """The evidence of an earlier command in this folder, where it is of the same runs."""
+    """The evidence of an earlier command in this folder, where it is of the same runs; or that of the card's baselines.
+
+    UserError where either was edited.
+    """
     folder = home / claim.key
     if not (folder / EVIDENCE).is_file():
-        return None
+        found = of_baselines(claim) if mode == FULL else None
+        return None if found is None or stale(claim) else found
     found = read(folder / EVIDENCE, claim.key)
     is_same = found.mode == mode and found.machine.get("definition") == definition(claim, mode)
     return found if is_same else None
@@ -49,9 +54,6 @@ def carry_out(claim: Claim, home: Path, mode: str, workers: int) -> Evidence:
         return known
     folder = home / claim.key
     folder.mkdir(parents=True, exist_ok=True)
-    recorded = of_baselines(claim) if mode == FULL else None
-    if recorded is not None:
-        return recorded
     for training in claim.trainings:
         _compare(training, folder, mode, workers)
     if claim.trainings:

@@ -6,9 +6,10 @@
     python benchmark.py claims frontier                  recall against bytes of state, with its figure
 
 Each claim has a rule that was written before its runs. It is reproduced, contradicted or undecided, with its effect,
-its 95 % interval and its seeds. Holm's correction covers the claims of one command. The quick mode says at most what
-the runs point to. A finished claim in --out_dir is not run again; after Ctrl-C the same command goes on. What the
-project has on record is in docs/findings.md.
+its 95 % interval and its seeds. Holm's correction covers the whole table: claims that are not run again count with what
+the project has on record (docs/findings.md). The quick mode says at most what the runs point to. A finished claim in
+--out_dir is not run again, nor is one whose runs are recorded baselines of the card; after Ctrl-C the same command goes
+on.
 """
 
 from __future__ import annotations
@@ -71,12 +72,16 @@ def run(argv: list[str], claims: list, config: ClaimsConfig) -> int:
     """Run claims one after the other, and print their verdicts; returns the exit code."""
     from src.claims.contract import FULL, QUICK
     from src.claims.judge import judge
+    from src.claims.known import on_record
     from src.claims.runs import carry_out, finished
+    from src.claims.table import CLAIMS
     from src.measure.session import continuing
     from src.storage.files import make_writable
 
     mode = QUICK if config.quick else FULL
     home = Path(config.out_dir) / mode
+    rest = [claim for claim in CLAIMS if claim not in claims] if mode == FULL else []
+    others = [(claim, on_record(claim)) for claim in rest]
     missing = [claim for claim in claims if finished(claim, home, mode) is None]
     if config.plan or not config.quiet:
         print("\n".join(plan_lines(missing, len(claims), mode)), file=sys.stdout if config.plan else sys.stderr)
@@ -96,12 +101,19 @@ def run(argv: list[str], claims: list, config: ClaimsConfig) -> int:
             print(f"error: {claim.key}: {error}", file=sys.stderr)
             found.append((claim, None))
             failed += 1
-    verdicts = judge(found)
+    verdicts = judge([*found, *others])[: len(found)]
     write(home, found, verdicts)
     if not config.quiet:
-        print("\n".join(f"{verdict.claim}: {verdict.words}" for verdict in verdicts))
+        print("\n".join(line_of(verdict) for verdict in verdicts))
     print(home)
     return 1 if failed else 0
+
+
+def line_of(verdict) -> str:
+    """'parity_delta: reproduced: ...', and where the runs come from if this command did not make them."""
+    from src.claims.baselines import ORIGIN
+
+    return f"{verdict.claim}: {verdict.words}{f'; {verdict.origin}' if verdict.origin == ORIGIN else ''}"
 
 
 def plan_lines(missing: list, total: int, mode: str) -> list[str]:
@@ -110,7 +122,7 @@ def plan_lines(missing: list, total: int, mode: str) -> list[str]:
     from src.measure.progress import words as time_words
 
     minutes = sum(claim.minutes * (quick_share(claim) if mode == QUICK else 1) for claim in missing)
-    kept = f"; {total - len(missing)} finished before" if len(missing) < total else ""
+    kept = f"; {total - len(missing)} finished before, or recorded for the card" if len(missing) < total else ""
     noun = f"{len(missing)} claim{'s' * (len(missing) != 1)}"
     head = f"{noun} to run ({mode}), about {time_words(60 * minutes)} on two free cores{kept}"
     return [head, *(f"  {claim.key}: {claim.statement}" for claim in missing)]

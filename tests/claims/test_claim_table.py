@@ -8,14 +8,15 @@ import re
 
 import pytest
 
-from src.claims import known, publish
+from src.claims import known, panels, publish
 from src.claims.baselines import of_baselines
-from src.claims.contract import FULL, NOT_RUN, QUICK, REPRODUCED
+from src.claims.contract import CONTRADICTED, FULL, NOT_RUN, QUICK, REPRODUCED, UNDECIDED
 from src.claims.evidence import read, write
 from src.claims.judge import judge
 from src.claims.order import PUBLISHED, compared
 from src.claims.page import page
 from src.claims.rules import Same
+from src.claims.runs import definition
 from src.claims.table import CLAIMS, named
 from src.flags.fields import UserError
 from src.storage.files import seal
@@ -39,7 +40,7 @@ def test_a_claim_has_a_source_a_rule_and_something_to_run(key):
     assert claim.published
     assert all(part.words for part in claim.rule)
     assert bool(claim.trainings) != (claim.measure is not None)
-    assert claim.predicted == REPRODUCED
+    assert claim.predicted in (REPRODUCED, CONTRADICTED, UNDECIDED)
     assert 0 < claim.minutes <= 12
 
 
@@ -112,6 +113,23 @@ def test_a_page_with_another_number_is_not_that_of_the_record():
     assert page(table).replace(f"**{shown.word}**", "**other**", 1) != page(table)
 
 
+@pytest.mark.parametrize("key", KEYS)
+def test_evidence_on_record_is_of_what_the_claim_runs_today(key):
+    path = known.FOLDER / f"{key}.json"
+    if path.is_file():
+        assert read(path, key).machine["definition"] == definition(named(key), FULL)
+    else:
+        assert named(key).stored or named(key).rows
+
+
+def test_what_is_measured_is_part_of_the_definition(monkeypatch):
+    claim = named("cost_exponents")
+    before = definition(claim, FULL)
+    assert before != definition(named("constant_state"), FULL)
+    monkeypatch.setattr(panels, "BATCH", 3)
+    assert definition(claim, FULL) != before
+
+
 def test_older_records_are_evidence_and_say_so():
     evidence = known.on_record(named("parity_delta"), folder=known.FOLDER / "none", records=known.RECORDS)
     assert evidence.origin == known.OLDER
@@ -131,7 +149,9 @@ def baseline(folder, model, rows):
         for row, v in rows
         for s in (11, 12, 13)
     ]
+    rates = "0.001=0.5 0.003=0.9 0.01=0.7"
     document = {"kind": "baseline", "layer": model, "commit": "0123456789", "run_columns": COLUMNS, "runs": runs}
+    document |= {"row_columns": ["row", "lr", "tried"], "rows": [[row, 0.003, rates] for row, _ in rows]}
     (folder / f"{name}.json").write_text(json.dumps(seal(document)))
 
 
@@ -148,6 +168,7 @@ def test_the_baselines_of_the_card_are_evidence_where_they_hold_all_runs(tmp_pat
     assert len(evidence.cells) == len(claim.models) * len(rows)
     assert evidence.cells[0].measures["at_mean"] == (0.8,) * 3
     assert evidence.cells[0].measures["at_32"] == (None,) * 3
+    assert (evidence.cells[0].facts["lr"], evidence.cells[0].facts["at_edge"]) == (0.003, "no")
     assert judge([(claim, evidence)])[0].seeds == 3
     path = tmp_path / "gru.json"
     path.write_text(path.read_text().replace("0.9", "0.8", 1))

@@ -4,12 +4,13 @@ python -m pytest tests/claims/test_claims_command.py
 """
 
 import json
+import shutil
 import sys
 
 import pytest
 from engine_in_process import InProcess
 
-from src.claims import known, publish, table
+from src.claims import baselines, known, publish, table
 from src.claims.contract import FULL, QUICK, Evidence, Scores
 from src.claims.evidence import read, write
 from src.claims.runs import carry_out, definition
@@ -104,6 +105,34 @@ def test_a_claim_whose_run_failed_has_no_verdict(planted, main, runs, monkeypatc
     with pytest.raises(UserError, match="a run of planted failed, see above"):
         carry_out(planted, folder, QUICK, 1)
     assert not (folder / "planted" / "evidence.json").exists()
+
+
+def test_recorded_baselines_are_the_evidence_and_an_edited_one_stops_the_command(main, monkeypatch, tmp_path):
+    """Nothing is run for a claim whose rows the card has on record, and the verdict says where they come from."""
+    monkeypatch.setattr(baselines, "stale", lambda claim: "")
+    monkeypatch.setattr("src.claims.runs.stale", lambda claim: "")
+    code, out, err = main("claims", "s3_state", "--out_dir", "C")
+    assert (code, err.splitlines()[0][:21]) == (0, "0 claims to run (full")
+    assert out.splitlines()[0].endswith("after correction for 16 tests); baselines of the card")
+    edited = tmp_path / "core"
+    shutil.copytree(baselines.FOLDER, edited)
+    (edited / "gru.json").write_text((edited / "gru.json").read_text().replace("0.99", "0.98", 1))
+    monkeypatch.setattr(baselines.of_baselines, "__defaults__", (edited,))
+    code, out, err = main("claims", "s3_state", "--out_dir", "D")
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
+    assert "gru.json" in err
+    assert not (tmp_path / "D").exists()
+
+
+def test_a_stale_baseline_is_run_anew(main, monkeypatch):
+    monkeypatch.setattr("src.claims.runs.stale", lambda claim: "gru: the code changed")
+    code, out, _ = main("claims", "s3_state", "--plan")
+    assert (code, out.splitlines()[0][:20]) == (0, "1 claim to run (full")
+
+
+@pytest.mark.slow  # it probes five layers
+def test_the_baselines_of_the_card_are_valid_for_the_claim_that_reads_them():
+    assert baselines.stale(table.named("s3_state")) == ""
 
 
 # Into the record

@@ -4,6 +4,8 @@ python -m pytest tests/claims/test_measured_claims.py
 """
 
 import copy
+import math
+import types
 
 import pytest
 
@@ -50,10 +52,23 @@ def changed(numbers, layer: str, **values):
         (cost_crossover.CLAIM, TIMES, CONTRADICTED),
         (cost_crossover.CLAIM, changed(TIMES, "gla", **FAST), REPRODUCED),
         (cost_crossover.CLAIM, changed(TIMES, "gla", verdict="undecided"), UNDECIDED),
+        (bf16_steps.CLAIM, changed(DRIFTS, "mamba", bf16_forward="not finite"), CONTRADICTED),
     ],
 )
 def test_a_measured_claim_follows_its_numbers(claim, numbers, expected):
     assert word(claim, numbers) == expected
+
+
+def test_the_effect_of_a_crossover_is_that_of_a_layer_that_decides():
+    numbers = changed(TIMES, "gla", **FAST)
+    numbers = changed(numbers, "gru", verdict="undecided", words="cannot be told apart", value=6.0, low=0.9, high=9.0)
+    (verdict,) = judge([(cost_crossover.CLAIM, Evidence(FULL, "measured", (), (), numbers))])
+    assert (verdict.word, verdict.effect) == (REPRODUCED, FAST["value"])
+    assert verdict.words.startswith("reproduced: gla: ")
+
+
+def test_a_drift_that_is_not_finite_is_told_in_words():
+    assert bf16_steps._number(types.SimpleNamespace(value=math.inf, status="failed", note="")) == "not finite"
 
 
 @pytest.mark.parametrize(("loss", "expected"), [(1.6, REPRODUCED), (1.9, CONTRADICTED), (1.765, UNDECIDED)])

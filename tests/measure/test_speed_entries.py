@@ -122,7 +122,7 @@ def test_the_settings_of_a_record_without_own_flags_are_those_of_earlier_version
         speed.main(["--model", "gru,lstm", "--panel", "train", "--threads", "1", "--precision", "fp32"])
     settings = stopped.value.args[0]
     of_config = (
-        "model panel lengths batch_tokens decode_batches sizes scaling_len scaling_tokens cell_seconds "
+        "model panel lengths batch_tokens train_batch decode_batches sizes scaling_len scaling_tokens cell_seconds "
         "precision device threads compile backend seed models"
     )
     assert set(settings) == set(of_config.split())

@@ -29,6 +29,12 @@ class SpeedConfig:
         (128, 256, 512, 1024, 2048, 4096, 8192), "tokens of a sequence; in decode the positions"
     )
     batch_tokens: int = option(8192, "train: tokens per optimiser step, at every length", least=SHORTEST, most=1 << 24)
+    train_batch: int = option(
+        0,
+        "train: sequences per optimiser step, at every length; 0 = as --batch_tokens says",
+        least=0,
+        most=65536,
+    )
     decode_batches: tuple[int, ...] = option((1, 32), "decode: sequences that are decoded together")
     sizes: tuple[str, ...] = option(("1M", "3M", "10M", "30M"), "scaling: parameters")
     scaling_len: int = option(512, "scaling: tokens of a sequence", least=SHORTEST, most=LONGEST)

@@ -1,5 +1,8 @@
 """`--panel train`: real optimiser steps on random tokens, by length, with a constant number of tokens per step.
 
+`--train_batch` fixes the number of sequences in place of the tokens. Where a layer needs many sequences to use the
+machine, as a recurrence does, time per sequence at a constant number of tokens also measures how the batch shrinks.
+
     step_ms        forward, backward, clipping and AdamW of the whole backbone (train_step of src/utils/training.py)
     tokens_per_s   tokens of that step over its time
     peak_bytes     the most memory during the step: weights_bytes, activations and scratch
@@ -148,7 +151,7 @@ class Train(Panel):
     def points(self, config) -> list[Point]:
         return [
             Point(OVERHEAD_TOKENS, 1, OVERHEAD_TOKENS, True),
-            *(Point(n, max(1, config.batch_tokens // n), n) for n in config.lengths),
+            *(Point(n, config.train_batch or max(1, config.batch_tokens // n), n) for n in config.lengths),
         ]
 
     def action(self, subject, point, device):
