@@ -13,6 +13,7 @@ from src.flags.fields import UserError
 from src.measure.bench import items, pieces, table, verdict, wholes
 from src.measure.bench.items import COLUMNS, ITEMS, METRICS, Item
 from src.measure.bench.run import row_of, rows_of
+from src.storage.rows import to_jsonl
 
 MACHINE = {"device": "cpu: AMD EPYC", "settings": {"cores": 2}, "versions": {}}
 STEADY = [10.0, 10.1, 9.9, 10.05, 9.95, 10.0]
@@ -66,7 +67,7 @@ def test_a_slower_figure_is_named_with_its_interval_and_an_equal_one_is_not():
     assert line.startswith(
         "slower than the record: training step of the recipe, two threads (recipe_step_ms, here): 13 ms"
     )
-    assert "1.30 x [1.2" in line
+    assert "1.30 x [1.16, 1.46]" in line
     assert verdict.compared([made()], [made()]) == ["nothing is slower than the record (1 figures)"]
     assert "nothing is slower" in verdict.compared([made(values=[0.5 * v for v in STEADY])], [made()])[0]
 
@@ -75,6 +76,32 @@ def test_fewer_tokens_per_second_are_slower():
     fewer, more = made("decode_256_per_s", [800.0] * 6), made("decode_256_per_s", [1000.0] * 6)
     assert "1.25 x" in verdict.compared([fewer], [more])[0]
     assert "nothing is slower" in verdict.compared([more], [fewer])[0]
+
+
+def at_levels(levels, monkeypatch) -> dict:
+    """The row of an item whose rounds are processes at these levels, with repeats that are nearly equal in each."""
+    left = iter(levels)
+
+    def call(self, column, folder):
+        level = next(left)
+        return {"recipe_step_ms": [level * (1 + i / 1e4) for i in range(60)]}
+
+    monkeypatch.setattr(Item, "call", call)
+    (row,) = rows_of(Item("step", "", "", 1.0, rounds=len(levels)), ("here",), MACHINE)
+    return row
+
+
+@pytest.mark.parametrize(
+    ("levels", "is_slow"),
+    [((44.0, 41.0, 45.0, 43.0, 42.0), False), ((45.0, 47.0), False), ((49.0, 50.0, 51.0, 52.0, 53.0), True)],
+)
+def test_a_round_is_the_unit_because_the_steps_of_one_process_are_alike(levels, is_slow, monkeypatch):
+    """It keeps out: 60 equal steps counted as 60 proofs, so a process that was slow by chance was a slower program."""
+    record = at_levels((40.0, 42.0, 41.0, 39.0, 43.0), monkeypatch)
+    assert record["n"] == len(record["values"]) == 5
+    assert table.table([record])[-1] == "| training step of the recipe, two threads | 41.1 ms [39.1, 43.1] | - |"
+    (line,) = verdict.compared([at_levels(levels, monkeypatch)], [record])
+    assert line.startswith("slower") == is_slow
 
 
 @pytest.mark.parametrize(("seconds", "is_slow"), [(108.0, False), (112.0, True)])
@@ -95,14 +122,14 @@ def test_another_machine_and_no_record_are_one_line():
     assert verdict.compared([made()], []) == ["no record to compare with; --update makes this run the record"]
 
 
-def test_rounds_are_pooled_and_the_columns_take_turns(monkeypatch):
+def test_a_round_is_one_value_and_the_columns_take_turns(monkeypatch):
     seen = []
     monkeypatch.setattr(Item, "call", lambda self, column, folder: seen.append(column) or planted(column, folder))
     rows = rows_of(Item("step", "", "", 1.0, rounds=2), ("here", "laptop"), MACHINE)
     assert seen == ["here", "laptop", "here", "laptop"]
     assert [(r["metric"], r["form"], r["n"]) for r in rows[:2]] == [
-        ("recipe_step_ms", "here", 12),
-        ("decode_256_per_s", "here", 12),
+        ("recipe_step_ms", "here", 2),
+        ("decode_256_per_s", "here", 2),
     ]
 
 
@@ -120,7 +147,7 @@ def test_the_command_measures_shows_and_continues(two_items, main):
     code, out, _ = main("bench", "--only", "step", "--columns", "here", "--out_dir", "R")
     assert code == 0, out
     assert two_items == [("step", "here")]
-    assert "| training step of the recipe, two threads | 10 ms [9.9, 10.1] | - |" in out
+    assert "| training step of the recipe, two threads | 10 ms | - |" in out
     assert "no record to compare with" in out
     assert main("bench", "--only", "step", "--columns", "here", "--out_dir", "R")[0] == 0
     assert two_items == [("step", "here")]  # nothing is measured twice
@@ -156,6 +183,14 @@ def test_a_doctored_record_makes_the_command_say_slower(two_items, main, tmp_pat
     code, out, _ = main("bench", "--only", "step", "--columns", "here", "--out_dir", "S", "--record", record, "--quiet")
     assert code == 0
     assert [line.split(":")[0] for line in out.splitlines()] == ["slower than the record", "S"]
+
+
+def test_a_figure_of_a_record_that_is_not_measured_any_more_is_left_out(tmp_path, monkeypatch):
+    """It keeps out: a record made unreadable by a metric less."""
+    record = tmp_path / "results.jsonl"
+    record.write_bytes(to_jsonl([made(), made("many_gain", [1.4])]))
+    monkeypatch.delitem(METRICS, "many_gain")
+    assert [row["metric"] for row in table.read_record(record)] == ["recipe_step_ms"]
 
 
 @pytest.mark.parametrize("text", ["{}", "[1", '{"schema": 1}'])
@@ -218,8 +253,7 @@ def test_parts_are_measured(name, monkeypatch):
 
 
 @pytest.mark.slow
-def test_whole_commands_are_measured(tmp_path, monkeypatch):
-    monkeypatch.setattr(wholes, "WORKERS", (1, 2))
+def test_whole_commands_are_measured(tmp_path):
     found = {**wholes.many("here", tmp_path), **wholes.start("here", tmp_path)}
     print({name: [round(v, 1) for v in values] for name, values in found.items()})
     assert set(found) <= set(METRICS)

@@ -46,17 +46,16 @@ METRICS = {
     "start_warm_s": Metric("five steps of `needle` with `mamba`, warm", "s"),
     "start_first_s": Metric("the same, first use", "s"),
     "many_one_s": Metric("`compare`, 8 runs: one after the other, two threads", "s"),
-    "many_1_s": Metric("the same, 1 worker", "s"),
     "many_2_s": Metric("the same, 2 workers", "s"),
-    "many_3_s": Metric("the same, 3 workers", "s"),
-    "many_4_s": Metric("the same, 4 workers", "s"),
     "many_gain": Metric("runs per hour, 2 workers against one after the other", "x", more=True),
 }
 
 
 @dataclass(frozen=True)
 class Item:
-    """name: for --only.  function: "module:function" that takes a column and an empty folder.  rounds: calls of it.
+    """name: for --only.  function: "module:function" that takes a column and an empty folder.
+
+    rounds: calls of it. A round is one value of a metric, because repeats inside of one process are alike.
 
     seconds: of one call, roughly, for the progress line.  columns: in which it is measured.
     """
@@ -65,7 +64,7 @@ class Item:
     says: str
     function: str
     seconds: float
-    rounds: int = 2
+    rounds: int = 1
     columns: tuple[str, ...] = ("here", "laptop")
 
     def call(self, column: str, folder: Path) -> Mapping[str, list[float]]:
@@ -78,13 +77,13 @@ WHOLES, PIECES = "src.measure.bench.wholes", "src.measure.bench.pieces"
 ITEMS = {
     item.name: item
     for item in (
-        Item("step", "training step of the recipe", f"{PIECES}:step", 12),
-        Item("mixer", "mamba mixer", f"{PIECES}:mixer", 10),
-        Item("scan", "selective scan", f"{PIECES}:scan", 8, columns=("here",)),
-        Item("decode", "greedy decoding", f"{PIECES}:decode", 10),
-        Item("start", "start of a command", f"{WHOLES}:start", 15, columns=("here",)),
-        Item("many", "many runs at once", f"{WHOLES}:many", 70, rounds=1, columns=("here",)),
-        Item("recipe", "Tiny Shakespeare recipe", f"{WHOLES}:recipe", 60, rounds=1),
-        Item("main", "the main job", f"{WHOLES}:main_job", 80, rounds=1),
+        Item("step", "training step of the recipe", f"{PIECES}:step", 8, rounds=5),
+        Item("mixer", "mamba mixer", f"{PIECES}:mixer", 4, rounds=3),
+        Item("scan", "selective scan", f"{PIECES}:scan", 3, rounds=5, columns=("here",)),
+        Item("decode", "greedy decoding", f"{PIECES}:decode", 7, rounds=5),
+        Item("start", "start of a command", f"{WHOLES}:start", 30, columns=("here",)),
+        Item("many", "many runs at once", f"{WHOLES}:many", 65, columns=("here",)),
+        Item("recipe", "Tiny Shakespeare recipe", f"{WHOLES}:recipe", 100),
+        Item("main", "the main job", f"{WHOLES}:main_job", 45),
     )
 }

@@ -45,7 +45,7 @@ def rows_of(item: Item, columns: Sequence[str], machine: dict) -> list[dict]:
                 failed[column] = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
                 continue
             for metric, repeats in values.items():
-                found[column].setdefault(metric, []).extend(repeats)
+                found[column].setdefault(metric, []).append(quantile(repeats, 0.5))
     rows = []
     for column in columns:
         about = {"panel": item.name, "form": column, "clock": clock_note("cpu"), **machine}
@@ -58,7 +58,7 @@ def rows_of(item: Item, columns: Sequence[str], machine: dict) -> list[dict]:
 
 
 def row_of(metric: str, values: Sequence[float], about: dict) -> dict:
-    """The row of one metric: its median, quartiles, and the interval of the median."""
+    """The row of one metric: its median, quartiles, and the interval of the median.  values: the median per round."""
     low, high, _ = median_interval(values)
     return make_row(
         "bench",

@@ -25,17 +25,20 @@ IN_PAGE = ("main_job_s", "recipe_s", "recipe_step_ms", "decode_256_per_s", "many
 
 
 def read_record(path: Path = RECORD) -> list[dict]:
-    """The rows of the record, none where there is none. UserError for a file that is damaged."""
+    """The rows of the record, none where there is none. UserError for a file that is damaged.
+
+    Figures that are not measured any more are left out.
+    """
     if not path.is_file():
         return []
     try:
         rows = [json.loads(line) for line in path.read_text(encoding="ascii").splitlines()]
         for row in rows:
             check_row(row)
-            machine_of(row), METRICS[row["metric"]] if row["status"] == "ok" else None  # what other code reads
+            machine_of(row)  # what other code reads
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"--record: '{path}' is no record of `bench` ({error}); measure one with --update") from None
-    return rows
+    return [row for row in rows if row["status"] != "ok" or row["metric"] in METRICS]
 
 
 def write_record(rows: Sequence[Mapping], path: Path = RECORD, page: Path = PAGE) -> None:
