@@ -6,7 +6,7 @@
 
 Items: the training step of the Tiny Shakespeare recipe, the mixer of mamba, the scan, greedy decoding, the start of a
 command, many runs at once, the whole recipe, and the whole main job. Each is measured as it is, and most of them as on
-a laptop without AVX-512 and bf16 (ATEN_CPU_CAPABILITY=avx2, fp32). Things that are compared take turns.
+a laptop without AVX-512 and bf16 (AVX2 at most, fp32). Things that are compared take turns.
 
 The last lines say what is slower than the record by more than its interval. Another machine is not compared. After
 Ctrl-C the same command with --out_dir continues. Run it on a quiet machine.

@@ -237,6 +237,26 @@ def test_a_page_without_markers_is_refused():
         table.with_table("nothing", [])
 
 
+KERNEL = """
+import numba
+from numba.core.registry import cpu_target
+
+@numba.njit("void(f4[::1])", error_model="numpy")
+def double(x):
+    for i in range(x.size):
+        x[i] *= numba.f4(2)
+
+(assembly,) = double.inspect_asm().values()
+print("zmm" in assembly, *cpu_target.target_context.codegen().magic_tuple()[1:])
+"""
+
+
+@pytest.mark.skipif(not items.IS_X86, reason="the column has AVX2 at most, which is a matter of x86")
+def test_no_kernel_of_the_laptop_uses_avx_512():
+    """It keeps out: torch alone held to AVX2. numba keys its cache with what is printed last, so none is shared."""
+    assert wholes.process(["-c", KERNEL], COLUMNS["laptop"])[1] == "False haswell +avx2,+fma\n"
+
+
 def test_a_process_that_fails_says_its_last_line():
     with pytest.raises(RuntimeError, match="lr is wrong"):
         wholes.process(["-c", "import sys; sys.exit('error: lr is wrong')"], {})

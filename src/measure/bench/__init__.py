@@ -7,6 +7,6 @@
     verdict.py     what got slower than the record by more than its interval; no torch
     table.py       the table of the README, and the record that it shows; no torch
 
-A column is a kind of machine: `here`, or `laptop`, which keeps torch from AVX-512 and bf16. So every measurement is a
-process of its own, because torch reads this when it is loaded.
+A column is a kind of machine: `here`, or `laptop`, which keeps torch, its libraries and numba from AVX-512, and has no
+bf16. So every measurement is a process of its own, because they read this when they are loaded.
 """

@@ -9,13 +9,24 @@ No torch here: the functions behind the items start processes.
 from __future__ import annotations
 
 import importlib
+import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-COLUMNS: dict[str, dict[str, str]] = {"here": {}, "laptop": {"ATEN_CPU_CAPABILITY": "avx2"}}
+# Each library chooses its instructions itself, so each is told. numba takes the features of the processor that it runs
+# on, AVX-512 included, whatever processor is named, unless features are named too.
+AVX2 = {
+    "ATEN_CPU_CAPABILITY": "avx2",
+    "ONEDNN_MAX_CPU_ISA": "AVX2",
+    "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+    "NUMBA_CPU_NAME": "haswell",
+    "NUMBA_CPU_FEATURES": "+avx2,+fma",
+}
+IS_X86 = platform.machine().lower() in ("x86_64", "amd64")  # on others these instructions have no meaning
+COLUMNS: dict[str, dict[str, str]] = {"here": {}, "laptop": AVX2 if IS_X86 else {}}
 PRECISION = {"here": "auto", "laptop": "fp32"}
-COLUMN_WORDS = {"here": "as it is", "laptop": "ATEN_CPU_CAPABILITY=avx2, fp32"}
+COLUMN_WORDS = {"here": "as it is", "laptop": "AVX2, fp32" if IS_X86 else "fp32"}
 
 
 @dataclass(frozen=True)
