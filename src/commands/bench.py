@@ -9,7 +9,7 @@ command, many runs at once, the whole recipe, and the whole main job. Each is me
 a laptop without AVX-512 and bf16 (AVX2 at most, fp32). Things that are compared take turns.
 
 The last lines say what is slower than the record by more than its interval. Another machine is not compared. After
-Ctrl-C the same command with --out_dir continues. Run it on a quiet machine.
+Ctrl-C, or where an item failed, the same command with --out_dir measures what is missing. Run it on a quiet machine.
 """
 
 from __future__ import annotations
@@ -54,6 +54,14 @@ def main(argv: list[str]) -> int:
         for name in names:
             if name not in allowed:
                 raise UserError(f"--{flag}: got '{name}', allowed: {', '.join(allowed)}{suggest(name, allowed)}")
+    if not config.columns:
+        raise UserError(f"--columns: got nothing, allowed: {', '.join(COLUMNS)}")
+    for item in (ITEMS[name] for name in config.only):
+        if not set(item.columns) & set(config.columns):
+            raise UserError(
+                f"--only: got '{item.name}' with --columns {','.join(config.columns)}, where it is not measured; "
+                f"allowed for it: --columns {','.join(item.columns)}"
+            )
     if control.update and (config.only or set(config.columns) != set(COLUMNS)):
         raise UserError("--update: a record has all items and columns; leave out --only and --columns")
     return bench(argv, config, control)

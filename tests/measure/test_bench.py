@@ -5,6 +5,7 @@ python -m pytest tests/measure/test_bench.py -m slow -s       # the functions be
 """
 
 import json
+from pathlib import Path
 
 import pytest
 from conftest import ROOT
@@ -13,6 +14,7 @@ from src.flags.fields import UserError
 from src.measure.bench import items, pieces, table, verdict, wholes
 from src.measure.bench.items import COLUMNS, ITEMS, METRICS, Item
 from src.measure.bench.run import row_of, rows_of
+from src.storage.record import Record
 from src.storage.rows import to_jsonl
 
 MACHINE = {"device": "cpu: AMD EPYC", "settings": {"cores": 2}, "versions": {}}
@@ -173,6 +175,19 @@ def test_an_interrupt_keeps_what_was_measured(two_items, main, monkeypatch):
     assert two_items == [("step", "here"), ("step", "laptop"), ("decode", "here"), ("decode", "laptop")]
 
 
+def test_an_item_that_failed_is_measured_again_and_the_others_are_not(two_items, main, monkeypatch):
+    """It keeps out: a failure that counted as done, so that no second command could repair the folder."""
+    call = Item.call
+    monkeypatch.setattr(Item, "call", lambda *given: call(*given) if given[0].name == "step" else broken(*given[1:]))
+    code, _, err = main("bench", "--columns", "here", "--out_dir", "R", "--quiet")
+    assert (code, err) == (1, "error: decode, here: out of memory\n")
+    monkeypatch.setattr(Item, "call", call)
+    assert main("bench", "--columns", "here", "--out_dir", "R", "--quiet")[0] == 0
+    assert two_items == [("step", "here"), ("decode", "here")]
+    rows = Record.of("R", "bench").read_rows()
+    assert [(row["panel"], row["status"]) for row in rows] == [("step", "ok"), ("step", "ok"), ("decode", "ok")]
+
+
 def test_a_doctored_record_makes_the_command_say_slower(two_items, main, tmp_path):
     assert main("bench", "--only", "step", "--columns", "here", "--out_dir", "R", "--quiet")[0] == 0
     rows = [json.loads(line) for line in open("R/results.jsonl")]
@@ -204,13 +219,24 @@ def test_a_damaged_record_is_one_line(text, two_items, main, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "words", [("--only", "stpe"), ("--columns", "gpu"), ("--record", "nothing"), ("--update", "--only", "step")]
+    "words",
+    [
+        ("--only", "stpe"),
+        ("--columns", "gpu"),
+        ("--columns", ""),
+        ("--only", "step,decode", "--columns", "laptop"),  # decode is measured here only
+        ("--record", "nothing"),
+        ("--update", "--only", "step"),
+    ],
 )
-def test_wrong_words_are_one_line_and_nothing_is_measured(words, two_items, main):
-    code, out, err = main("bench", *words)
+def test_wrong_words_are_one_line_and_nothing_is_measured(words, two_items, main, monkeypatch):
+    monkeypatch.setitem(items.ITEMS, "decode", Item("decode", "decode", "", 1.0, columns=("here",)))
+    code, out, err = main("bench", *words, "--out_dir", "R")
     assert (code, out) == (2, "")
     assert err.startswith("error: --")
+    assert err.count("\n") == 1
     assert two_items == []
+    assert not Path("R").exists()
 
 
 def test_update_writes_the_record_and_the_table_of_the_page(two_items, main, tmp_path, monkeypatch):

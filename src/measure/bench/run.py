@@ -18,7 +18,9 @@ from src.storage.rows import make_row
 
 
 def measure(items: Sequence[Item], record: Record, columns: Sequence[str], cores: int, progress) -> None:
-    """Measure what the record does not have yet. cores: of this machine, which every row names."""
+    """Measure what the record does not have yet, or has as a failure. cores: of this machine, which every row names."""
+    failed = {row["panel"] for row in record.rows if row["status"] != "ok"}
+    record.drop(lambda row: row["panel"] in failed)
     done = {row["panel"] for row in record.rows}
     progress.begin([item.name for item in items], [item.name for item in items if item.name in done])
     machine = {"device": f"cpu: {env.cpu_model()}", "settings": {"cores": cores}, "versions": env.versions()}
