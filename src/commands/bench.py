@@ -71,11 +71,11 @@ def bench(argv: list[str], config: BenchConfig, control: BenchControl) -> int:
     """Measure, compare and show. Everything that can be wrong is found before the first file is written."""
     from pathlib import Path
 
-    from src.measure.bench import table
+    from src.measure.bench import quiet, table
     from src.measure.bench.run import measure
     from src.measure.bench.verdict import compared
     from src.measure.progress import Progress
-    from src.measure.session import conduct, say_interrupted
+    from src.measure.session import conduct, continuing, say_interrupted
     from src.storage import env
     from src.storage.record import INTERRUPTED, Record
 
@@ -84,6 +84,8 @@ def bench(argv: list[str], config: BenchConfig, control: BenchControl) -> int:
     before = table.read_record(Path(control.record) if control.record else table.RECORD)
     items = [item for name, item in ITEMS.items() if not config.only or name in config.only]
     settings = {**dataclasses.asdict(config), "items": [item.name for item in items]}
+    if control.update:
+        quiet.check_quiet()
     Record.check_dir(KIND, control.out_dir, settings, control.overwrite)
     record = Record.open_for(KIND, control.out_dir, settings, control.overwrite)
     device = env.resolve_device("cpu")
@@ -91,7 +93,7 @@ def bench(argv: list[str], config: BenchConfig, control: BenchControl) -> int:
     progress = Progress(control.quiet, guess=60.0)
 
     def work(progress) -> None:
-        measure(items, record, config.columns, env.usable_cores(), progress)
+        measure(items, record, config.columns, env.usable_cores(), progress, quiet=control.update)
 
     def finish(status: str) -> None:
         record.finish({"settings": settings}, status)
@@ -106,6 +108,10 @@ def bench(argv: list[str], config: BenchConfig, control: BenchControl) -> int:
     print("\n".join(compared(record.rows, before)))
     failed = any(row["status"] != "ok" for row in record.rows)
     if control.update and not failed:
-        table.write_record(record.rows)
+        if why := quiet.refusal(record.rows, continuing(KIND, argv, record.path)):
+            print(f"error: {why}", file=sys.stderr)
+            failed = True
+        else:
+            table.write_record(record.rows, table.RECORD, table.PAGE)
     print(record.path)
     return 1 if failed else 0

@@ -16,6 +16,7 @@ from src.measure.bench.items import COLUMNS, ITEMS, METRICS, Item
 from src.measure.bench.run import row_of, rows_of
 from src.storage.record import Record
 from src.storage.rows import to_jsonl
+from src.utils import load
 
 MACHINE = {"device": "cpu: AMD EPYC", "settings": {"cores": 2}, "versions": {}}
 STEADY = [10.0, 10.1, 9.9, 10.05, 9.95, 10.0]
@@ -239,18 +240,64 @@ def test_wrong_words_are_one_line_and_nothing_is_measured(words, two_items, main
     assert not Path("R").exists()
 
 
-def test_update_writes_the_record_and_the_table_of_the_page(two_items, main, tmp_path, monkeypatch):
-    page, record = tmp_path / "README.md", tmp_path / "benchmarks/results.jsonl"
+@pytest.fixture
+def page(tmp_path, monkeypatch):
+    """A page and a place for a record, which --update writes instead of those of the project; returns the page."""
+    page = tmp_path / "README.md"
     page.write_text(f"before\n{table.BEGIN}\nold\n{table.END}\nafter\n")
-    monkeypatch.setattr(table, "write_record", lambda rows, write=table.write_record: write(rows, record, page))
+    monkeypatch.setattr(table, "PAGE", page)
+    monkeypatch.setattr(table, "RECORD", tmp_path / "benchmarks/results.jsonl")
+    return page
+
+
+@pytest.fixture
+def others(tmp_path, monkeypatch):
+    """Call it with how many processors other programs use from now on."""
+    file = tmp_path / "loadavg"
+    monkeypatch.setattr(load, "LOADAVG", file)
+    monkeypatch.setattr(load, "PAUSE_SECONDS", 0)
+    return lambda n: file.write_text(f"0.00 0.00 0.00 {1 + n}/99 2911\n")
+
+
+def test_update_writes_the_record_and_the_table_of_the_page(two_items, page, main):
     assert main("bench", "--update", "--out_dir", "R", "--quiet")[0] == 0
-    rows = table.read_record(record)
+    rows = table.read_record(table.RECORD)
     assert len(rows) == 6
+    assert all(row["clock"].startswith("perf_counter; CPU ") for row in rows)
     text = page.read_text()
     assert text.startswith(f"before\n{table.BEGIN}\n| on cpu: ")
     assert text.endswith(f"{table.END}\nafter\n")
     assert text == table.with_table(text, rows)
     assert text != table.with_table(text, [{**rows[0], "value": 77.0}, *rows[1:]])  # the test of the README would fail
+
+
+def test_update_on_a_busy_machine_is_refused_before_anything_is_measured(two_items, page, others, main):
+    others(2)
+    code, out, err = main("bench", "--update", "--out_dir", "R")
+    assert (code, out) == (2, "")
+    assert err.startswith("error: --update: got a machine of which other programs use 2.0 processors, allowed: at most")
+    assert two_items == []
+    assert not Path("R").exists()
+
+
+def test_what_was_measured_beside_other_programs_is_no_record_until_it_is_measured_again(
+    two_items, page, others, main, monkeypatch
+):
+    """It keeps out: a record 'on a quiet machine' that had dropped the load of its machine."""
+    call = Item.call
+    monkeypatch.setattr(Item, "call", lambda self, *given: (others(self.name == "decode"), call(self, *given))[1])
+    others(0)
+    code, _, err = main("bench", "--update", "--out_dir", "R", "--quiet")
+    assert code == 1
+    assert err.startswith("error: --update: the record is unchanged, because other programs used up to 1.0 processors ")
+    assert "beside decode; on a quiet machine this measures them again: " in err
+    assert "old" in page.read_text()
+    assert not table.RECORD.exists()
+    monkeypatch.setattr(Item, "call", call)
+    others(0)
+    assert main("bench", "--update", "--out_dir", "R", "--quiet")[0] == 0
+    assert [name for name, _ in two_items] == ["step", "step", "decode", "decode", "decode", "decode"]
+    assert {row["settings"]["others"] for row in table.read_record(table.RECORD)} == {0.0}
 
 
 def test_the_table_of_the_readme_is_that_of_the_record():

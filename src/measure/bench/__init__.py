@@ -4,6 +4,7 @@
     wholes.py      whole commands, as processes: the main job, the recipe, the start, many runs
     pieces.py      parts, each in a process of its own: training step, mixer, scan, decoding; with a peer in turns
     run.py         item by item, the columns in turns; rows as soon as they are known
+    quiet.py       whether other programs used the machine beside a measurement; no torch
     verdict.py     what got slower than the record by more than its interval; no torch
     table.py       the table of the README, and the record that it shows; no torch
 

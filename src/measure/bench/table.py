@@ -1,6 +1,6 @@
 """The table of `bench`, and the record that the README shows. No torch.
 
-write_record(rows)                   # runs/records/benchmarks/results.jsonl, and the table in the README
+write_record(rows, RECORD, PAGE)     # runs/records/benchmarks/results.jsonl, and the table in the README
 lines = table(read_record())
 """
 
@@ -41,11 +41,11 @@ def read_record(path: Path = RECORD) -> list[dict]:
     return [row for row in rows if row["status"] != "ok" or row["metric"] in METRICS]
 
 
-def write_record(rows: Sequence[Mapping], path: Path = RECORD, page: Path = PAGE) -> None:
+def write_record(rows: Sequence[Mapping], path: Path, page: Path) -> None:
     """Make these rows the record, and put their table into the page."""
     text = with_table(page.read_text(encoding="utf-8"), rows)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, to_jsonl([{**row, "clock": None} for row in rows]))
+    write_atomic(path, to_jsonl(rows))
     write_atomic(page, text.encode())
 
 
