@@ -85,12 +85,13 @@ def bench(argv: list[str], config: BenchConfig, control: BenchControl) -> int:
     items = [item for name, item in ITEMS.items() if not config.only or name in config.only]
     settings = {**dataclasses.asdict(config), "items": [item.name for item in items]}
     if control.update:
+        table.check_page(table.RECORD, table.PAGE)
         quiet.check_quiet()
     Record.check_dir(KIND, control.out_dir, settings, control.overwrite)
     record = Record.open_for(KIND, control.out_dir, settings, control.overwrite)
     device = env.resolve_device("cpu")
     facts = env.collect(settings, device, ("auto", "of each column"), {})
-    progress = Progress(control.quiet, guess=60.0)
+    progress = Progress(control.quiet, {item.name: item.expected(config.columns) for item in items})
 
     def work(progress) -> None:
         measure(items, record, config.columns, env.usable_cores(), progress, quiet=control.update)

@@ -64,6 +64,17 @@ def test_every_item_and_metric_has_a_function_and_a_unit():
     assert set(table.IN_PAGE) <= set(METRICS)
 
 
+def test_the_whole_command_is_planned_for_less_than_ten_minutes():
+    assert sum(item.expected(tuple(COLUMNS)) for item in ITEMS.values()) < 600
+    assert ITEMS["scan"].expected(("laptop",)) == 0
+
+
+def test_the_time_left_is_that_of_the_items(two_items, main, monkeypatch):
+    """It keeps out: a minute for each item, whatever it is."""
+    monkeypatch.setitem(items.ITEMS, "decode", Item("decode", "decode", "", 100.0, rounds=2))
+    assert "[1/2] step: about 6:42 left" in main("bench", "--out_dir", "R")[2]
+
+
 def test_a_slower_figure_is_named_with_its_interval_and_an_equal_one_is_not():
     slow = made(values=[1.3 * v for v in STEADY])
     (line,) = verdict.compared([slow, made("recipe_step_one_ms")], [made(), made("recipe_step_one_ms")])
@@ -276,6 +287,21 @@ def test_update_on_a_busy_machine_is_refused_before_anything_is_measured(two_ite
     code, out, err = main("bench", "--update", "--out_dir", "R")
     assert (code, out) == (2, "")
     assert err.startswith("error: --update: got a machine of which other programs use 2.0 processors, allowed: at most")
+    assert two_items == []
+    assert not Path("R").exists()
+
+
+def test_update_is_refused_before_anything_is_measured_where_it_cannot_be_written(two_items, page, main, monkeypatch):
+    """It keeps out: nine minutes of measuring before a page without markers is noticed."""
+    monkeypatch.setattr(table, "RECORD", page / "results.jsonl")  # a file is where the folder should be
+    code, out, err = main("bench", "--update", "--out_dir", "R")
+    assert (code, out) == (2, "")
+    assert err.startswith(f"error: --update: '{table.RECORD}' cannot be written")
+    monkeypatch.setattr(table, "RECORD", page.with_name("results.jsonl"))
+    page.write_text("no markers")
+    code, out, err = main("bench", "--update", "--out_dir", "R")
+    assert (code, out) == (2, "")
+    assert err.startswith("error: README.md: no line '<!-- bench -->'")
     assert two_items == []
     assert not Path("R").exists()
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import importlib
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,7 +68,7 @@ class Item:
 
     rounds: calls of it. A round is one value of a metric, because repeats inside of one process are alike.
 
-    seconds: of one call, roughly, for the progress line.  columns: in which it is measured.
+    seconds: of one call on two cores, roughly, for the time left.  columns: in which it is measured.
     """
 
     name: str
@@ -77,6 +77,10 @@ class Item:
     seconds: float
     rounds: int = 1
     columns: tuple[str, ...] = ("here", "laptop")
+
+    def expected(self, columns: Sequence[str]) -> float:
+        """Seconds of all its calls, roughly."""
+        return self.seconds * self.rounds * len(set(self.columns) & set(columns))
 
     def call(self, column: str, folder: Path) -> Mapping[str, list[float]]:
         """{metric: values} of one call."""
@@ -91,9 +95,9 @@ ITEMS = {
         Item("step", "training step of the recipe", f"{PIECES}:step", 8, rounds=5),
         Item("mixer", "mamba mixer", f"{PIECES}:mixer", 4, rounds=3),
         Item("scan", "selective scan", f"{PIECES}:scan", 3, rounds=5, columns=("here",)),
-        Item("decode", "greedy decoding", f"{PIECES}:decode", 7, rounds=5),
-        Item("start", "start of a command", f"{WHOLES}:start", 30, columns=("here",)),
-        Item("many", "many runs at once", f"{WHOLES}:many", 65, columns=("here",)),
+        Item("decode", "greedy decoding", f"{PIECES}:decode", 5.5, rounds=5),
+        Item("start", "start of a command", f"{WHOLES}:start", 26, columns=("here",)),
+        Item("many", "many runs at once", f"{WHOLES}:many", 70, columns=("here",)),
         Item("recipe", "Tiny Shakespeare recipe", f"{WHOLES}:recipe", 100),
         Item("main", "the main job", f"{WHOLES}:main_job", 45),
     )

@@ -13,6 +13,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -199,9 +200,11 @@ def _decode(threads: int, precision: str) -> dict[str, list[float]]:
 
         return run
 
-    peer = _peer_decoding(prompt)
-    actions = [lambda: generate(256), lambda: generate(LATE), *([peer] if peer else [])]
-    short, long, *theirs = _timed(*actions, repeats=REPEATS["decode"], warm=1)
+    decoders = [generate, *_peer_decoding(prompt)]
+    for decoder in decoders:
+        decoder(TOKENS)  # warm; the whole lengths would cost a round two seconds
+    actions = [lambda: generate(LATE), *(partial(decoder, 256) for decoder in decoders)]
+    long, short, *theirs = _timed(*actions, repeats=REPEATS["decode"], warm=0)
     early, late = tokens_from(PROMPT), tokens_from(LATE)
     pairs = [(late(), early()) for _ in range(REPEATS["late"] + 1)][1:]
     return {
@@ -212,17 +215,17 @@ def _decode(threads: int, precision: str) -> dict[str, list[float]]:
     }
 
 
-def _peer_decoding(prompt) -> Callable[[], object] | None:
-    """256 tokens of GPT-2 of the same size by the package transformers; None where it is not installed."""
+def _peer_decoding(prompt) -> list[Callable[[int], object]]:
+    """GPT-2 of the same size by the package transformers, which decodes n tokens; none where it is not installed."""
     if find_spec("transformers") is None:
-        return None
+        return []
     import torch
     from transformers import GPT2Config, GPT2LMHeadModel
 
     sizes = {"n_embd": WIDTH, "n_layer": LAYERS, "n_head": HEADS, "n_positions": 512}
     config = GPT2Config(vocab_size=VOCABULARY, **sizes, bos_token_id=1, eos_token_id=None, pad_token_id=0)
     model, mask = GPT2LMHeadModel(config).eval(), torch.ones_like(prompt)
-    return lambda: model.generate(prompt, attention_mask=mask, max_new_tokens=256, do_sample=False)
+    return [lambda n: model.generate(prompt, attention_mask=mask, max_new_tokens=n, do_sample=False)]
 
 
 def _ratios(one: list[float], other: list[float]) -> list[float]:

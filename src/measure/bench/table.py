@@ -14,7 +14,7 @@ from src.flags.hints import PROGRAM
 from src.flags.kinds import UserError
 from src.measure.bench.items import COLUMNS, METRICS
 from src.measure.bench.verdict import key_of, machine_of
-from src.storage.files import write_atomic
+from src.storage.files import probe_for, write_atomic
 from src.storage.rows import check_row, to_jsonl
 
 RECORD = PROGRAM.parent / "runs/records/benchmarks/results.jsonl"
@@ -47,6 +47,17 @@ def write_record(rows: Sequence[Mapping], path: Path, page: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, to_jsonl(rows))
     write_atomic(page, text.encode())
+
+
+def check_page(path: Path, page: Path) -> None:
+    """UserError where `write_record` would fail, without writing anything. For use before long work."""
+    try:
+        for file in (path, page):
+            probe_for(file.parent)
+        text = page.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"--update: '{file}' cannot be written ({error.strerror}); leave out --update") from error
+    with_table(text, [])
 
 
 def with_table(text: str, rows: Sequence[Mapping]) -> str:
