@@ -108,11 +108,13 @@ def bench(argv: list[str], config: BenchConfig, control: BenchControl) -> int:
             print(f"error: {row['panel']}, {row['form']}: {row['note']}", file=sys.stderr)
     print("\n".join(compared(record.rows, before)))
     failed = any(row["status"] != "ok" for row in record.rows)
-    if control.update and not failed:
-        if why := quiet.refusal(record.rows, continuing(KIND, argv, record.path)):
-            print(f"error: {why}", file=sys.stderr)
-            failed = True
-        else:
-            table.write_record(record.rows, table.RECORD, table.PAGE)
+    busy = quiet.beside(record.rows)
+    if busy and control.update:
+        again = f"on a quiet machine this measures them again: {continuing(KIND, argv, record.path)}"
+        print(f"error: --update: the record is unchanged, because {busy}; {again}", file=sys.stderr)
+    elif busy:
+        print(f"notice: these figures may be too slow, because {busy}", file=sys.stderr)
+    elif control.update and not failed:
+        table.write_record(record.rows, table.RECORD, table.PAGE)
     print(record.path)
-    return 1 if failed else 0
+    return 1 if failed or (busy and control.update) else 0

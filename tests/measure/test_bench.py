@@ -317,6 +317,7 @@ def test_what_was_measured_beside_other_programs_is_no_record_until_it_is_measur
     assert code == 1
     assert err.startswith("error: --update: the record is unchanged, because other programs used up to 1.0 processors ")
     assert "beside decode; on a quiet machine this measures them again: " in err
+    assert "notice: these figures may be too slow" in main("bench", "--out_dir", "R", "--quiet")[2]
     assert "old" in page.read_text()
     assert not table.RECORD.exists()
     monkeypatch.setattr(Item, "call", call)

@@ -1,7 +1,7 @@
 """Whether figures were measured on a quiet machine, as those of the record have to be. No torch.
 
-check_quiet()                        # UserError while other programs compute
-busy = [row for row in rows if was_busy(row)]
+check_quiet()             # UserError while other programs compute
+words = beside(rows)      # "other programs used up to 1.9 processors beside many, recipe", "" on a quiet machine
 """
 
 from __future__ import annotations
@@ -32,14 +32,11 @@ def was_busy(row: Mapping) -> bool:
     return (row["settings"].get("others") or 0.0) > MARGIN
 
 
-def refusal(rows: Sequence[Mapping], again: str) -> str:
-    """Why these rows cannot be the record, "" where they can.  again: the command that measures the busy ones again."""
+def beside(rows: Sequence[Mapping]) -> str:
+    """Which items were measured beside other programs, in words; "" where none was."""
     busy = [row for row in rows if was_busy(row)]
     if not busy:
         return ""
     others = max(row["settings"]["others"] for row in busy)
     names = ", ".join(dict.fromkeys(row["panel"] for row in busy))
-    return (
-        f"--update: the record is unchanged, because other programs used up to {others:.1f} processors beside {names}; "
-        f"on a quiet machine this measures them again: {again}"
-    )
+    return f"other programs used up to {others:.1f} processors beside {names}"
