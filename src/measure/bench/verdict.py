@@ -1,6 +1,6 @@
 """What is slower than in a record, by more than the interval of the ratio. No torch.
 
-    lines = compared(rows, record_rows)      # ["slower than the record: ..., 1.21 x [1.15, 1.28]"]
+    lines = compared(rows, record_rows)      # ["slower than the record: ..., 1.41 x [1.12, 1.76]"]
 
 A ratio above 1 is slower, also where a larger number is better. A value is the median of a round, which is a process of
 its own: repeats inside of one process are alike, and say nothing about the next process. The interval begins at the
