@@ -55,6 +55,7 @@ def state_folder(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def idle_machine(monkeypatch):
     """No test depends on what else runs: a busy machine makes a run say so."""
+    monkeypatch.setattr("src.utils.load.LOADAVG", ROOT / "no such file")
     monkeypatch.setattr(os, "getloadavg", lambda: (0.0, 0.0, 0.0), raising=False)
 
 

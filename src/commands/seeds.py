@@ -87,9 +87,10 @@ def prepared(setup: Setup, seed: int) -> tuple[Ready, dict]:
 
 def say_first(reporter: Reporter, ready: Ready, run_dirs: Sequence[RunDir]) -> None:
     """What the runs are, in a few lines."""
-    from src.setup.run import announce
+    from src.setup.run import announce, say_busy
 
     announce(reporter, ready.setup, ready.backends, ready.session.data, run_dirs[0])
     for line in ready.lines:
         reporter.say(line)
     reporter.say(f"{len(run_dirs)} seeds at once: {', '.join(str(r.path) for r in run_dirs)}")
+    say_busy(ready.session, reporter)

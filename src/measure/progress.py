@@ -14,18 +14,18 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 
 class Progress:
     """Estimates the time left from the last RECENT pieces of each kind.
 
-    guess: seconds of a piece whose kind has none done yet.
+    guess: seconds of a piece whose kind has none done yet, one number or one per kind.
     """
 
     RECENT = 8
 
-    def __init__(self, quiet: bool, guess: float, clock=time.perf_counter):
+    def __init__(self, quiet: bool, guess: float | Mapping[str, float], clock=time.perf_counter):
         self.quiet, self.guess, self.clock = quiet, guess, clock
         self.on_terminal = sys.stderr.isatty()
         self.bar, self.seconds, self.waiting, self.where = None, {}, {}, None
@@ -83,8 +83,11 @@ class Progress:
         total = 0.0
         for kind, n in self.waiting.items():
             recent = self.seconds.get(kind, [])[-self.RECENT :]
-            total += max(0, n) * (sum(recent) / len(recent) if recent else self.guess)
+            total += max(0, n) * (sum(recent) / len(recent) if recent else self._guess(kind))
         return total
+
+    def _guess(self, kind: str) -> float:
+        return self.guess[kind] if isinstance(self.guess, Mapping) else self.guess
 
     def close(self) -> None:
         if self.bar is not None:

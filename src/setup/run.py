@@ -55,8 +55,7 @@ def carry_out(
     began: `time.perf_counter()` at the start of the command.  payload: that of the checkpoint to continue from.
     """
     main = session.world.is_main
-    if session.device.type == "cpu" and (busy := busy_line(session.args.threads * session.world.size)):
-        reporter.say(busy)
+    say_busy(session, reporter)
     try:
         with ran.recording() as seen:
             fit = training.fit(model, session, run_dir, reporter, payload)
@@ -92,6 +91,14 @@ def conclude(fit: training.Fit, seen: ran.Seen, reporter: Reporter, began: float
         document = seal(with_code(document, run_dir))
         write_results(document, samples, items, run_dir)
     return document
+
+
+def say_busy(session: Session, reporter: Reporter) -> None:
+    """Say it where other programs leave too few processors for a run on a CPU."""
+    processes = session.world.size
+    if session.device.type == "cpu" and not reporter.quiet:
+        if line := busy_line(session.args.threads * processes, processes):
+            reporter.say(line)
 
 
 def tell(document: dict, run_dir: RunDir, reporter: Reporter) -> None:

@@ -194,6 +194,11 @@ def probe(folder: Path) -> None:
     path.unlink()
 
 
+def probe_for(folder: Path) -> None:
+    """`probe` the nearest folder that exists, of a folder that may not exist yet and its parents."""
+    probe(next(p for p in (folder, *folder.parents) if os.path.lexists(p)))
+
+
 def unwritable(folder: Path, error: OSError, flag: str = "--out_dir") -> UserError:
     """The error for a folder that cannot be written. flag: where it was typed."""
     return UserError(

@@ -21,6 +21,7 @@ import hashlib
 import json
 import sys
 from collections import Counter
+from collections.abc import Callable
 
 from src.flags.fields import UserError
 from src.storage.files import append_whole, open_sealed, read_json, seal, write_atomic, write_json
@@ -119,6 +120,11 @@ class Record(RunDir):
         write_atomic(self.cells, b"")
         write_atomic(self.results, b"")
 
+    def drop(self, unwanted: Callable[[dict], bool]) -> None:
+        """Forget the cells that have an unwanted row, on the disk too. The record is not finished then."""
+        cells, _, _ = self._read_cells()
+        self._write_cells([cell for cell in cells if not any(map(unwanted, _rows_of([cell])))])
+
     def finish(self, history: dict, status: str = DONE) -> dict:
         """Write results.csv, then history.json with the rows and what was derived from them. Returns it sealed."""
         write_atomic(self.table, to_csv(self.rows))
@@ -147,16 +153,20 @@ class Record(RunDir):
     def _keep_whole_cells(self) -> None:
         """Read the rows of the whole cells, and remove all others from the disk."""
         cells, odd, is_cut = self._read_cells()
-        self.rows = _rows_of(cells)
-        if self.finished and self.rows != self.read_history()["rows"]:
-            self.history.unlink()  # first: the record is not finished any more
-            self.table.unlink(missing_ok=True)
         if odd and not is_cut:
             print(
                 f"notice: '{self.results}': {odd} row{'s do' if odd > 1 else ' does'} not belong to a whole cell "
                 "(cut off, edited or doubled) and will not be used; what is missing is measured again",
                 file=sys.stderr,
             )
+        self._write_cells(cells)
+
+    def _write_cells(self, cells: list[list[bytes]]) -> None:
+        """Make these the cells of the record. It is not finished any more where it had others."""
+        self.rows = _rows_of(cells)
+        if self.finished and self.rows != self.read_history()["rows"]:
+            self.history.unlink()  # first: no file tells of rows that are gone
+            self.table.unlink(missing_ok=True)
         write_atomic(self.results, b"".join(line + b"\n" for cell in cells for line in cell))
         write_atomic(self.cells, b"".join(map(mark_of, cells)))
 

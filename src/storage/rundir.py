@@ -25,7 +25,7 @@ from src.storage.files import (
     TEMP_PREFIX,
     make_writable,
     open_sealed,
-    probe,
+    probe_for,
     read_json,
     remove_files,
     seal,
@@ -128,7 +128,7 @@ class RunDir:
         if out_dir:
             run._refuse(overwrite)
         try:
-            probe(next(p for p in (run.path, *run.path.parents) if os.path.lexists(p)))
+            probe_for(run.path)
         except OSError as error:
             raise unwritable(run.path, error) from error
 

@@ -519,6 +519,13 @@ def test_ngrams_are_cached_by_digest_and_bad_caches_are_recomputed(offline, monk
     assert ngram.ngram_nats(TEXT[:901], TEXT[901:1_200]) != right
 
 
+def test_ngrams_of_two_texts_are_cached_by_where_one_ends(offline):
+    """Keeps out: the numbers of another pair, where a NUL in a text looked like the end of it."""
+    first, second = ngram.ngram_nats("abc\0ab", "ca"), ngram.ngram_nats("abc", "ab\0ca")
+    assert first == ngram.fit_and_score("abc\0ab", "ca")
+    assert second == ngram.fit_and_score("abc", "ab\0ca")
+
+
 def test_a_read_only_cache_is_no_error_for_ngrams(offline):
     write(offline.parent, "a file where the folder should be")
     assert len(ngram.ngram_nats("abcab", "abc")) == 6

@@ -668,6 +668,12 @@ def test_the_time_left_is_estimated_from_cells_of_the_same_panel():
     assert progress.left() == 2 * 2.0 + 2 * 5.0
 
 
+def test_each_kind_can_have_a_guess_of_its_own():
+    progress = Progress(True, {"step": 3.0, "main": 90.0})
+    progress.begin(["step", "main"])
+    assert progress.left() == 93.0
+
+
 def test_each_piece_of_work_is_a_line_and_the_time_left_is_never_negative(capsys):
     now = [0.0]
     progress = Progress(False, 5.0, clock=lambda: now[0])

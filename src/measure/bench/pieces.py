@@ -13,6 +13,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from src.measure.bench.wholes import process
 
 VOCABULARY, CONTEXT, WIDTH, LAYERS, HEADS, ROWS = 65, 64, 128, 4, 4, 12  # of the recipe
 PROMPT, LATE, TOKENS = 10, 1_000, 50
-REPEATS = {"step": 60, "mixer": 10, "scan": 12, "decode": 5}
+REPEATS = {"step": 12, "mixer": 4, "scan": 12, "decode": 1, "late": 5}  # in one process
 
 
 def step(column: str, folder: Path) -> dict[str, list[float]]:
@@ -199,11 +200,13 @@ def _decode(threads: int, precision: str) -> dict[str, list[float]]:
 
         return run
 
-    repeats, peer = REPEATS["decode"], _peer_decoding(prompt)
-    actions = [lambda: generate(256), lambda: generate(LATE), *([peer] if peer else [])]
-    short, long, *theirs = _timed(*actions, repeats=repeats, warm=1)
+    decoders = [generate, *_peer_decoding(prompt)]
+    for decoder in decoders:
+        decoder(TOKENS)  # warm; the whole lengths would cost a round two seconds
+    actions = [lambda: generate(LATE), *(partial(decoder, 256) for decoder in decoders)]
+    long, short, *theirs = _timed(*actions, repeats=REPEATS["decode"], warm=0)
     early, late = tokens_from(PROMPT), tokens_from(LATE)
-    pairs = [(late(), early()) for _ in range(repeats + 1)][1:]
+    pairs = [(late(), early()) for _ in range(REPEATS["late"] + 1)][1:]
     return {
         "decode_256_per_s": [256e3 / ms for ms in short],
         "decode_1000_per_s": [LATE * 1e3 / ms for ms in long],
@@ -212,17 +215,17 @@ def _decode(threads: int, precision: str) -> dict[str, list[float]]:
     }
 
 
-def _peer_decoding(prompt) -> Callable[[], object] | None:
-    """256 tokens of GPT-2 of the same size by the package transformers; None where it is not installed."""
+def _peer_decoding(prompt) -> list[Callable[[int], object]]:
+    """GPT-2 of the same size by the package transformers, which decodes n tokens; none where it is not installed."""
     if find_spec("transformers") is None:
-        return None
+        return []
     import torch
     from transformers import GPT2Config, GPT2LMHeadModel
 
     sizes = {"n_embd": WIDTH, "n_layer": LAYERS, "n_head": HEADS, "n_positions": 512}
     config = GPT2Config(vocab_size=VOCABULARY, **sizes, bos_token_id=1, eos_token_id=None, pad_token_id=0)
     model, mask = GPT2LMHeadModel(config).eval(), torch.ones_like(prompt)
-    return lambda: model.generate(prompt, attention_mask=mask, max_new_tokens=256, do_sample=False)
+    return [lambda n: model.generate(prompt, attention_mask=mask, max_new_tokens=n, do_sample=False)]
 
 
 def _ratios(one: list[float], other: list[float]) -> list[float]:

@@ -1,6 +1,6 @@
 """The table of `bench`, and the record that the README shows. No torch.
 
-write_record(rows)                   # runs/records/benchmarks/results.jsonl, and the table in the README
+write_record(rows, RECORD, PAGE)     # runs/records/benchmarks/results.jsonl, and the table in the README
 lines = table(read_record())
 """
 
@@ -14,7 +14,7 @@ from src.flags.hints import PROGRAM
 from src.flags.kinds import UserError
 from src.measure.bench.items import COLUMNS, METRICS
 from src.measure.bench.verdict import key_of, machine_of
-from src.storage.files import write_atomic
+from src.storage.files import probe_for, write_atomic
 from src.storage.rows import check_row, to_jsonl
 
 RECORD = PROGRAM.parent / "runs/records/benchmarks/results.jsonl"
@@ -25,25 +25,39 @@ IN_PAGE = ("main_job_s", "recipe_s", "recipe_step_ms", "decode_256_per_s", "many
 
 
 def read_record(path: Path = RECORD) -> list[dict]:
-    """The rows of the record, none where there is none. UserError for a file that is damaged."""
+    """The rows of the record, none where there is none. UserError for a file that is damaged.
+
+    Figures that are not measured any more are left out.
+    """
     if not path.is_file():
         return []
     try:
         rows = [json.loads(line) for line in path.read_text(encoding="ascii").splitlines()]
         for row in rows:
             check_row(row)
-            machine_of(row), METRICS[row["metric"]] if row["status"] == "ok" else None  # what other code reads
+            machine_of(row)  # what other code reads
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"--record: '{path}' is no record of `bench` ({error}); measure one with --update") from None
-    return rows
+    return [row for row in rows if row["status"] != "ok" or row["metric"] in METRICS]
 
 
-def write_record(rows: Sequence[Mapping], path: Path = RECORD, page: Path = PAGE) -> None:
+def write_record(rows: Sequence[Mapping], path: Path, page: Path) -> None:
     """Make these rows the record, and put their table into the page."""
     text = with_table(page.read_text(encoding="utf-8"), rows)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, to_jsonl([{**row, "clock": None} for row in rows]))
+    write_atomic(path, to_jsonl(rows))
     write_atomic(page, text.encode())
+
+
+def check_page(path: Path, page: Path) -> None:
+    """UserError where `write_record` would fail, without writing anything. For use before long work."""
+    try:
+        for file in (path, page):
+            probe_for(file.parent)
+        text = page.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"--update: '{file}' cannot be written ({error.strerror}); leave out --update") from error
+    with_table(text, [])
 
 
 def with_table(text: str, rows: Sequence[Mapping]) -> str:

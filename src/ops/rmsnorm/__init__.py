@@ -20,9 +20,10 @@ def rmsnorm(x, weight=None, eps: float = 1e-5, backend: str = "auto"):
     """Scale each row of x to a root mean square of 1, then each channel by its weight.
 
     x: (..., D).  weight: (D,), or None for ones.  eps: added to the mean square, > 0.
-    backend: "auto" or a name. "triton" takes float32, bf16 and fp16 on CUDA, and rows of at most 65,536 numbers.
+    backend: "auto" or a name. "numba" takes float32, bf16 and fp16 on a CPU; "auto" chooses it there for at least
+    65,536 numbers. "triton" takes float32, bf16 and fp16 on CUDA, and rows of at most 65,536 numbers.
     Returns (..., D) in x's dtype. The mean square is computed in float32 at least.
-    Kept for the backward pass: x and the weight, with "triton" also one float32 number per row.
+    Kept for the backward pass: x and the weight, with "numba" and "triton" also one float32 number per row.
     Raises ValueError when shapes disagree or `backend` is unknown, RuntimeError when the named backend cannot run here.
     """
     if weight is not None and weight.shape != x.shape[-1:]:

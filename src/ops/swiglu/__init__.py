@@ -21,9 +21,10 @@ def swiglu(gate, up, backend: str = "auto"):
     """Multiply `up` by silu(gate), number by number.
 
     gate, up: (..., F), of one shape.
-    backend: "auto" or a name. "triton" takes float32, bf16 and fp16 on CUDA, and computes in float32.
+    backend: "auto" or a name. "numba" takes float32, bf16 and fp16 on a CPU; "auto" chooses it there for at least
+    524,288 numbers. "triton" takes float32, bf16 and fp16 on CUDA. Both compute in float32.
     Returns (..., F) in the dtype of gate x up.
-    Kept for the backward pass: "triton" keeps gate and up, "eager" also silu(gate).
+    Kept for the backward pass: "numba" and "triton" keep gate and up, "eager" also silu(gate).
     Raises ValueError when shapes disagree or `backend` is unknown, RuntimeError when the named backend cannot run here.
     """
     if gate.shape != up.shape:

@@ -9,11 +9,10 @@ page asks the network for nothing, and its bytes depend on the folders alone. No
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from src.flags.fields import UserError
-from src.storage.files import probe, unwritable, write_atomic
+from src.storage.files import probe_for, unwritable, write_atomic
 from src.study.page.evidence import Document
 from src.study.page.html import MARK, render
 from src.study.page.reading import read
@@ -47,7 +46,7 @@ def check_target(target: Path) -> None:
     if target.is_file() and MARK.encode() not in target.read_bytes()[:2_000]:
         raise UserError(f"--out: '{target}' is a file that `report` did not write; choose another path")
     try:
-        probe(next(p for p in target.parents if os.path.lexists(p)))
+        probe_for(target.parent)
     except OSError as error:
         raise unwritable(target.parent, error, "--out") from error
 
