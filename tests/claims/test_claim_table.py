@@ -131,7 +131,8 @@ def baseline(folder, model, rows):
         for row, v in rows
         for s in (11, 12, 13)
     ]
-    document = {"kind": "baseline", "layer": model, "commit": "0123456789", "run_columns": COLUMNS, "runs": runs}
+    table = {"run_columns": COLUMNS, "runs": runs, "row_columns": ["row", "commit"]}
+    document = {"kind": "baseline", "layer": model, **table, "rows": [[row, f"0123 and {row}"] for row, _ in rows]}
     (folder / f"{name}.json").write_text(json.dumps(seal(document)))
 
 
@@ -148,6 +149,7 @@ def test_the_baselines_of_the_card_are_evidence_where_they_hold_all_runs(tmp_pat
     assert len(evidence.cells) == len(claim.models) * len(rows)
     assert evidence.cells[0].measures["at_mean"] == (0.8,) * 3
     assert evidence.cells[0].measures["at_32"] == (None,) * 3
+    assert evidence.machine["commits"] == sorted({"0123", *(row for row, _ in rows)})
     assert judge([(claim, evidence)])[0].seeds == 3
     path = tmp_path / "gru.json"
     path.write_text(path.read_text().replace("0.9", "0.8", 1))
