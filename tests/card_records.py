@@ -45,7 +45,7 @@ def card_of(suite: Suite, path: Path, label: str, published: dict[str, Table]) -
         for name, found in published.items()
         for row in suite.rows
     }
-    document = cards.make(suite, {label: mine}, cards.field_of(suite, published, statuses), {})
+    document = cards.make(suite, {label: mine}, cards.field_of(suite, published, statuses), {}, {label})
     return document["cards"][0]
 
 

@@ -181,7 +181,7 @@ def planted_card(suite: Suite, ours: dict, published: dict, statuses=None, missi
     }
     field = cards.field_of(suite, tables, {**known, **(statuses or {})})
     runs = {label: scores_of(suite, values) for label, values in ours.items()}
-    return cards.make(suite, runs, field, missing or {})
+    return cards.make(suite, runs, field, missing or {}, files)
 
 
 def scores_of(suite: Suite, values: dict) -> dict:
