@@ -11,7 +11,7 @@ from unittest import mock
 
 import pytest
 from page_checks import problems
-from planted_cards import SUITE, planted_card, planted_table, write_suite
+from planted_cards import SUITE, plant_folder, planted_card, planted_table, write_suite
 from planted_comparison import Plan, plant
 from planted_runs import PlantedEngine, done
 
@@ -246,6 +246,15 @@ def test_layers_of_a_remake_are_those_of_the_suite(tmp_path):
         remake.labels_of(suite, ["deltanet"])
 
 
+def test_a_remake_of_more_seeds_than_are_finished_is_not_passed(planted, main, tmp_path):
+    for row in planted.rows:
+        plant_folder(tmp_path / "base", planted, row.name, "gru")
+    words = ("card", "--suite", "tiny.toml", "--remake", "--model", "gru", "--out_dir", "base", "--plan", "--quiet")
+    for seeds, missing in ((0, "0 of 2"), (4, "2 of 2")):
+        code, _, err = main(*words, "--seeds", seeds)
+        assert (code, f"{missing} comparisons are missing" in err) == (0, True), err
+
+
 def test_help_names_every_flag():
     text = command.parser().format_help()
     for part in (command.CardConfig, command.CardControl):
@@ -306,6 +315,23 @@ def test_the_page_has_the_card_on_top_with_what_is_not_ranked(shown):
     for row in document["cards"][0]["rows"]:
         assert row["sentence"].split(";")[0] in words
     assert "nothing is compared" not in words  # the card does compare
+
+
+def test_the_page_of_a_layer_without_a_score_and_of_a_published_one(shown, tmp_path):
+    place, _ = shown
+    ours = {"mine": {"parity": ("diverged",) * 3}, "none": {"recall": (None,) * 3}, "gru": PUBLISHED["gru"]}
+    document = planted_card(write_suite(tmp_path), ours, PUBLISHED)
+    write_json(place / "card.json", seal(document))
+    text = render(read([place]))
+    assert problems(text) == []
+    words = words_of(text)
+    assert "diverges on parity in every run" in words
+    assert "has no score on any of the 2 rows that count" in words
+    assert "gru minus gru" not in words
+    assert "Capabilities of none" not in words
+    assert [card.published for card in read([place]).cards] == [("linear_attention", "gru")] * 2 + [
+        ("linear_attention",)
+    ]
 
 
 def test_a_card_with_hostile_names_is_shown_as_text(shown):

@@ -73,6 +73,11 @@ class Table:
         }
 
 
+def records_of(suite: Suite, given: str = "") -> Path:
+    """The folder of the records: the one that --baselines gives, or that of the suite."""
+    return Path(given) if given else suite.folder
+
+
 def path_of(folder: Path, label: str) -> Path:
     """The file of a layer."""
     return Path(folder) / f"{file_name(label)}.json"

@@ -17,6 +17,7 @@ from pathlib import Path
 from src.flags.fields import UserError, suggest
 from src.measure.progress import words as time_words
 from src.measure.session import continuing
+from src.study.card.baselines import records_of
 from src.study.card.collect import Remade, store
 from src.study.card.runs import Prepared, check_layers, prepare
 from src.study.card.suite import Row, Suite
@@ -39,11 +40,6 @@ def labels_of(suite: Suite, models: Sequence[str]) -> tuple[str, ...]:
     return tuple(label for label in suite.layers if label in wanted or not wanted)
 
 
-def records_of(suite: Suite, config) -> Path:
-    """The folder of the records."""
-    return Path(config.baselines) if config.baselines else suite.folder
-
-
 def collect_records(suite: Suite, labels: Sequence[str], config, control) -> int:
     """Write the records from finished runs; returns 1 where some are missing."""
     root = Path(config.collect)
@@ -51,17 +47,17 @@ def collect_records(suite: Suite, labels: Sequence[str], config, control) -> int
         raise UserError(f"--collect: got '{root}', allowed: a folder with the runs of --remake: ROW/LAYER")
     check_layers(suite)
     tables, lines = _remade(suite, root, config).collect(labels)
-    paths, dropped = store(suite, records_of(suite, config), tables)
+    paths, dropped = store(suite, records_of(suite, config.baselines), tables)
     _notice([*lines, *dropped])
     if not control.quiet:
         for table, path in zip(tables, paths, strict=True):
             print(f"{table.label}: {len(table.rows)} rows, {len(table.runs)} runs: {path}")
-    print(records_of(suite, config))
+    print(records_of(suite, config.baselines))
     return FAILED if lines else OK
 
 
 def _remade(suite: Suite, root: Path, config) -> Remade:
-    return Remade(suite, root, records_of(suite, config), config.seeds)
+    return Remade(suite, root, records_of(suite, config.baselines), config.seeds)
 
 
 def _notice(lines: Iterable[str]) -> None:
@@ -86,8 +82,8 @@ def run(argv: list[str], suite: Suite, labels: Sequence[str], config, control) -
                 print(f"continue with: {continuing('card', argv, root)}", file=sys.stderr)
                 return code
         tables, _ = made.collect([label])
-        _notice(store(suite, records_of(suite, config), tables)[1])
-    print(records_of(suite, config))
+        _notice(store(suite, records_of(suite, config.baselines), tables)[1])
+    print(records_of(suite, config.baselines))
     return code
 
 

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from src.flags.fields import UserError
 from src.storage.files import seal, write_json
 from src.study.card import cards
-from src.study.card.baselines import read_tables
+from src.study.card.baselines import Table, read_tables, records_of
 from src.study.card.runs import Prepared, check_layers, prepare
 from src.study.card.suite import Suite
 from src.study.card.validity import MISSING, STALE, VALID, Status, check_baselines
@@ -31,7 +30,7 @@ def run(argv: list[str], suite: Suite, models: Sequence[str], config, control) -
     place = folder.Folder(control.out_dir)
     place.check(control.reuse)
     check_layers(suite)
-    tables = read_tables(records_of(suite, config), suite)
+    tables = _tables(suite, config.baselines)
     say = planned.sayer(control.quiet)
     prepared = prepare(suite, models, config.seeds, _words(config, control), say=say)
     asked, cells = prepared.asked, prepared.cells
@@ -60,11 +59,12 @@ def run(argv: list[str], suite: Suite, models: Sequence[str], config, control) -
     return folder.carry_out(place, argv, asked, cells, notes, workers, COMMAND, finish, checks)
 
 
-def records_of(suite: Suite, config) -> Path:
-    """The folder of the records. UserError where --baselines names none; that of a suite need not be there yet."""
-    if config.baselines and not Path(config.baselines).is_dir():
-        raise UserError(f"--baselines: got '{config.baselines}', allowed: a folder with records; --remake makes one")
-    return Path(config.baselines) if config.baselines else suite.folder
+def _tables(suite: Suite, given: str) -> dict[str, Table]:
+    """The records. UserError where --baselines names no folder; that of a suite need not be there yet."""
+    records = records_of(suite, given)
+    if given and not records.is_dir():
+        raise UserError(f"--baselines: got '{given}', allowed: a folder with records; --remake makes one")
+    return read_tables(records, suite)
 
 
 def _words(config, control) -> list[str]:

@@ -18,12 +18,10 @@ def build(document: Document) -> list:
 
 
 def _card(card: Card, place: int) -> list:
-    blocks = [
-        Notes(card.model, (f"{named(card.model)} {card.sentence}.",)),
-        _rows(card, f"card-{place}"),
-        _gallery(card, f"card-{place}"),
-        *([_verdicts(card, f"card-{place}")] if card.published else []),
-    ]
+    key = f"card-{place}"
+    blocks = [Notes(card.model, (f"{named(card.model)} {card.sentence}.",))]
+    blocks += [_rows(card, key), _gallery(card, key)] if card.rows else []
+    blocks += [_verdicts(card, key)] if card.rows and card.published else []
     blocks += _absent("Rows without a score", card.holes) + _absent(
         "Published layers that are not ranked", card.outside
     )
