@@ -29,12 +29,11 @@ def tables_of(folder: Path, suite: Suite) -> list[Table]:
 def _table(suite: Suite, label: str, rows: dict[str, list]) -> Table:
     facts = {
         name: {"row": name, "task": "", "metric": runs[0]["metric"], "lr": runs[0]["lr"], "tried": {}}
-        | {"data": "", "flags": ""}
+        | {"data": "", "flags": "", **baselines.origin_of(runs)}
         for name, runs in rows.items()
     }
     runs = tuple(baselines._run(suite.row(name), run) for name, found in rows.items() for run in found)
-    origin = baselines._origin(next(iter(rows.values()))[0])
-    return Table(label, suite.name, suite.protocol_digest(), (), (), facts, runs, origin)
+    return Table(label, suite.name, suite.protocol_digest(), (), (), facts, runs)
 
 
 def card_of(suite: Suite, path: Path, label: str, published: dict[str, Table]) -> dict:
@@ -46,7 +45,7 @@ def card_of(suite: Suite, path: Path, label: str, published: dict[str, Table]) -
         for name, found in published.items()
         for row in suite.rows
     }
-    document = cards.make(suite, {label: mine}, cards.field_of(suite, published, statuses), {})
+    document = cards.make(suite, {label: mine}, cards.field_of(suite, published, statuses), {}, {label})
     return document["cards"][0]
 
 

@@ -2,18 +2,25 @@
 
 suite = write_suite(folder)                         # a suite file of two rows and three layers
 table = planted_table(suite, "gru", {"recall": (0.9, 0.8, 0.85)})
+folder = plant_folder(root, suite, "recall", "gru")  # finished runs, as `card --remake` leaves them
 document = planted_card(suite, {"ours": {...}}, {"gru": {...}})
 """
 
+import json
+import shlex
 from pathlib import Path
 
+from src.storage.files import seal, write_json
 from src.study.card import cards
+from src.study.card.baselines import ORIGIN as COLUMNS
 from src.study.card.baselines import Table
-from src.study.card.scores import score_of
-from src.study.card.suite import Suite, read_suite
-from src.study.card.validity import VALID, Status
+from src.study.card.scores import DIVERGED, score_of
+from src.study.card.suite import Row, Suite, file_name, read_suite
+from src.study.card.validity import VALID, Status, data_of, expected_setup, expected_words
+from src.study.comparison.digest import code_digest
 
 SEEDS = (11, 12, 13)
+ORIGIN = {"commit": "0" * 40, "dirty": "no", "processor": "cpu", "versions": "torch 2.6.0"}
 SUITE = """
 name = "tiny"
 parameters = 20000
@@ -75,18 +82,28 @@ def planted_run(row: str, seed: int, value: float, beyond: float | None = None, 
 
 
 def planted_runs(suite: Suite, values: dict) -> list[dict]:
-    """Runs of the seeds of the suite. values: {row: one value per seed, or (value, value beyond) per seed}."""
-    runs = []
-    for name, found in values.items():
-        for seed, value in zip(SEEDS, found, strict=False):
-            value, beyond = value if isinstance(value, tuple) else (value, None)
-            measured = len(suite.row(name).measure) > 1
-            runs.append(planted_run(name, seed, value, value if measured and beyond is None else beyond))
-    return runs
+    """Runs of the seeds of the suite. values: {row: one value per seed}, as in `planted_seed`; None: it has failed."""
+    return [
+        planted_seed(suite, name, seed, value)
+        for name, found in values.items()
+        for seed, value in zip(SEEDS, found, strict=False)
+        if value is not None
+    ]
 
 
-def planted_table(suite: Suite, label: str, values: dict, **changed) -> Table:
-    """The record of a layer."""
+def planted_seed(suite: Suite, name: str, seed: int, value) -> dict:
+    """A run with this value, or (value, value beyond training), where "undefined" is no score; or one that DIVERGED."""
+    if value == DIVERGED:
+        return planted_run(name, seed, 0.0, None, status=DIVERGED)
+    value, beyond = value if isinstance(value, tuple) else (value, None)
+    if beyond == "undefined":
+        return planted_run(name, seed, value, None, at_mean=beyond)
+    measured = len(suite.row(name).measure) > 1
+    return planted_run(name, seed, value, value if measured and beyond is None else beyond)
+
+
+def planted_table(suite: Suite, label: str, values: dict, origin: dict = ORIGIN, **changed) -> Table:
+    """The record of a layer. origin: of each row."""
     rows = {
         name: {
             "row": name,
@@ -96,6 +113,7 @@ def planted_table(suite: Suite, label: str, values: dict, **changed) -> Table:
             "tried": {0.003: 0.9, 0.01: 0.5},
             "data": "d" * 16,
             "flags": "f" * 16,
+            **origin,
         }
         for name in values
     }
@@ -107,13 +125,54 @@ def planted_table(suite: Suite, label: str, values: dict, **changed) -> Table:
         "names": ("d_model", "max_steps"),
         "rows": rows,
         "runs": tuple(planted_runs(suite, values)),
-        "origin": {"commit": "0" * 40, "dirty": "no", "versions": "torch 2.6.0", "processor": "cpu"},
     }
     return Table(**{**content, **changed})
 
 
-def planted_card(suite: Suite, ours: dict, published: dict, statuses=None, missing=None) -> dict:
-    """The content of card.json. ours, published: {label: values as in `planted_runs`}."""
+def plant_folder(root, suite: Suite, name: str, label: str, **changed) -> Path:
+    """ROOT/ROW/LAYER with finished runs of today's code and flags.
+
+    changed: rates, tuning_seed, seeds, or code and data, digests.
+    """
+    plan = {"rates": suite.rates, "tuning_seed": suite.tuning_seed, "seeds": SEEDS} | changed
+    settings = {"seeds": list(plan["seeds"]), "tuning_seed": plan["tuning_seed"]}
+    settings |= {"tasks": [{"label": name}], "models": [{"label": label}], "settings": [{"label": ""}]}
+    verdicts = {"first": label, "claim": "differs", "alpha": 0.05, "level": 0.95, "margin": 0.0}
+    folder = Path(root) / name / file_name(label)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_rows(folder / "results.jsonl", _rows_of_folder(suite, suite.row(name), label, plan))
+    write_json(folder / "config.json", seal({"kind": "compare", "settings": settings, "command": "compare"}))
+    write_json(folder / "verdicts.json", seal({**verdicts, "pairs": [], "suite": [], "holes": [], "notes": []}))
+    seeds = " ".join(map(str, plan["seeds"]))
+    (folder / "summary.csv").write_text(f"task,model,setting,seeds,lr\n{name},{label},,{seeds},{plan['rates'][0]}\n")
+    return folder
+
+
+def _rows_of_folder(suite: Suite, row: Row, label: str, plan: dict) -> list[dict]:
+    """One run per rate on the tuning seed, then one per fresh seed at the first rate."""
+    runs = [("tuning", plan["tuning_seed"], rate) for rate in plan["rates"]]
+    runs += [("report", seed, plan["rates"][0]) for seed in plan["seeds"]]
+    words = shlex.join(expected_words(suite, row, label))
+    common = {
+        **{"task": row.name, "model": label, "setting": "", "why": "", "val_value": 0.5, "val_loss": 1.0},
+        **{theirs: ORIGIN[ours] for ours, theirs in COLUMNS.items()},
+        "code_digest": plan.get("code") or code_digest(expected_setup(suite, row, label)),
+        "data_digest": plan.get("data") or data_of(suite, row).examples,
+    }
+    return [
+        {**planted_run(row.name, seed, 0.5), **common, "run": str(seed), "role": role, "lr": rate}
+        | {"flags": f"{words} --lr {rate!r} --seed {seed}"}
+        for role, seed, rate in runs
+    ]
+
+
+def write_rows(path: Path, rows: list[dict]) -> None:
+    """A results.jsonl."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def planted_card(suite: Suite, ours: dict, published: dict, statuses=None, missing=None, files=()) -> dict:
+    """The content of card.json. ours, published: {label: values as in `planted_runs`}; files: of `make`."""
     tables = {label: planted_table(suite, label, values) for label, values in published.items()}
     known = {
         (label, row.name): Status(VALID) if row.name in published.get(label, {}) else Status("missing", "no runs")
@@ -121,12 +180,13 @@ def planted_card(suite: Suite, ours: dict, published: dict, statuses=None, missi
         for row in suite.rows
     }
     field = cards.field_of(suite, tables, {**known, **(statuses or {})})
-    return cards.make(suite, {label: scores_of(suite, values) for label, values in ours.items()}, field, missing or {})
+    runs = {label: scores_of(suite, values) for label, values in ours.items()}
+    return cards.make(suite, runs, field, missing or {}, files)
 
 
 def scores_of(suite: Suite, values: dict) -> dict:
-    """{row: {seed: Score}}."""
-    found: dict = {}
+    """{row: {seed: Score}}, with None for a run that has failed."""
+    found: dict = {name: dict.fromkeys(SEEDS[: len(given)]) for name, given in values.items()}
     for run in planted_runs(suite, values):
-        found.setdefault(run["row"], {})[run["seed"]] = score_of(run, suite.row(run["row"]).measure)
+        found[run["row"]][run["seed"]] = score_of(run, suite.row(run["row"]).measure)
     return found

@@ -31,13 +31,15 @@ def of_baselines(claim: Claim, folder: Path = FOLDER) -> Evidence | None:
         if not path.is_file():
             return None
         table = open_sealed(path)
-        commits.add(table.get("commit") or "")
-        machines.add(table.get("processor") or "")
+        origins = [dict(zip(table["row_columns"], row, strict=True)) for row in table["rows"]]
         for task, row in claim.rows:
             cell = _cell(table, task, row, model)
             if cell is None:
                 return None
             cells.append(cell)
+            made = next(origin for origin in origins if origin["row"] == row)
+            commits |= set((made.get("commit") or "").split(" and "))
+            machines |= set((made.get("processor") or "").split(" and "))
     if not cells:
         return None
     machine = {"commits": sorted(commits - {""}), "machines": sorted(machines - {""})}

@@ -89,7 +89,7 @@ def _read(kind: str, text: str) -> list[Side]:
         raise UserError(
             f"--{kind}: got '{text}' ({error}), allowed: a name and its flags, such as 'gru --n_layer 1'"
         ) from error
-    if not flags[0].startswith("--"):
+    if flags and not flags[0].startswith("--"):
         raise UserError(
             f"--{kind}: got '{text}', allowed: a name, and then flags that begin with --; several names need commas, "
             "or quotes of their own"

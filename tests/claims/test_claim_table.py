@@ -150,8 +150,9 @@ def baseline(folder, model, rows):
         for s in (11, 12, 13)
     ]
     rates = "0.001=0.5 0.003=0.9 0.01=0.7"
-    document = {"kind": "baseline", "layer": model, "commit": "0123456789", "run_columns": COLUMNS, "runs": runs}
-    document |= {"row_columns": ["row", "lr", "tried"], "rows": [[row, 0.003, rates] for row, _ in rows]}
+    table = {"run_columns": COLUMNS, "runs": runs, "row_columns": ["row", "lr", "tried", "commit"]}
+    rows = [[row, 0.003, rates, f"0123 and {row}"] for row, _ in rows]
+    document = {"kind": "baseline", "layer": model, **table, "rows": rows}
     (folder / f"{name}.json").write_text(json.dumps(seal(document)))
 
 
@@ -169,6 +170,7 @@ def test_the_baselines_of_the_card_are_evidence_where_they_hold_all_runs(tmp_pat
     assert evidence.cells[0].measures["at_mean"] == (0.8,) * 3
     assert evidence.cells[0].measures["at_32"] == (None,) * 3
     assert (evidence.cells[0].facts["lr"], evidence.cells[0].facts["at_edge"]) == (0.003, "no")
+    assert evidence.machine["commits"] == sorted({"0123", *(row for row, _ in rows)})
     assert judge([(claim, evidence)])[0].seeds == 3
     path = tmp_path / "gru.json"
     path.write_text(path.read_text().replace("0.9", "0.8", 1))

@@ -11,14 +11,14 @@ from unittest import mock
 
 import pytest
 from page_checks import problems
-from planted_cards import SUITE, planted_card, planted_table, write_suite
+from planted_cards import SUITE, plant_folder, planted_card, planted_table, write_suite
 from planted_comparison import Plan, plant
 from planted_runs import PlantedEngine, done
 
 from src.commands import card as command
 from src.flags.fields import UserError
 from src.storage.files import open_sealed, seal, write_json
-from src.study.card import remake, work
+from src.study.card import remake, runs, work
 from src.study.card.baselines import path_of, write_table
 from src.study.card.validity import VALID, Status
 from src.study.comparison import campaign as campaigns
@@ -100,12 +100,23 @@ def test_wrong_words_are_one_line(main, tmp_path):
         ),
         (("--suite", "tiny.toml", "--collect", "nowhere"), "--collect: got 'nowhere'"),
         (("--suite", "tiny.toml", "--model", "gru", "--max_steps", "3"), "unknown flag --max_steps"),
+        (("--suite", "tiny.toml", "--model", "gru", "--baselines", "nowhere"), "--baselines: got 'nowhere'"),
     ):
         code, out, err = main("card", *(words or ("--suite", "tiny.toml")))
         assert code == 2, words
         assert said in err, words
         assert len(err.strip().splitlines()) == 1, err
         assert out == ""
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["tiny.toml"]
+
+
+@pytest.mark.parametrize("layer", ["grru", "mamba --d_stat 3", "mamba --d_state x"])
+@pytest.mark.parametrize("words", [("--model", "gru", "--plan"), ("--remake", "--out_dir", "R"), ("--collect", ".")])
+def test_a_wrong_layer_of_the_suite_is_one_line_before_anything_begins(main, tmp_path, layer, words):
+    write_suite(tmp_path, SUITE.replace('"gru"]', f'"gru", "{layer}"]'))
+    code, out, err = main("card", "--suite", "tiny.toml", *words)
+    assert (code, out, len(err.strip().splitlines())) == (2, "", 1), err
+    assert "suite tiny" in err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["tiny.toml"]
 
 
@@ -153,14 +164,15 @@ def test_a_card_has_a_row_per_capability_a_rank_and_a_sentence(planted, main, tm
     code, out, err = main("card", *typed(tmp_path, "--out_dir", "R"))
     assert code == 0, err
     lines = out.splitlines()
-    assert lines[0].startswith("gru: solves 0 of 2 rows; over all rows it is nearest to ")
+    assert lines[0].startswith("gru: solves 0 of 2 rows; over all rows it is nearest to linear_attention")
     assert lines[1].startswith("  parity  ")
     assert lines[-1] == "R"
     document = open_sealed(tmp_path / "R" / "card.json")
     assert document["published"] == ["linear_attention", "gru"]
     rows = {row["row"]: row for row in document["cards"][0]["rows"]}
     assert rows["recall"]["values"] == [pytest.approx(2 * (0.9 + seed / 1e4) - 1) for seed in (11, 12, 13)]
-    assert (rows["recall"]["best"], rows["recall"]["of"]) == (1, 3)
+    assert rows["recall"]["rank"] == "1 of 2"  # its own record is none of the published layers here
+    assert "rank 1 of 2  " in lines[2]
     text = (tmp_path / "R" / "report.html").read_text()
     assert problems(text) == []
     assert "Capability card of" in text
@@ -175,6 +187,26 @@ def test_the_same_command_continues_and_a_layer_can_be_added(planted, main, tmp_
     assert main("card", *words)[0] == 0
     cards = open_sealed(tmp_path / "R" / "card.json")["cards"]
     assert [card["model"] for card in cards] == ["gru", "linear_attention"]
+
+
+def test_another_plan_in_the_folder_removes_the_old_card(planted, main, tmp_path, monkeypatch):
+    assert main("card", *typed(tmp_path, "--out_dir", "R"))[0] == 0
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(folder, "_run", interrupted)
+    assert main("card", *typed(tmp_path, "--out_dir", "R", "--seeds", "4"))[0] == 130
+    assert not (tmp_path / "R" / "card.json").exists()
+
+
+def test_a_row_that_is_left_out_is_named_with_its_reason(planted, main, tmp_path, monkeypatch):
+    why = "the text is not to be had here"
+    monkeypatch.setattr(runs, "without_text", lambda suite, row: why if row.name == "recall" else "")
+    code, out, err = main("card", *typed(tmp_path, "--out_dir", "R"))
+    assert code == 0, err
+    assert f"row recall is left out: {why}" in out
+    assert "no score:" not in out
 
 
 def test_an_interrupt_keeps_the_runs_and_names_the_command(planted, main, tmp_path, monkeypatch):
@@ -214,6 +246,15 @@ def test_layers_of_a_remake_are_those_of_the_suite(tmp_path):
         remake.labels_of(suite, ["deltanet"])
 
 
+def test_a_remake_of_more_seeds_than_are_finished_is_not_passed(planted, main, tmp_path):
+    for row in planted.rows:
+        plant_folder(tmp_path / "base", planted, row.name, "gru")
+    words = ("card", "--suite", "tiny.toml", "--remake", "--model", "gru", "--out_dir", "base", "--plan", "--quiet")
+    for seeds, missing in ((0, "0 of 2"), (4, "2 of 2")):
+        code, _, err = main(*words, "--seeds", seeds)
+        assert (code, f"{missing} comparisons are missing" in err) == (0, True), err
+
+
 def test_help_names_every_flag():
     text = command.parser().format_help()
     for part in (command.CardConfig, command.CardControl):
@@ -231,7 +272,8 @@ def test_records_are_made_and_a_layer_is_then_equal_to_itself(main, tmp_path):
     assert "4 of 4 comparisons are missing" in err
     code, _, err = main(*words, "--remake", "--out_dir", "base", "--quiet")
     assert (code, "0 of 4 comparisons are missing" in err) == (0, True)
-    code, _, err = main(*words, "--model", "gru", "--no_cost", "--out_dir", "R", "--quiet")
+    renamed = str(Path(__file__).parent / "sanity" / "renamed.py")  # gru under another name
+    code, _, err = main(*words, "--model", renamed, "--no_cost", "--out_dir", "R", "--quiet")
     assert code == 0, err
     document = json.loads((tmp_path / "R" / "card.json").read_text())
     assert document["holes"] == []
@@ -273,6 +315,23 @@ def test_the_page_has_the_card_on_top_with_what_is_not_ranked(shown):
     for row in document["cards"][0]["rows"]:
         assert row["sentence"].split(";")[0] in words
     assert "nothing is compared" not in words  # the card does compare
+
+
+def test_the_page_of_a_layer_without_a_score_and_of_a_published_one(shown, tmp_path):
+    place, _ = shown
+    ours = {"mine": {"parity": ("diverged",) * 3}, "none": {"recall": (None,) * 3}, "gru": PUBLISHED["gru"]}
+    document = planted_card(write_suite(tmp_path), ours, PUBLISHED)
+    write_json(place / "card.json", seal(document))
+    text = render(read([place]))
+    assert problems(text) == []
+    words = words_of(text)
+    assert "diverges on parity in every run" in words
+    assert "has no score on any of the 2 rows that count" in words
+    assert "gru minus gru" not in words
+    assert "Capabilities of none" not in words
+    assert [card.published for card in read([place]).cards] == [("linear_attention", "gru")] * 2 + [
+        ("linear_attention",)
+    ]
 
 
 def test_a_card_with_hostile_names_is_shown_as_text(shown):

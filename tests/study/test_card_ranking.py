@@ -45,7 +45,11 @@ def test_scores_are_scaled_from_chance_and_never_below_it():
 def test_a_run_that_diverged_and_a_model_without_a_score_beyond_training_score_zero_there():
     assert score_of(planted_run("parity", 11, 0.5, 0.5, status="diverged"), ("value", "at_mean")).value == 0.0
     undefined = planted_run("parity", 11, 0.9, None, at_mean="undefined", at_mean_scaled=None)
-    assert score_of(undefined, ("value", "at_mean")).beyond == 0.0
+    found = score_of(undefined, ("value", "at_mean"))
+    assert (found.beyond, found.lacks_beyond) == (0.0, True)
+    at_chance = score_of(planted_run("parity", 11, 0.9, 0.0), ("value", "at_mean"))
+    assert (at_chance.beyond, at_chance.lacks_beyond) == (0.0, False)
+    assert not score_of(undefined, ("value",)).lacks_beyond
 
 
 def test_one_length_beyond_training_needs_no_mean():
@@ -70,6 +74,11 @@ def test_a_run_has_the_same_score_in_a_table_as_in_its_comparison():
 def test_equal_scores_have_an_interval_of_the_test_sets_width():
     mean, low, high = mean_of(list(seeds_of(0.6, 0.6, 0.6).values()))
     assert (mean, high - low) == (pytest.approx(0.6), pytest.approx(2 * 1.96 * 0.005 / np.sqrt(3), rel=1e-3))
+
+
+def test_runs_that_all_diverged_have_no_interval():
+    runs = [score_of(planted_run("recall", seed, 0.0, status="diverged"), ("value",)) for seed in (11, 12, 13)]
+    assert mean_of(runs) == (0.0, None, None)
 
 
 def test_seeds_with_one_test_set_do_not_make_its_sampling_smaller():
@@ -137,7 +146,7 @@ def test_the_rank_leaves_open_what_the_verdicts_leave_open():
     place = place_of({label: against(word) for label, word in words.items()})
     assert (place.best, place.worst, place.of, place.words) == (2, 4, 6, "2-4 of 6")
     assert place_of({"a": against(AHEAD)}).words == "1 of 2"
-    assert place_of({}).words == "1 of 1"
+    assert place_of({}).words == ""
 
 
 def test_among_equally_near_layers_the_one_that_is_nearest_over_all_rows_is_named():
@@ -201,6 +210,59 @@ def test_a_row_without_two_finished_runs_is_a_hole(tmp_path):
     (card,) = planted_card(write_suite(tmp_path), ours, PUBLISHED)["cards"]
     assert card["holes"] == [{"row": "parity", "why": "1 of at least 2 runs are finished"}]
     assert list(rows_of({"cards": [card]})) == ["recall"]
+
+
+def test_a_layer_without_a_finished_run_has_a_card_that_says_so(tmp_path):
+    ours = {"mine": {"parity": (None, None, None)}, "other": {}}
+    first, second = planted_card(write_suite(tmp_path), ours, PUBLISHED)["cards"]
+    assert (
+        first["holes"]
+        == second["holes"]
+        == [
+            {"row": "parity", "why": "0 of at least 2 runs are finished"},
+            {"row": "recall", "why": "0 of at least 2 runs are finished"},
+        ]
+    )
+    assert first["sentence"] == "has no score on any of the 2 rows that count"
+
+
+def test_a_row_that_is_left_out_for_every_layer_is_no_hole_of_one(tmp_path):
+    document = planted_card(write_suite(tmp_path), {"mine": {"parity": (1.0,) * 3}}, PUBLISHED, None, {"recall": "why"})
+    assert document["missing"] == [{"row": "recall", "why": "why"}]
+    assert document["cards"][0]["holes"] == []
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (("diverged", "diverged", 0.3), "diverges on parity in 2 of 3 runs and reaches 0.30 of the way"),
+        (("diverged",) * 3, "diverges on parity in every run"),
+        (((1.0, "undefined"),) * 3, "solves parity, has no score beyond its training length"),
+        (((1.0, "undefined"), (1.0, 0.0), "diverged"), "has no score beyond its training length in 1 of 2 runs"),
+        (((1.0, 1.0), (1.0, 1.0), "diverged"), "and solves it in 2, holds beyond its training length"),
+        ((1.0, 1.0, None), "solves parity, holds beyond its training length, without a result in 1 of 3 runs"),
+    ],
+)
+def test_runs_that_diverge_fail_or_cannot_be_scored_are_in_the_sentence(tmp_path, values, said):
+    document = planted_card(write_suite(tmp_path), {"mine": {"parity": values}}, PUBLISHED)
+    assert said in rows_of(document)["parity"]["sentence"]
+
+
+def test_a_published_layer_is_not_compared_with_its_own_record(tmp_path):
+    suite = write_suite(tmp_path)
+    document = planted_card(suite, {"gru": PUBLISHED["gru"]}, PUBLISHED)
+    (card,) = document["cards"]
+    assert card["published"] == ["linear_attention", "deltanet --neg_eigen"]
+    assert {layer["layer"] for row in card["rows"] for layer in row["against"]} == set(card["published"])
+    assert rows_of(document)["recall"]["rank"] == "3 of 3"
+    assert card["nearest"] != "gru"
+    (file,) = planted_card(suite, {"gru": PUBLISHED["gru"]}, PUBLISHED, files={"gru"})["cards"]
+    assert (file["nearest"], file["rows"][1]["of"]) == ("gru", 4)
+
+
+def test_the_sentence_over_all_rows_names_how_many_have_a_score(tmp_path):
+    (card,) = planted_card(write_suite(tmp_path), {"mine": {"recall": (0.2, 0.22, 0.21)}}, PUBLISHED)["cards"]
+    assert "over the 1 of 2 rows that have a score it is nearest to gru" in card["sentence"]
 
 
 def test_a_control_row_is_shown_and_not_counted(tmp_path):

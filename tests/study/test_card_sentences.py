@@ -9,7 +9,8 @@ import pytest
 
 from src.models import MODELS
 from src.study.card.sentences import PARTS, RULES, Facts, fired, overall, sentence
-from src.study.card.traits import TRAITS, is_exact, shared_by
+from src.study.card.suite import read_suite
+from src.study.card.traits import KNOWN, TRAITS, _without_positions, is_exact, shared_by
 
 THREE = ("mamba", "gru", "gla")
 PLAIN = Facts(
@@ -29,6 +30,11 @@ CASES = {
         "diverges on recall of 16 pairs in every run",
         facts(diverged=2),
     ),
+    "some runs diverged": (
+        facts(diverged=2, within=0.3),
+        "diverges on recall of 16 pairs in 2 of 3 runs and reaches 0.30 of the way from chance to perfect in the other",
+        PLAIN,
+    ),
     "real text": (
         facts(is_text=True, raw=(0.5, 0.51, 0.52)),
         "predicts 51.0 % of recall of 16 pairs",
@@ -46,6 +52,11 @@ CASES = {
         "learns little of recall of 16 pairs (0.30 of the way from chance to perfect)",
         facts(within=0.01),
     ),
+    "no score beyond": (
+        facts(lack_beyond=3, within=0.9),
+        "has no score beyond its training length",
+        facts(beyond=0.1, within=0.9),
+    ),
     "holds beyond": (facts(beyond=0.95), "holds beyond its training length", facts(beyond=0.85)),
     "fails beyond": (facts(beyond=0.1), "fails beyond its training length", facts(beyond=0.1, within=0.3)),
     "loses beyond": (
@@ -53,6 +64,7 @@ CASES = {
         "keeps 0.60 of the way from chance to perfect beyond its training length",
         facts(beyond=None),
     ),
+    "some runs failed": (facts(failed=1), "without a result in 1 of 4 runs", PLAIN),
     "nothing to rank with": (
         facts(ahead=(), behind=(), same=(), nearest=""),
         "no published layer is ranked here",
@@ -90,7 +102,7 @@ CASES = {
     ),
     "needed": (
         facts(shared="a short convolution", is_exact=True),
-        "exactly the layers ahead of it have a short convolution",
+        "of the ranked layers, exactly those ahead of it have a short convolution",
         facts(shared="a short convolution"),
     ),
     "shared": (
@@ -132,15 +144,25 @@ def test_the_nearest_layer_is_named_only_if_no_difference_to_it_is_shown():
 
 def test_the_sentence_over_all_rows_counts_what_is_solved():
     rows = [facts(**SOLVED), PLAIN, facts(is_text=True)]
-    assert overall(rows, "gla", 0.051) == (
+    assert overall(rows, 3, "gla", 0.051) == (
         "solves 1 of 2 rows; over all rows it is nearest to gla (root mean square difference 0.05)"
     )
-    assert overall(rows, "", None) == "solves 1 of 2 rows; no published layer is ranked on all rows"
+    assert overall(rows, 3, "", None) == "solves 1 of 2 rows; no published layer is ranked on all rows"
+    where = "the 3 of 5 rows that have a score"
+    assert f"over {where} it is nearest to gla" in overall(rows, 5, "gla", 0.051)
+    assert overall(rows, 5, "", None) == f"solves 1 of 2 rows; no published layer is ranked on {where}"
+
+
+def test_a_single_published_layer_is_not_called_all_of_them():
+    alone = {"ahead": (), "behind": (), "same": ()}
+    for place, words in (("ahead", "behind"), ("behind", "ahead of"), ("same", "no difference to")):
+        said = sentence(facts(**{**alone, place: ("gru",)}))
+        assert f"; {words} the one published layer that is ranked" in said
 
 
 # Traits
 
-ALL = {label for members in TRAITS.values() for label in members} | {"linear_attention", "retnet", "gla"}
+ALL = set(KNOWN)
 
 
 def test_a_trait_is_named_only_if_it_tells_those_ahead_apart():
@@ -157,9 +179,21 @@ def test_a_trait_is_named_only_if_it_tells_those_ahead_apart():
     assert shared_by(attention, attention | {"gru"}) == "attention over all earlier positions"
 
 
-def test_the_traits_name_layers_of_the_registry():
-    for label in ALL:
-        assert label.split()[0] in MODELS
+def test_nothing_is_said_where_a_layer_is_ranked_whose_parts_are_not_known():
+    """A flag may add or remove a trait: `deltanet --n_head 2` has a short convolution too."""
+    delta = {"deltanet", "gated_deltanet"}
+    assert shared_by(delta, {*delta, "gru", "retnet"}) != ""
+    assert shared_by(delta, {*delta, "gru", "retnet", "deltanet --n_head 2"}) == ""
+
+
+def test_the_layers_whose_parts_are_known_are_those_of_the_suite():
+    assert {_without_positions(label) for label in read_suite("core").layers} == KNOWN
+    assert {label for members in TRAITS.values() for label in members} <= KNOWN
+
+
+def test_gates_of_a_nonlinear_recurrence_are_not_denied():
+    """The gates of lstm and gru depend on the input as well, so the trait is one of linear recurrences."""
+    assert not [trait for trait in TRAITS if "decay" in trait and "linear recurrence" not in trait]
 
 
 def test_layers_with_a_short_convolution_are_those_that_have_one_by_default():

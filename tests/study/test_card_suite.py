@@ -55,6 +55,10 @@ def test_the_name_of_a_layers_file_has_no_spaces():
         ('says = "parity"', 'says = "parity"\nneeds = "bible"', "needs: got 'bible'"),
         ('says = "parity"', 'says = "parity"\ntimes = 3', "row 'parity': unknown key 'times'"),
         ('"gru"]', '"gru", "gru"]', "layers: got 'gru' twice"),
+        ('"gru"]', '"mine.py"]', "layers: got .*mine.py', allowed: layers of this program"),
+        ("rates = [0.003, 0.01]", f"rates = [1{'0' * 400}]", "rates: got"),
+        ("rates = [0.003, 0.01]", f"rates = [1{'0' * 5000}]", "is not TOML"),
+        ('name = "tiny"', f'name = "tiny"\nx = {"[" * 5000}{"]" * 5000}', "is nested too deeply"),
         ('task = "recall ', 'task = "recall what ', "flags that begin with --"),
         ("[[row]]", "[row", "is not TOML"),
     ],
@@ -80,6 +84,15 @@ def test_an_unknown_suite_and_a_file_that_is_not_there_are_one_line(tmp_path, mo
 def test_a_task_of_ones_own_lies_beside_the_suite_file(tmp_path):
     text = SUITE.replace('task = "recall --n_pairs 2', 'task = "my_task.py')
     assert write_suite(tmp_path, text).row("recall").task.name == str(tmp_path / "my_task.py")
+
+
+@pytest.mark.parametrize("flags", [" --context_len 12", ""])
+def test_the_path_of_a_task_and_the_folder_of_a_suite_may_have_spaces(tmp_path, flags):
+    folder = tmp_path / "my suites"
+    folder.mkdir()
+    row = 'task = "recall --n_pairs 2 --context_len 12 --max_steps 6 --batch_size 8"'
+    task = write_suite(folder, SUITE.replace(row, f"""task = "'my task.py'{flags}\"""")).row("recall").task
+    assert (task.name, list(task.flags)) == (str(folder / "my task.py"), flags.split())
 
 
 @pytest.mark.parametrize(

@@ -185,4 +185,5 @@ def test_a_run_that_raises_is_a_hole_with_its_reason_and_exit_code_1(tmp_path):
 
 def test_kind_and_names_of_the_folder_are_those_of_the_command():
     assert folder.KIND == "compare"
-    assert {"results.csv", "results.jsonl", "summary.csv", "verdicts.json", "report.html"} == set(folder.TABLES)
+    tables = {"results.csv", "results.jsonl", "summary.csv", "verdicts.json", "card.json", "report.html"}
+    assert tables == set(folder.TABLES)

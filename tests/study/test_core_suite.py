@@ -13,7 +13,7 @@ from src.setup.plan import plan
 from src.study.card.baselines import read_tables
 from src.study.card.ranking import AHEAD, compare
 from src.study.card.suite import read_suite
-from src.study.card.validity import PROBE_STEPS, probe_of
+from src.study.card.validity import PROBE_LOSSES, probe_of
 
 SUITE = read_suite("core")
 
@@ -58,9 +58,11 @@ def test_ten_to_twelve_rows_count_and_the_control_is_shown_only():
 @pytest.mark.parametrize("label", SUITE.layers)
 def test_each_published_layer_can_be_probed(label):
     """The probe plans, builds and trains the layer as the suite sizes it, in the suite's own kind of batches."""
-    losses = probe_of(SUITE, label)
-    assert len(losses) == PROBE_STEPS + 1
+    probe = probe_of(SUITE, label)
+    losses, scores = probe[:PROBE_LOSSES], probe[PROBE_LOSSES:]
+    assert len(losses) == PROBE_LOSSES
     assert all(0 < loss < 10 for loss in losses)
+    assert all(abs(score) < 1 for score in scores)
 
 
 def pairs_apart(row, tables) -> list[tuple[str, str]]:

@@ -90,9 +90,7 @@ def test_a_card_that_is_wrong_is_noticed(label, card):
 
 def test_a_stored_layer_gives_the_card_of_its_runs(tmp_path):
     """From results.jsonl of a folder of `card` to a file, and back to a card."""
-    import json
-
-    from planted_cards import SUITE, planted_run, planted_table, write_suite
+    from planted_cards import SUITE, planted_run, planted_table, write_rows, write_suite
 
     suite = write_suite(tmp_path, SUITE)
     rows = [
@@ -100,7 +98,7 @@ def test_a_stored_layer_gives_the_card_of_its_runs(tmp_path):
         | {"setting": "", "why": "", "val_value": 0.5, "val_loss": 1.0}
         for seed in (11, 12, 13)
     ]
-    (tmp_path / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_rows(tmp_path / "results.jsonl", rows)
     (table,) = tables_of(tmp_path, suite)
     path = write_table(tmp_path, table)
     card = card_of(suite, path, "mine", {"gru": planted_table(suite, "gru", {"recall": (0.5, 0.5, 0.5)})})

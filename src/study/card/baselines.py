@@ -2,19 +2,19 @@
 
     tables = read_tables(suite.folder, suite)          # {label: Table}; UserError for a file that was edited
     table.scores["recall"]                             # {seed: Score}
-    tables, holes = collect(suite, "runs/core")        # from the folders that `card --remake` makes: ROW/LAYER
+    found = open_folder("runs/core/recall/gru", row, "gru")      # a folder that `card --remake` makes: ROW/LAYER
     write_table(suite.folder, table)
 
 A file holds the runs on fresh seeds with the scores of the card, the learning rates that were tried, and what says
 whether it is still valid (src/study/card/validity.py): digests of the data and of the flags of each row, and a probe of
-the code. It has no path and no name of a machine, only the kind of its processor.
+the code. Each row says which commit and which kind of processor made its runs, because rows may be made one after the
+other. A file has no path and no name of a machine.
 """
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from src.flags.fields import UserError
@@ -23,14 +23,15 @@ from src.study.card.scores import DATA_DIGITS, Score, beyond_column, score_of
 from src.study.card.suite import BEYOND, Row, Suite, file_name
 from src.study.comparison.stored import open_stored, read_rows
 
-SCHEMA = 1
+SCHEMA = 2
 REMAKE = "`card --remake` makes it anew"
 RUN_COLUMNS = (
     *("row", "seed", "lr", "status", "metric", "value", "low", "high", "chance", "ceiling", "scaled"),
     *("at_mean", "at_mean_low", "at_mean_high", "at_mean_scaled", "lengths", "data_digest"),
     *("solved_at", "steps", "best_step", "parameters", "layer_parameters", "state_bytes", "train_s"),
 )
-ROW_COLUMNS = ("row", "task", "metric", "lr", "tried", "data", "flags")
+ORIGIN = {"commit": "commit", "dirty": "dirty", "processor": "machine", "versions": "versions"}  # {ours: of a run}
+ROW_COLUMNS = ("row", "task", "metric", "lr", "tried", "data", "flags", *ORIGIN)
 DIGITS = 6  # significant digits of a number in a table
 
 
@@ -39,18 +40,17 @@ class Table:
     """The runs of one published layer.
 
     runs: rows of RUN_COLUMNS.  rows: {row: its ROW_COLUMNS}, where tried is {learning rate: score on val}.
-    protocol: of Suite.protocol_digest.  probe: losses (src/study/card/validity.py).  names: the flags that `flags`
-    covers.  origin: commit, dirty, versions, processor.
+    protocol: of Suite.protocol_digest.  probe: losses and scores (src/study/card/validity.py).  names: the flags that
+    `flags` covers.
     """
 
     label: str
     suite: str
     protocol: str
-    probe: tuple[float, ...]
+    probe: tuple[float | None, ...]
     names: tuple[str, ...]
     rows: dict[str, dict]
     runs: tuple[dict, ...]
-    origin: dict = field(default_factory=dict)
 
     def scores(self, row: Row) -> dict[int, Score]:
         """{seed: its score} in a row; empty where the layer has no run of it."""
@@ -66,7 +66,6 @@ class Table:
             "protocol": self.protocol,
             "probe": list(self.probe),
             "flag_names": " ".join(self.names),
-            **self.origin,
             "row_columns": list(ROW_COLUMNS),
             "rows": [[_flat(found[name]) for name in ROW_COLUMNS] for found in self.rows.values()],
             "run_columns": list(RUN_COLUMNS),
@@ -74,7 +73,9 @@ class Table:
         }
 
 
-ORIGIN = ("commit", "dirty", "versions", "processor")
+def records_of(suite: Suite, given: str = "") -> Path:
+    """The folder of the records: the one that --baselines gives, or that of the suite."""
+    return Path(given) if given else suite.folder
 
 
 def path_of(folder: Path, label: str) -> Path:
@@ -123,7 +124,6 @@ def read_table(path: Path, label: str, suite: Suite) -> Table:
         names=tuple(document["flag_names"].split()),
         rows={row["row"]: {**row, "tried": _tried(row["tried"])} for row in rows},
         runs=tuple({**run, "lengths": _lengths(run["lengths"])} for run in runs),
-        origin={name: document.get(name) for name in ORIGIN},
     )
 
 
@@ -135,12 +135,14 @@ class Found:
     """A finished folder of one row and one layer.
 
     facts: columns of ROW_COLUMNS that the folder tells.  words: the command line of `train` of its first run.
+    tuning_seed: on which the learning rates were tried.  codes: digests of the code that the runs used.
     """
 
     facts: dict
     runs: tuple[dict, ...]
     words: str
-    origin: dict
+    tuning_seed: int = 0
+    codes: frozenset[str] = frozenset()
 
 
 def open_folder(folder: Path, row: Row, label: str) -> Found:
@@ -149,11 +151,18 @@ def open_folder(folder: Path, row: Row, label: str) -> Found:
     (summary, *others) = stored.document["summary"]
     if others or summary["model"] != label:
         raise UserError(f"'{folder}' is a comparison of {summary['model']}, allowed: one of '{label}' alone")
-    fresh = [found for found in read_rows(folder / "results.jsonl") if found["role"] == "report"]
+    rows = read_rows(folder / "results.jsonl")
+    fresh = [found for found in rows if found["role"] == "report"]
     first = fresh[0]
     tried = {rate["lr"]: rate["val_value"] for rate in stored.document["rates"]}
-    facts = {"row": row.name, "metric": first["metric"], "lr": first["lr"], "tried": tried}
-    return Found(facts, tuple(_run(row, found) for found in fresh), first["flags"], _origin(first))
+    facts = {"row": row.name, "metric": first["metric"], "lr": first["lr"], "tried": tried, **origin_of(fresh)}
+    return Found(
+        facts,
+        tuple(_run(row, found) for found in fresh),
+        first["flags"],
+        stored.document["tuning_seed"],
+        frozenset(str(found.get("code_digest") or "") for found in rows),
+    )
 
 
 def _run(row: Row, found: Mapping) -> dict:
@@ -167,10 +176,11 @@ def _run(row: Row, found: Mapping) -> dict:
     return {**run, "row": row.name, "data_digest": digest, "lengths": lengths}
 
 
-def _origin(found: Mapping) -> dict:
-    machine = str(found.get("machine") or "")
-    origin = {"commit": found.get("commit"), "dirty": found.get("dirty"), "versions": found.get("versions")}
-    return {**origin, "processor": machine}
+def origin_of(runs: Iterable[Mapping]) -> dict[str, str]:
+    """The columns of ORIGIN, from rows of results.jsonl. Runs may have several origins: 'a and b'."""
+    runs = list(runs)
+    values = {name: dict.fromkeys(str(run.get(theirs) or "") for run in runs) for name, theirs in ORIGIN.items()}
+    return {name: " and ".join(filter(None, found)) for name, found in values.items()}
 
 
 def _flat(value):
@@ -192,26 +202,3 @@ def _lengths(text: str) -> dict[str, float | str]:
 
 def _pairs(text: str) -> list[tuple[str, str]]:
     return [tuple(part.split("=", 1)) for part in (text or "").split()]
-
-
-def merged(old: Table | None, new: Table, rows: Sequence[Row]) -> Table:
-    """The new table, with the rows of the old one that the new one lacks, as far as the suite still has them.
-
-    An old table of another protocol or with another probe is dropped: one file has one code.
-    """
-    if old is None or old.protocol != new.protocol or old.probe != new.probe or old.names != new.names:
-        return new
-    order = [row.name for row in rows]
-    facts = {**{name: found for name, found in old.rows.items() if name in order}, **new.rows}
-    runs = [run for run in old.runs if run["row"] in order and run["row"] not in new.rows] + list(new.runs)
-    by_row = functools.partial(sorted, key=lambda run: (order.index(run["row"]), run["seed"]))
-    return Table(
-        new.label,
-        new.suite,
-        new.protocol,
-        new.probe,
-        new.names,
-        {name: facts[name] for name in order if name in facts},
-        tuple(by_row(runs)),
-        new.origin,
-    )

@@ -1,15 +1,15 @@
 """From runs to cards: scores, verdicts against each published layer, ranks and sentences, as the content of card.json.
 
-    document = make(suite, runs, tables, statuses, missing)
+    document = make(suite, runs_of(campaign, suite), field_of(suite, tables, statuses), missing, files)
 
-runs: {label: {row: {seed: Score}}} of the layers that are asked about. A row of a layer without two finished runs is a
-hole, and so is a published layer without a valid record; both are named, and neither is ranked.
+A row of a layer without two finished runs is a hole, and so is a published layer without a valid record; both are
+named, and neither is ranked. A published layer is not compared with its own record.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from src.study.card import sentences as say
@@ -18,12 +18,12 @@ from src.study.card.ranking import AHEAD, BEHIND, SAME, Against, compare, neares
 from src.study.card.scores import Score, mean_of, score_of
 from src.study.card.suite import Row, Suite
 from src.study.card.traits import is_exact, shared_by
+from src.study.card.validity import MISSING, VALID
 from src.study.comparison.campaign import Campaign
 
-SCHEMA = 1
-MISSING, STALE, VALID = "missing", "stale", "valid"
+SCHEMA = 2
 FEWEST = 2  # seeds of a row that has a score
-Runs = Mapping[str, Mapping[str, Mapping[int, Score]]]
+Seeds = Mapping[int, Score | None]  # the runs of a row by seed; None for one that has no result
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,14 @@ class Field:
         found = {row.name: self.scores.get((label, row.name)) for row in rows}
         return {name: _mean(scores) for name, scores in found.items() if scores}
 
+    def without(self, label: str) -> Field:
+        """The other published layers."""
+        return Field({key: found for key, found in self.scores.items() if key[0] != label}, self.holes)
+
+    def labels(self, suite: Suite) -> list[str]:
+        """The layers that have a score in some row, in the order of the suite."""
+        return [label for label in suite.layers if any(found == label for found, _ in self.scores)]
+
 
 def field_of(suite: Suite, tables: Mapping[str, Table], statuses: Mapping) -> Field:
     """The published layers, by the status of each record."""
@@ -61,26 +69,35 @@ def field_of(suite: Suite, tables: Mapping[str, Table], statuses: Mapping) -> Fi
     return Field(scores, holes)
 
 
-def runs_of(campaign: Campaign, suite: Suite) -> dict[str, dict[str, dict[int, Score]]]:
-    """{label: {row: {seed: Score}}} of the finished runs on fresh seeds of a comparison."""
-    found: dict = {}
+def runs_of(campaign: Campaign, suite: Suite) -> dict[str, dict[str, dict[int, Score | None]]]:
+    """{label: {row: Seeds}} of the runs on fresh seeds of a comparison, for every layer that was asked about."""
+    found: dict = {side.label: {} for side in campaign.comparison.models}
     for run, known in campaign.runs():
-        if run.role == "report" and known.row:
+        if run.role == "report":
             row = suite.row(run.cell.task)
-            scores = found.setdefault(run.cell.model, {}).setdefault(row.name, {})
-            scores[run.seed] = score_of(known.row, row.measure)
+            score = score_of(known.row, row.measure) if known.row else None
+            found[run.cell.model].setdefault(row.name, {})[run.seed] = score
     return found
 
 
-def make(suite: Suite, runs: Runs, field: Field, missing: Mapping[str, str]) -> dict:
-    """The content of card.json, without its seal. missing: {row: why it is left out} for every layer."""
-    labels = [label for label in suite.layers if any((label, row.name) in field.scores for row in suite.rows)]
+def make(
+    suite: Suite,
+    runs: Mapping[str, Mapping[str, Seeds]],
+    field: Field,
+    missing: Mapping[str, str],
+    files: Collection[str] = (),
+) -> dict:
+    """The content of card.json, without its seal.
+
+    runs: of every layer that is asked about.  missing: {row: why it is left out} for every layer.  files: the labels of
+    layers that are a user's own files, which may have the name of a published one.
+    """
     return {
         "schema": SCHEMA,
         "kind": "card",
         "suite": suite.name,
         "parameters": suite.parameters,
-        "published": labels,
+        "published": field.labels(suite),
         "rows": [row.name for row in suite.rows],
         "missing": [{"row": name, "why": why} for name, why in missing.items()],
         "holes": [
@@ -89,7 +106,10 @@ def make(suite: Suite, runs: Runs, field: Field, missing: Mapping[str, str]) -> 
             if name not in missing
         ],
         "field": [_field_row(row, field) for row in suite.rows if row.name not in missing],
-        "cards": [_card(suite, label, found, field) for label, found in runs.items()],
+        "cards": [
+            _card(suite, label, found, field if label in files else field.without(label), missing)
+            for label, found in runs.items()
+        ],
     }
 
 
@@ -100,42 +120,52 @@ def _field_row(row: Row, field: Field) -> dict:
     return {"row": row.name, "layers": layers}
 
 
-def _card(suite: Suite, label: str, runs: Mapping[str, Mapping[int, Score]], field: Field) -> dict:
-    """The card of one layer."""
-    scored = {row.name: runs[row.name] for row in suite.rows if len(runs.get(row.name, {})) >= FEWEST}
-    counted = [row for row in suite.rows if row.name in scored and not row.is_control]
+def _card(suite: Suite, label: str, runs: Mapping[str, Seeds], field: Field, missing: Mapping[str, str]) -> dict:
+    """The card of one layer among those of the field."""
+    finished = {row.name: _finished(runs.get(row.name, {})) for row in suite.rows}
+    scored = {name: scores for name, scores in finished.items() if len(scores) >= FEWEST}
+    counting = [row for row in suite.rows if not row.is_control]
+    counted = [row for row in counting if row.name in scored]
     mine = {row.name: _mean(scored[row.name]) for row in counted}
     distances = {other: profile_distance(mine, field.means(other, counted)) for other in suite.layers}
     distances = {other: distance for other, distance in distances.items() if math.isfinite(distance)}
     rows, facts = [], []
     for row in suite.rows:
         if row.name in scored:
-            entry, found = _row(row, scored[row.name], field, distances)
+            failed = len(runs[row.name]) - len(scored[row.name])
+            entry, found = _row(row, scored[row.name], failed, field, distances)
             rows.append(entry)
             facts += [] if row.is_control else [found]
     first = min(distances, key=distances.__getitem__, default="")
     return {
         "model": label,
+        "published": field.labels(suite),
         "rows": rows,
         "holes": [
-            {"row": row.name, "why": f"{len(runs.get(row.name, {}))} of at least {FEWEST} runs are finished"}
-            for row in suite.rows
-            if row.name not in scored
+            {"row": name, "why": f"{len(scores)} of at least {FEWEST} runs are finished"}
+            for name, scores in finished.items()
+            if name not in scored and name not in missing
         ],
         "nearest": first,
         "distance": distances.get(first),
-        "sentence": say.overall(facts, first, distances.get(first)),
+        "sentence": say.overall(facts, len(counting), first, distances.get(first)),
     }
 
 
-def _row(row: Row, mine: Mapping[int, Score], field: Field, distances: Mapping[str, float]) -> tuple[dict, say.Facts]:
-    """A row of the card, and the facts of its sentence."""
+def _finished(runs: Seeds) -> dict[int, Score]:
+    return {seed: score for seed, score in runs.items() if score is not None}
+
+
+def _row(
+    row: Row, mine: Mapping[int, Score], failed: int, field: Field, distances: Mapping[str, float]
+) -> tuple[dict, say.Facts]:
+    """A row of the card, and the facts of its sentence. failed: runs without a result."""
     against = {label: compare(mine, theirs) for label, theirs in field.of_row(row.name).items()}
     against = {label: found for label, found in against.items() if found is not None}
     scores = [mine[seed] for seed in sorted(mine)]
     value, low, high = mean_of(scores)
     place, near = place_of(against), nearest(against, distances)
-    facts = facts_of(row, scores, against, near)
+    facts = facts_of(row, scores, failed, against, near)
     entry = {
         "row": row.name,
         "says": row.says,
@@ -151,6 +181,7 @@ def _row(row: Row, mine: Mapping[int, Score], field: Field, distances: Mapping[s
         "best": place.best,
         "worst": place.worst,
         "of": place.of,
+        "rank": place.words,
         "nearest": near,
         "against": [
             {"layer": label, "value": a.value, "low": a.low, "high": a.high, "n": a.n, "word": a.word}
@@ -162,18 +193,21 @@ def _row(row: Row, mine: Mapping[int, Score], field: Field, distances: Mapping[s
     return entry, facts
 
 
-def facts_of(row: Row, scores: list[Score], against: Mapping[str, Against], near: str) -> say.Facts:
+def facts_of(row: Row, scores: list[Score], failed: int, against: Mapping[str, Against], near: str) -> say.Facts:
     """The facts that the rules of sentences look at."""
     by_word = {word: tuple(label for label, a in against.items() if a.word == word) for word in (AHEAD, BEHIND, SAME)}
     better, among = set(by_word[BEHIND]), set(against)  # this layer is behind those that are ahead of it
     trait = shared_by(better, among)
-    beyond = [score.beyond for score in scores if score.beyond is not None]
+    learned = [score for score in scores if not score.diverged]
+    beyond = [score.beyond for score in learned if score.beyond is not None and not score.lacks_beyond]
     return say.Facts(
         says=row.says,
         raw=tuple(score.raw for score in scores),
-        within=sum(score.within for score in scores) / len(scores),
+        within=sum(score.within for score in learned) / max(1, len(learned)),
         beyond=sum(beyond) / len(beyond) if beyond else None,
-        diverged=sum(score.diverged for score in scores),
+        diverged=len(scores) - len(learned),
+        failed=failed,
+        lack_beyond=sum(score.lacks_beyond for score in scores),
         ahead=by_word[BEHIND],
         behind=by_word[AHEAD],
         same=by_word[SAME],

@@ -1,92 +1,147 @@
 """From folders of `compare` to the tables of baselines: ROOT/ROW/LAYER, one finished comparison in each.
 
-    tables, lines = collect(suite, "runs/core")        # lines: what is not finished, or not of this suite
+    made = Remade(suite, "runs/core", records)       # records: the folder with the tables
+    made.is_finished(row, "gru")                     # as the suite would run it today, and with the code of today
+    tables, lines = made.collect(["gru"])            # lines: what is not finished, or not of this suite
+    paths, lines = store(suite, records, tables)     # lines: which rows of earlier tables were dropped
 
-The probe of a table is made now, by the code that runs this. So runs are collected with the code that made them, or
-with one whose mathematics is the same.
+The probe of a table is made now, by the code that runs this. So the runs must be those of this code, or of a code that
+computes the same: one whose table has a probe that passes today.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import dataclasses
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from src.flags.fields import UserError
+from src.setup.plan import Setup
 from src.study.card.baselines import Found, Table, open_folder, path_of, read_table, write_table
-from src.study.card.baselines import merged as merged_with
 from src.study.card.runs import without_text
 from src.study.card.scores import DATA_DIGITS
 from src.study.card.suite import Row, Suite, file_name
 from src.study.card.validity import (
-    RowData,
+    VALID,
+    Status,
+    check_code,
+    check_row,
     data_of,
     expected_setup,
     flag_names,
     flags_digest,
     probe_of,
     recorded_setup,
+    same_probe,
 )
+from src.study.comparison.digest import code_digest
 
 
-def folder_of(root: Path, row: str, label: str) -> Path:
-    """Where the runs of one row and one layer are."""
-    return Path(root) / row / file_name(label)
+class Remade:
+    """The runs of published layers below a folder.
 
+    records: the folder with their tables.  seeds: how many fresh seeds are wanted; 0 = as many as the suite says.
+    rows: those whose text is there.  missing: one line per other row.  data: {row: its RowData}.
+    """
 
-def collect(suite: Suite, root: Path, labels: Iterable[str] = ()) -> tuple[list[Table], list[str]]:
-    """The tables of the layers that have a finished row, and one line per row and layer that is left out."""
-    root, tables, lines = Path(root), [], []
-    present = []
-    for row in suite.rows:
-        why = without_text(suite, row)
-        lines += [f"{row.name}: {why}"] if why else []
-        present += [] if why else [row]
-    data = {row.name: data_of(suite, row) for row in present}
-    for label in labels or suite.layers:
-        found = {}
-        for row in present:
+    def __init__(self, suite: Suite, root: Path, records: Path, seeds: int = 0):
+        self.suite, self.root, self.records = suite, Path(root), Path(records)
+        self.seeds = range(suite.seeds[0], suite.seeds[0] + (seeds or len(suite.seeds)))
+        absent = {row.name: without_text(suite, row) for row in suite.rows}
+        self.missing = [f"{name}: {why}" for name, why in absent.items() if why]
+        self.rows = [row for row in suite.rows if not absent[row.name]]
+        self.data = {row.name: data_of(suite, row) for row in self.rows}
+        self._codes: dict[str, Status] = {}
+
+    def folder(self, row: Row, label: str) -> Path:
+        """Where the runs of one row and one layer are."""
+        return self.root / row.name / file_name(label)
+
+    def is_finished(self, row: Row, label: str) -> bool:
+        """Whether the runs of a row and a layer are finished, and those of the suite as it is today."""
+        try:
+            self.open(row, label)
+        except UserError:
+            return False
+        return True
+
+    def open(self, row: Row, label: str) -> Found:
+        """The runs of a row and a layer. UserError where there are none, or those of another suite or another code."""
+        folder = self.folder(row, label)
+        if not (folder / "config.json").is_file():
+            raise UserError("not begun")
+        found, wanted = open_folder(folder, row, label), expected_setup(self.suite, row, label)
+        for problem in (
+            _other_flags(wanted, recorded_setup(found)),
+            self._other_seeds(row, found),
+            _other_rates(self.suite, found),
+            self._other_code(label, wanted, found),
+        ):
+            if problem:
+                raise UserError(problem)
+        return found
+
+    def _other_seeds(self, row: Row, found: Found) -> str:
+        runs = {run["seed"]: run for run in found.runs}
+        lacking = [str(seed) for seed in self.seeds if seed not in runs]
+        if lacking:
+            return f"made without seed {', '.join(lacking)}"
+        same = runs[self.seeds[0]]["data_digest"] == self.data[row.name].examples[:DATA_DIGITS]
+        return "" if same else "made with other data"
+
+    def _other_code(self, label: str, wanted: Setup, found: Found) -> str:
+        """What is wrong with the code of the runs. A record with a passing probe shows that it computes the same."""
+        if found.codes == {code_digest(wanted)}:
+            return ""
+        if label not in self._codes:
+            self._codes[label] = self._recorded_code(label)
+        known = self._codes[label]
+        return "" if known.word == VALID else f"made with other code, which may compute something else ({known.why})"
+
+    def _recorded_code(self, label: str) -> Status:
+        before, why = _earlier(self.suite, self.records, label)
+        return check_code(self.suite, before) if before else Status("", why or "the layer has no record")
+
+    def collect(self, labels: Iterable[str]) -> tuple[list[Table], list[str]]:
+        """The tables of the layers that have a finished row, and one line per row and layer that is left out."""
+        tables, lines = [], list(self.missing)
+        for label in labels:
+            found = {}
+            for row in self.rows:
+                try:
+                    found[row.name] = self.open(row, label)
+                except UserError as error:
+                    lines.append(f"{row.name}, {label}: {error}")
             try:
-                found[row.name] = _checked(suite, root, row, label, data[row.name])
+                tables += [_table(self.suite, label, found, self.data)] if found else []
             except UserError as error:
-                lines.append(f"{row.name}, {label}: {error}")
-        if found:
-            tables.append(_table(suite, label, found, data))
-    return tables, lines
+                lines.append(f"{label}: {error}")
+        return tables, lines
 
 
-def is_finished(suite: Suite, root: Path, row: Row, label: str, data: RowData) -> bool:
-    """Whether the runs of a row and a layer are finished, and those of the suite as it is today."""
-    try:
-        _checked(suite, root, row, label, data)
-    except UserError:
-        return False
-    return True
+def _other_flags(wanted: Setup, made: Setup) -> str:
+    values = [
+        f"--{name} {getattr(made.args, name, 'absent')} (the suite: {getattr(wanted.args, name)})"
+        for name in flag_names(wanted)
+        if getattr(wanted.args, name) != getattr(made.args, name, None)
+    ]
+    return f"made with other flags: {', '.join(values)}" if values else ""
 
 
-def _checked(suite: Suite, root: Path, row: Row, label: str, data: RowData) -> Found:
-    """The runs in the folder of a row and a layer. UserError where there are none, or these of another suite."""
-    folder = folder_of(root, row.name, label)
-    if not (folder / "config.json").is_file():
-        raise UserError("not begun")
-    found = open_folder(folder, row, label)
-    wanted, made = expected_setup(suite, row, label), recorded_setup(found)
-    differing = [name for name in flag_names(wanted) if getattr(wanted.args, name) != getattr(made.args, name, None)]
-    if differing:
-        values = ", ".join(
-            f"--{name} {getattr(made.args, name, 'absent')} (the suite: {getattr(wanted.args, name)})"
-            for name in differing
-        )
-        raise UserError(f"made with other flags: {values}")
-    first = next((run for run in found.runs if run["seed"] == suite.seeds[0]), None)
-    if first is None or first["data_digest"] != data.examples[:DATA_DIGITS]:
-        raise UserError("made with other data, or without the first seed of the suite")
-    rates = sorted(found.facts["tried"])
-    if not set(suite.rates) <= set(rates) and len(suite.rates) > 1:
-        raise UserError(f"learning rates {rates} were tried, the suite has {sorted(suite.rates)}")
-    return found
+def _other_rates(suite: Suite, found: Found) -> str:
+    """What differs in how the learning rate was chosen. With --lr_extend there may be more rates than in the suite."""
+    tried, wanted = set(found.facts["tried"]), set(suite.rates)
+    if tried and found.tuning_seed != suite.tuning_seed:
+        return f"learning rates were chosen on seed {found.tuning_seed}, the suite has {suite.tuning_seed}"
+    chosen = {found.facts["lr"], *(run["lr"] for run in found.runs)}
+    usual = wanted if len(wanted) > 1 else set()  # a single rate is not tried before
+    is_usual = tried == usual or bool(suite.lr_extend and usual and tried > usual)
+    if not (is_usual and chosen <= (tried or wanted)):
+        return f"learning rates {sorted(tried or chosen)} were tried, the suite has {sorted(wanted)}"
+    return ""
 
 
-def _table(suite: Suite, label: str, found: dict[str, Found], data: dict[str, RowData]) -> Table:
+def _table(suite: Suite, label: str, found: Mapping[str, Found], data: Mapping) -> Table:
     """The table of one layer from its finished rows. Its flags are those of all rows, so that rows may be added."""
     setups = {name: expected_setup(suite, suite.row(name), label) for name in data}
     names = tuple(sorted({name for setup in setups.values() for name in flag_names(setup)}))
@@ -99,19 +154,70 @@ def _table(suite: Suite, label: str, found: dict[str, Found], data: dict[str, Ro
         }
         for name, one in found.items()
     }
-    origin = next(iter(found.values())).origin
     runs = tuple(run for one in found.values() for run in one.runs)
-    return Table(label, suite.name, suite.protocol_digest(), probe_of(suite, label), names, rows, runs, origin)
+    return Table(label, suite.name, suite.protocol_digest(), probe_of(suite, label), names, rows, runs)
 
 
-def store(suite: Suite, folder: Path, tables: Iterable[Table]) -> list[Path]:
-    """Write the tables. Rows of an earlier file that are not among the new ones stay where the code is the same."""
-    paths = []
+# Into the files
+
+
+def store(suite: Suite, folder: Path, tables: Iterable[Table]) -> tuple[list[Path], list[str]]:
+    """Write the tables. Rows of an earlier file that are not among the new ones stay where the code computes the same.
+
+    Returns the files, and one line per earlier row that is dropped.
+    """
+    paths, lines = [], []
     for table in tables:
-        old = path_of(folder, table.label)
-        try:
-            before = read_table(old, table.label, suite) if old.is_file() else None
-        except UserError:  # an edited or foreign file is what a new one is made for
-            before = None
-        paths.append(write_table(folder, merged_with(before, table, suite.rows)))
-    return paths
+        before, why = _earlier(suite, folder, table.label)
+        whole, dropped = merged(suite, before, table)
+        lines += [*([f"{table.label}: the earlier record is replaced: {why}"] if why else []), *dropped]
+        paths.append(write_table(folder, whole))
+    return paths, lines
+
+
+def _earlier(suite: Suite, folder: Path, label: str) -> tuple[Table | None, str]:
+    """(the table that a layer has, why it cannot be read). An edited or foreign file is what a new one is made for."""
+    path = path_of(folder, label)
+    try:
+        return (read_table(path, label, suite) if path.is_file() else None), ""
+    except UserError as error:
+        return None, str(error)
+
+
+def merged(suite: Suite, old: Table | None, new: Table) -> tuple[Table, list[str]]:
+    """The new table with the rows of the old one that it lacks, and one line per row of the old one that is dropped.
+
+    Each row keeps its own origin. The probe is then the old one, so that small differences do not add up.
+    """
+    kept, lines = {}, []
+    for name in old.rows if old else ():
+        if name not in new.rows:
+            row, why = _carried_over(suite, old, new, name)
+            kept |= {} if why else {name: row}
+            lines += [f"{name}, {new.label}: dropped from the record: {why}"] if why else []
+    if not kept:
+        return new, lines
+    order = [row.name for row in suite.rows]
+    facts = {**kept, **new.rows}
+    runs = [run for run in old.runs if run["row"] in kept] + list(new.runs)
+    rows = {name: facts[name] for name in order if name in facts}
+    ordered = sorted(runs, key=lambda run: (order.index(run["row"]), run["seed"]))
+    return dataclasses.replace(new, probe=old.probe, rows=rows, runs=tuple(ordered)), lines
+
+
+def _carried_over(suite: Suite, old: Table, new: Table, name: str) -> tuple[dict, str]:
+    """(a row of an old table as one of the new table, why it cannot be one)."""
+    stored, row = old.rows[name], next((row for row in suite.rows if row.name == name), None)
+    if row is None:
+        return {}, "the suite has no such row"
+    if old.protocol != new.protocol:
+        return {}, "its learning rates were chosen by another protocol"
+    if not same_probe(old.probe, new.probe):
+        return {}, "the code changed"
+    if old.names == new.names:
+        return stored, ""
+    # The digest covers other flags than before. That of today may take its place where the record passes today.
+    status = check_row(suite, old, row, stored["data"])
+    if status.word != VALID:
+        return {}, status.why
+    return {**stored, "flags": flags_digest(expected_setup(suite, row, new.label), new.names)}, ""

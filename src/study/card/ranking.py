@@ -43,7 +43,9 @@ class Place:
 
     @property
     def words(self) -> str:
-        """'3-5 of 14', or '4 of 14'."""
+        """'3-5 of 14', or '4 of 14'; empty where there is no other layer."""
+        if self.of < 2:
+            return ""
         ends = f"{self.best}" if self.best == self.worst else f"{self.best}-{self.worst}"
         return f"{ends} of {self.of}"
 

@@ -3,22 +3,24 @@
     ROOT/ROW/LAYER      a folder of `compare` with one task and one model, finished or to be continued
     records             one file per layer (src/study/card/baselines.py), written after each layer
 
-A folder whose runs are finished and those of the suite is passed, so the same command goes on after a Ctrl-C.
+A folder is passed whose runs are finished and those of the suite, of all wanted seeds and of the code of today. So the
+same command goes on after a Ctrl-C. Runs of another code are passed too where the record of the layer is valid, because
+the code then computes the same.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from src.flags.fields import UserError, suggest
 from src.measure.progress import words as time_words
 from src.measure.session import continuing
-from src.study.card.collect import collect, folder_of, is_finished, store
-from src.study.card.runs import Prepared, prepare, without_text
+from src.study.card.baselines import records_of
+from src.study.card.collect import Remade, store
+from src.study.card.runs import Prepared, check_layers, prepare
 from src.study.card.suite import Row, Suite
-from src.study.card.validity import data_of
 from src.study.comparison import folder, planned
 from src.study.comparison.budget import seconds_of
 from src.study.engines.local import usable_cores
@@ -38,48 +40,50 @@ def labels_of(suite: Suite, models: Sequence[str]) -> tuple[str, ...]:
     return tuple(label for label in suite.layers if label in wanted or not wanted)
 
 
-def records_of(suite: Suite, config) -> Path:
-    """The folder of the records."""
-    return Path(config.baselines) if config.baselines else suite.folder
-
-
 def collect_records(suite: Suite, labels: Sequence[str], config, control) -> int:
     """Write the records from finished runs; returns 1 where some are missing."""
     root = Path(config.collect)
     if not root.is_dir():
         raise UserError(f"--collect: got '{root}', allowed: a folder with the runs of --remake: ROW/LAYER")
-    tables, lines = collect(suite, root, labels)
-    paths = store(suite, records_of(suite, config), tables)
-    for line in lines:
-        print(f"notice: {line}", file=sys.stderr)
+    check_layers(suite)
+    tables, lines = _remade(suite, root, config).collect(labels)
+    paths, dropped = store(suite, records_of(suite, config.baselines), tables)
+    _notice([*lines, *dropped])
     if not control.quiet:
         for table, path in zip(tables, paths, strict=True):
             print(f"{table.label}: {len(table.rows)} rows, {len(table.runs)} runs: {path}")
-    print(records_of(suite, config))
+    print(records_of(suite, config.baselines))
     return FAILED if lines else OK
+
+
+def _remade(suite: Suite, root: Path, config) -> Remade:
+    return Remade(suite, root, records_of(suite, config.baselines), config.seeds)
+
+
+def _notice(lines: Iterable[str]) -> None:
+    for line in lines:
+        print(f"notice: {line}", file=sys.stderr)
 
 
 def run(argv: list[str], suite: Suite, labels: Sequence[str], config, control) -> int:
     """Run what is missing, layer by layer over all rows, and write the record after each layer."""
-    rows = [row for row in suite.rows if not without_text(suite, row)]
+    check_layers(suite)
     root = Path(control.out_dir)
-    data = {row.name: data_of(suite, row) for row in rows}
-    missing = [
-        (label, row) for label in labels for row in rows if not is_finished(suite, root, row, label, data[row.name])
-    ]
-    print(f"{len(missing)} of {len(labels) * len(rows)} comparisons are missing", file=sys.stderr)
+    made = _remade(suite, root, config)
+    missing = [(label, row) for label in labels for row in made.rows if not made.is_finished(row, label)]
+    print(f"{len(missing)} of {len(labels) * len(made.rows)} comparisons are missing", file=sys.stderr)
     if config.plan:
         return _plan(suite, missing, config, control)
     code = OK
     for label in labels:
         for row in [row for one, row in missing if one == label]:
-            code = max(code, _run_one(suite, row, label, config, control, root))
+            code = max(code, _run_one(suite, row, label, config, control, made.folder(row, label)))
             if code == INTERRUPTED:
                 print(f"continue with: {continuing('card', argv, root)}", file=sys.stderr)
                 return code
-        tables, _ = collect(suite, root, [label])
-        store(suite, records_of(suite, config), tables)
-    print(records_of(suite, config))
+        tables, _ = made.collect([label])
+        _notice(store(suite, records_of(suite, config.baselines), tables)[1])
+    print(records_of(suite, config.baselines))
     return code
 
 
@@ -92,9 +96,8 @@ def _workers(control, prepared: Prepared) -> int:
     return control.workers or max(1, usable_cores() // prepared.asked.control.threads)
 
 
-def _run_one(suite: Suite, row: Row, label: str, config, control, root: Path) -> int:
+def _run_one(suite: Suite, row: Row, label: str, config, control, out_dir: Path) -> int:
     """The runs of one row and one layer, in a folder of their own."""
-    out_dir = folder_of(root, row.name, label)
     prepared = _prepared(suite, row, label, config, control, str(out_dir))
     place = folder.Folder(str(out_dir))
     place.check()

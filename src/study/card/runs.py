@@ -52,6 +52,17 @@ def _row_of(suite: Suite, rows: Sequence[Row], models: Sequence[str]) -> str:
     return f", row {wrong[0]}" if 0 < len(wrong) < len(rows) else ""
 
 
+def check_layers(suite: Suite) -> None:
+    """UserError for a published layer that is unknown or has a wrong flag. No data is made and no model is built."""
+    first = suite.rows[:1]
+    for label in suite.layers:
+        asked = ask(suite, first, [label])
+        try:
+            plan([*asked.comparison.common, *first[0].task.words, *asked.comparison.models[0].words])
+        except UserError as error:
+            raise UserError(f"suite {suite.name}, layer '{label}': {error}") from error
+
+
 def prepare(
     suite: Suite,
     models: Sequence[str],

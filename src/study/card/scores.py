@@ -5,8 +5,8 @@
     mean, low, high = mean_of([score, ...])           # over seeds
 
 A scaled column is (score - chance) / (ceiling - chance). `value` is the primary metric on the test set, `at_mean` its
-mean over the lengths beyond training. A run that diverged, and a model without a score at such lengths, scores 0 there.
-So does a score below chance: to be worse than chance is no ability that ranks.
+mean over the lengths beyond training. A run that diverged, and a model without a score at such lengths, scores 0 there,
+and the score says so. A score below chance counts as 0 too: to be worse than chance is no ability that ranks.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ class Score:
     """One run. within, beyond: scaled, at the lengths of training and beyond (None where the row has none).
 
     raw: the primary metric on the test set.  error: the standard error of `value` by sampling the test set.
-    data: the digest of the test set; empty: unknown.
+    data: the digest of the test set; empty: unknown.  diverged: it counts as 0.  lacks_beyond: the row has lengths
+    beyond training, and the model no score there, which counts as 0.
     """
 
     value: float
@@ -40,6 +41,7 @@ class Score:
     error: float
     data: str = ""
     diverged: bool = False
+    lacks_beyond: bool = False
 
 
 def score_of(row: Mapping, measure: Sequence[str]) -> Score:
@@ -48,9 +50,10 @@ def score_of(row: Mapping, measure: Sequence[str]) -> Score:
     scale = (row["ceiling"] - row["chance"]) or 1.0
     within = 0.0 if diverged else max(0.0, float(row["scaled"]))
     errors = [_error(row, VALUE, scale)]
-    beyond = None
+    beyond = found = None
     if BEYOND in measure:
-        beyond = 0.0 if diverged else max(0.0, _beyond(row, scale))
+        found = None if diverged else _beyond(row, scale)
+        beyond = max(0.0, found or 0.0)
         errors.append(_error(row, beyond_column(row), scale))
     parts = [within] if beyond is None else [within, beyond]
     return Score(
@@ -61,6 +64,7 @@ def score_of(row: Mapping, measure: Sequence[str]) -> Score:
         error=0.0 if diverged else math.sqrt(sum(e * e for e in errors)) / len(parts),
         data=str(row.get("data_digest") or "")[:DATA_DIGITS],
         diverged=diverged,
+        lacks_beyond=beyond is not None and found is None and not diverged,
     )
 
 
@@ -75,14 +79,14 @@ def beyond_column(row: Mapping) -> str:
     return max(lengths, key=lambda name: int(name[3:]), default=BEYOND)
 
 
-def _beyond(row: Mapping, scale: float) -> float:
-    """The scaled score beyond training; 0 where the model has no score there."""
+def _beyond(row: Mapping, scale: float) -> float | None:
+    """The scaled score beyond training; None where the model has no score there."""
     column = beyond_column(row)
     scaled = row.get(f"{column}_scaled")
     if _is_number(scaled):
         return float(scaled)
     value = row.get(column)
-    return (float(value) - row["chance"]) / scale if _is_number(value) else 0.0
+    return (float(value) - row["chance"]) / scale if _is_number(value) else None
 
 
 def _error(row: Mapping, column: str, scale: float) -> float:
@@ -99,10 +103,10 @@ def _is_number(value) -> bool:
 
 
 def mean_of(scores: Sequence[Score]) -> tuple[float, float | None, float | None]:
-    """(mean, low, high) over seeds, within the range of a score; no interval for one seed."""
+    """(mean, low, high) over seeds, within the range of a score; no interval for one seed, nor if all have diverged."""
     values = [score.value for score in scores]
     mean, low, high = interval(values, [score.error for score in scores], share_test_set(scores))
-    if low is None:
+    if low is None or all(score.diverged for score in scores):
         return mean, None, None
     return mean, max(0.0, low), min(1.0, high)
 

@@ -1,8 +1,8 @@
 """A suite: the rows of a card, with one budget and one learning-rate protocol for every layer.
 
-    suite = read_suite("core")             # src/study/suites/core.toml
-    suite = read_suite("my_suite.toml")    # a user's own file, read by the same code
-    suite.words(suite.rows[0], "mamba")    # the words of `compare` for one row and one layer
+    suite = read_suite("core")                        # src/study/suites/core.toml
+    suite = read_suite("my_suite.toml")               # a user's own file, read by the same code
+    suite.words([suite.rows[0].task], ["mamba"])      # the words of `compare` for one row and one layer
 
 docs/card.md describes the file. Nothing here imports torch.
 """
@@ -10,7 +10,6 @@ docs/card.md describes the file. Nothing here imports torch.
 from __future__ import annotations
 
 import difflib
-import math
 import re
 import shlex
 import sys
@@ -183,7 +182,9 @@ def _read(path: Path) -> Suite:
         document = tomllib.loads(data.decode("utf-8"))
     except OSError as error:
         raise wrong(f"cannot be read: {error.strerror}") from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except RecursionError as error:
+        raise wrong("is nested too deeply; docs/card.md has an example") from error
+    except ValueError as error:  # of the encoding, of TOML, or of a number with thousands of digits
         raise wrong(f"is not TOML ({str(error).splitlines()[0]}); docs/card.md has an example") from error
     head = _checked(document, HEAD, "", wrong)
     _check_numbers(head, wrong)
@@ -235,7 +236,7 @@ def _fits(value, kind: str) -> bool:
     if kind == "whole":
         return isinstance(value, int) and not isinstance(value, bool)
     if kind == "number":
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
     return isinstance(value, {"text": str, "switch": bool, "table": dict}[kind])
 
 
@@ -251,7 +252,11 @@ def _check_numbers(head: Mapping, wrong: _Wrong) -> None:
 
 def _labels(texts: Sequence[str], wrong: _Wrong) -> tuple[str, ...]:
     """The labels of the layers, as `compare` has them. Two of them must not have one file name."""
-    labels = tuple(side.label for text in texts for side in _sides("model", text, wrong))
+    sides = [side for text in texts for side in _sides("model", text, wrong)]
+    for side in sides:
+        if side.is_file:
+            raise wrong(f"layers: got '{side.name:.60}', allowed: layers of this program; yours goes to --model")
+    labels = tuple(side.label for side in sides)
     files = [file_name(label).casefold() for label in labels]
     for label, name in zip(labels, files, strict=True):
         if files.count(name) > 1:
@@ -283,8 +288,11 @@ def _rows(tables: Iterable[Mapping], folder: Path, wrong: _Wrong) -> tuple[Row, 
 
 def _beside(text: str, folder: Path) -> str:
     """The text of a task; a path of a user's own file is below the folder of the suite."""
-    name, space, flags = text.strip().partition(" ")
-    return f"{shlex.quote(str(folder / name))}{space}{flags}" if is_path(name) else text
+    try:
+        name, *flags = shlex.split(text)
+    except ValueError:  # also of an empty text, or with quotes that do not match; read_sides says what is wrong
+        return text
+    return shlex.join([str(folder / name), *flags]) if is_path(name) else text
 
 
 def _sides(kind: str, text: str, wrong: _Wrong, where: str = "") -> tuple[Side, ...]:

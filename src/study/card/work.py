@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from src.flags.fields import UserError
 from src.storage.files import seal, write_json
 from src.study.card import cards
-from src.study.card.baselines import read_tables
-from src.study.card.runs import Prepared, prepare
+from src.study.card.baselines import Table, read_tables, records_of
+from src.study.card.runs import Prepared, check_layers, prepare
 from src.study.card.suite import Suite
 from src.study.card.validity import MISSING, STALE, VALID, Status, check_baselines
 from src.study.comparison import cost, folder, gate, planned
@@ -30,7 +29,8 @@ def run(argv: list[str], suite: Suite, models: Sequence[str], config, control) -
     """Make the cards of these layers; returns the exit code. config, control: of src/commands/card.py."""
     place = folder.Folder(control.out_dir)
     place.check(control.reuse)
-    tables = read_tables(Path(config.baselines) if config.baselines else suite.folder, suite)
+    check_layers(suite)
+    tables = _tables(suite, config.baselines)
     say = planned.sayer(control.quiet)
     prepared = prepare(suite, models, config.seeds, _words(config, control), say=say)
     asked, cells = prepared.asked, prepared.cells
@@ -51,11 +51,20 @@ def run(argv: list[str], suite: Suite, models: Sequence[str], config, control) -
 
     def finish(campaign: Campaign) -> list[str]:
         field = cards.field_of(suite, tables, statuses)
-        document = cards.make(suite, cards.runs_of(campaign, suite), field, prepared.missing)
+        files = {side.label for side in asked.comparison.models if side.is_file}
+        document = cards.make(suite, cards.runs_of(campaign, suite), field, prepared.missing, files)
         write_json(place.path / NAME, seal(document))
         return lines_of(document)
 
     return folder.carry_out(place, argv, asked, cells, notes, workers, COMMAND, finish, checks)
+
+
+def _tables(suite: Suite, given: str) -> dict[str, Table]:
+    """The records. UserError where --baselines names no folder; that of a suite need not be there yet."""
+    records = records_of(suite, given)
+    if given and not records.is_dir():
+        raise UserError(f"--baselines: got '{given}', allowed: a folder with records; --remake makes one")
+    return read_tables(records, suite)
 
 
 def _words(config, control) -> list[str]:
@@ -114,12 +123,11 @@ def lines_of(document: Mapping) -> list[str]:
         width = max((len(row["row"]) for row in card["rows"]), default=0)
         lines += [f"  {row_words(row, width)}" for row in card["rows"]]
         lines += [f"  {hole['row'].ljust(width)}  no score: {hole['why']}" for hole in card["holes"]]
-    return lines
+    return lines + [f"row {row['row']} is left out: {row['why']}" for row in document["missing"]]
 
 
 def row_words(row: Mapping, width: int = 0) -> str:
     """'recall  0.98 [0.95, 1.00]  rank 1-3 of 14  solves recall of 16 pairs; ...'."""
     ends = "" if row["low"] is None else f" [{row['low']:.2f}, {row['high']:.2f}]"
-    ends_of = f"{row['best']}" if row["best"] == row["worst"] else f"{row['best']}-{row['worst']}"
-    rank = f"rank {ends_of} of {row['of']}" if row["of"] > 1 else "not ranked"
+    rank = f"rank {row['rank']}" if row["rank"] else "not ranked"
     return f"{row['row'].ljust(width)}  {row['value']:.2f}{ends}  {rank}  {row['sentence']}"

@@ -43,8 +43,9 @@ from src.study.comparison.verdicts import judge
 from src.study.engines import DIVERGED, DONE, Outcome
 from src.study.engines.grouped import Grouped
 from src.study.page import write_report
+from src.study.page.card import NAME as CARD
 
-TABLES = ("results.csv", "results.jsonl", "summary.csv", "verdicts.json", "report.html")
+TABLES = ("results.csv", "results.jsonl", "summary.csv", "verdicts.json", CARD, "report.html")
 OK, FAILED, INTERRUPTED = 0, 1, 130
 
 

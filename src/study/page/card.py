@@ -29,7 +29,7 @@ class Ranked:
 
 @dataclass(frozen=True)
 class CardRow:
-    """A row of a card. values: the scaled score of each seed.  best, worst: places among `of`.
+    """A row of a card. values: the scaled score of each seed.  best, worst: places among `of`.  rank: these in words.
 
     against: this layer's score minus each published one's, with the verdict.  published: their scores.
     """
@@ -45,6 +45,7 @@ class CardRow:
     best: int
     worst: int
     of: int
+    rank: str
     nearest: str
     sentence: str
     against: tuple[Ranked, ...]
@@ -61,7 +62,7 @@ class Absent:
 
 @dataclass(frozen=True)
 class Card:
-    """The card of one layer. outside: records of published layers that are stale or missing."""
+    """The card of one layer. published: those it is compared with.  outside: records that are stale or missing."""
 
     model: str
     suite: str
@@ -86,9 +87,9 @@ def cards_of(document: dict) -> list[Card]:
             model=v.text(card, "model"),
             suite=v.text(document, "suite"),
             parameters=v.count(document, "parameters"),
-            published=v.texts(document, "published")[:MOST_LAYERS],
+            published=v.texts(card, "published")[:MOST_LAYERS],
             sentence=v.text(card, "sentence", LONGEST_SENTENCE),
-            rows=tuple(_row(row, published) for row in v.records(card, "rows")[:MOST_ROWS]),
+            rows=tuple(_row(row, published, v.texts(card, "published")) for row in v.records(card, "rows")[:MOST_ROWS]),
             holes=(*(Absent(v.text(h, "row"), v.text(h, "why")) for h in v.records(card, "holes")), *missing),
             outside=outside,
         )
@@ -109,7 +110,8 @@ def _outside(document: dict) -> tuple[Absent, ...]:
     )
 
 
-def _row(row: dict, published: dict[str, tuple[Ranked, ...]]) -> CardRow:
+def _row(row: dict, published: dict[str, tuple[Ranked, ...]], among: tuple[str, ...]) -> CardRow:
+    """A row among these published layers."""
     name = v.text(row, "row")
     numbers = [v.finite(value) for value in v.items(row, "values")]
     return CardRow(
@@ -122,10 +124,11 @@ def _row(row: dict, published: dict[str, tuple[Ranked, ...]]) -> CardRow:
         low=v.number(row, "low"),
         high=v.number(row, "high"),
         **{place: v.count(row, place) or 0 for place in ("best", "worst", "of")},
+        rank=v.text(row, "rank"),
         nearest=v.text(row, "nearest"),
         sentence=v.text(row, "sentence", LONGEST_SENTENCE),
         against=tuple(_ranked(layer) for layer in v.records(row, "against")[:MOST_LAYERS]),
-        published=published.get(name, ()),
+        published=tuple(layer for layer in published.get(name, ()) if layer.layer in among),
     )
 
 

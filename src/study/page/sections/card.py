@@ -18,12 +18,10 @@ def build(document: Document) -> list:
 
 
 def _card(card: Card, place: int) -> list:
-    blocks = [
-        Notes(card.model, (f"{named(card.model)} {card.sentence}.",)),
-        _rows(card, f"card-{place}"),
-        _gallery(card, f"card-{place}"),
-        *([_verdicts(card, f"card-{place}")] if card.published else []),
-    ]
+    key = f"card-{place}"
+    blocks = [Notes(card.model, (f"{named(card.model)} {card.sentence}.",))]
+    blocks += [_rows(card, key), _gallery(card, key)] if card.rows else []
+    blocks += [_verdicts(card, key)] if card.rows and card.published else []
     blocks += _absent("Rows without a score", card.holes) + _absent(
         "Published layers that are not ranked", card.outside
     )
@@ -51,17 +49,10 @@ def _cells(row: CardRow) -> tuple:
         f"{row.name} (control)" if row.is_control else row.name,
         Entry(n.share(row.value, places), row.value),
         Entry(n.interval(row.low, row.high), row.low),
-        Entry(rank_of(row), row.best, _tone(row)),
+        Entry(row.rank or n.MISSING, row.best, _tone(row)),
         row.nearest or n.MISSING,
         row.sentence,
     )
-
-
-def rank_of(row: CardRow) -> str:
-    """'3-5 of 14', or a dash where nothing is ranked."""
-    if row.of < 2:
-        return n.MISSING
-    return f"{row.best} of {row.of}" if row.best == row.worst else f"{row.best}-{row.worst} of {row.of}"
 
 
 def _tone(row: CardRow) -> str:
