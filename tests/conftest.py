@@ -59,6 +59,14 @@ def idle_machine(monkeypatch):
     monkeypatch.setattr(os, "getloadavg", lambda: (0.0, 0.0, 0.0), raising=False)
 
 
+@pytest.fixture(autouse=True)
+def own_arithmetic():
+    """A run in this process sets subnormal numbers to zero in its thread; the next test begins without that."""
+    yield
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_flush_denormal(False)
+
+
 @pytest.fixture
 def main(capsys, monkeypatch, tmp_path):
     """Call `benchmark.main` in this process, inside a temporary folder: (exit code, stdout, stderr)."""
