@@ -58,8 +58,8 @@ class Verdict:
 
     def as_dict(self) -> dict:
         """JSON-able, without what is empty."""
-        empty = {"family": 0, "seeds": 0, "steps": 0}
-        return {k: v for k, v in asdict(self).items() if v not in (None, (), "") and not (k in empty and v == 0)}
+        counts = ("family", "seeds", "steps")
+        return {k: v for k, v in asdict(self).items() if v not in (None, (), "") and not (k in counts and v == 0)}
 
     @property
     def words(self) -> str:

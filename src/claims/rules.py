@@ -105,9 +105,12 @@ class Ahead:
 
     def _weak_pair(self, worse: Sequence[Scores], better: Sequence[Scores], sign: float) -> str:
         """Two layers whose means are not apart by `least`; "" where all are."""
-        means = {id(cell): sign * statistics.fmean(values_of(cell, self.measure)) for cell in (*worse, *better)}
-        a, b = max(worse, key=lambda cell: means[id(cell)]), min(better, key=lambda cell: means[id(cell)])
-        difference = means[id(b)] - means[id(a)]
+
+        def mean(cell: Scores) -> float:
+            return sign * statistics.fmean(values_of(cell, self.measure))
+
+        a, b = max(worse, key=mean), min(better, key=mean)
+        difference = mean(b) - mean(a)
         is_apart = difference >= self.least and difference > 0
         return "" if is_apart else f"{b.label} against {a.label} alone: {difference:+.3f}"
 

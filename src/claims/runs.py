@@ -1,6 +1,7 @@
 """Carrying out claims: the comparisons and measurements of each, into a folder, one claim after the other.
 
-    outcome = carry_out(claim, home, mode, workers)      # evidence, or why there is none; KeyboardInterrupt passes on
+    evidence = finished(claim, home, mode)               # None: it has to be run
+    evidence = carry_out(claim, home, mode, workers)     # KeyboardInterrupt passes on
 
     home/<claim>/<comparison>/     an ordinary folder of `compare`, which continues where it was left
     home/<claim>/evidence.json     what the verdict rests on, written when all of it is finished
@@ -48,10 +49,10 @@ def finished(claim: Claim, home: Path, mode: str) -> Evidence | None:
 
 
 def carry_out(claim: Claim, home: Path, mode: str, workers: int) -> Evidence:
-    """Run what is missing of a claim. UserError where a run failed, or the folder holds something else."""
-    known = finished(claim, home, mode)
-    if known is not None:
-        return known
+    """Run what is missing of a claim that is not `finished`.
+
+    UserError where a run failed, or the folder holds something else.
+    """
     folder = home / claim.key
     folder.mkdir(parents=True, exist_ok=True)
     for training in claim.trainings:

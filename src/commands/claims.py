@@ -82,7 +82,8 @@ def run(argv: list[str], claims: list, config: ClaimsConfig) -> int:
     home = Path(config.out_dir) / mode
     rest = [claim for claim in CLAIMS if claim not in claims] if mode == FULL else []
     others = [(claim, on_record(claim)) for claim in rest]
-    missing = [claim for claim in claims if finished(claim, home, mode) is None]
+    known = {claim.key: finished(claim, home, mode) for claim in claims}
+    missing = [claim for claim in claims if known[claim.key] is None]
     if config.plan or not config.quiet:
         print("\n".join(plan_lines(missing, len(claims), mode)), file=sys.stdout if config.plan else sys.stderr)
     if config.plan:
@@ -93,7 +94,7 @@ def run(argv: list[str], claims: list, config: ClaimsConfig) -> int:
         if claim in missing and not config.quiet:
             print(f"{claim.key}: {claim.statement}", file=sys.stderr, flush=True)
         try:
-            found.append((claim, carry_out(claim, home, mode, config.workers)))
+            found.append((claim, known[claim.key] or carry_out(claim, home, mode, config.workers)))
         except KeyboardInterrupt:
             print(f"interrupted; continue with: {continuing('claims', argv, config.out_dir)}", file=sys.stderr)
             return 130

@@ -71,6 +71,4 @@ def store_in_files(dispatcher) -> None:
     """Give a numba dispatcher a cache on disk. RuntimeError where numba finds no folder that it can write."""
     dispatcher.enable_caching()
     cache = dispatcher._cache
-    numbered = cache._cache_file
-    base = os.path.splitext(numbered._index_name)[0]
-    cache._cache_file = _OneFilePerKey(cache.cache_path, base, numbered._source_stamp)
+    cache._cache_file = _OneFilePerKey(cache.cache_path, cache._impl.filename_base, cache._cache_file._source_stamp)

@@ -20,6 +20,7 @@ from src.claims.runs import definition
 from src.claims.table import CLAIMS, named
 from src.flags.fields import UserError
 from src.storage.files import seal
+from src.study.card.baselines import SCHEMA
 from src.study.card.suite import read_suite
 from src.study.comparison import request
 
@@ -150,9 +151,10 @@ def baseline(folder, model, rows):
         for s in (11, 12, 13)
     ]
     rates = "0.001=0.5 0.003=0.9 0.01=0.7"
-    table = {"run_columns": COLUMNS, "runs": runs, "row_columns": ["row", "lr", "tried", "commit"]}
-    rows = [[row, 0.003, rates, f"0123 and {row}"] for row, _ in rows]
-    document = {"kind": "baseline", "layer": model, **table, "rows": rows}
+    table = {"run_columns": COLUMNS, "runs": runs, "row_columns": ["row", "lr", "tried", "commit", "processor"]}
+    rows = [[row, 0.003, rates, f"0123 and {row}", "a CPU"] for row, _ in rows]
+    about = {"schema": SCHEMA, "kind": "baseline", "suite": "core", "protocol": "", "probe": [], "flag_names": ""}
+    document = {**about, "layer": model, **table, "rows": rows}
     (folder / f"{name}.json").write_text(json.dumps(seal(document)))
 
 
