@@ -84,11 +84,12 @@ def run(argv: list[str], claims: list, config: ClaimsConfig) -> int:
     others = [(claim, on_record(claim)) for claim in rest]
     known = {claim.key: finished(claim, home, mode) for claim in claims}
     missing = [claim for claim in claims if known[claim.key] is None]
+    if not config.plan:
+        make_writable(home)
     if config.plan or not config.quiet:
         print("\n".join(plan_lines(missing, len(claims), mode)), file=sys.stdout if config.plan else sys.stderr)
     if config.plan:
         return 0
-    make_writable(home)
     found, failed = [], 0
     for claim in claims:
         if claim in missing and not config.quiet:

@@ -92,6 +92,12 @@ def test_the_plan_says_its_time_and_writes_nothing(main, tmp_path):
     assert re.match(r"1 claims? to run \(full\), about \d+:\d\d on two free cores\n  parity_delta: ", out)
 
 
+def test_a_folder_that_cannot_be_written_is_one_line(main):
+    code, out, err = main("claims", "parity_delta", "--out_dir", "/dev/null/claims")
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
+    assert "--out_dir: got '/dev/null/claims/full'" in err
+
+
 # The record of this project
 
 
