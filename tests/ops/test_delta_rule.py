@@ -242,7 +242,10 @@ def test_fla_adapter_chooses_by_length_decay_and_precision_and_returns_what_the_
     monkeypatch.setitem(sys.modules, "fla.ops", package)
     tensors, out = inputs(T, decay, dtype=dtype)
     adapter = lambda q, k, v, beta, state, decay=None: fla.run(q, k, v, beta, decay, state, -0.7)  # noqa: E731
-    opposite = lambda q, k, v, beta, state, decay=None: delta_rule_reference(q, k, v, beta, decay, state, -0.7)  # noqa: E731
+
+    def opposite(q, k, v, beta, state, decay=None):
+        return delta_rule_reference(q, k, v, beta, decay, state, -0.7)
+
     if recorded:
         got, want = with_gradients(adapter, tensors, out), with_gradients(opposite, tensors, out)
     else:

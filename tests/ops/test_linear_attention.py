@@ -184,7 +184,10 @@ def test_steps_agree_with_the_chunked_form_and_write_into_the_state(groups, kind
 def test_step_that_records_a_gradient_leaves_its_state_alone():
     (q, k, v, state, decay), out = inputs(1, "vector", "mixed")
     before = state.detach().clone()
-    step = lambda q, k, v, state, decay: linear_attention_step(q[:, 0], k[:, 0], v[:, 0], decay[:, 0], state, 0.7)  # noqa: E731
+
+    def step(q, k, v, state, decay):
+        return linear_attention_step(q[:, 0], k[:, 0], v[:, 0], decay[:, 0], state, 0.7)
+
     got = with_gradients(step, [q, k, v, state, decay], [out[0][:, 0], out[1]])
     want = with_gradients(reference, [q, k, v, state, decay], out)
     assert distance([got[0][:, None], *got[1:]], want) <= 1e-5
