@@ -1,4 +1,8 @@
-"""Recall against the bytes of the decoding state: all families in three sizes, as in Zoology's frontier."""
+"""Recall against the bytes of the decoding state: every published layer in three sizes, as in Zoology's frontier.
+
+The rule is about the six families that it was written for. The others were added to the figure later, so it does not
+count them.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,7 @@ FAMILIES = (
     "gated_deltanet",
     "mamba",
 )
+OTHERS = ("llama --pos rope", "retnet --short_conv 4", "mamba2 --d_state 16", "gru", "lstm")
 SIZES = (16, 32, 64)
 TASK = "recall --mixture 16:4,32:8 --vocab 64"
 
@@ -23,14 +28,14 @@ CLAIM = Claim(
     published="bytes -> accuracy: GLA 4.8e3 .53, 6.8e4 .95; DeltaNet 9.0e3 .79, 1.3e5 .995; Mamba 8.2e3 .52, 9.8e4 .85",
     rule=(Grows(tuple((name, tuple(f"{name} d_model={size}" for size in SIZES)) for name in FAMILIES), least=0.05),),
     predicted=REPRODUCED,
-    minutes=8,
+    minutes=15,
     trainings=(
         Trainings(
             "sizes",
             (
                 *SMALL,
                 *("--task", TASK, "--context_len", "32", "--batch_chars", "2048", "--match_params", "none"),
-                *("--model", *FAMILIES, "--pos", "none", "--n_head", "1"),
+                *("--model", *FAMILIES, *OTHERS, "--pos", "none", "--n_head", "1"),
                 *("--set", f"d_model={','.join(map(str, SIZES))}"),
             ),
             steps=300,

@@ -42,7 +42,7 @@ def test_a_claim_has_a_source_a_rule_and_something_to_run(key):
     assert all(part.words for part in claim.rule)
     assert bool(claim.trainings) != (claim.measure is not None)
     assert claim.predicted in (REPRODUCED, CONTRADICTED, UNDECIDED)
-    assert 0 < claim.minutes <= 12
+    assert 0 < claim.minutes <= 20
 
 
 def test_all_claims_take_half_an_hour_in_the_quick_mode():
