@@ -35,8 +35,9 @@ def draw(claim: Claim, evidence: Evidence, folder: Path) -> list[Path]:
     from src.figures import claims
     from src.figures.style import save
 
-    metric = evidence.cells[0].facts["metric"]
-    return [save(claims.frontier(points_of(evidence), metric, evidence.steps), folder / "frontier.png")]
+    facts = evidence.cells[0].facts
+    figure = claims.frontier(points_of(evidence), facts["metric"], evidence.steps, facts["chance"])
+    return [save(figure, folder / "frontier.png")]
 
 
 def draw_effects(verdicts: Sequence[Verdict], shares: Sequence[str], path: Path) -> Path:

@@ -1,6 +1,6 @@
 """Figures of the claims: recall against the bytes of the state, and the effect of each claim with its interval.
 
-save(frontier(points), "frontier.png")       points: {family: [(bytes, score, low, high), ...]}
+save(frontier(points, ...), "frontier.png")  points: {family: [(bytes, score, low, high), ...]}
 save(effects(rows), "effects.png")           rows: [(label, effect, low, high, verdict), ...]
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from src.figures.axes import plain_log_ticks
+from src.figures.axes import plain_log_ticks, reference_lines
 from src.figures.style import finish, look_of, new_figure, styled
 
 TONES = {"reproduced": "#009E73", "contradicted": "#D55E00"}
@@ -16,7 +16,7 @@ OTHER_TONE = "0.5"
 
 
 @styled
-def frontier(points: Mapping[str, Sequence[tuple]], metric: str, steps: int):
+def frontier(points: Mapping[str, Sequence[tuple]], metric: str, steps: int, chance: float):
     """Score against bytes of the decoding state, one line per family, with intervals over seeds."""
     figure, (ax,) = new_figure(1)
     for i, (name, line) in enumerate(points.items()):
@@ -24,7 +24,8 @@ def frontier(points: Mapping[str, Sequence[tuple]], metric: str, steps: int):
         ax.plot([p[0] for p in line], [p[1] for p in line], color=colour, linestyle=dash, marker=marker, label=name)
         for x, _, low, high in line:
             if low is not None:
-                ax.plot([x, x], [low, high], color=colour, linewidth=1.0, alpha=0.7)
+                ax.plot([x, x], [low, high], color=colour, linewidth=1.0, alpha=0.5)
+    reference_lines(ax, {"": chance}, 1.0)
     ax.set_xscale("log")
     plain_log_ticks(ax.xaxis)
     ax.set_ylim(-0.02, 1.02)

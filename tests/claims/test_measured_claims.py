@@ -100,7 +100,7 @@ def test_the_frontier_is_drawn_from_bytes_and_scores(tmp_path):
         )
         for name in ("deltanet", "mamba")
         for i, d in enumerate((64, 16, 32), 2)
-        for facts in ({"state_bytes": 100 * d, "metric": "token_acc", "steps": 300},)
+        for facts in ({"state_bytes": 100 * d, "metric": "token_acc", "steps": 300, "chance": 0.125},)
     ]
     evidence = Evidence(FULL, "runs", tuple(cells))
     assert [point[0] for point in points_of(evidence)["mamba"]] == [1600, 3200, 6400]
