@@ -57,15 +57,23 @@ def main(argv: list[str]) -> int:
 
 def show_list() -> int:
     """One line per claim: key, minutes of the full mode, verdict on record, statement."""
+    from src.claims.table import CLAIMS
+
+    verdicts = recorded()
+    width = max(len(claim.key) for claim in CLAIMS)
+    for claim in CLAIMS:
+        word = verdicts[claim.key].word
+        print(f"{claim.key.ljust(width)}  {claim.minutes:>3.0f} min  {word.ljust(12)}  {claim.statement}")
+    return 0
+
+
+def recorded() -> dict:
+    """{key: the verdict on record} of every claim."""
     from src.claims.judge import judge
     from src.claims.known import on_record
     from src.claims.table import CLAIMS
 
-    verdicts = judge([(claim, on_record(claim)) for claim in CLAIMS])
-    width = max(len(claim.key) for claim in CLAIMS)
-    for claim, verdict in zip(CLAIMS, verdicts, strict=True):
-        print(f"{claim.key.ljust(width)}  {claim.minutes:>3.0f} min  {verdict.word.ljust(12)}  {claim.statement}")
-    return 0
+    return {verdict.claim: verdict for verdict in judge([(claim, on_record(claim)) for claim in CLAIMS])}
 
 
 def run(argv: list[str], claims: list, config: ClaimsConfig) -> int:
@@ -82,6 +90,7 @@ def run(argv: list[str], claims: list, config: ClaimsConfig) -> int:
     home = Path(config.out_dir) / mode
     rest = [claim for claim in CLAIMS if claim not in claims] if mode == FULL else []
     others = [(claim, on_record(claim)) for claim in rest]
+    full = recorded() if mode == QUICK else {}
     known = {claim.key: finished(claim, home, mode) for claim in claims}
     missing = [claim for claim in claims if known[claim.key] is None]
     if not config.plan:
@@ -106,16 +115,20 @@ def run(argv: list[str], claims: list, config: ClaimsConfig) -> int:
     verdicts = judge([*found, *others])[: len(found)]
     write(home, found, verdicts)
     if not config.quiet:
-        print("\n".join(line_of(verdict) for verdict in verdicts))
+        print("\n".join(line_of(verdict, full.get(verdict.claim)) for verdict in verdicts))
     print(home)
     return 1 if failed else 0
 
 
-def line_of(verdict) -> str:
-    """'parity_delta: reproduced: ...', and where the runs come from if this command did not make them."""
+def line_of(verdict, full=None) -> str:
+    """'parity_delta: reproduced: ...', and where the runs come from if this command did not make them.
+
+    full: of the quick mode, the verdict on record, whose runs took all steps.
+    """
     from src.claims.baselines import ORIGIN
 
-    return f"{verdict.claim}: {verdict.words}{f'; {verdict.origin}' if verdict.origin == ORIGIN else ''}"
+    origin = f"; {verdict.origin}" if verdict.origin == ORIGIN else ""
+    return f"{verdict.claim}: {verdict.words}{origin}{f'; full runs on record: {full.word}' if full else ''}"
 
 
 def plan_lines(missing: list, total: int, mode: str) -> list[str]:

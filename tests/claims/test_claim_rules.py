@@ -187,6 +187,21 @@ def test_the_quick_mode_never_says_more_than_points_to():
     assert alone.word == "points to nothing"
 
 
+def test_half_the_steps_and_one_seed_do_not_contradict_what_is_only_smaller():
+    """A layer that has not learned the task after half the steps may learn it in the other half."""
+
+    def word_of(a: float, *rule) -> str:
+        cells = (cell("a", a, SIX[:1]), cell("b", 0.5, SIX[:1]))
+        return judge([(claim(*rule), evidence(*cells, mode=QUICK))])[0].word
+
+    ahead = Ahead(("a",), ("b",), least=0.1)
+    assert word_of(0.55, ahead) == "points to nothing"
+    assert word_of(0.45, ahead) == "points to contradicted"
+    assert word_of(0.8, ahead, Reaches(("a",), 0.95)) == "points to nothing"
+    full = evidence(cell("a", 0.8), cell("b", 0.5))
+    assert judge([(claim(ahead, Reaches(("a",), 0.95)), full)])[0].word == CONTRADICTED
+
+
 def test_a_verdict_says_seeds_steps_and_its_correction():
     words = judge([(claim(*RULE), GOOD)])[0].words
     assert words.startswith("reproduced: a against b: +0.400 [")

@@ -94,8 +94,11 @@ def test_the_quick_mode_has_one_seed_half_the_steps_and_a_folder_of_its_own(plan
     assert (code, out) == (0, "C/quick\n"), err
     assert len(runs) == 2
     (verdict,) = json.loads((tmp_path / "C" / "quick" / "verdicts.json").read_text())["verdicts"]
-    assert verdict["word"] == "points to contradicted"
+    assert verdict["word"] == "points to nothing"  # ahead, and by less than the rule asks for
     assert verdict["steps"] == 6
+    assert main("claims", "planted", "--quick", "--out_dir", "C")[1].endswith(
+        "; full runs on record: not run\nC/quick\n"
+    )
 
 
 def test_a_claim_whose_run_failed_has_no_verdict(planted, main, runs, monkeypatch, tmp_path):
