@@ -139,7 +139,7 @@ def test_comparison_with_the_reference_sees_a_decay_that_acts_one_token_late():
 @pytest.mark.parametrize("kind", ["scalar", "vector"])
 @pytest.mark.parametrize("backend", CPU_BACKENDS)
 def test_decays_that_sum_below_minus_ten_thousand_leave_later_weak_ones_exact(backend, kind):
-    """300 steps of -50, then 20 of -1e-4: what was written since must decay by 1 - 1e-4 a step, to float32."""
+    """300 steps of -50, then 20 of -1e-4: what was written since must decay by 1 - 1e-4 per step, to float32."""
     (q, k, v, state, decay), _ = inputs(320, kind)
     decay = torch.cat([torch.full_like(decay[:, :300], -50), torch.full_like(decay[:, 300:], -1e-4)], dim=1)
     with torch.no_grad():

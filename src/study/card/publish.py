@@ -13,18 +13,18 @@ import statistics
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from src.flags.fields import UserError
 from src.flags.parser import Parser, report_error
 from src.storage.files import write_atomic
 from src.study.card.baselines import Table, read_tables
-from src.study.card.cards import field_of, make
+from src.study.card.cards import Field, make
 from src.study.card.ranking import AHEAD, BEHIND
+from src.study.card.scores import in_words
 from src.study.card.suite import Suite, read_suite
-from src.study.card.validity import MISSING, VALID, Status
+from src.study.page.numbers import listed
+from src.study.records import PROJECT
 
-PROJECT = Path(__file__).resolve().parents[3]
 PAGE = PROJECT / "docs" / "field.md"
 WIDTH = 120
 COLUMNS = 4  # rows of the suite per table, so that its lines fit
@@ -53,11 +53,11 @@ made is in [card.md](card.md). `python benchmark.py card --model my_layer.py` pu
 
 def page(suite: Suite, tables: Mapping[str, Table]) -> str:
     """The page, in Markdown. Every recorded row of the suite is taken as valid; a card checks that."""
-    present = {(label, name) for label, table in tables.items() for name in table.rows}
-    everything = itertools.product(suite.layers, (row.name for row in suite.rows))
-    statuses = {key: Status(VALID) if key in present else Status(MISSING, "no recorded runs") for key in everything}
-    field = field_of(suite, tables, statuses)
-    runs = {label: {name: s for (one, name), s in field.scores.items() if one == label} for label in tables}
+    runs = {
+        label: {row.name: table.scores(row) for row in suite.rows if row.name in table.rows}
+        for label, table in tables.items()
+    }
+    field = Field({(label, name): scores for label, found in runs.items() for name, scores in found.items()}, {})
     cards = {card["model"]: card for card in make(suite, runs, field, {})["cards"]}
     blocks = [_head(suite, tables), "## Each layer in one sentence\n", _sentences(cards, tables), "## The scores\n"]
     count = -(-len(suite.rows) // COLUMNS)  # of tables, which are about equally wide
@@ -74,7 +74,7 @@ def _head(suite: Suite, tables: Mapping[str, Table]) -> str:
         parameters=suite.parameters,
         rows=len(suite.rows),
         seeds=len(suite.seeds),
-        rates=_listed([f"{rate:g}" for rate in suite.rates]),
+        rates=listed([f"{rate:g}" for rate in suite.rates], most=len(suite.rates)),
         steps=f"{max(steps):,}",
         leads=LEADS,
     )
@@ -104,14 +104,9 @@ def _cell(entry: Mapping | None) -> str:
     """'0.98 [0.96, 1.00] *'."""
     if entry is None:
         return "-"
-    ends = "" if entry["low"] is None else f" [{entry['low']:.2f}, {entry['high']:.2f}]"
     words = {against["word"] for against in entry["against"]}
     leads = f" {LEADS}" if BEHIND not in words and AHEAD in words else ""
-    return f"{entry['value']:.2f}{ends}{leads}"
-
-
-def _listed(words: Sequence[str]) -> str:
-    return f"{', '.join(words[:-1])} and {words[-1]}" if len(words) > 1 else words[0]
+    return f"{in_words(entry['value'], entry['low'], entry['high'])}{leads}"
 
 
 def main(argv: list[str]) -> int:

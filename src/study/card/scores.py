@@ -111,6 +111,11 @@ def mean_of(scores: Sequence[Score]) -> tuple[float, float | None, float | None]
     return mean, max(0.0, low), min(1.0, high)
 
 
+def in_words(value: float, low: float | None, high: float | None) -> str:
+    """'0.98 [0.95, 1.00]', or '0.98' without an interval."""
+    return f"{value:.2f}" if low is None else f"{value:.2f} [{low:.2f}, {high:.2f}]"
+
+
 def share_test_set(scores: Sequence[Score]) -> bool:
     """Whether all seeds are tested on the same sequences, as on a text. Their sampling errors are then one error."""
     return len(scores) > 1 and bool(scores[0].data) and len({score.data for score in scores}) == 1

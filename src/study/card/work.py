@@ -15,6 +15,7 @@ from src.storage.files import seal, write_json
 from src.study.card import cards
 from src.study.card.baselines import Table, read_tables, records_of
 from src.study.card.runs import Prepared, check_layers, prepare
+from src.study.card.scores import in_words
 from src.study.card.suite import Suite
 from src.study.card.validity import MISSING, STALE, VALID, Status, check_baselines
 from src.study.comparison import cost, folder, gate, planned
@@ -128,6 +129,6 @@ def lines_of(document: Mapping) -> list[str]:
 
 def row_words(row: Mapping, width: int = 0) -> str:
     """'recall  0.98 [0.95, 1.00]  rank 1-3 of 14  solves recall of 16 pairs; ...'."""
-    ends = "" if row["low"] is None else f" [{row['low']:.2f}, {row['high']:.2f}]"
+    score = in_words(row["value"], row["low"], row["high"])
     rank = f"rank {row['rank']}" if row["rank"] else "not ranked"
-    return f"{row['row'].ljust(width)}  {row['value']:.2f}{ends}  {rank}  {row['sentence']}"
+    return f"{row['row'].ljust(width)}  {score}  {rank}  {row['sentence']}"
